@@ -1,0 +1,216 @@
+"""What a round needs of the outside world. Rooms implement these; so do the simulator's fakes.
+
+Values only: no port hands out a library's object. Peers are their 32-byte Ed25519 public keys.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Wall time, as far as this node knows it."""
+
+    def now_ms(self) -> int:
+        """Milliseconds since the Unix epoch."""
+        ...
+
+    async def sleep_until_ms(self, deadline_ms: int) -> None:
+        """Return at or after `deadline_ms`."""
+        ...
+
+
+class Topic(StrEnum):
+    """Gossip topics of a run; on the wire `demo/<run id hex>/<topic>`."""
+
+    HEADERS = "headers"
+    PROPOSALS = "proposals"
+    MEMBERSHIP = "membership"
+
+
+class Blob(IntEnum):
+    """What can be pulled from a peer over the blob protocol. The wire knows the numbers."""
+
+    MANIFEST = 1
+    PAYLOAD = 2
+    HEADER = 3
+    RECORDS = 4
+    HEAD = 5
+    SNAPSHOT = 6
+    CORPUS_BLOCK = 7
+    PEERS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class BlobRequest:
+    """`key` is a hash where the kind is pulled by hash, else empty. `limit` bounds the reply."""
+
+    kind: Blob
+    key: bytes = b""
+    limit: int = 0
+
+
+class Unreachable(ConnectionError):
+    """The peer could not be asked, or did not answer in time."""
+
+
+class NotHeld(LookupError):
+    """The peer answered: it does not hold what was asked for."""
+
+
+Verdict = bool
+"""What a gossip handler says of a message: True = forward it to others, False = drop it here."""
+
+OnGossip = Callable[[Topic, bytes, bytes], Verdict]
+"""(topic, peer that handed it over, message). Called on the loop; must return in under 10 ms."""
+
+OnBlob = Callable[[bytes, BlobRequest], Awaitable[bytes | None]]
+"""(asking peer, request) -> the bytes, or None where this node does not hold them."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerView:
+    """One connected peer as the mesh sees it."""
+
+    peer: bytes
+    address: str
+    outbound: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MeshCounters:
+    """Bytes since start, from the sockets: everything sent and received."""
+
+    bytes_in: int
+    bytes_out: int
+
+
+class Mesh(Protocol):
+    """Announce by gossip, pull by hash over streams."""
+
+    @property
+    def peer(self) -> bytes:
+        """Our own public key."""
+        ...
+
+    def addresses(self) -> Sequence[str]:
+        """Full multiaddrs we listen on, each ending in /p2p/<peer id>."""
+        ...
+
+    def peers(self) -> Sequence[PeerView]:
+        """Who is connected now."""
+        ...
+
+    def counters(self) -> MeshCounters:
+        """Traffic since start."""
+        ...
+
+    async def join(self, run_id: bytes, on_gossip: OnGossip, on_blob: OnBlob) -> None:
+        """Subscribe to the run's topics and begin to serve."""
+        ...
+
+    async def connect(self, address: str) -> bytes:
+        """Dial a full multiaddr; return the peer's public key. Raises Unreachable."""
+        ...
+
+    async def publish(self, topic: Topic, message: bytes) -> None:
+        """Hand `message` to the gossip mesh. Raises LocalFault over the size limit."""
+        ...
+
+    async def request(
+        self, peer: bytes, request: BlobRequest, *, bytes_max: int, timeout_s: float
+    ) -> bytes:
+        """Pull a blob. The caller checks its hash. Raises Unreachable or NotHeld."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainOrder:
+    """Train from the state after `base` until `deadline_ms`, on these samples, in this order."""
+
+    round: int
+    base: bytes
+    deadline_ms: int
+    sample_first: int
+    sample_count: int
+    probation: bool
+    heartbeat: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """One round's local work: the payload and what the header says of it."""
+
+    round: int
+    base: bytes
+    payload: bytes
+    k: int
+    samples: int
+    tokens: int
+    loss_micronats: int
+    train_ms: int
+    encode_ms: int
+    steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApplyOrder:
+    """Compute the state after `record` from that after `parent` (rules T6, E1 to E15)."""
+
+    record: bytes
+    parent: bytes
+    round: int
+    payloads: tuple[bytes, ...]
+    """The payloads' bytes, sorted by header hash; heartbeats left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotTensors:
+    """Parameters as safetensors bytes."""
+
+    raw: bytes
+
+
+class Learner(Protocol):
+    """The trainer as the round driver sees it: states are named by the record they follow."""
+
+    async def load(self, record: bytes, snapshot: bytes | None) -> bytes:
+        """Hold state `record`: from safetensors bytes, or state 0 for None. Returns the digest."""
+        ...
+
+    async def train(self, order: TrainOrder) -> Trained:
+        """Local work of one round. Raises LearnerLost when the trainer process died."""
+        ...
+
+    async def apply(self, order: ApplyOrder) -> bytes:
+        """Compute and keep the state after a record; returns its digest. Idempotent."""
+        ...
+
+    async def forget(self, records: Sequence[bytes]) -> None:
+        """These states are not needed any more."""
+        ...
+
+    async def restore(self, round_: int) -> None:
+        """What was sent in `round_` did not count: add it back to the residual (rule 24)."""
+        ...
+
+    async def release(self, round_: int) -> None:
+        """What was sent in `round_` counted: forget the copy kept for `restore`."""
+        ...
+
+    def snapshot(self, record: bytes) -> AsyncIterator[bytes]:
+        """The state after `record` as safetensors bytes, in pieces of at most 4 MiB."""
+        ...
+
+    async def evaluate(self, record: bytes) -> float:
+        """Held-out loss of the state after `record`, in nats per byte, over 16 KiB."""
+        ...
+
+    async def generate(self, record: bytes, length: int) -> bytes:
+        """Text sampled greedily and deterministically from the state after `record`."""
+        ...
+
+
+class LearnerLost(ConnectionError):
+    """The trainer process died; its supervisor starts another, which must be loaded again."""

@@ -1,0 +1,63 @@
+"""Every bound on what comes from outside, each with its reason."""
+
+from typing import Final
+
+HASH_BYTES: Final = 32
+"""SHA-256."""
+
+PEER_BYTES: Final = 32
+"""An Ed25519 public key is a peer's identity."""
+
+SIGNATURE_BYTES: Final = 64
+"""Ed25519."""
+
+DIGEST_BYTES: Final = 8
+"""Two 32-bit sums (PROTOCOL.md E12)."""
+
+HEADER_BYTES_MAX: Final = 1 << 10
+"""A header is about 300 bytes; anything larger is not one."""
+
+PROPOSAL_BYTES_MAX: Final = 32 << 10
+"""Rule 15: larger bodies would have to be pulled by hash."""
+
+MEMBERSHIP_BYTES_MAX: Final = 1 << 10
+"""A signed join or leave."""
+
+GOSSIP_BYTES_MAX: Final = PROPOSAL_BYTES_MAX
+"""The largest message of any topic. Far below gossipsub's silent limit of 1 MiB."""
+
+CONTRIBUTIONS_MAX: Final = 256
+"""Headers in one proposal, late ones included. 256 scales of at most 31 << 15 fit an int32 sum."""
+
+JOINS_MAX: Final = 64
+"""Joins and leaves in one proposal."""
+
+PAYLOAD_BYTES_MAX: Final = 256 << 20
+"""No preset comes near it; the manifest and k bound a payload more tightly (rule T8)."""
+
+BLOB_BYTES_MAX: Final = 1 << 30
+"""A snapshot of 250 M fp32 parameters."""
+
+REQUEST_BYTES_MAX: Final = 1 << 10
+"""A blob request names a kind and a hash."""
+
+RECORDS_PER_REPLY_MAX: Final = 64
+"""Records of the chain given at once."""
+
+RECORDS_REPLY_BYTES_MAX: Final = 4 << 20
+"""Bytes of such a reply."""
+
+MANIFEST_BYTES_MAX: Final = 64 << 10
+"""A manifest is about 1.5 kB."""
+
+PENDING_MAX: Final = 512
+"""Proposals waiting for their headers or parent; the oldest is dropped first."""
+
+HEADERS_PER_ROUND_MAX: Final = 1024
+"""Headers remembered per round before a member-only filter sets in."""
+
+ROLLBACK_RECORDS_MAX: Final = 32
+"""Fork choice looks this many records back from the head; deeper needs a snapshot (rule 25)."""
+
+K_MAX: Final = 4096
+"""Slots of a 64 x 64 chunk."""
