@@ -1,0 +1,164 @@
+"""What a node shows of itself: immutable values, published by the round driver, read by everyone.
+
+The control service, the metrics and the terminal views look at these; they never reach in.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from demo_node.ports import PeerView
+
+
+class NodeState(StrEnum):
+    """Exactly one holds at a time."""
+
+    STARTING = "starting"
+    WAITING = "waiting"  # for the manifest or for genesis
+    SYNCING = "syncing"
+    ACTIVE = "active"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+
+
+class Phase(StrEnum):
+    """Phases of a round (DESIGN.md section 5); NONE before genesis."""
+
+    NONE = "none"
+    TRAIN = "train"
+    CONTRIBUTE = "contribute"
+    PROPOSE = "propose"
+    SETTLE = "settle"
+
+
+class Outcome(StrEnum):
+    """How a round ended for this node."""
+
+    RECORDED = "recorded"  # a record of this round was applied before the round ended
+    LATE = "late"  # applied, but after the round had ended
+    SKIPPED = "skipped"  # no record
+    FORKED = "forked"  # a record was applied and later rolled back
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundView:
+    """One clock round as this node saw it. Times in milliseconds; hashes raw bytes."""
+
+    round: int
+    outcome: Outcome
+    record: bytes
+    digest: bytes
+    participants: int
+    included: bool
+    latency_ms: int
+    exchange_ms: int
+    train_ms: int
+    samples: int
+    tokens: int
+    steps: int
+    loss: float
+    payload_bytes: int
+    bytes_in: int
+    bytes_out: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusView:
+    """The node now. Loss in nats per byte, NaN before the first training round."""
+
+    version: str
+    pid: int
+    trainer_pid: int
+    peer: bytes
+    peer_id: str
+    run_id: bytes
+    run_name: str
+    state: NodeState
+    detail: str
+    addresses: Sequence[str]
+    genesis_ms: int
+    round_ms: int
+    round: int
+    phase: Phase
+    head: bytes
+    head_round: int
+    height: int
+    digest: bytes
+    parameters: int
+    members: int
+    candidates: int
+    peers: int
+    loss: float
+    bytes_in: int
+    bytes_out: int
+    train_ms_total: int
+    tokens_total: int
+    forks_total: int
+    snapshot_record: bytes
+    snapshot_path: str
+
+
+class Operations(Protocol):
+    """What an operator may ask of a running node. The control service exposes exactly this."""
+
+    def status(self) -> StatusView:
+        """The node now."""
+        ...
+
+    def peers(self) -> Sequence[PeerView]:
+        """Connected peers."""
+        ...
+
+    def rounds(self, limit: int) -> Sequence[RoundView]:
+        """The newest rounds, oldest first."""
+        ...
+
+    async def save_snapshot(self) -> str:
+        """Write a snapshot of the head; returns its path."""
+        ...
+
+    async def evaluate(self, record: bytes) -> float:
+        """Held-out loss (nats per byte) of the state after `record`; empty means the head.
+
+        The genesis record is always answered; any other must be a state still held.
+        """
+        ...
+
+    async def sample(self, length: int) -> bytes:
+        """Text generated deterministically from the head's parameters."""
+        ...
+
+    def drain(self) -> None:
+        """Leave cleanly: finish or abandon the round, announce the leave, snapshot, exit 0."""
+        ...
+
+
+class RoundObserver(Protocol):
+    """Called by the round driver as things happen; metrics and logs implement it."""
+
+    def on_phase(self, phase: Phase, seconds: float) -> None:
+        """A phase's work took this long."""
+        ...
+
+    def on_op(self, op: str, seconds: float) -> None:
+        """A part of a phase: encode, pull, verify, decode, apply, snapshot."""
+        ...
+
+    def on_round(self, view: RoundView) -> None:
+        """A round has ended for this node."""
+        ...
+
+    def on_status(self, view: StatusView) -> None:
+        """The node's status changed."""
+        ...
+
+    def on_message(self, topic: str, verdict: str) -> None:
+        """A gossip message was judged: accepted, ignored or rejected."""
+        ...
+
+    def on_event(self, name: str, **fields: object) -> None:
+        """Something worth a log line: `noun.past_participle` and its fields."""
+        ...
+
+
