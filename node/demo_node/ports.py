@@ -127,15 +127,18 @@ class Mesh(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainOrder:
-    """Train from the state after `base` until `deadline_ms`, on these samples, in this order."""
+    """Train from the state after `base` until `deadline_ms`, on these samples, in this order.
+
+    `probation_key` is empty for a member; a candidate's samples are the draws of that key
+    (assignment.compute_probation_samples), `sample_first` on.
+    """
 
     round: int
     base: bytes
     deadline_ms: int
     sample_first: int
     sample_count: int
-    probation: bool
-    heartbeat: bool = False
+    probation_key: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,3 +217,31 @@ class Learner(Protocol):
 
 class LearnerLost(ConnectionError):
     """The trainer process died; its supervisor starts another, which must be loaded again."""
+
+
+class RoundStore(Protocol):
+    """What a round writes down and looks up. Methods that wait on the disk are coroutines."""
+
+    async def persist_signed(self, kind: str, round_: int, hash_: bytes, raw: bytes) -> None:
+        """Durable when it returns (rule 10). Raises LocalFault where another hash is there."""
+        ...
+
+    async def keep_record(self, record: bytes, round_: int, bundle: bytes) -> None:
+        """Append a RecordBundle to the chain log."""
+        ...
+
+    async def read_record(self, record: bytes) -> bytes | None:
+        """The RecordBundle of a record, or None where it is not in the log."""
+        ...
+
+    async def keep_payload(self, round_: int, payload_hash: bytes, raw: bytes) -> None:
+        """Keep a payload for the window of the manifest."""
+        ...
+
+    async def read_payload(self, payload_hash: bytes) -> bytes | None:
+        """The payload, if it is held and its hash still matches."""
+        ...
+
+    async def forget_payloads_before(self, round_: int) -> None:
+        """Payloads of older rounds are not needed any more."""
+        ...

@@ -61,3 +61,6 @@ ROLLBACK_RECORDS_MAX: Final = 32
 
 K_MAX: Final = 4096
 """Slots of a 64 x 64 chunk."""
+
+STATES_KEPT: Final = 6
+"""States kept behind the newest: rollback needs at least 4 records, and memory is parameters."""

@@ -116,7 +116,9 @@ def decode_manifest(raw: bytes) -> Manifest:
     Raises ConfigError when `raw` is no manifest this version can take part in.
     """
     if len(raw) > MANIFEST_BYTES_MAX:
-        raise ConfigError(f"the manifest has {len(raw)} bytes, at most {MANIFEST_BYTES_MAX} are read")
+        raise ConfigError(
+            f"the manifest has {len(raw)} bytes, at most {MANIFEST_BYTES_MAX} are read"
+        )
     try:
         tree = json.loads(raw)
     except (ValueError, RecursionError):
@@ -158,17 +160,25 @@ def _conditions(m: Manifest) -> list[tuple[str, bool, str]]:
         ("schedule.round_ms", 100 <= s.round_ms <= 86_400_000, "100 ms to one day"),
         ("schedule.train_bps", 0 < s.train_bps < BPS, "between 1 and 9999"),
         ("schedule.contribute_bps", 0 < s.contribute_bps < BPS, "between 1 and 9999"),
-        ("schedule.propose_bps", 0 < s.propose_bps and phases < BPS, "positive, all phases < 10000"),
+        (
+            "schedule.propose_bps",
+            s.propose_bps > 0 and phases < BPS,
+            "positive, all phases < 10000",
+        ),
         ("schedule.slots", 1 <= s.slots <= 16, "1 to 16"),
         (
             "schedule.slot_offset_ms",
-            0 < s.slot_offset_ms and (s.slots - 1) * s.slot_offset_ms < propose_ms,
+            s.slot_offset_ms > 0 and (s.slots - 1) * s.slot_offset_ms < propose_ms,
             "positive, and the last slot inside the propose phase",
         ),
         ("schedule.skew_max_ms", 0 <= s.skew_max_ms < s.round_ms, "less than a round"),
         ("agreement.late_rounds", 1 <= a.late_rounds <= 64, "1 to 64"),
         ("agreement.expire_rounds", a.expire_rounds >= 2, "at least 2"),
-        ("agreement.forget_rounds", a.forget_rounds >= 20 * a.expire_rounds, ">= 20 x expire_rounds"),
+        (
+            "agreement.forget_rounds",
+            a.forget_rounds >= 20 * a.expire_rounds,
+            ">= 20 x expire_rounds",
+        ),
         ("agreement.probation", 0 <= a.probation <= 1000, "0 to 1000"),
         ("agreement.final_depth", a.final_depth >= 3, "at least 3"),
         ("agreement.final_min_peers", a.final_min_peers >= 1, "at least 1"),
@@ -199,13 +209,17 @@ def _conditions(m: Manifest) -> list[tuple[str, bool, str]]:
         ("learning.lr_ppb", 0 < learning.lr_ppb <= PPB, "1 to 1000000000"),
         ("learning.weight_decay_ppb", 0 <= learning.weight_decay_ppb <= PPB, "0 to 1000000000"),
         ("learning.lr_warmup_rounds", 0 <= learning.lr_warmup_rounds <= 10**9, "0 or more"),
-        ("learning.lr_decay_rounds", 0 <= learning.lr_decay_rounds <= 10**9, "0 (constant) or more"),
+        (
+            "learning.lr_decay_rounds",
+            0 <= learning.lr_decay_rounds <= 10**9,
+            "0 (constant) or more",
+        ),
         ("learning.lr_final_bps", 0 < learning.lr_final_bps <= BPS, "1 to 10000"),
         ("learning.inner_lr_ppb", 0 < learning.inner_lr_ppb <= PPB, "1 to 1000000000"),
         ("learning.inner_beta1_ppm", 0 <= learning.inner_beta1_ppm < PPM, "less than 1000000"),
         ("learning.inner_beta2_ppm", 0 <= learning.inner_beta2_ppm < PPM, "less than 1000000"),
-        ("learning.inner_weight_decay_ppm", 0 <= learning.inner_weight_decay_ppm, "0 or more"),
-        ("learning.clip_ppm", 0 < learning.clip_ppm, "positive"),
+        ("learning.inner_weight_decay_ppm", learning.inner_weight_decay_ppm >= 0, "0 or more"),
+        ("learning.clip_ppm", learning.clip_ppm > 0, "positive"),
         ("learning.micro_batch", 1 <= learning.micro_batch <= 4096, "1 to 4096"),
         ("learning.samples_start", learning.samples_start >= 1, "at least 1"),
         ("data.kind", data.kind == "stdlib-bytes", '"stdlib-bytes"'),

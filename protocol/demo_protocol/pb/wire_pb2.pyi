@@ -344,21 +344,19 @@ class ChainState(_message.Message):
 
         PEER_FIELD_NUMBER: _builtins.int
         ADMITTED_BY_FIELD_NUMBER: _builtins.int
-        JOINED_ROUND_FIELD_NUMBER: _builtins.int
+        SINCE_ROUND_FIELD_NUMBER: _builtins.int
         CREDITED_ROUND_FIELD_NUMBER: _builtins.int
         INCLUDED_FIELD_NUMBER: _builtins.int
         LEFT_FIELD_NUMBER: _builtins.int
         SAMPLES_FIELD_NUMBER: _builtins.int
-        JOIN_RECORD_FIELD_NUMBER: _builtins.int
         MEMBER_ROUND_FIELD_NUMBER: _builtins.int
         peer: _builtins.bytes
         admitted_by: _builtins.bytes
         """record that admitted it; empty for a candidate"""
-        joined_round: _builtins.int
+        since_round: _builtins.int
         credited_round: _builtins.int
         included: _builtins.int
         left: _builtins.bool
-        join_record: _builtins.bytes
         member_round: _builtins.int
         @_builtins.property
         def samples(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
@@ -367,17 +365,16 @@ class ChainState(_message.Message):
             *,
             peer: _builtins.bytes = ...,
             admitted_by: _builtins.bytes = ...,
-            joined_round: _builtins.int = ...,
+            since_round: _builtins.int = ...,
             credited_round: _builtins.int = ...,
             included: _builtins.int = ...,
             left: _builtins.bool = ...,
             samples: _abc.Iterable[_builtins.int] | None = ...,
-            join_record: _builtins.bytes = ...,
             member_round: _builtins.int = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted_by", b"admitted_by", "credited_round", b"credited_round", "included", b"included", "join_record", b"join_record", "joined_round", b"joined_round", "left", b"left", "member_round", b"member_round", "peer", b"peer", "samples", b"samples"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted_by", b"admitted_by", "credited_round", b"credited_round", "included", b"included", "left", b"left", "member_round", b"member_round", "peer", b"peer", "samples", b"samples", "since_round", b"since_round"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

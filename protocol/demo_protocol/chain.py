@@ -1,0 +1,175 @@
+"""Records linked by hash, from the genesis or a snapshot's record onwards.
+
+A record enters only when its parent is here and it is valid by content (rule 15); whether it can
+be applied and whether it wins are other files' questions.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from demo_protocol.errors import LocalFault
+from demo_protocol.identity import Verify
+from demo_protocol.manifest import Manifest
+from demo_protocol.messages import Header, Proposal, Sealed
+from demo_protocol.roster import ChainState, advance, compute_rank
+from demo_protocol.validate import validate_proposal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """A valid proposal with the headers it lists and the chain's state after it.
+
+    The chain's first record (genesis, or where a snapshot starts) has no proposal.
+    """
+
+    hash: bytes
+    parent: bytes
+    round: int
+    rank: int
+    proposal: Sealed[Proposal] | None
+    contributions: tuple[Sealed[Header], ...]
+    late: tuple[Sealed[Header], ...]
+    state: ChainState
+
+
+@dataclass(slots=True)
+class Chain:
+    """A tree of records below `root`."""
+
+    manifest: Manifest
+    run_id: bytes
+    root: ChainState
+    records: dict[bytes, Record] = field(init=False)
+    children: dict[bytes, list[bytes]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.records = {self.root.record: _root_record(self.root)}
+        self.children = {self.root.record: []}
+
+    def __contains__(self, record: object) -> bool:
+        return record in self.records
+
+    def __getitem__(self, record: bytes) -> Record:
+        return self.records[record]
+
+    def add(
+        self,
+        proposal: Sealed[Proposal],
+        headers: Mapping[bytes, Sealed[Header]],
+        verify: Verify,
+    ) -> Record:
+        """Make a proposal whose parent and headers are here a record.
+
+        Raises Reject where it is not valid by content. Adding it again changes nothing.
+        """
+        if proposal.hash in self.records:
+            return self.records[proposal.hash]
+        if proposal.body.parent not in self.records:
+            raise LocalFault("a proposal was added before its parent")
+        parent = self.records[proposal.body.parent].state
+        listed = validate_proposal(
+            proposal,
+            parent,
+            headers,
+            manifest=self.manifest,
+            run_id=self.run_id,
+            verify=verify,
+        )
+        state = advance(
+            parent,
+            proposal.hash,
+            proposal.body,
+            contributions=[h.body for h in listed.contributions],
+            late=[h.body for h in listed.late],
+            joins=listed.joins,
+            leaves=listed.leaves,
+            manifest=self.manifest,
+        )
+        rank = compute_rank(
+            parent, proposal.body.peer, proposal.body.round, self.manifest.agreement
+        )
+        assert rank is not None  # validate_proposal has checked the slot
+        record = Record(
+            hash=proposal.hash,
+            parent=parent.record,
+            round=proposal.body.round,
+            rank=rank,
+            proposal=proposal,
+            contributions=listed.contributions,
+            late=listed.late,
+            state=state,
+        )
+        self.records[record.hash] = record
+        self.children[record.hash] = []
+        self.children[record.parent].append(record.hash)
+        return record
+
+    def ancestors(self, record: bytes) -> Iterator[Record]:
+        """`record` itself, its parent, and so on to the root."""
+        current: Record | None = self.records[record]
+        while current is not None:
+            yield current
+            current = self.records.get(current.parent)
+
+    def ancestor_at_depth(self, record: bytes, depth: int) -> Record:
+        """The ancestor `depth` records above, or the root where the chain is shorter."""
+        for n, ancestor in enumerate(self.ancestors(record)):
+            if n == depth:
+                return ancestor
+        return self.records[self.root.record]
+
+    def path(self, ancestor: bytes, record: bytes) -> list[Record]:
+        """Records after `ancestor` up to and with `record`, oldest first.
+
+        Raises LocalFault when `ancestor` is none.
+        """
+        steps: list[Record] = []
+        for step in self.ancestors(record):
+            if step.hash == ancestor:
+                return steps[::-1]
+            steps.append(step)
+        raise LocalFault("no path: the record does not descend from that ancestor")
+
+    def is_ancestor(self, ancestor: bytes, record: bytes) -> bool:
+        """Does `record` descend from `ancestor`, or equal it?"""
+        wanted = self.records[ancestor]
+        for step in self.ancestors(record):
+            if step.state.height <= wanted.state.height:
+                return step.hash == ancestor
+        return False
+
+    def common_ancestor(self, a: bytes, b: bytes) -> Record:
+        """The newest record both descend from."""
+        seen = {step.hash for step in self.ancestors(a)}
+        return next(step for step in self.ancestors(b) if step.hash in seen)
+
+    def prune(self, root: bytes) -> list[Record]:
+        """Make `root` the first record: everything that does not descend from it is dropped."""
+        kept = {root}
+        frontier = [root]
+        while frontier:
+            frontier = [child for record in frontier for child in self.children[record]]
+            kept.update(frontier)
+        dropped = [r for h, r in self.records.items() if h not in kept]
+        self.root = self.records[root].state
+        self.records = {h: r for h, r in self.records.items() if h in kept}
+        self.children = {h: c for h, c in self.children.items() if h in kept}
+        return dropped
+
+
+def listed_headers(record: Record) -> Sequence[Sealed[Header]]:
+    """Every header a record names: its own round's, then the late ones."""
+    return (*record.contributions, *record.late)
+
+
+def _root_record(state: ChainState) -> Record:
+    return Record(
+        hash=state.record,
+        parent=state.parent,
+        round=state.round,
+        rank=0,
+        proposal=None,
+        contributions=(),
+        late=(),
+        state=state,
+    )

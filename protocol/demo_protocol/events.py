@@ -1,0 +1,251 @@
+"""What happens to a node, and what it must do about it: the round machine's two vocabularies.
+
+Effects are carried out in the order given. Time enters only as `now_ms`, Unix milliseconds.
+"""
+
+from dataclasses import dataclass
+
+from demo_protocol.identity import Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passed."""
+
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class GossipReceived:
+    """A message came over gossip; `sender` handed it over and need not be its author."""
+
+    now_ms: int
+    kind: Kind
+    raw: bytes
+    sender: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class HeadersFetched:
+    """Headers that were pulled by hash."""
+
+    now_ms: int
+    raws: tuple[bytes, ...]
+    sender: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A record as peers give it to each other: the signed proposal and every header it lists."""
+
+    proposal: bytes
+    headers: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RecordsFetched:
+    """Part of a chain, oldest first: pulled from a peer or read from our own log."""
+
+    now_ms: int
+    bundles: tuple[Bundle, ...]
+    sender: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadHeld:
+    """A payload is here, hashed and parsed."""
+
+    now_ms: int
+    payload_hash: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingDone:
+    """The trainer finished a round's local work; `k` 0 where it has nothing to send."""
+
+    now_ms: int
+    round: int
+    base: bytes
+    payload_hash: bytes
+    payload_bytes: int
+    k: int
+    samples: int
+    loss_micronats: int
+
+
+@dataclass(frozen=True, slots=True)
+class StateApplied:
+    """The trainer holds the state after `record`."""
+
+    now_ms: int
+    record: bytes
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StatesLost:
+    """The trainer was restarted: of all states it holds only that after `record`."""
+
+    now_ms: int
+    record: bytes
+    digest: bytes
+
+
+Event = (
+    Tick
+    | GossipReceived
+    | HeadersFetched
+    | RecordsFetched
+    | PayloadHeld
+    | TrainingDone
+    | StateApplied
+    | StatesLost
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Persist:
+    """Write this down, durably, BEFORE any later effect is carried out (rule 10)."""
+
+    kind: Kind
+    round: int
+    hash: bytes
+    raw: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """Gossip a signed message."""
+
+    kind: Kind
+    raw: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PullPayload:
+    """Get a payload from any of its holders; answer with PayloadHeld."""
+
+    payload_hash: bytes
+    payload_bytes: int
+    k: int
+    round: int
+    holders: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PullHeaders:
+    """Get headers by hash; answer with HeadersFetched."""
+
+    hashes: tuple[bytes, ...]
+    holders: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PullRecords:
+    """Get a record and its ancestors; answer with RecordsFetched."""
+
+    record: bytes
+    holders: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Train:
+    """Train from the state after `base` until `deadline_ms`; answer with TrainingDone."""
+
+    round: int
+    base: bytes
+    deadline_ms: int
+    sample_first: int
+    sample_count: int
+    probation_key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """Compute the state after `record` from its parent's; answer with StateApplied.
+
+    `payload_hashes` are in the order of the record's header hashes, heartbeats left out.
+    """
+
+    record: bytes
+    parent: bytes
+    round: int
+    payload_hashes: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Resync:
+    """The states needed to reach `target` are gone: load a snapshot; answer with StatesLost."""
+
+    target: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class KeepRecord:
+    """A record is valid: put it into the chain log."""
+
+    record: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class HeadChanged:
+    """The node's head is `head` now; `rolled_back` records of the old branch were left."""
+
+    head: bytes
+    previous: bytes
+    rolled_back: int
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetStates:
+    """States that no rollback in range can need."""
+
+    records: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """What was sent in `round` counted for good (rule 24)."""
+
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """What was sent in `round` did not count: add it back to the residual (rule 24)."""
+
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
+class DigestAccused:
+    """A header gives another digest than ours for the same base (rule 20)."""
+
+    peer: bytes
+    base: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RoundEnded:
+    """The clock left `round`; what it decided so far is on the chain."""
+
+    round: int
+
+
+Effect = (
+    Persist
+    | Announce
+    | PullPayload
+    | PullHeaders
+    | PullRecords
+    | Train
+    | Apply
+    | Resync
+    | KeepRecord
+    | HeadChanged
+    | ForgetStates
+    | Release
+    | Restore
+    | DigestAccused
+    | RoundEnded
+)

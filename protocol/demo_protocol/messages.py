@@ -1,0 +1,240 @@
+"""Signed messages of the wire: dataclasses <-> protobuf, checked for shape on the way in.
+
+Decoding never checks the signature: callers do the cheaper checks first, then `check_signature`.
+Everything is hashed and signed as received; nothing is re-encoded to check it.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from google.protobuf.message import DecodeError
+
+from demo_protocol.errors import Reject
+from demo_protocol.identity import Kind, Sign, Verify, compute_hash, signing_bytes
+from demo_protocol.limits import (
+    CONTRIBUTIONS_MAX,
+    DIGEST_BYTES,
+    HASH_BYTES,
+    HEADER_BYTES_MAX,
+    JOINS_MAX,
+    K_MAX,
+    MEMBERSHIP_BYTES_MAX,
+    PAYLOAD_BYTES_MAX,
+    PEER_BYTES,
+    PROPOSAL_BYTES_MAX,
+    SIGNATURE_BYTES,
+)
+from demo_protocol.pb import wire_pb2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """A contribution's announcement (rule 9). `k` 0 is a heartbeat (rule T4)."""
+
+    round: int
+    peer: bytes
+    base: bytes
+    digest: bytes
+    vote: bytes
+    payload_hash: bytes
+    payload_bytes: int
+    k: int
+    samples: int
+    loss_micronats: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Membership:
+    """A wish to join or leave the run, signed in `round`."""
+
+    joins: bool
+    peer: bytes
+    round: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """What a round may decide (rules 13 and 15)."""
+
+    round: int
+    peer: bytes
+    parent: bytes
+    parent_digest: bytes
+    contributions: tuple[bytes, ...]
+    late: tuple[bytes, ...]
+    joins: tuple[bytes, ...]
+    leaves: tuple[bytes, ...]
+
+
+Body = TypeVar("Body", Header, Membership, Proposal)
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed(Generic[Body]):
+    """A message with the bytes it travels as. `hash` is its name."""
+
+    body: Body
+    kind: Kind
+    hash: bytes
+    raw: bytes
+    signed: bytes
+    signature: bytes
+
+
+def check_signature(sealed: "Sealed[Body]", verify: Verify) -> None:
+    """Raise Reject unless the message's author signed it."""
+    if not verify(sealed.body.peer, sealed.signed, sealed.signature):
+        raise Reject(f"bad signature on a {sealed.kind.value}")
+
+
+def seal_header(header: Header, run_id: bytes, sign: Sign) -> Sealed[Header]:
+    """Sign a header."""
+    message = wire_pb2.Header(
+        round=header.round,
+        peer=header.peer,
+        base=header.base,
+        digest=header.digest,
+        vote=header.vote,
+        payload_hash=header.payload_hash,
+        payload_bytes=header.payload_bytes,
+        k=header.k,
+        samples=header.samples,
+        loss_micronats=header.loss_micronats,
+    )
+    return _seal(header, Kind.HEADER, message.SerializeToString(), run_id, sign)
+
+
+def seal_membership(membership: Membership, run_id: bytes, sign: Sign) -> Sealed[Membership]:
+    """Sign a join or leave."""
+    kind = wire_pb2.Membership.KIND_JOIN if membership.joins else wire_pb2.Membership.KIND_LEAVE
+    message = wire_pb2.Membership(kind=kind, peer=membership.peer, round=membership.round)
+    return _seal(membership, Kind.MEMBERSHIP, message.SerializeToString(), run_id, sign)
+
+
+def seal_proposal(proposal: Proposal, run_id: bytes, sign: Sign) -> Sealed[Proposal]:
+    """Sign a proposal."""
+    message = wire_pb2.Proposal(
+        round=proposal.round,
+        peer=proposal.peer,
+        parent=proposal.parent,
+        parent_digest=proposal.parent_digest,
+        contributions=proposal.contributions,
+        late=proposal.late,
+        joins=proposal.joins,
+        leaves=proposal.leaves,
+    )
+    return _seal(proposal, Kind.PROPOSAL, message.SerializeToString(), run_id, sign)
+
+
+def decode_header(raw: bytes, run_id: bytes) -> Sealed[Header]:
+    """Parse a header. Raises Reject where no honest peer would have sent it."""
+    body, signature = _open(raw, HEADER_BYTES_MAX)
+    message = wire_pb2.Header()
+    _parse(message, body)
+    header = Header(
+        round=message.round,
+        peer=_exactly(message.peer, PEER_BYTES, "peer"),
+        base=_exactly(message.base, HASH_BYTES, "base"),
+        digest=_exactly(message.digest, DIGEST_BYTES, "digest"),
+        vote=_exactly(message.vote, HASH_BYTES, "vote"),
+        payload_hash=_exactly(message.payload_hash, HASH_BYTES if message.k else 0, "payload hash"),
+        payload_bytes=message.payload_bytes,
+        k=message.k,
+        samples=message.samples,
+        loss_micronats=message.loss_micronats,
+    )
+    if header.k > K_MAX or header.payload_bytes > PAYLOAD_BYTES_MAX:
+        raise Reject("header announces a payload beyond every limit")
+    if (header.k == 0) != (header.payload_bytes == 0):
+        raise Reject("a heartbeat has no payload, a contribution has one")
+    return _sealed(header, Kind.HEADER, body, signature, raw, run_id)
+
+
+def decode_membership(raw: bytes, run_id: bytes) -> Sealed[Membership]:
+    """Parse a join or leave. Raises Reject where no honest peer would have sent it."""
+    body, signature = _open(raw, MEMBERSHIP_BYTES_MAX)
+    message = wire_pb2.Membership()
+    _parse(message, body)
+    if message.kind not in (wire_pb2.Membership.KIND_JOIN, wire_pb2.Membership.KIND_LEAVE):
+        raise Reject("membership message of an unknown kind")
+    membership = Membership(
+        joins=message.kind == wire_pb2.Membership.KIND_JOIN,
+        peer=_exactly(message.peer, PEER_BYTES, "peer"),
+        round=message.round,
+    )
+    return _sealed(membership, Kind.MEMBERSHIP, body, signature, raw, run_id)
+
+
+def decode_proposal(raw: bytes, run_id: bytes) -> Sealed[Proposal]:
+    """Parse a proposal. Raises Reject where no honest peer would have sent it."""
+    body, signature = _open(raw, PROPOSAL_BYTES_MAX)
+    message = wire_pb2.Proposal()
+    _parse(message, body)
+    if len(message.contributions) + len(message.late) > CONTRIBUTIONS_MAX:
+        raise Reject(f"proposal lists more than {CONTRIBUTIONS_MAX} headers")
+    if len(message.joins) + len(message.leaves) > JOINS_MAX:
+        raise Reject(f"proposal lists more than {JOINS_MAX} joins and leaves")
+    proposal = Proposal(
+        round=message.round,
+        peer=_exactly(message.peer, PEER_BYTES, "peer"),
+        parent=_exactly(message.parent, HASH_BYTES, "parent"),
+        parent_digest=_exactly(message.parent_digest, DIGEST_BYTES, "parent digest"),
+        contributions=_sorted_hashes(message.contributions),
+        late=_sorted_hashes(message.late),
+        joins=tuple(message.joins),
+        leaves=tuple(message.leaves),
+    )
+    return _sealed(proposal, Kind.PROPOSAL, body, signature, raw, run_id)
+
+
+def _seal(body: Body, kind: Kind, encoded: bytes, run_id: bytes, sign: Sign) -> Sealed[Body]:
+    signature = sign(signing_bytes(kind, run_id, encoded))
+    raw = wire_pb2.Signed(body=encoded, signature=signature).SerializeToString()
+    return _sealed(body, kind, encoded, signature, raw, run_id)
+
+
+def _sealed(
+    body: Body, kind: Kind, encoded: bytes, signature: bytes, raw: bytes, run_id: bytes
+) -> Sealed[Body]:
+    return Sealed(
+        body=body,
+        kind=kind,
+        hash=compute_hash(kind, run_id, encoded),
+        raw=raw,
+        signed=signing_bytes(kind, run_id, encoded),
+        signature=signature,
+    )
+
+
+def _open(raw: bytes, bytes_max: int) -> tuple[bytes, bytes]:
+    if len(raw) > bytes_max:
+        raise Reject(f"message of {len(raw)} bytes, at most {bytes_max} are taken")
+    envelope = wire_pb2.Signed()
+    _parse(envelope, raw)
+    return envelope.body, _exactly(envelope.signature, SIGNATURE_BYTES, "signature")
+
+
+def _parse(
+    message: wire_pb2.Signed | wire_pb2.Header | wire_pb2.Membership | wire_pb2.Proposal,
+    raw: bytes,
+) -> None:
+    try:
+        message.ParseFromString(raw)
+    except DecodeError:
+        raise Reject("not a protobuf message of this kind") from None
+
+
+def _exactly(value: bytes, length: int, name: str) -> bytes:
+    if len(value) != length:
+        raise Reject(f"{name} has {len(value)} bytes, not {length}")
+    return value
+
+
+def _sorted_hashes(values: Sequence[bytes]) -> tuple[bytes, ...]:
+    for value in values:
+        _exactly(value, HASH_BYTES, "header hash")
+    if any(a >= b for a, b in itertools.pairwise(values)):
+        raise Reject("header hashes are not sorted and distinct")
+    return tuple(values)

@@ -1,0 +1,83 @@
+"""Making a proposal: who may, when, and what it lists (rules 8, 12 to 15)."""
+
+from demo_protocol.limits import CONTRIBUTIONS_MAX, JOINS_MAX
+from demo_protocol.messages import Header, Proposal, Sealed, seal_proposal
+from demo_protocol.roster import compute_slot
+from demo_protocol.schedule import settle_start_ms, slot_start_ms
+from demo_protocol.validate import is_wish_usable
+from demo_protocol.view import View
+
+
+def make_proposal(view: View, now_ms: int) -> Sealed[Proposal] | None:
+    """The proposal this node owes the running round now, or None.
+
+    Rule 12: in its slot, when no proposal of this round came that is covered and whose payloads
+    are all here.
+    """
+    manifest, round_ = view.manifest, view.round
+    parent = view.head_state
+    if parent.round >= round_ or now_ms >= settle_start_ms(manifest.schedule, round_):
+        return None
+    slot = compute_slot(parent, view.me, round_, manifest.agreement)
+    if slot is None or slot >= manifest.schedule.slots:
+        return None
+    if now_ms < slot_start_ms(manifest.schedule, round_, slot) or _has_good_proposal(view):
+        return None
+    return _compose(view)
+
+
+def _has_good_proposal(view: View) -> bool:
+    return any(
+        record.round == view.round and view.is_usable(record.hash) and view.is_covered(record)
+        for record in view.chain.records.values()
+    )
+
+
+def _compose(view: View) -> Sealed[Proposal] | None:
+    parent = view.head_state
+    agreement = view.manifest.agreement
+    leaves, joins = (
+        [
+            wish
+            for wish in view.pool.newest_wishes(joins=joins)
+            if is_wish_usable(wish.body, parent, view.round, agreement.late_rounds)
+        ][: JOINS_MAX // 2]
+        for joins in (False, True)
+    )
+    joining = {wish.body.peer for wish in joins}
+    contributions = [
+        header
+        for header in view.pool.of_round(view.round)
+        if view.pool.is_held(header.body)
+        and (header.body.peer in joining or _is_in(view, header.body.peer))
+    ][:CONTRIBUTIONS_MAX]
+    if not contributions:
+        return None
+    if not parent.known and all(h.body.peer != view.me for h in contributions):
+        return None
+    late = [
+        header
+        for round_ in range(view.round - agreement.late_rounds, view.round)
+        for header in view.pool.of_round(round_)
+        if (round_, header.body.peer) not in parent.credits and _is_in(view, header.body.peer)
+    ][: CONTRIBUTIONS_MAX - len(contributions)]
+    proposal = Proposal(
+        round=view.round,
+        peer=view.me,
+        parent=parent.record,
+        parent_digest=view.digests[parent.record],
+        contributions=_sorted(contributions),
+        late=_sorted(late),
+        joins=tuple(wish.raw for wish in joins),
+        leaves=tuple(wish.raw for wish in leaves),
+    )
+    return seal_proposal(proposal, view.run_id, view.sign)
+
+
+def _is_in(view: View, peer: bytes) -> bool:
+    known = view.head_state.known.get(peer)
+    return known is not None and not known.left
+
+
+def _sorted(headers: list[Sealed[Header]]) -> tuple[bytes, ...]:
+    return tuple(sorted(header.hash for header in headers))

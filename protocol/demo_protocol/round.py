@@ -1,0 +1,381 @@
+"""The round machine: events in, effects out. Start reading here.
+
+It decides everything one node does: what to train on, what to announce, what to propose, which
+record to follow. It does no I/O and reads no clock: the daemon drives it with real time and
+sockets, the simulator with virtual ones.
+
+What the node believes is in `view.py`. Messages are judged in `receive.py`, proposals made in
+`propose.py`, the head chosen in `forkchoice.py`; this file is the order of things in a round.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from demo_protocol.chain import Record, listed_headers
+from demo_protocol.errors import LocalFault
+from demo_protocol.events import (
+    Announce,
+    Apply,
+    Bundle,
+    Effect,
+    Event,
+    ForgetStates,
+    GossipReceived,
+    HeadChanged,
+    HeadersFetched,
+    PayloadHeld,
+    Persist,
+    RecordsFetched,
+    Release,
+    Restore,
+    Resync,
+    RoundEnded,
+    StateApplied,
+    StatesLost,
+    Tick,
+    Train,
+    TrainingDone,
+)
+from demo_protocol.forkchoice import choose_head
+from demo_protocol.identity import Kind
+from demo_protocol.limits import ROLLBACK_RECORDS_MAX, STATES_KEPT
+from demo_protocol.messages import Header, Membership, seal_header, seal_membership
+from demo_protocol.propose import make_proposal
+from demo_protocol.receive import on_gossip, on_headers, on_records, resolve_pending
+from demo_protocol.roster import compute_interval
+from demo_protocol.schedule import (
+    coverage_cut_ms,
+    round_at,
+    round_start_ms,
+    settle_start_ms,
+    slot_start_ms,
+    train_end_ms,
+)
+from demo_protocol.view import View
+
+
+@dataclass(slots=True)
+class Round:
+    """One node in the run, advanced by `step`.
+
+    `signed_until` says for each kind the newest round this key has signed before (rule 10): it
+    signs nothing for those rounds again. From `stop_round` on the node neither trains nor
+    proposes; it keeps voting by heartbeats. While `syncing` it signs nothing at all: its head is
+    an old one. `contributes` is False where the device failed the known-answer test.
+    """
+
+    view: View
+    signed_until: Mapping[Kind, int] = field(default_factory=dict)
+    stop_round: int | None = None
+    leaving: bool = False
+    syncing: bool = False
+    contributes: bool = True
+
+    states: set[bytes] = field(init=False)
+    applying: bytes | None = field(init=False, default=None)
+    training: int | None = field(init=False, default=None)
+    ordered_round: int = field(init=False, default=-1)
+    announced_round: int = field(init=False)
+    proposed_round: int = field(init=False)
+    sent: dict[int, bytes] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.states = {self.view.head}
+        self.announced_round = self.signed_until.get(Kind.HEADER, -1)
+        self.proposed_round = self.signed_until.get(Kind.PROPOSAL, -1)
+
+    def step(self, event: Event) -> list[Effect]:
+        """Advance on one event; return what the node must now do, in order.
+
+        Raises Ignore or Reject on remote input that is not taken.
+        """
+        match event:
+            case Tick():
+                effects: list[Effect] = []
+            case GossipReceived():
+                effects = on_gossip(self.view, event)
+            case HeadersFetched():
+                effects = on_headers(self.view, event)
+            case RecordsFetched():
+                effects = on_records(self.view, event)
+            case PayloadHeld():
+                effects = self._on_payload(event)
+            case TrainingDone():
+                effects = self._on_training_done(event)
+            case StateApplied():
+                effects = self._on_applied(event)
+            case StatesLost():
+                effects = self._on_states_lost(event)
+        return effects + self._advance(event.now_ms)
+
+    # --- what the clock asks for -----------------------------------------------------------------
+
+    def next_wake_ms(self, now_ms: int) -> int:
+        """When the next Tick is due: the next boundary of a phase or slot after `now_ms`."""
+        schedule = self.view.manifest.schedule
+        r = round_at(schedule, now_ms)
+        boundaries = [
+            train_end_ms(schedule, r),
+            coverage_cut_ms(schedule, r),
+            *(slot_start_ms(schedule, r, slot) for slot in range(schedule.slots)),
+            settle_start_ms(schedule, r),
+            round_start_ms(schedule, r + 1),
+        ]
+        return min(b for b in boundaries if b > now_ms)
+
+    def _advance(self, now_ms: int) -> list[Effect]:
+        """Whatever is due now, in the order of a round."""
+        effects: list[Effect] = []
+        now_round = round_at(self.view.manifest.schedule, now_ms)
+        if now_round > self.view.round:
+            effects += self._enter_round(now_round)
+        effects += self._choose(now_ms)
+        if now_round >= 0 and not self.syncing:
+            self._cut(now_ms)
+            effects += self._order_training(now_ms)
+            effects += self._announce_heartbeat(now_ms)
+            effects += self._propose(now_ms)
+        return effects
+
+    def _enter_round(self, round_: int) -> list[Effect]:
+        view = self.view
+        effects: list[Effect] = [RoundEnded(view.round)] if view.round >= 0 else []
+        view.round = round_
+        agreement = view.manifest.agreement
+        effects += self._settle_sent(round_ - agreement.late_rounds)
+        oldest = view.chain.ancestor_at_depth(view.head, ROLLBACK_RECORDS_MAX)
+        view.forget_before(
+            round_ - agreement.late_rounds,
+            min(oldest.round, round_ - agreement.payload_window_rounds),
+        )
+        return effects + self._announce_membership(round_)
+
+    def _announce_membership(self, round_: int) -> list[Effect]:
+        """Say every round that we want in (or out), until the chain says so too."""
+        view = self.view
+        if round_ < 0 or self.syncing:
+            return []
+        known = view.head_state.known.get(view.me)
+        is_in = known is not None and not known.left
+        if is_in != self.leaving:
+            return []
+        wish = Membership(joins=not self.leaving, peer=view.me, round=round_)
+        sealed = seal_membership(wish, view.run_id, view.sign)
+        view.pool.add_wish(sealed)
+        return [Announce(Kind.MEMBERSHIP, sealed.raw)]
+
+    def leave(self) -> list[Effect]:
+        """The operator wants out: sign a leave, train no more."""
+        self.leaving = True
+        return self._announce_membership(max(self.view.round, 0))
+
+    def _cut(self, now_ms: int) -> None:
+        """Rule 17: what counts for coverage is what was held by now."""
+        view = self.view
+        cut_ms = coverage_cut_ms(view.manifest.schedule, view.round)
+        if view.round not in view.held_at_cut and now_ms >= cut_ms:
+            view.held_at_cut[view.round] = frozenset(
+                h.hash for h in view.pool.of_round(view.round) if view.pool.is_held(h.body)
+            )
+
+    # --- training and contributing ---------------------------------------------------------------
+
+    def is_over(self) -> bool:
+        """Is this node done with training and proposing? It still votes."""
+        stopped = self.stop_round is not None and self.view.round >= self.stop_round
+        return self.leaving or stopped
+
+    def _order_training(self, now_ms: int) -> list[Effect]:
+        """Rule T1: train from the replicated parameters, until the boundary (rule T2)."""
+        view, round_ = self.view, self.view.round
+        deadline_ms = train_end_ms(view.manifest.schedule, round_)
+        if (
+            round_ <= max(self.ordered_round, self.announced_round)
+            or self.applying is not None  # the state to train from is about to change
+            or self.training is not None
+            or self.is_over()
+            or not self.contributes
+            or now_ms >= deadline_ms
+        ):
+            return []
+        self.ordered_round = self.training = round_
+        interval, probation_key = compute_interval(view.head_state, view.me, round_, view.manifest)
+        return [
+            Train(
+                round=round_,
+                base=view.head,
+                deadline_ms=deadline_ms,
+                sample_first=interval.first,
+                sample_count=interval.count,
+                probation_key=probation_key,
+            )
+        ]
+
+    def _on_training_done(self, event: TrainingDone) -> list[Effect]:
+        self.training = None
+        if event.round <= self.announced_round:
+            return [Restore(event.round)] if event.k else []
+        if event.k:
+            self.view.pool.payload_rounds[event.payload_hash] = event.round
+        return self._announce(event)
+
+    def _announce_heartbeat(self, now_ms: int) -> list[Effect]:
+        """Rule T4: nothing to send is still a vote, and keeps the member alive."""
+        view = self.view
+        if (
+            self.announced_round >= view.round
+            or self.training == view.round
+            or now_ms < train_end_ms(view.manifest.schedule, view.round)
+        ):
+            return []
+        return self._announce(
+            TrainingDone(
+                now_ms=now_ms,
+                round=view.round,
+                base=view.head,
+                payload_hash=b"",
+                payload_bytes=0,
+                k=0,
+                samples=0,
+                loss_micronats=0,
+            )
+        )
+
+    def _announce(self, done: TrainingDone) -> list[Effect]:
+        view = self.view
+        header = Header(
+            round=done.round,
+            peer=view.me,
+            base=done.base,
+            digest=view.digests[done.base],
+            vote=view.head,
+            payload_hash=done.payload_hash,
+            payload_bytes=done.payload_bytes,
+            k=done.k,
+            samples=done.samples,
+            loss_micronats=done.loss_micronats,
+        )
+        sealed = seal_header(header, view.run_id, view.sign)
+        self.announced_round = done.round
+        if done.k:
+            self.sent[done.round] = sealed.hash
+        view.pool.add_header(sealed)
+        view.votes.add(view.me, header.round, header.vote)
+        return [
+            Persist(Kind.HEADER, header.round, sealed.hash, sealed.raw),
+            Announce(Kind.HEADER, sealed.raw),
+        ]
+
+    def _propose(self, now_ms: int) -> list[Effect]:
+        """Rules 10, 12 and 13: at most one proposal a round, written down before it is sent."""
+        view = self.view
+        if self.proposed_round >= view.round or self.is_over():
+            return []
+        proposal = make_proposal(view, now_ms)
+        if proposal is None:
+            return []
+        self.proposed_round = view.round
+        view.pool.proposals[view.round, view.me] = proposal.hash
+        view.pool.add_pending(proposal)
+        return [
+            Persist(Kind.PROPOSAL, view.round, proposal.hash, proposal.raw),
+            Announce(Kind.PROPOSAL, proposal.raw),
+            *resolve_pending(view),
+        ]
+
+    def _settle_sent(self, before_round: int) -> list[Effect]:
+        """Rule 24: after L rounds, what the chain did not take goes back into the residual."""
+        effects: list[Effect] = []
+        for round_ in [r for r in self.sent if r < before_round]:
+            sealed_hash = self.sent.pop(round_)
+            counted = any(
+                step.round == round_ and any(h.hash == sealed_hash for h in step.contributions)
+                for step in self.view.chain.ancestors(self.view.head)
+            )
+            effects.append(Release(round_) if counted else Restore(round_))
+        return effects
+
+    # --- payloads, states and the head -----------------------------------------------------------
+
+    def _on_payload(self, event: PayloadHeld) -> list[Effect]:
+        self.view.pool.payload_rounds[event.payload_hash] = self.view.round
+        return []
+
+    def _on_applied(self, event: StateApplied) -> list[Effect]:
+        if event.record != self.applying:
+            raise LocalFault("a state came that was not asked for")
+        self.applying = None
+        self.states.add(event.record)
+        self.view.digests[event.record] = event.digest
+        return self._forget_states(event.record)
+
+    def _on_states_lost(self, event: StatesLost) -> list[Effect]:
+        self.states = {event.record}
+        self.view.digests[event.record] = event.digest
+        self.applying = self.training = None
+        return []
+
+    def _forget_states(self, newest: bytes) -> list[Effect]:
+        chain = self.view.chain
+        floor = chain[newest].state.height - STATES_KEPT
+        old = [s for s in self.states if s != self.view.head and chain[s].state.height < floor]
+        self.states.difference_update(old)
+        return [ForgetStates(tuple(old))] if old else []
+
+    def _choose(self, now_ms: int) -> list[Effect]:
+        """Rules 16 and 18: follow the best record, one state after the other.
+
+        A record of the running round waits for the settle phase.
+        """
+        if self.applying is not None:
+            return []
+        view = self.view
+
+        def usable(record: bytes) -> bool:
+            round_ = view.chain[record].round
+            settled_ms = settle_start_ms(view.manifest.schedule, round_)
+            return (round_ < view.round or now_ms >= settled_ms) and view.is_usable(record)
+
+        start = view.chain.ancestor_at_depth(view.head, ROLLBACK_RECORDS_MAX)
+        target = choose_head(
+            view.chain, start.hash, view.votes, usable=usable, covered=view.is_covered
+        )
+        if target == view.head:
+            return []
+        if target in self.states:
+            return self._change_head(target)
+        held = next((s.hash for s in view.chain.ancestors(target) if s.hash in self.states), None)
+        if held is None:
+            self.applying = target  # nothing else is applied until a snapshot is loaded
+            return [Resync(target)]
+        step = view.chain.path(held, target)[0]
+        self.applying = step.hash
+        payloads = tuple(h.body.payload_hash for h in step.contributions if h.body.k)
+        return [Apply(step.hash, step.parent, step.round, payloads)]
+
+    def _change_head(self, target: bytes) -> list[Effect]:
+        view, previous = self.view, self.view.head
+        ancestor = view.chain.common_ancestor(previous, target)
+        rolled_back = view.chain[previous].state.height - ancestor.state.height
+        view.head = target
+        effects: list[Effect] = [HeadChanged(target, previous, rolled_back)]
+        effects += self._forget_states(target)
+        self._prune()
+        return effects
+
+    def _prune(self) -> None:
+        """Memory stays bounded: the chain is cut back once it is twice as long as needed."""
+        view = self.view
+        kept = 2 * ROLLBACK_RECORDS_MAX
+        if view.head_state.height - view.chain.root.height > 2 * kept:
+            root = view.chain.ancestor_at_depth(view.head, kept)
+            for record in view.chain.prune(root.hash):
+                view.digests.pop(record.hash, None)
+                self.states.discard(record.hash)
+
+
+def make_bundle(record: Record) -> Bundle:
+    """A record as peers give it to each other. Raises LocalFault for a chain's first record."""
+    if record.proposal is None:
+        raise LocalFault("a chain's first record has no proposal to give")
+    return Bundle(record.proposal.raw, tuple(h.raw for h in listed_headers(record)))

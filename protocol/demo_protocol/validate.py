@@ -1,0 +1,157 @@
+"""Is this message acceptable? Cheapest question first; every answer is Ignore or Reject.
+
+Gossip validation may look at the clock and at what is known (rules 2, 11 and 13). Validity of a
+proposal as a record is by content alone (rule 15): every node answers alike, whenever it asks.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from demo_protocol.errors import Ignore, Reject
+from demo_protocol.identity import Verify
+from demo_protocol.manifest import Manifest
+from demo_protocol.messages import (
+    Header,
+    Membership,
+    Proposal,
+    Sealed,
+    check_signature,
+    decode_membership,
+)
+from demo_protocol.roster import ChainState, compute_slot, get_members
+from demo_protocol.schedule import Schedule, round_at, round_start_ms
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """What a proposal's hashes and wishes stand for, checked."""
+
+    contributions: tuple[Sealed[Header], ...]
+    late: tuple[Sealed[Header], ...]
+    joins: tuple[Membership, ...]
+    leaves: tuple[Membership, ...]
+
+
+def validate_round(round_: int, *, schedule: Schedule, late_rounds: int, now_ms: int) -> None:
+    """Rule 2: gossip carries rounds [now - L, now], and those up to skew_max_ms early."""
+    # [IGNORE] the round has begun, allowing for skew
+    if now_ms + schedule.skew_max_ms < round_start_ms(schedule, round_):
+        raise Ignore(f"round {round_} has not begun")
+    # [IGNORE] it is not too old to matter
+    if round_ < round_at(schedule, now_ms) - late_rounds:
+        raise Ignore(f"round {round_} is too old")
+
+
+def validate_payload_size(header: Header, expected_bytes: int) -> None:
+    """Rule T8: a payload's length is a function of the manifest and k."""
+    if header.payload_bytes != expected_bytes:
+        raise Reject(f"a payload of k {header.k} has {expected_bytes} bytes")
+
+
+def validate_proposal(
+    proposal: Sealed[Proposal],
+    parent: ChainState,
+    headers: Mapping[bytes, Sealed[Header]],
+    *,
+    manifest: Manifest,
+    run_id: bytes,
+    verify: Verify,
+) -> Listed:
+    """Check a proposal against its parent, by content alone; return what it lists.
+
+    `headers` holds every header it names (signatures checked). Raises Reject.
+    """
+    body = proposal.body
+    if body.round <= parent.round:
+        raise Reject("a record's round follows its parent's")
+    joins = _wishes(body.joins, parent, body.round, manifest, run_id, verify, joins=True)
+    leaves = _wishes(body.leaves, parent, body.round, manifest, run_id, verify, joins=False)
+    if {w.peer for w in joins} & {w.peer for w in leaves}:
+        raise Reject("one peer joins and leaves in one record")
+    contributions = tuple(headers[h] for h in body.contributions)
+    late = tuple(headers[h] for h in body.late)
+    if not contributions:
+        raise Reject("a record lists at least one contribution")
+    _validate_contributions(contributions, body.round, parent, {w.peer for w in joins})
+    _validate_late(late, body.round, parent, manifest.agreement.late_rounds)
+    _validate_proposer(body, contributions, parent, manifest)
+    return Listed(contributions=contributions, late=late, joins=joins, leaves=leaves)
+
+
+def _wishes(
+    raws: Sequence[bytes],
+    parent: ChainState,
+    round_: int,
+    manifest: Manifest,
+    run_id: bytes,
+    verify: Verify,
+    *,
+    joins: bool,
+) -> tuple[Membership, ...]:
+    wishes = [decode_membership(raw, run_id) for raw in raws]
+    peers = [w.body.peer for w in wishes]
+    if any(a >= b for a, b in itertools.pairwise(peers)):
+        raise Reject("joins and leaves are sorted by peer, one each")
+    for wish in wishes:
+        if wish.body.joins != joins:
+            raise Reject("a join among the leaves, or the other way round")
+        if not is_wish_usable(wish.body, parent, round_, manifest.agreement.late_rounds):
+            raise Reject("a join or leave that does not fit the parent")
+        check_signature(wish, verify)
+    return tuple(w.body for w in wishes)
+
+
+def is_wish_usable(wish: Membership, parent: ChainState, round_: int, late_rounds: int) -> bool:
+    """May a record of `round_` on `parent` list this join or leave? Old ones cannot be replayed."""
+    if not round_ - late_rounds <= wish.round <= round_:
+        return False
+    known = parent.known.get(wish.peer)
+    if wish.joins:
+        return known is None or (known.left and wish.round > known.since_round)
+    return known is not None and not known.left and wish.round >= known.since_round
+
+
+def _validate_contributions(
+    headers: Sequence[Sealed[Header]], round_: int, parent: ChainState, joining: set[bytes]
+) -> None:
+    authors = set()
+    for header in (h.body for h in headers):
+        if header.round != round_:
+            raise Reject("a contribution of another round")
+        if header.peer in authors:
+            raise Reject("two contributions of one peer")
+        authors.add(header.peer)
+        known = parent.known.get(header.peer)
+        if header.peer not in joining and (known is None or known.left):
+            raise Reject("a contribution of a peer that has not joined")
+
+
+def _validate_late(
+    headers: Sequence[Sealed[Header]], round_: int, parent: ChainState, late_rounds: int
+) -> None:
+    credited = set(parent.credits)
+    for header in (h.body for h in headers):
+        if not round_ - late_rounds <= header.round < round_:
+            raise Reject("a late header outside the last rounds")
+        if (header.round, header.peer) in credited:
+            raise Reject("a header credited twice on one chain")
+        credited.add((header.round, header.peer))
+        known = parent.known.get(header.peer)
+        if known is None or known.left:
+            raise Reject("a late header of a peer that has not joined")
+
+
+def _validate_proposer(
+    body: Proposal,
+    contributions: Sequence[Sealed[Header]],
+    parent: ChainState,
+    manifest: Manifest,
+) -> None:
+    slot = compute_slot(parent, body.peer, body.round, manifest.agreement)
+    if slot is None or slot >= manifest.schedule.slots:
+        raise Reject("its author has no slot in this round")
+    if not get_members(parent, manifest.agreement) and all(
+        h.body.peer != body.peer for h in contributions
+    ):
+        raise Reject("under a parent without members only a contributor proposes (rule 14)")

@@ -1,0 +1,86 @@
+"""What one node believes of the run: its chain, what it has heard, what it holds."""
+
+from dataclasses import dataclass, field
+
+from demo_protocol.chain import Chain, Record
+from demo_protocol.forkchoice import Votes
+from demo_protocol.identity import Sign, Verify
+from demo_protocol.manifest import Manifest, compute_run_id
+from demo_protocol.messages import Header
+from demo_protocol.pool import Pool
+from demo_protocol.roster import ChainState, get_members
+from demo_protocol.schema import Schema, compute_schema
+
+
+@dataclass(slots=True, kw_only=True)
+class View:
+    """Read and changed by the parts of the round machine; no one else touches it.
+
+    `digests` holds the parameters' fingerprint after every record ever applied here.
+    """
+
+    manifest: Manifest
+    me: bytes
+    sign: Sign
+    verify: Verify
+    root: ChainState
+    digest: bytes
+
+    run_id: bytes = field(init=False)
+    schema: Schema = field(init=False)
+    chain: Chain = field(init=False)
+    head: bytes = field(init=False)
+    round: int = field(init=False, default=-1)
+    votes: Votes = field(init=False, default_factory=Votes)
+    pool: Pool = field(init=False, default_factory=Pool)
+    digests: dict[bytes, bytes] = field(init=False)
+    held_at_cut: dict[int, frozenset[bytes]] = field(init=False, default_factory=dict)
+    pulled: dict[bytes, int] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.run_id = compute_run_id(self.manifest)
+        self.schema = compute_schema(self.manifest.model)
+        self.chain = Chain(self.manifest, self.run_id, self.root)
+        self.head = self.root.record
+        self.digests = {self.root.record: self.digest}
+
+    @property
+    def head_state(self) -> ChainState:
+        """What the chain says at our head."""
+        return self.chain[self.head].state
+
+    def is_usable(self, record: bytes) -> bool:
+        """Rule 16: applied before, or every payload it lists is here."""
+        if record in self.digests:
+            return True
+        return all(self.pool.is_held(h.body) for h in self.chain[record].contributions)
+
+    def is_covered(self, record: Record) -> bool:
+        """Rule 17: it lists at least half of the members' contributions that I held at the cut."""
+        members = get_members(self.chain[record.parent].state, self.manifest.agreement)
+        mine = [
+            held
+            for held in self.held_at_cut.get(record.round, frozenset())
+            if (header := self.pool.headers.get(held)) is not None
+            and header.body.peer in members
+            and not self.is_accused(header.body)
+        ]
+        listed = {h.hash for h in record.contributions}
+        return 2 * sum(held in listed for held in mine) >= len(mine)
+
+    def is_accused(self, header: Header) -> bool:
+        """Rule 20: does it give another digest than ours for the same base?"""
+        return self.digests.get(header.base, header.digest) != header.digest
+
+    def should_pull(self, name: bytes) -> bool:
+        """Ask for a missing header or record at most once a round."""
+        if self.pulled.get(name, -2) >= self.round:
+            return False
+        self.pulled[name] = self.round
+        return True
+
+    def forget_before(self, round_: int, payload_round: int) -> None:
+        """Rounds before `round_` are over: what was heard of them may go."""
+        self.pool.forget_before(round_, payload_round)
+        self.held_at_cut = {r: held for r, held in self.held_at_cut.items() if r >= round_}
+        self.pulled = {name: r for name, r in self.pulled.items() if r >= round_}
