@@ -1,0 +1,97 @@
+"""Discrete cosine transforms of chunks, and the two bases: exact to rounding, and integer.
+
+C[i, f] = s(f) cos(pi (2i + 1) f / 2n), s(0) = sqrt(1/n), else sqrt(2/n): orthonormal DCT-II.
+forward = C^T x C, inverse = C X C^T, for each chunk. N is the number of chunks.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from typing import Final
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from demo_protocol.errors import LocalFault
+from demo_protocol.schema import CHUNK, Grid, Schema
+
+INTEGER_BITS: Final = 11
+"""The integer basis is rint(2^11 C): the finest whose products stay below 2^24 (rule E15)."""
+
+INTEGER_BASIS_SHA256: Final = "21138a721de0c1d1168f9c395e51f6983e38feb2d29ee57a238e89a0b4fa413e"
+
+
+def compute_basis(length: int) -> Tensor:
+    """C as fp64 [length, length]: rows are positions, columns frequencies."""
+    rows = [[_basis_entry(i, f, length) for f in range(length)] for i in range(length)]
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def _basis_entry(position: int, frequency: int, length: int) -> float:
+    # The angle modulo 2 pi, in integers: cos never sees a large argument.
+    turn = (2 * position + 1) * frequency % (4 * length)
+    scale = math.sqrt((1 if frequency == 0 else 2) / length)
+    return scale * math.cos(math.pi * turn / (2 * length))
+
+
+def compute_integer_basis() -> Tensor:
+    """B = rint(2^11 C) for chunks of 64, as int16 [64, 64]; the same integers everywhere.
+
+    No entry of 2^11 C lies within 0.01 of a rounding edge, so no libm can move one; should one
+    do so all the same, the hash differs and LocalFault is raised.
+    """
+    basis = torch.round(compute_basis(CHUNK) * 2**INTEGER_BITS).to(torch.int16)
+    found = hashlib.sha256(basis.numpy().astype("<i2").tobytes()).hexdigest()
+    if found != INTEGER_BASIS_SHA256:
+        raise LocalFault(f"the integer DCT basis has hash {found}: this machine's cos is wrong")
+    return basis
+
+
+def forward_dct(chunks: Tensor, basis: Tensor) -> Tensor:
+    """Coefficients fp32 [N, 64, 64] of fp32 [N, 64, 64]."""
+    return basis.T @ (chunks @ basis)
+
+
+def inverse_dct(coefficients: Tensor, basis: Tensor) -> Tensor:
+    """Inverse of `forward_dct`, up to rounding. The exact one is exact.py's."""
+    return basis @ (coefficients @ basis.T)
+
+
+def to_chunks(tensors: Mapping[str, Tensor], schema: Schema) -> Tensor:
+    """Lay the schema's tensors out as [N, 64, 64] of their dtype; padding is zero."""
+    one = next(iter(tensors.values()))
+    chunks = torch.zeros((schema.chunks, CHUNK, CHUNK), dtype=one.dtype, device=one.device)
+    for grid in schema.grids:
+        matrix = tensors[grid.name].reshape(grid.rows, grid.columns)
+        if grid.is_padded:
+            below, beside = grid.down * CHUNK - grid.rows, grid.across * CHUNK - grid.columns
+            matrix = functional.pad(matrix, (0, beside, 0, below))
+        _grid_view(chunks, grid).copy_(
+            matrix.view(grid.down, CHUNK, grid.across, CHUNK).transpose(1, 2)
+        )
+    row = chunks[schema.span_first :].view(-1)
+    for span in schema.spans:
+        row[span.offset : span.offset + span.size] = tensors[span.name].reshape(-1)
+    return chunks
+
+
+def from_chunks(chunks: Tensor, schema: Schema) -> dict[str, Tensor]:
+    """Inverse of `to_chunks`: contiguous tensors of the schema's shapes; padding is dropped."""
+    tensors: dict[str, Tensor] = {}
+    for grid in schema.grids:
+        matrix = _grid_view(chunks, grid).transpose(1, 2)
+        matrix = matrix.reshape(grid.down * CHUNK, grid.across * CHUNK)
+        matrix = matrix[: grid.rows, : grid.columns].contiguous()
+        tensors[grid.name] = matrix.view(schema.shapes[grid.name])
+    row = chunks[schema.span_first :].reshape(-1)
+    for span in schema.spans:
+        vector = row[span.offset : span.offset + span.size].clone()
+        tensors[span.name] = vector.view(schema.shapes[span.name])
+    return tensors
+
+
+def _grid_view(chunks: Tensor, grid: Grid) -> Tensor:
+    """[down, across, 64, 64] of `chunks`, sharing memory."""
+    count = grid.down * grid.across
+    return chunks[grid.first : grid.first + count].view(grid.down, grid.across, CHUNK, CHUNK)
