@@ -17,13 +17,13 @@ class Preset:
 PRESETS: Final[dict[str, Preset]] = {
     # 147,776 parameters: an ordinary laptop core does a step in some ten milliseconds.
     "tiny": Preset(
-        Model(layers=2, width=64, hidden=256, heads=2, context=64),
+        Model(layers=2, width=64, hidden=256, heads=4, context=64),
         # Bytes are free at this size: k 128 learns faster (reference/learning.md).
         Learning(k=128, samples_start=1024),
     ),
-    # 1,083,520 parameters.
+    # 1,082,496 parameters.
     "small": Preset(
-        Model(layers=4, width=128, hidden=512, heads=2, context=128),
+        Model(layers=4, width=128, hidden=512, heads=4, context=128),
         Learning(k=64, lr_ppb=5_000_000, samples_start=512),
     ),
     # 10,245,440 parameters: many hours on a laptop, minutes on a graphics card.
@@ -37,4 +37,4 @@ PRESETS: Final[dict[str, Preset]] = {
         Learning(k=32, lr_ppb=1_000_000, inner_lr_ppb=600_000, micro_batch=16, samples_start=1024),
     ),
 }
-"""By name. All widths are multiples of 64; heads are 32 or 64 wide."""
+"""By name. All widths are multiples of 64. Heads are 16 to 64 wide."""

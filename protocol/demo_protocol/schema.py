@@ -111,8 +111,8 @@ def compute_schema(model: Model) -> Schema:
     width, hidden, layers = model.width, model.hidden, model.layers
     inner, outer = _init_bits(width, 1), _init_bits(width, 2 * layers)
     tensors = [
-        # Tied: it also makes the logits, so it starts small (std 0.018) and they near uniform.
-        TensorSpec("embedding.weight", (model.vocabulary, width), EMBEDDING_INIT_BITS),
+        # Tied: it also makes the logits, which start with a deviation of about 0.6.
+        TensorSpec("embedding.weight", (model.vocabulary, width), _init_bits(width, 3)),
         TensorSpec("norm.weight", (width,)),
     ]
     for layer in range(layers):
@@ -133,15 +133,14 @@ def compute_schema(model: Model) -> Schema:
     return build_schema(tensors)
 
 
-EMBEDDING_INIT_BITS: Final = 5
+def _init_bits(fan_in: int, divisor: int) -> int:
+    """b with 2^-b nearest, in ratio, to sqrt(3 / (fan_in * divisor)).
 
-
-def _init_bits(fan_in: int, branches: int) -> int:
-    """b with 2^-b nearest (in ratio) to sqrt(3 / (fan_in * branches)): uniform in +-2^-b then has
-    a variance of about 1 / fan_in, divided by the residual branches that add up. Integers only.
+    Uniform in +-2^-b then has a variance of about 1 / (fan_in * divisor); the divisor of a
+    matrix that writes to the residual stream is the number of such matrices.
     """
     bits = 0
-    # 4^-b > sqrt(2)^2 * 3 / n, asked in integers: one more halving comes nearer.
-    while fan_in * branches > 6 * 4**bits:
+    # 2^-b > sqrt(2) * sqrt(3 / n), squared and asked in integers: half of it is nearer.
+    while fan_in * divisor > 6 * 4**bits:
         bits += 1
     return bits
