@@ -1,0 +1,207 @@
+"""What this operator chose for this node. Flags > environment > config.toml > default.
+
+The three sources use the same keys: `--metrics-address`, `DEMO_NODE_METRICS_ADDRESS` and
+`metrics_address = "..."`. What all peers of a run must share is in the manifest, not here.
+"""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from demo_protocol.errors import ConfigError
+
+ENV_PREFIX: Final = "DEMO_NODE_"
+
+CONFIG_FILE: Final = "config.toml"
+"""In the data folder; absent means empty."""
+
+DEFAULT_LISTEN: Final = ("/ip4/0.0.0.0/tcp/4001",)
+DEFAULT_METRICS_ADDRESS: Final = "127.0.0.1:9464"
+
+LOG_FORMATS: Final = ("auto", "console", "json")
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """One node's settings. `named` has the keys the operator set, wherever that was.
+
+    A port that was not named may fall back to a free one; a named port in use is an error.
+    """
+
+    datadir: Path
+    peers: tuple[str, ...] = ()
+    listen: tuple[str, ...] = DEFAULT_LISTEN
+    run_id: str = ""
+    manifest: Path | None = None
+    wait_manifest: bool = False
+    metrics_address: str = DEFAULT_METRICS_ADDRESS
+    device: str = "auto"
+    threads: int = 0
+    rounds: int = 0
+    train: bool = True
+    log_format: str = "auto"
+    log_level: str = "info"
+    clock_offset_ms: int = 0
+    named: frozenset[str] = frozenset()
+
+
+def resolve_config(flags: Mapping[str, object], environ: Mapping[str, str]) -> Config:
+    """Merge all sources. `flags` holds what the command line set, by key; None counts as unset.
+
+    Raises ConfigError, naming the source and the key.
+    """
+    given = {key: value for key, value in flags.items() if value is not None}
+    datadir = find_datadir(given.pop("datadir", None), environ)
+    values: dict[str, Any] = _read_toml(datadir / CONFIG_FILE)
+    for key, read in _READERS.items():
+        variable, flag = ENV_PREFIX + key.upper(), "--" + key.replace("_", "-")
+        if variable in environ:
+            values[key] = _read(read, environ[variable], variable)
+        if key in given:
+            values[key] = _read(read, given[key], flag)
+    return Config(datadir=datadir, named=frozenset(values), **values)
+
+
+def find_datadir(flag: object, environ: Mapping[str, str]) -> Path:
+    """The data folder: what was named, else the user's data home."""
+    named = flag or environ.get(ENV_PREFIX + "DATADIR")
+    if named:
+        return Path(str(named)).expanduser().absolute()
+    home = environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(home).expanduser().absolute() / "demo-node"
+
+
+def split_host_port(address: str) -> tuple[str, int]:
+    """`host:port`, the host in brackets where it is IPv6. Raises ConfigError."""
+    match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]]+):(\d{1,5})", address)
+    if match is None or int(match[2]) > 65_535:
+        raise ConfigError(f"{address!r} is not HOST:PORT, for example {DEFAULT_METRICS_ADDRESS}")
+    return match[1].strip("[]"), int(match[2])
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            tree = tomllib.load(file)
+    except FileNotFoundError:
+        return {}
+    except PermissionError:
+        raise ConfigError(f"{path} cannot be read; check its owner", exit_code=77) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+    for key in tree:
+        if key not in _READERS:
+            close = difflib.get_close_matches(key, _READERS, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ConfigError(f"{path}: unknown key {key!r}{hint}")
+    return {key: _read(_READERS[key], raw, f"{path}: {key}") for key, raw in tree.items()}
+
+
+def _read(read: Callable[[object], object], raw: object, source: str) -> object:
+    try:
+        return read(raw)
+    except (ValueError, ConfigError) as error:
+        raise ConfigError(f"{source}: {error}") from None
+
+
+def _text(raw: object) -> str:
+    if not isinstance(raw, str):
+        raise ValueError(f"{raw!r} is not text")
+    return raw
+
+
+def _texts(raw: object) -> tuple[str, ...]:
+    """A list, or (from the environment) one text with commas between the items."""
+    items = raw.split(",") if isinstance(raw, str) else raw
+    if not isinstance(items, list | tuple):
+        raise ValueError(f"{raw!r} is not a list of texts")
+    return tuple(text for text in (_text(item).strip() for item in items) if text)
+
+
+def _number(least: int) -> Callable[[object], int]:
+    def read(raw: object) -> int:
+        text = str(raw)
+        if isinstance(raw, bool) or not re.fullmatch(r"-?\d{1,18}", text) or int(text) < least:
+            raise ValueError(f"{raw!r} is not a whole number of at least {least}")
+        return int(text)
+
+    return read
+
+
+def _switch(raw: object) -> bool:
+    known = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    value = known.get(str(raw).lower())
+    if value is None:
+        raise ValueError(f"{raw!r} is neither true nor false")
+    return value
+
+
+def _choice(*choices: str) -> Callable[[object], str]:
+    def read(raw: object) -> str:
+        if raw not in choices:
+            raise ValueError(f"{raw!r} is none of {', '.join(choices)}")
+        return str(raw)
+
+    return read
+
+
+def _path(raw: object) -> Path:
+    return raw if isinstance(raw, Path) else Path(_text(raw)).expanduser().absolute()
+
+
+def _host_port(raw: object) -> str:
+    split_host_port(_text(raw))
+    return _text(raw)
+
+
+def _device(raw: object) -> str:
+    text = _text(raw)
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
+        raise ValueError(f"{raw!r} is none of auto, cpu, cuda, cuda:N, mps")
+    return text
+
+
+def _run_id(raw: object) -> str:
+    text = _text(raw).lower()
+    if not re.fullmatch(r"([0-9a-f]{64})?", text):
+        raise ValueError("a run id has 64 hexadecimal digits; copy it whole")
+    return text
+
+
+def _listen(raw: object) -> tuple[str, ...]:
+    addresses = _texts(raw)
+    for address in addresses:
+        if not re.fullmatch(r"/ip[46]/[0-9a-fA-F.:]+/tcp/\d{1,5}", address):
+            raise ValueError(f"{address!r} is no address like {DEFAULT_LISTEN[0]}")
+    return addresses
+
+
+def _peers(raw: object) -> tuple[str, ...]:
+    addresses = _texts(raw)
+    for address in addresses:
+        if not re.fullmatch(r"/(ip4|ip6|dns|dns4|dns6)/[^/]+/tcp/\d{1,5}/p2p/\w+", address):
+            raise ValueError(f"{address!r} is no address like /ip4/192.0.2.7/tcp/4001/p2p/12D3...")
+    return addresses
+
+
+_READERS: Final[dict[str, Callable[[object], object]]] = {
+    "peers": _peers,
+    "listen": _listen,
+    "run_id": _run_id,
+    "manifest": _path,
+    "wait_manifest": _switch,
+    "metrics_address": _host_port,
+    "device": _device,
+    "threads": _number(0),
+    "rounds": _number(0),
+    "train": _switch,
+    "log_format": _choice(*LOG_FORMATS),
+    "log_level": _choice(*LOG_LEVELS),
+    "clock_offset_ms": _number(-(10**9)),
+}
+"""One reader per key of Config that an operator may set: raw value in, checked value out."""

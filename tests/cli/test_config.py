@@ -1,0 +1,90 @@
+from pathlib import Path
+
+import pytest
+
+from demo_node.config import DEFAULT_LISTEN, Config, find_datadir, resolve_config, split_host_port
+from demo_protocol.errors import ConfigError
+
+PEER = "/ip4/192.0.2.7/tcp/4001/p2p/12D3KooWAbc"
+
+
+def resolve(tmp_path: Path, toml: str = "", **flags: object) -> Config:
+    (tmp_path / "config.toml").write_text(toml)
+    return resolve_config({"datadir": tmp_path, **flags}, {})
+
+
+def test_nothing_said_means_the_defaults(tmp_path: Path) -> None:
+    config = resolve_config({"datadir": str(tmp_path), "rounds": None}, {})
+    assert config == Config(datadir=tmp_path)
+    assert config.listen == DEFAULT_LISTEN
+    assert not config.named
+
+
+def test_flags_beat_the_environment_beats_the_file(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text('threads = 1\nrounds = 1\nlog_level = "debug"\n')
+    environ = {"DEMO_NODE_THREADS": "2", "DEMO_NODE_ROUNDS": "2", "UNRELATED": "x"}
+    config = resolve_config({"datadir": tmp_path, "threads": 3}, environ)
+    assert (config.threads, config.rounds, config.log_level) == (3, 2, "debug")
+    assert config.named == {"threads", "rounds", "log_level"}
+
+
+def test_lists_come_from_all_sources(tmp_path: Path) -> None:
+    assert resolve(tmp_path, f'peers = ["{PEER}"]').peers == (PEER,)
+    assert resolve(tmp_path, peers=(PEER, PEER)).peers == (PEER, PEER)
+    environ = {"DEMO_NODE_PEERS": f"{PEER}, {PEER}"}
+    assert resolve_config({"datadir": tmp_path}, environ).peers == (PEER, PEER)
+
+
+def test_an_unknown_key_is_an_error_with_a_suggestion(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"unknown key 'pears'; did you mean 'peers'\?") as caught:
+        resolve(tmp_path, "pears = []")
+    assert caught.value.exit_code == 78
+    with pytest.raises(ConfigError, match="unknown key 'qqq'$"):
+        resolve(tmp_path, "qqq = 1")
+    with pytest.raises(ConfigError, match="unknown key 'datadir'"):
+        resolve(tmp_path, 'datadir = "/x"')
+
+
+@pytest.mark.parametrize(
+    ("toml", "message"),
+    [
+        ("threads = ", "config.toml"),
+        ("threads = -1", "config.toml: threads: -1 is not a whole number"),
+        ("threads = true", "threads: True is not a whole number"),
+        ('peers = ["/ip4/1.2.3.4/tcp/4001"]', "peers: '/ip4/1.2.3.4/tcp/4001' is no address like"),
+        ('listen = ["4001"]', "listen: '4001' is no address like"),
+        ("listen = [4001]", "listen: 4001 is not text"),
+        ("listen = 4001", "listen: 4001 is not a list"),
+        ('run_id = "3f9c"', "run_id: a run id has 64 hexadecimal digits"),
+        ('metrics_address = "9464"', "metrics_address: '9464' is not HOST:PORT"),
+        ('metrics_address = "[::1]:99999"', "is not HOST:PORT"),
+        ('device = "tpu"', "device: 'tpu' is none of auto, cpu"),
+        ('train = "perhaps"', "train: 'perhaps' is neither true nor false"),
+        ('log_format = "xml"', "log_format: 'xml' is none of auto, console, json"),
+    ],
+)
+def test_a_bad_value_names_its_key(tmp_path: Path, toml: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve(tmp_path, toml)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bad_value_names_its_source(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="^DEMO_NODE_THREADS: 'two' is not a whole number"):
+        resolve_config({"datadir": tmp_path}, {"DEMO_NODE_THREADS": "two"})
+    with pytest.raises(ConfigError, match="^--run-id: a run id has"):
+        resolve(tmp_path, run_id="3f9c")
+
+
+def test_the_data_folder_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/volunteer")
+    assert find_datadir(None, {}) == Path("/home/volunteer/.local/share/demo-node")
+    assert find_datadir(None, {"XDG_DATA_HOME": "/x"}) == Path("/x/demo-node")
+    assert find_datadir(None, {"DEMO_NODE_DATADIR": "/y"}) == Path("/y")
+    assert find_datadir("~/z", {"DEMO_NODE_DATADIR": "/y"}) == Path("/home/volunteer/z")
+
+
+def test_host_and_port_are_split() -> None:
+    assert split_host_port("127.0.0.1:0") == ("127.0.0.1", 0)
+    assert split_host_port("[::1]:9464") == ("::1", 9464)
