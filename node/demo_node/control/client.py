@@ -1,0 +1,113 @@
+"""Ask a running node. Used by the commands and by the swarm; imports neither torch nor libp2p."""
+
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import grpc
+
+from demo_node.control.address import socket_path
+from demo_node.control.convert import decode_peer, decode_round, decode_status
+from demo_node.control.pb import control_pb2 as pb
+from demo_node.control.pb import control_pb2_grpc as rpc
+from demo_node.ports import PeerView
+from demo_node.views import RoundView, StatusView
+from demo_protocol.errors import ConfigError
+
+QUICK_S: Final = 5.0
+"""Deadline of what a node answers from memory."""
+
+SLOW_S: Final = 120.0
+"""Deadline of what its trainer or its disk has to work for."""
+
+
+class NotRunning(ConfigError):
+    """No node answers on the data folder's control socket."""
+
+    def __init__(self, datadir: Path) -> None:
+        super().__init__(
+            f"no node is running in {datadir}; start one with: demo-node start", exit_code=69
+        )
+
+
+class Refused(Exception):
+    """The node answered with an error; the message says why."""
+
+
+@contextlib.asynccontextmanager
+async def control_client(datadir: Path) -> AsyncIterator["ControlClient"]:
+    """A client of the node that runs in `datadir`. Raises NotRunning."""
+    path = socket_path(datadir)
+    if not path.exists():
+        raise NotRunning(datadir)
+    # Each socket file gets a channel of its own: gRPC shares connections between equal targets,
+    # and with them the memory of failed attempts.
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    async with grpc.aio.insecure_channel(f"unix:{path}", options=options) as channel:
+        yield ControlClient(channel, datadir)
+
+
+class ControlClient:
+    """views.Operations as seen from another process. Every call has a deadline."""
+
+    def __init__(self, channel: grpc.aio.Channel, datadir: Path) -> None:
+        self._stub = rpc.ControlStub(channel)
+        self._datadir = datadir
+
+    async def status(self) -> StatusView:
+        """The node now."""
+        with self._errors():
+            return decode_status(await self._stub.GetStatus(pb.GetStatusRequest(), timeout=QUICK_S))
+
+    async def watch(self, interval_ms: int = 0) -> AsyncIterator[StatusView]:
+        """The node now and after each change, until the node ends or the caller stops."""
+        with self._errors():
+            async for message in self._stub.WatchStatus(
+                pb.WatchStatusRequest(interval_ms=interval_ms)
+            ):
+                yield decode_status(message)
+
+    async def peers(self) -> Sequence[PeerView]:
+        """Connected peers."""
+        with self._errors():
+            reply = await self._stub.ListPeers(pb.ListPeersRequest(), timeout=QUICK_S)
+        return [decode_peer(message) for message in reply.peers]
+
+    async def rounds(self, limit: int = 0) -> Sequence[RoundView]:
+        """The newest rounds, oldest first."""
+        with self._errors():
+            reply = await self._stub.ListRounds(pb.ListRoundsRequest(limit=limit), timeout=QUICK_S)
+        return [decode_round(message) for message in reply.rounds]
+
+    async def save_snapshot(self) -> Path:
+        """Have a snapshot of the head written; returns where it is."""
+        with self._errors():
+            reply = await self._stub.SaveSnapshot(pb.SaveSnapshotRequest(), timeout=SLOW_S)
+        return Path(reply.path)
+
+    async def evaluate(self, record: bytes = b"") -> float:
+        """Held-out loss, in nats per byte, of the state after `record`; empty means the head."""
+        with self._errors():
+            reply = await self._stub.Evaluate(pb.EvaluateRequest(record=record), timeout=SLOW_S)
+        return reply.loss
+
+    async def sample(self, length: int) -> bytes:
+        """Text generated deterministically from the head's parameters."""
+        with self._errors():
+            reply = await self._stub.Sample(pb.SampleRequest(length=length), timeout=SLOW_S)
+        return reply.text
+
+    async def drain(self) -> None:
+        """Ask the node to leave cleanly; returns at once."""
+        with self._errors():
+            await self._stub.Drain(pb.DrainRequest(), timeout=QUICK_S)
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except grpc.aio.AioRpcError as error:
+            if error.code() == grpc.StatusCode.UNAVAILABLE:  # no answer of the service uses it
+                raise NotRunning(self._datadir) from None
+            raise Refused(error.details() or error.code().name) from None

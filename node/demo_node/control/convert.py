@@ -1,0 +1,131 @@
+"""Views to control messages and back. Both ways live here so that they cannot drift apart."""
+
+from demo_node.control.pb import control_pb2 as pb
+from demo_node.ports import PeerView
+from demo_node.views import NodeState, Outcome, Phase, RoundView, StatusView
+
+
+def encode_status(view: StatusView) -> pb.Status:
+    """The message that `decode_status` reads."""
+    return pb.Status(
+        version=view.version,
+        pid=view.pid,
+        trainer_pid=view.trainer_pid,
+        peer=view.peer,
+        peer_id=view.peer_id,
+        run_id=view.run_id,
+        run_name=view.run_name,
+        state=pb.NodeState.Value(f"NODE_STATE_{view.state.name}"),
+        detail=view.detail,
+        addresses=view.addresses,
+        genesis_ms=view.genesis_ms,
+        round_ms=view.round_ms,
+        round=view.round,
+        phase=pb.Phase.Value(f"PHASE_{view.phase.name}"),
+        head=view.head,
+        head_round=view.head_round,
+        height=view.height,
+        digest=view.digest,
+        parameters=view.parameters,
+        members=view.members,
+        candidates=view.candidates,
+        peers=view.peers,
+        loss=view.loss,
+        bytes_in=view.bytes_in,
+        bytes_out=view.bytes_out,
+        train_ms_total=view.train_ms_total,
+        tokens_total=view.tokens_total,
+        forks_total=view.forks_total,
+        snapshot_record=view.snapshot_record,
+        snapshot_path=view.snapshot_path,
+    )
+
+
+def decode_status(message: pb.Status) -> StatusView:
+    """Inverse of `encode_status`."""
+    return StatusView(
+        version=message.version,
+        pid=message.pid,
+        trainer_pid=message.trainer_pid,
+        peer=message.peer,
+        peer_id=message.peer_id,
+        run_id=message.run_id,
+        run_name=message.run_name,
+        state=NodeState[pb.NodeState.Name(message.state).removeprefix("NODE_STATE_")],
+        detail=message.detail,
+        addresses=tuple(message.addresses),
+        genesis_ms=message.genesis_ms,
+        round_ms=message.round_ms,
+        round=message.round,
+        phase=Phase[pb.Phase.Name(message.phase).removeprefix("PHASE_")],
+        head=message.head,
+        head_round=message.head_round,
+        height=message.height,
+        digest=message.digest,
+        parameters=message.parameters,
+        members=message.members,
+        candidates=message.candidates,
+        peers=message.peers,
+        loss=message.loss,
+        bytes_in=message.bytes_in,
+        bytes_out=message.bytes_out,
+        train_ms_total=message.train_ms_total,
+        tokens_total=message.tokens_total,
+        forks_total=message.forks_total,
+        snapshot_record=message.snapshot_record,
+        snapshot_path=message.snapshot_path,
+    )
+
+
+def encode_round(view: RoundView) -> pb.Round:
+    """The message that `decode_round` reads."""
+    return pb.Round(
+        round=view.round,
+        outcome=pb.Outcome.Value(f"OUTCOME_{view.outcome.name}"),
+        record=view.record,
+        digest=view.digest,
+        participants=view.participants,
+        included=view.included,
+        latency_ms=view.latency_ms,
+        exchange_ms=view.exchange_ms,
+        train_ms=view.train_ms,
+        samples=view.samples,
+        tokens=view.tokens,
+        steps=view.steps,
+        loss=view.loss,
+        payload_bytes=view.payload_bytes,
+        bytes_in=view.bytes_in,
+        bytes_out=view.bytes_out,
+    )
+
+
+def decode_round(message: pb.Round) -> RoundView:
+    """Inverse of `encode_round`."""
+    return RoundView(
+        round=message.round,
+        outcome=Outcome[pb.Outcome.Name(message.outcome).removeprefix("OUTCOME_")],
+        record=message.record,
+        digest=message.digest,
+        participants=message.participants,
+        included=message.included,
+        latency_ms=message.latency_ms,
+        exchange_ms=message.exchange_ms,
+        train_ms=message.train_ms,
+        samples=message.samples,
+        tokens=message.tokens,
+        steps=message.steps,
+        loss=message.loss,
+        payload_bytes=message.payload_bytes,
+        bytes_in=message.bytes_in,
+        bytes_out=message.bytes_out,
+    )
+
+
+def encode_peer(view: PeerView) -> pb.Peer:
+    """The message that `decode_peer` reads."""
+    return pb.Peer(peer=view.peer, address=view.address, outbound=view.outbound)
+
+
+def decode_peer(message: pb.Peer) -> PeerView:
+    """Inverse of `encode_peer`."""
+    return PeerView(peer=message.peer, address=message.address, outbound=message.outbound)

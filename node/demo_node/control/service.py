@@ -1,0 +1,138 @@
+"""The control service: exactly views.Operations, over a unix socket only its owner can open."""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import grpc
+
+from demo_node.control.address import prepare_socket_folder, socket_path
+from demo_node.control.convert import encode_peer, encode_round, encode_status
+from demo_node.control.pb import control_pb2 as pb
+from demo_node.control.pb import control_pb2_grpc as rpc
+from demo_node.views import Operations
+from demo_protocol.errors import ConfigError
+
+MESSAGE_BYTES_MAX: Final = 1 << 20
+"""No request comes near it, and no reply carries parameters."""
+
+WATCH_INTERVAL_MS: Final = 250
+WATCH_INTERVAL_MS_MIN: Final = 50
+ROUNDS_DEFAULT: Final = 100
+ROUNDS_MAX: Final = 2_000
+SAMPLE_BYTES_MAX: Final = 4_096
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Reply = TypeVar("Reply")
+
+
+@contextlib.asynccontextmanager
+async def control_server(datadir: Path, operations: Operations) -> AsyncIterator[Path]:
+    """Serve `operations` on the data folder's control socket; yields its path.
+
+    Call it only while holding the data folder's lock: a socket file that is already there is
+    taken for one a killed node has left behind.
+    """
+    path = socket_path(datadir)
+    prepare_socket_folder(path)
+    path.unlink(missing_ok=True)
+    server = grpc.aio.server(options=[("grpc.max_receive_message_length", MESSAGE_BYTES_MAX)])
+    rpc.add_ControlServicer_to_server(ControlService(operations), server)
+    with _private_files():
+        server.add_insecure_port(f"unix:{path}")
+        await server.start()
+    try:
+        yield path
+    finally:
+        await server.stop(grace=0.5)
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _private_files() -> Iterator[None]:
+    """Whatever is created inside is 0600."""
+    before = os.umask(0o177)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+class ControlService(rpc.ControlServicer):
+    """Messages in, messages out; everything else is the operations' business."""
+
+    def __init__(self, operations: Operations) -> None:
+        self._operations = operations
+
+    async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.Status:
+        """The node now."""
+        return encode_status(self._operations.status())
+
+    async def WatchStatus(
+        self, request: pb.WatchStatusRequest, context: Context
+    ) -> AsyncIterator[pb.Status]:
+        """The node now, and again whenever something about it has changed."""
+        interval_ms = max(WATCH_INTERVAL_MS_MIN, request.interval_ms or WATCH_INTERVAL_MS)
+        sent = b""
+        while True:
+            status = encode_status(self._operations.status())
+            raw = status.SerializeToString()  # compared as bytes: a loss of NaN equals itself
+            if raw != sent:
+                sent = raw
+                yield status
+            await asyncio.sleep(interval_ms / 1000)
+
+    async def ListPeers(self, request: pb.ListPeersRequest, context: Context) -> pb.ListPeersReply:
+        """Connected peers."""
+        return pb.ListPeersReply(peers=[encode_peer(view) for view in self._operations.peers()])
+
+    async def ListRounds(
+        self, request: pb.ListRoundsRequest, context: Context
+    ) -> pb.ListRoundsReply:
+        """The newest rounds, oldest first."""
+        limit = min(ROUNDS_MAX, request.limit or ROUNDS_DEFAULT)
+        views = self._operations.rounds(limit)
+        return pb.ListRoundsReply(rounds=[encode_round(view) for view in views])
+
+    async def SaveSnapshot(
+        self, request: pb.SaveSnapshotRequest, context: Context
+    ) -> pb.SaveSnapshotReply:
+        """Write a snapshot of the head to the data folder."""
+        path = await _answer(context, self._operations.save_snapshot)
+        return pb.SaveSnapshotReply(path=path)
+
+    async def Evaluate(self, request: pb.EvaluateRequest, context: Context) -> pb.EvaluateReply:
+        """Held-out loss of a state."""
+        loss = await _answer(context, lambda: self._operations.evaluate(request.record))
+        return pb.EvaluateReply(loss=loss)
+
+    async def Sample(self, request: pb.SampleRequest, context: Context) -> pb.SampleReply:
+        """Text generated from the head's parameters."""
+        if not 1 <= request.length <= SAMPLE_BYTES_MAX:
+            await context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT, f"length must be 1 to {SAMPLE_BYTES_MAX}"
+            )
+        text = await _answer(context, lambda: self._operations.sample(request.length))
+        return pb.SampleReply(text=text)
+
+    async def Drain(self, request: pb.DrainRequest, context: Context) -> pb.DrainReply:
+        """Leave cleanly."""
+        self._operations.drain()
+        return pb.DrainReply()
+
+
+async def _answer(context: Context, ask: Callable[[], Awaitable[Reply]]) -> Reply:
+    """The operation's result. What an operator can understand becomes a status; bugs propagate."""
+    try:
+        return await ask()
+    except LookupError as error:  # a state or blob the node does not hold
+        await context.abort(grpc.StatusCode.NOT_FOUND, str(error))
+    except ConnectionError as error:  # the trainer is being restarted
+        # Not UNAVAILABLE: to a client that means that there is no node at all.
+        await context.abort(grpc.StatusCode.ABORTED, str(error))
+    except ConfigError as error:  # not in a run yet
+        await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+    raise AssertionError("abort raises")

@@ -1,0 +1,100 @@
+"""A node that exists only as its operations."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from demo_node.ports import NotHeld, PeerView
+from demo_node.views import NodeState, Outcome, Phase, RoundView, StatusView
+
+
+def status_view(**changes: object) -> StatusView:
+    view = StatusView(
+        version="0.1.0",
+        pid=4242,
+        trainer_pid=4243,
+        peer=bytes(range(32)),
+        peer_id="12D3KooWFake",
+        run_id=b"\x0f" * 32,
+        run_name="test",
+        state=NodeState.ACTIVE,
+        detail="in step",
+        addresses=("/ip4/127.0.0.1/tcp/4001/p2p/12D3KooWFake",),
+        genesis_ms=1_800_000_000_000,
+        round_ms=3_000,
+        round=7,
+        phase=Phase.TRAIN,
+        head=b"\x01" * 32,
+        head_round=6,
+        height=6,
+        digest=b"\x3f\x9c\0\0\0\0\0\1",
+        parameters=147_776,
+        members=4,
+        candidates=0,
+        peers=3,
+        loss=2.5,
+        bytes_in=1_000,
+        bytes_out=2_000,
+        train_ms_total=9_000,
+        tokens_total=65_536,
+        forks_total=0,
+        snapshot_record=b"",
+        snapshot_path="",
+    )
+    return replace(view, **changes)  # type: ignore[arg-type]  # names are checked by replace
+
+
+def round_view(round_: int = 6, **changes: object) -> RoundView:
+    view = RoundView(
+        round=round_,
+        outcome=Outcome.RECORDED,
+        record=round_.to_bytes(32, "big"),
+        digest=b"\x3f\x9c\0\0\0\0\0\1",
+        participants=4,
+        included=True,
+        latency_ms=2_600,
+        exchange_ms=900,
+        train_ms=1_500,
+        samples=64,
+        tokens=4_096,
+        steps=16,
+        loss=2.5,
+        payload_bytes=8_192,
+        bytes_in=30_000,
+        bytes_out=31_000,
+    )
+    return replace(view, **changes)  # type: ignore[arg-type]  # names are checked by replace
+
+
+PEER = PeerView(peer=b"\x02" * 32, address="/ip4/127.0.0.1/tcp/4002", outbound=True)
+
+
+class FakeOperations:
+    """Implements views.Operations from plain attributes."""
+
+    def __init__(self) -> None:
+        self.view = status_view()
+        self.drained = False
+
+    def status(self) -> StatusView:
+        return self.view
+
+    def peers(self) -> Sequence[PeerView]:
+        return [PEER]
+
+    def rounds(self, limit: int) -> Sequence[RoundView]:
+        return [round_view(r) for r in range(7)][-limit:]
+
+    async def save_snapshot(self) -> str:
+        raise ConnectionError("the trainer is being restarted")
+
+    async def evaluate(self, record: bytes) -> float:
+        if record == b"\xff" * 32:
+            raise NotHeld("that state is not held any more")
+        return math.log(256) if record else 2.25
+
+    async def sample(self, length: int) -> bytes:
+        return b"\xff" + b"a" * (length - 1)
+
+    def drain(self) -> None:
+        self.drained = True

@@ -1,0 +1,138 @@
+import asyncio
+import math
+import stat
+from pathlib import Path
+
+import pytest
+
+from demo_node.control.address import SOCKET_PATH_BYTES_MAX, prepare_socket_folder, socket_path
+from demo_node.control.client import ControlClient, NotRunning, Refused, control_client
+from demo_node.control.convert import (
+    decode_round,
+    decode_status,
+    encode_round,
+    encode_status,
+)
+from demo_node.control.service import control_server
+from demo_node.views import NodeState, Outcome, Phase
+from demo_protocol.errors import ConfigError
+from tests.control.fake_node import PEER, FakeOperations, round_view, status_view
+
+
+@pytest.mark.parametrize("state", NodeState)
+@pytest.mark.parametrize("phase", Phase)
+def test_a_status_survives_the_wire(state: NodeState, phase: Phase) -> None:
+    view = status_view(state=state, phase=phase, round=-3, snapshot_path="/a/b")
+    assert decode_status(encode_status(view)) == view
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_a_round_survives_the_wire(outcome: Outcome) -> None:
+    view = round_view(9, outcome=outcome, included=False)
+    assert decode_round(encode_round(view)) == view
+
+
+def test_the_client_sees_what_the_operations_say(tmp_path: Path) -> None:
+    operations = FakeOperations()
+
+    async def ask(client: ControlClient) -> None:
+        assert await client.status() == operations.view
+        assert await client.peers() == [PEER]
+        assert [view.round for view in await client.rounds(limit=2)] == [5, 6]
+        assert len(await client.rounds()) == 7
+        assert await client.evaluate() == 2.25
+        assert await client.evaluate(b"\1" * 32) == math.log(256)
+        assert await client.sample(3) == b"\xffaa"
+        await client.drain()
+        assert operations.drained
+
+    asyncio.run(_with_node(tmp_path, operations, ask))
+
+
+def test_what_the_node_refuses_is_told(tmp_path: Path) -> None:
+    async def ask(client: ControlClient) -> None:
+        with pytest.raises(Refused, match="not held any more"):
+            await client.evaluate(b"\xff" * 32)
+        with pytest.raises(Refused, match="being restarted"):
+            await client.save_snapshot()
+        with pytest.raises(Refused, match="length must be"):
+            await client.sample(0)
+
+    asyncio.run(_with_node(tmp_path, FakeOperations(), ask))
+
+
+def test_watch_tells_changes_only(tmp_path: Path) -> None:
+    operations = FakeOperations()
+    operations.view = status_view(loss=math.nan)
+
+    async def ask(client: ControlClient) -> None:
+        seen: list[int] = []
+        async for view in client.watch(interval_ms=50):
+            seen.append(view.round)
+            if len(seen) == 3:
+                break
+            operations.view = status_view(loss=math.nan, round=view.round + 1)
+        assert seen == [7, 8, 9]
+
+    asyncio.run(_with_node(tmp_path, operations, ask))
+
+
+def test_only_the_owner_may_open_the_socket(tmp_path: Path) -> None:
+    async def ask(_: ControlClient) -> None:
+        path = socket_path(tmp_path)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+    asyncio.run(_with_node(tmp_path, FakeOperations(), ask))
+    assert not socket_path(tmp_path).exists()
+
+
+def test_a_socket_left_by_a_killed_node_is_replaced(tmp_path: Path) -> None:
+    path = socket_path(tmp_path)
+    prepare_socket_folder(path)
+    path.touch()
+
+    async def ask(client: ControlClient) -> None:
+        assert (await client.status()).pid == 4242
+
+    asyncio.run(_with_node(tmp_path, FakeOperations(), ask))
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_no_node_is_exit_code_69(tmp_path: Path, stale: bool) -> None:
+    if stale:
+        prepare_socket_folder(socket_path(tmp_path))
+        socket_path(tmp_path).touch()
+
+    async def ask() -> None:
+        async with control_client(tmp_path) as client:
+            await client.status()
+
+    with pytest.raises(NotRunning, match="no node is running") as caught:
+        asyncio.run(ask())
+    assert caught.value.exit_code == 69
+
+
+def test_a_long_data_folder_gets_a_short_socket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = tmp_path / ("x" * 120)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
+    assert socket_path(deep).parent == tmp_path / "run" / "demo-node"
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(deep))
+    short = socket_path(deep)
+    assert len(str(short)) <= SOCKET_PATH_BYTES_MAX
+    assert short != socket_path(tmp_path / ("y" * 120))
+
+
+def test_a_socket_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match="belongs to someone else"):
+        prepare_socket_folder(socket_path(tmp_path))
+
+
+async def _with_node(datadir: Path, operations: FakeOperations, ask: object) -> None:
+    assert callable(ask)
+    async with control_server(datadir, operations), control_client(datadir) as client:
+        await asyncio.wait_for(ask(client), 20)
