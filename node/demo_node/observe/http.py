@@ -1,0 +1,97 @@
+"""/metrics, /livez and /readyz over HTTP: read-only, on the loopback unless told otherwise."""
+
+import contextlib
+import errno
+import ipaddress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+from demo_node.views import NodeState, StatusView
+from demo_protocol.errors import ConfigError
+
+STOP_S: Final = 1.0
+"""Requests under way get this long when the node ends."""
+
+
+@contextlib.asynccontextmanager
+async def http_server(
+    address: tuple[str, int],
+    *,
+    named: bool,
+    registry: CollectorRegistry,
+    status: Callable[[], StatusView],
+) -> AsyncIterator[tuple[str, int]]:
+    """Serve until the block ends; yields where. Raises ConfigError where that cannot be.
+
+    `named` says that an operator chose `address`: in use, it is an error; otherwise any free
+    port will do.
+    """
+    host, port = address
+    middlewares = [_refuse_foreign_hosts] if _is_loopback(host) else []
+    app = web.Application(middlewares=middlewares)
+    app.add_routes(_routes(registry, status))
+    runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=STOP_S)
+    await runner.setup()
+    try:
+        await _bind(runner, host, port, named=named)
+        yield host, int(runner.addresses[0][1])
+    finally:
+        await runner.cleanup()
+
+
+async def _bind(runner: web.AppRunner, host: str, port: int, *, named: bool) -> None:
+    try:
+        await web.TCPSite(runner, host, port).start()
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE or named:
+            reason = error.strerror or str(error)
+            raise ConfigError(f"--metrics-address {host}:{port}: {reason}") from None
+        await web.TCPSite(runner, host, 0).start()
+
+
+def _routes(
+    registry: CollectorRegistry, status: Callable[[], StatusView]
+) -> list[web.AbstractRouteDef]:
+    async def metrics(request: web.Request) -> web.Response:
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        return web.Response(body=encode(registry), headers={"Content-Type": content_type})
+
+    async def livez(_: web.Request) -> web.Response:
+        return web.Response(text="ok\n")  # to answer at all is the proof
+
+    async def readyz(_: web.Request) -> web.Response:
+        view = status()
+        ready = view.state is NodeState.ACTIVE
+        checks = {"state": view.state.value, "detail": view.detail, "peers": view.peers}
+        document = {"ready": ready, "checks": checks}
+        return web.json_response(document, status=200 if ready else 503)
+
+    return [
+        web.get("/metrics", metrics),
+        web.get("/livez", livez),
+        web.get("/healthz", livez),
+        web.get("/readyz", readyz),
+    ]
+
+
+@web.middleware
+async def _refuse_foreign_hosts(
+    request: web.Request,
+    handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
+) -> web.StreamResponse:
+    """A web page whose name was re-bound to 127.0.0.1 must not read this through a browser."""
+    name = request.host.rsplit(":", 1)[0].strip("[]")
+    if name != "localhost" and not _is_loopback(name):
+        raise web.HTTPForbidden(text="ask by a loopback address\n")
+    return await handler(request)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

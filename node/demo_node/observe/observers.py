@@ -1,0 +1,96 @@
+"""What hears of every round: a log line's worth of it, and several observers as one."""
+
+import math
+from collections.abc import Sequence
+
+import structlog
+
+from demo_node.views import NodeState, Outcome, Phase, RoundObserver, RoundView, StatusView
+
+
+class LogObserver:
+    """Implements views.RoundObserver: one line per round, per change of state, per event."""
+
+    def __init__(self, log: structlog.typing.FilteringBoundLogger) -> None:
+        self._log = log
+        self._state: NodeState | None = None
+
+    def on_phase(self, phase: Phase, seconds: float) -> None:
+        """A line for debugging."""
+        self._log.debug("phase.ended", phase=phase.value, seconds=round(seconds, 3))
+
+    def on_op(self, op: str, seconds: float) -> None:
+        """A line for debugging."""
+        self._log.debug("op.ended", op=op, seconds=round(seconds, 4))
+
+    def on_round(self, view: RoundView) -> None:
+        """One line per round; a warning where an operator may want to look."""
+        usual = view.outcome is Outcome.RECORDED
+        (self._log.info if usual else self._log.warning)(
+            "round.closed",
+            round=view.round,
+            outcome=view.outcome.value,
+            record=view.record.hex()[:12],
+            digest=view.digest.hex(),
+            participants=view.participants,
+            included=view.included,
+            loss=None if math.isnan(view.loss) else round(view.loss, 4),  # JSON has no NaN
+            samples=view.samples,
+            latency_ms=view.latency_ms,
+            payload_bytes=view.payload_bytes,
+        )
+
+    def on_status(self, view: StatusView) -> None:
+        """A line where the state changed; everything else of a status is in the metrics."""
+        if view.state is not self._state:
+            self._state = view.state
+            self._log.info(
+                "state.changed", state=view.state.value, detail=view.detail, round=view.round
+            )
+
+    def on_message(self, topic: str, verdict: str) -> None:
+        """A line for debugging; a warning for what no honest peer sends."""
+        report = self._log.warning if verdict == "rejected" else self._log.debug
+        report("message.judged", topic=topic, verdict=verdict)
+
+    def on_event(self, name: str, **fields: object) -> None:
+        """One line: a warning if a field `warning` says so."""
+        report = self._log.warning if fields.pop("warning", False) else self._log.info
+        report(name, **fields)
+
+
+class Observers:
+    """Several observers as one; each hears everything, in order."""
+
+    def __init__(self, observers: Sequence[RoundObserver]) -> None:
+        self._observers = tuple(observers)
+
+    def on_phase(self, phase: Phase, seconds: float) -> None:
+        """Pass it on."""
+        for observer in self._observers:
+            observer.on_phase(phase, seconds)
+
+    def on_op(self, op: str, seconds: float) -> None:
+        """Pass it on."""
+        for observer in self._observers:
+            observer.on_op(op, seconds)
+
+    def on_round(self, view: RoundView) -> None:
+        """Pass it on."""
+        for observer in self._observers:
+            observer.on_round(view)
+
+    def on_status(self, view: StatusView) -> None:
+        """Pass it on."""
+        for observer in self._observers:
+            observer.on_status(view)
+
+    def on_message(self, topic: str, verdict: str) -> None:
+        """Pass it on."""
+        for observer in self._observers:
+            observer.on_message(topic, verdict)
+
+    def on_event(self, name: str, **fields: object) -> None:
+        """Pass it on."""
+        for observer in self._observers:
+            observer.on_event(name, **fields)

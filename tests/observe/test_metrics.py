@@ -1,0 +1,92 @@
+import math
+import re
+from pathlib import Path
+
+from prometheus_client import generate_latest
+
+from demo_node.observe.metrics import METRICS, Metrics, format_metrics_table
+from demo_node.ports import Topic
+from demo_node.views import NodeState, Outcome, Phase
+from tests.control.fake_node import round_view, status_view
+
+OPERATING = Path(__file__).parents[2] / "docs" / "operating.md"
+
+
+def exposition(metrics: Metrics) -> dict[str, float]:
+    lines = generate_latest(metrics.registry).decode().splitlines()
+    pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    return {name: float(value) for name, value in pairs}
+
+
+def test_every_series_exists_before_the_first_event() -> None:
+    series = exposition(Metrics())
+    assert series['demo_rounds_total{outcome="recorded"}'] == 0
+    assert series['demo_round_phase_seconds_count{phase="settle"}'] == 0
+    assert series['demo_gossip_messages_total{topic="headers",verdict="rejected"}'] == 0
+    assert not [name for name in series if "_created" in name]
+
+
+def test_names_follow_the_rules() -> None:
+    for metric in METRICS:
+        assert re.fullmatch(r"demo_[a-z_]+", metric.name)
+        assert metric.name.endswith("_total") == (metric.kind.__name__ == "Counter"), metric.name
+        assert bool(metric.buckets) == (metric.kind.__name__ == "Histogram")
+        assert metric.meaning.endswith(".")
+
+
+def test_rounds_are_counted_once() -> None:
+    metrics = Metrics()
+    metrics.on_round(round_view())
+    metrics.on_round(round_view(outcome=Outcome.FORKED))
+    metrics.on_round(round_view(7, outcome=Outcome.SKIPPED, included=False))
+    series = exposition(metrics)
+    assert series['demo_rounds_total{outcome="recorded"}'] == 1
+    assert series['demo_rounds_total{outcome="forked"}'] == 1
+    assert series["demo_round_latency_seconds_count"] == 1
+    assert series["demo_round_latency_seconds_sum"] == 2.6
+    assert series["demo_train_tokens_total"] == 2 * 4_096
+    assert series["demo_rounds_included_total"] == 1
+    assert series["demo_round_participants"] == 4
+
+
+def test_exactly_one_state_holds() -> None:
+    metrics = Metrics()
+    for state in NodeState:
+        metrics.on_status(status_view(state=state))
+        series = exposition(metrics)
+        held = [s for s in NodeState if series[f'demo_node_state{{state="{s}"}}']]
+        assert held == [state]
+        assert series["demo_ready"] == (state is NodeState.ACTIVE)
+
+
+def test_totals_follow_the_status_and_never_fall() -> None:
+    metrics = Metrics()
+    for total in (1_000, 5_000, 4_000):
+        metrics.on_status(status_view(bytes_out=total, loss=math.nan))
+    assert exposition(metrics)['demo_network_bytes_total{direction="out"}'] == 5_000
+
+
+def test_the_run_replaces_the_node_info() -> None:
+    metrics = Metrics()
+    metrics.on_status(status_view(run_id=b""))
+    metrics.on_status(status_view())
+    assert len([name for name in exposition(metrics) if name.startswith("demo_node_info")]) == 1
+
+
+def test_events_add_no_series() -> None:
+    metrics = Metrics()
+    metrics.on_status(status_view())
+    before = len(exposition(metrics))
+    for r in range(1_000):
+        metrics.on_round(round_view(r))
+        metrics.on_message(Topic.HEADERS, "accepted")
+        metrics.on_event("peer.joined", peer=r)
+        metrics.on_status(status_view(round=r, peers=r))
+        metrics.on_phase(Phase.TRAIN, 1.5)
+        metrics.on_op("apply", 0.01)
+        metrics.on_loop_lag(0.001)
+    assert len(exposition(metrics)) == before <= 400
+
+
+def test_the_operating_manual_lists_every_metric() -> None:
+    assert format_metrics_table() in OPERATING.read_text()
