@@ -226,12 +226,12 @@ class RoundStore(Protocol):
         """Durable when it returns (rule 10). Raises LocalFault where another hash is there."""
         ...
 
-    async def keep_record(self, record: bytes, round_: int, bundle: bytes) -> None:
+    async def keep_record(self, record: bytes, parent: bytes, round_: int, bundle: bytes) -> None:
         """Append a RecordBundle to the chain log."""
         ...
 
-    async def read_record(self, record: bytes) -> bytes | None:
-        """The RecordBundle of a record, or None where it is not in the log."""
+    async def read_record(self, record: bytes) -> tuple[bytes | None, bytes]:
+        """(RecordBundle of a record, its parent), or (None, b"") where the log lacks it."""
         ...
 
     async def keep_payload(self, round_: int, payload_hash: bytes, raw: bytes) -> None:
@@ -244,4 +244,35 @@ class RoundStore(Protocol):
 
     async def forget_payloads_before(self, round_: int) -> None:
         """Payloads of older rounds are not needed any more."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotFile:
+    """A snapshot that can be given whole. `hash` is the SHA-256 of the file."""
+
+    record: bytes
+    round: int
+    hash: bytes
+    size: int
+    path: str
+
+
+class Archive(Protocol):
+    """What a node serves besides its rounds."""
+
+    def newest_snapshot(self) -> SnapshotFile | None:
+        """The newest complete snapshot on disk."""
+        ...
+
+    async def read_snapshot(self, hash_: bytes) -> bytes | None:
+        """A snapshot file, by its hash."""
+        ...
+
+    async def read_corpus(self, hash_: bytes) -> bytes | None:
+        """For the corpus root the list of its leaf hashes, for a leaf hash the block."""
+        ...
+
+    def addresses(self) -> Sequence[str]:
+        """Multiaddrs of this node and of peers it knows, for others to dial."""
         ...

@@ -64,3 +64,15 @@ K_MAX: Final = 4096
 
 STATES_KEPT: Final = 6
 """States kept behind the newest: rollback needs at least 4 records, and memory is parameters."""
+
+ADDRESSES_MAX: Final = 64
+"""Addresses in one answer."""
+
+ADDRESS_BYTES_MAX: Final = 256
+"""A full multiaddr is about 100 characters."""
+
+PEERS_REPLY_BYTES_MAX: Final = ADDRESSES_MAX * (ADDRESS_BYTES_MAX + 8)
+"""All of them."""
+
+HEAD_REPLY_BYTES_MAX: Final = 1 << 10
+"""Three hashes and two numbers."""

@@ -1,0 +1,110 @@
+"""What each round came to, for status, metrics and the swarm's table.
+
+A round is shown one round after it ended: only then is it known whether its record came late.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from demo_node.ports import MeshCounters, Trained
+from demo_node.views import Outcome, RoundObserver, RoundView
+from demo_protocol.events import HeadChanged
+from demo_protocol.manifest import Manifest
+from demo_protocol.schedule import round_start_ms, train_end_ms
+from demo_protocol.view import View
+
+ROUNDS_KEPT = 10_000
+"""Rounds remembered: hours of them at any length, a few megabytes."""
+
+
+@dataclass(slots=True)
+class _Tally:
+    trained: Trained | None = None
+    applied_ms: int = 0
+    rolled_back: bool = False
+    counters: MeshCounters | None = None
+
+
+class History:
+    """Collects what happens in each round and publishes it as a RoundView."""
+
+    def __init__(self, manifest: Manifest, observer: RoundObserver) -> None:
+        self._manifest = manifest
+        self._observer = observer
+        self._tallies: dict[int, _Tally] = {}
+        self._views: deque[RoundView] = deque(maxlen=ROUNDS_KEPT)
+        self._counters = MeshCounters(0, 0)
+        self.train_ms_total = 0
+        self.tokens_total = 0
+        self.forks_total = 0
+        self.loss = float("nan")
+
+    def newest(self, limit: int) -> Sequence[RoundView]:
+        """The newest rounds, oldest first."""
+        return list(self._views)[-limit:]
+
+    def on_trained(self, trained: Trained) -> None:
+        """Local work of a round is done."""
+        self._tally(trained.round).trained = trained
+        self.train_ms_total += trained.train_ms
+        self.tokens_total += trained.tokens
+        if trained.samples:
+            self.loss = trained.loss_micronats / 1e6
+        self._observer.on_op("encode", trained.encode_ms / 1000)
+
+    def on_head_changed(self, effect: HeadChanged, view: View, now_ms: int) -> None:
+        """Rounds came onto our chain, or left it."""
+        ancestor = view.chain.common_ancestor(effect.previous, effect.head)
+        if effect.rolled_back:
+            self.forks_total += 1
+            for step in view.chain.path(ancestor.hash, effect.previous):
+                self._tally(step.round).rolled_back = True
+        for step in view.chain.path(ancestor.hash, effect.head):
+            tally = self._tally(step.round)
+            tally.applied_ms = tally.applied_ms or now_ms
+
+    def on_round_ended(self, round_: int, view: View, counters: MeshCounters) -> None:
+        """The clock has left `round_`: the one before it can be shown now."""
+        self._tally(round_).counters = MeshCounters(
+            counters.bytes_in - self._counters.bytes_in,
+            counters.bytes_out - self._counters.bytes_out,
+        )
+        self._counters = counters
+        for old in sorted(r for r in self._tallies if r < round_):
+            shown = self._show(old, self._tallies.pop(old), view)
+            self._views.append(shown)
+            self._observer.on_round(shown)
+
+    def _tally(self, round_: int) -> _Tally:
+        return self._tallies.setdefault(round_, _Tally())
+
+    def _show(self, round_: int, tally: _Tally, view: View) -> RoundView:
+        schedule = self._manifest.schedule
+        record = next((s for s in view.chain.ancestors(view.head) if s.round == round_), None)
+        outcome = Outcome.SKIPPED
+        if record is not None:
+            late = tally.applied_ms >= round_start_ms(schedule, round_ + 1)
+            outcome = Outcome.LATE if late else Outcome.RECORDED
+        elif tally.rolled_back:
+            outcome = Outcome.FORKED
+        authors = {h.body.peer for h in record.contributions} if record else set()
+        trained, traffic = tally.trained, tally.counters or MeshCounters(0, 0)
+        return RoundView(
+            round=round_,
+            outcome=outcome,
+            record=record.hash if record else b"",
+            digest=view.digests.get(record.hash, b"") if record else b"",
+            participants=sum(h.body.k > 0 for h in record.contributions) if record else 0,
+            included=view.me in authors,
+            latency_ms=tally.applied_ms - round_start_ms(schedule, round_) if record else 0,
+            exchange_ms=tally.applied_ms - train_end_ms(schedule, round_) if record else 0,
+            train_ms=trained.train_ms if trained else 0,
+            samples=trained.samples if trained else 0,
+            tokens=trained.tokens if trained else 0,
+            steps=trained.steps if trained else 0,
+            loss=trained.loss_micronats / 1e6 if trained else float("nan"),
+            payload_bytes=len(trained.payload) if trained else 0,
+            bytes_in=traffic.bytes_in,
+            bytes_out=traffic.bytes_out,
+        )

@@ -1,0 +1,119 @@
+"""Whom to dial: the addresses an operator gave, those remembered, and those that peers pass on."""
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable
+
+from demo_node.mesh.peer_id import decode_address
+from demo_node.ports import Blob, BlobRequest, Clock, Mesh, NotHeld, Unreachable
+from demo_protocol.answers import decode_peers
+from demo_protocol.errors import Reject
+from demo_protocol.limits import PEERS_REPLY_BYTES_MAX
+
+CONNECTIONS_WANTED = 12
+"""Dial until so many peers are connected: gossipsub's upper degree."""
+
+PACE_FIRST_S, PACE_S = 0.25, 2.0
+"""How often to look around: often while starting, then now and then."""
+
+EAGER_ROUNDS = 40
+"""Looks around at the first pace: ten seconds."""
+
+BACKOFF_FIRST_S, BACKOFF_MAX_S = 1.0, 60.0
+"""Pause before one address is dialled again."""
+
+ASK_TIMEOUT_S = 5.0
+
+
+class Peering:
+    """Keeps this node connected."""
+
+    def __init__(
+        self,
+        mesh: Mesh,
+        clock: Clock,
+        *,
+        named: Iterable[str],
+        remembered: Iterable[str],
+        remember: Callable[[str], None],
+    ) -> None:
+        self._mesh = mesh
+        self._clock = clock
+        self._named = set(named)
+        self._known = {*named, *remembered}
+        self._remember = remember
+        self._asked: set[bytes] = set()
+        self._not_before_ms: dict[str, int] = {}
+        self._failures: dict[str, int] = {}
+
+    def addresses(self) -> list[str]:
+        """Our own addresses, then those we know, for others to dial."""
+        return [*self._mesh.addresses(), *sorted(self._known)]
+
+    async def run(self) -> None:
+        """Dial and ask around, for ever."""
+        turn = 0
+        while True:
+            await asyncio.gather(self._dial_missing(), self._ask_around())
+            pace_s = PACE_FIRST_S if turn < EAGER_ROUNDS else PACE_S
+            turn += 1
+            # Jitter, so that two nodes that know each other do not dial in the same instant.
+            pause_ms = int(pace_s * 1000 * random.uniform(0.75, 1.25))
+            await self._clock.sleep_until_ms(self._clock.now_ms() + pause_ms)
+
+    async def connect_named(self) -> list[bytes]:
+        """Dial what the operator named, once; the peers that answered."""
+        results = await asyncio.gather(*(self._dial(address) for address in self._named))
+        return [peer for peer in results if peer is not None]
+
+    async def _dial_missing(self) -> None:
+        connected = {view.peer for view in self._mesh.peers()}
+        if len(connected) >= CONNECTIONS_WANTED:
+            return
+        now_ms = self._clock.now_ms()
+        due = [
+            address
+            for address in self._known
+            if self._not_before_ms.get(address, 0) <= now_ms
+            and (peer := decode_address(address)) is not None
+            and peer not in connected
+            and peer != self._mesh.peer
+        ]
+        random.shuffle(due)
+        await asyncio.gather(
+            *(self._dial(address) for address in due[: CONNECTIONS_WANTED - len(connected)])
+        )
+
+    async def _dial(self, address: str) -> bytes | None:
+        try:
+            peer = await self._mesh.connect(address)
+        except Unreachable:
+            failures = self._failures[address] = self._failures.get(address, 0) + 1
+            pause_s = min(BACKOFF_FIRST_S * 2 ** (failures - 1), BACKOFF_MAX_S)
+            self._not_before_ms[address] = self._clock.now_ms() + int(pause_s * 1000)
+            return None
+        self._failures.pop(address, None)
+        self._not_before_ms.pop(address, None)
+        self._remember(address)
+        return peer
+
+    async def _ask_around(self) -> None:
+        """Ask new peers, and one old one, whom they know."""
+        connected = [view.peer for view in self._mesh.peers()]
+        self._asked.intersection_update(connected)
+        fresh = [peer for peer in connected if peer not in self._asked]
+        asked = fresh or ([random.choice(connected)] if connected else [])
+        await asyncio.gather(*(self._ask(peer) for peer in asked))
+
+    async def _ask(self, peer: bytes) -> None:
+        try:
+            raw = await self._mesh.request(
+                peer,
+                BlobRequest(Blob.PEERS),
+                bytes_max=PEERS_REPLY_BYTES_MAX,
+                timeout_s=ASK_TIMEOUT_S,
+            )
+            self._known.update(decode_peers(raw))
+        except (Unreachable, NotHeld, Reject):
+            return  # not taking part yet, or no help
+        self._asked.add(peer)

@@ -1,0 +1,94 @@
+"""Pulling by hash from whoever holds it."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable, Iterable
+
+from demo_node.ports import Blob, BlobRequest, Clock, Mesh, NotHeld, Unreachable
+from demo_protocol.events import PullHeaders, PullPayload, PullRecords
+from demo_protocol.limits import (
+    HEADER_BYTES_MAX,
+    RECORDS_PER_REPLY_MAX,
+    RECORDS_REPLY_BYTES_MAX,
+)
+
+PULLS_MAX = 8
+"""Payloads pulled at once: a home uplink serves no more, and every stream costs memory."""
+
+TIMEOUT_S = 20.0
+"""One attempt at one holder. A frozen holder must not use up the rounds a payload is wanted in."""
+
+RETRY_FIRST_S, RETRY_MAX_S = 0.05, 2.0
+"""Pause after every holder failed: short at first, since a payload counts for one round only."""
+
+IN_THREAD_BYTES = 1 << 20
+"""Hashing this much takes a millisecond; longer content goes to a thread, off the loop."""
+
+
+async def sha256(raw: bytes) -> bytes:
+    """The hash, without keeping the loop from its other work."""
+    if len(raw) > IN_THREAD_BYTES:
+        return (await asyncio.to_thread(hashlib.sha256, raw)).digest()
+    return hashlib.sha256(raw).digest()
+
+
+class Puller:
+    """Asks those who should hold something, then everybody else."""
+
+    def __init__(self, mesh: Mesh, clock: Clock) -> None:
+        self._mesh = mesh
+        self._clock = clock
+        self._payloads = asyncio.Semaphore(PULLS_MAX)
+
+    async def ask(
+        self, holder: bytes, request: BlobRequest, bytes_max: int, timeout_s: float = TIMEOUT_S
+    ) -> bytes | None:
+        """One holder's answer, or None where it has none."""
+        try:
+            return await self._mesh.request(
+                holder, request, bytes_max=bytes_max, timeout_s=timeout_s
+            )
+        except (Unreachable, NotHeld):
+            return None
+
+    async def pull_payload(self, effect: PullPayload, wanted: Callable[[], bool]) -> bytes | None:
+        """Ask holders in turn until one gives these very bytes; None once nobody wants them."""
+        request = BlobRequest(Blob.PAYLOAD, effect.payload_hash)
+        pause_s = RETRY_FIRST_S
+        while wanted():
+            for holder in self.holders(effect.holders):
+                async with self._payloads:
+                    raw = await self.ask(holder, request, effect.payload_bytes)
+                if raw is not None and await sha256(raw) == effect.payload_hash:
+                    return raw
+            await self._clock.sleep_until_ms(self._clock.now_ms() + int(pause_s * 1000))
+            pause_s = min(2 * pause_s, RETRY_MAX_S)
+        return None
+
+    async def pull_headers(
+        self, effect: PullHeaders
+    ) -> AsyncIterator[tuple[tuple[bytes, ...], bytes]]:
+        """(headers, holder) of every holder in turn that has any."""
+        for holder in self.holders(effect.holders):
+            answers = await asyncio.gather(
+                *(
+                    self.ask(holder, BlobRequest(Blob.HEADER, name), HEADER_BYTES_MAX)
+                    for name in effect.hashes
+                )
+            )
+            raws = tuple(raw for raw in answers if raw is not None)
+            if raws:
+                yield raws, holder
+
+    async def pull_records(self, effect: PullRecords) -> AsyncIterator[tuple[bytes, bytes]]:
+        """(answer to RECORDS, holder) of every holder in turn that has the record."""
+        request = BlobRequest(Blob.RECORDS, effect.record, RECORDS_PER_REPLY_MAX)
+        for holder in self.holders(effect.holders):
+            raw = await self.ask(holder, request, RECORDS_REPLY_BYTES_MAX)
+            if raw is not None:
+                yield raw, holder
+
+    def holders(self, first: Iterable[bytes] = ()) -> list[bytes]:
+        """Those named, then whoever else is connected: by hash, anybody's copy will do."""
+        connected = [view.peer for view in self._mesh.peers()]
+        return [peer for peer in dict.fromkeys((*first, *connected)) if peer in connected]

@@ -1,0 +1,328 @@
+"""The round driver: carries out what the round machine asks for, and tells it what came of it.
+
+`demo_protocol.round.Round` decides; this file only does. Every effect is either done at once,
+put into the outbox (what must be written down before it is sent, in order), or a task of the
+group that the daemon owns.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+
+from demo_node.history import History
+from demo_node.ports import (
+    ApplyOrder,
+    Clock,
+    Learner,
+    LearnerLost,
+    Mesh,
+    RoundStore,
+    Topic,
+    TrainOrder,
+)
+from demo_node.pull import Puller, sha256
+from demo_node.views import RoundObserver
+from demo_protocol.answers import decode_records, encode_bundle
+from demo_protocol.errors import Ignore, Reject
+from demo_protocol.events import (
+    Announce,
+    Apply,
+    DigestAccused,
+    Effect,
+    Event,
+    ForgetStates,
+    GossipReceived,
+    HeadChanged,
+    HeadersFetched,
+    KeepRecord,
+    PayloadHeld,
+    Persist,
+    PullHeaders,
+    PullPayload,
+    PullRecords,
+    RecordsFetched,
+    Release,
+    Restore,
+    Resync,
+    RoundEnded,
+    StateApplied,
+    StatesLost,
+    Tick,
+    Train,
+    TrainingDone,
+)
+from demo_protocol.identity import Kind
+from demo_protocol.payload import decode_payload
+from demo_protocol.round import Round, make_bundle
+
+TOPICS = {
+    Kind.HEADER: Topic.HEADERS,
+    Kind.PROPOSAL: Topic.PROPOSALS,
+    Kind.MEMBERSHIP: Topic.MEMBERSHIP,
+}
+KINDS = {topic: kind for kind, topic in TOPICS.items()}
+
+
+class RoundDriver:
+    """Runs one node's round machine against the outside world."""
+
+    def __init__(
+        self,
+        machine: Round,
+        *,
+        clock: Clock,
+        mesh: Mesh,
+        learner: Learner,
+        store: RoundStore,
+        observer: RoundObserver,
+        group: asyncio.TaskGroup,
+        resync: Callable[[bytes], Coroutine[None, None, tuple[bytes, bytes]]],
+    ) -> None:
+        """`resync(target)` loads a state that `target` descends from: (its record, its digest)."""
+        self.machine = machine
+        self.view = machine.view
+        self.clock = clock
+        self.mesh = mesh
+        self.learner = learner
+        self.store = store
+        self.observer = observer
+        self.group = group
+        self.resync = resync
+        self.history = History(self.view.manifest, observer)
+        self.puller = Puller(mesh, clock)
+        self._outbox: asyncio.Queue[Persist | Announce] = asyncio.Queue()
+        self._pulling: set[bytes] = set()
+        self._head_changed = asyncio.Event()
+
+    # --- what happens ----------------------------------------------------------------------------
+
+    def post(self, event: Event) -> None:
+        """Tell the machine and start what it asks for. Call it on the loop only."""
+        for effect in self.machine.step(event):
+            self._perform(effect)
+
+    def on_gossip(self, topic: Topic, sender: bytes, message: bytes) -> bool:
+        """The one place where Ignore and Reject of gossip end. True: forward it."""
+        try:
+            self.post(GossipReceived(self.clock.now_ms(), KINDS[topic], message, sender))
+        except Ignore:
+            self.observer.on_message(topic, "ignored")
+            return False
+        except Reject as error:
+            self.observer.on_message(topic, "rejected")
+            self.observer.on_event("message.rejected", topic=str(topic), reason=str(error))
+            return False
+        self.observer.on_message(topic, "accepted")
+        return True
+
+    async def run_clock(self) -> None:
+        """Tick the machine at every boundary, for ever."""
+        while True:
+            now_ms = self.clock.now_ms()
+            self.post(Tick(now_ms))
+            await self.clock.sleep_until_ms(self.machine.next_wake_ms(now_ms))
+
+    async def run_outbox(self) -> None:
+        """Send what is signed, in order; what must be on disk first is (rule 10)."""
+        while True:
+            effect = await self._outbox.get()
+            match effect:
+                case Persist(kind, round_, hash_, raw):
+                    await self.store.persist_signed(kind, round_, hash_, raw)
+                case Announce(kind, raw):
+                    await self.mesh.publish(TOPICS[kind], raw)
+
+    def leave(self) -> None:
+        """Announce that this node leaves the run."""
+        for effect in self.machine.leave():
+            self._perform(effect)
+
+    async def wait_for_head_change(self) -> None:
+        """Return when the head has changed after this call."""
+        self._head_changed.clear()
+        await self._head_changed.wait()
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case Persist() | Announce():
+                self._outbox.put_nowait(effect)
+            case PullPayload():
+                if effect.payload_hash not in self._pulling:
+                    self._pulling.add(effect.payload_hash)
+                    self._start(self._pull_payload(effect))
+            case PullHeaders():
+                self._start(self._pull_headers(effect))
+            case PullRecords():
+                self._start(self.pull_records(effect))
+            case Train():
+                self._start(self._train(effect))
+            case Apply():
+                self._start(self._apply(effect))
+            case Resync(target):
+                self._start(self._recover(target))
+            case KeepRecord(record):
+                self._start(self._keep_record(record))
+            case HeadChanged():
+                self._on_head_changed(effect)
+            case ForgetStates(records):
+                self._start(self._unless_lost(self.learner.forget(records)))
+            case Release(round_):
+                self._start(self._unless_lost(self.learner.release(round_)))
+            case Restore(round_):
+                self._start(self._unless_lost(self.learner.restore(round_)))
+            case DigestAccused(peer, base):
+                self.observer.on_event("digest.differed", author=peer.hex(), base=base.hex())
+            case RoundEnded(round_):
+                self.history.on_round_ended(round_, self.view, self.mesh.counters())
+                self._start(self._forget_payloads(round_))
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        self.group.create_task(work)
+
+    def _on_head_changed(self, effect: HeadChanged) -> None:
+        self.history.on_head_changed(effect, self.view, self.clock.now_ms())
+        self._head_changed.set()
+        self.observer.on_event(
+            "head.changed",
+            head=effect.head.hex(),
+            height=self.view.head_state.height,
+            digest=self.view.digests[effect.head].hex(),
+            rolled_back=effect.rolled_back,
+        )
+
+    # --- the trainer -----------------------------------------------------------------------------
+
+    async def _train(self, effect: Train) -> None:
+        order = TrainOrder(
+            round=effect.round,
+            base=effect.base,
+            deadline_ms=effect.deadline_ms,
+            sample_first=effect.sample_first,
+            sample_count=effect.sample_count,
+            probation_key=effect.probation_key,
+        )
+        try:
+            trained = await self.learner.train(order)
+        except LearnerLost:
+            await self._recover(self.view.head)
+            return
+        payload_hash = b""
+        if trained.k:
+            payload_hash = await sha256(trained.payload)
+            await self.store.keep_payload(trained.round, payload_hash, trained.payload)
+        self.history.on_trained(trained)
+        self.post(
+            TrainingDone(
+                now_ms=self.clock.now_ms(),
+                round=trained.round,
+                base=trained.base,
+                payload_hash=payload_hash,
+                payload_bytes=len(trained.payload),
+                k=trained.k,
+                samples=trained.samples,
+                loss_micronats=trained.loss_micronats,
+            )
+        )
+
+    async def _apply(self, effect: Apply) -> None:
+        payloads = [await self.store.read_payload(h) for h in effect.payload_hashes]
+        if None in payloads:  # the window has moved on, or the disk lost it: start from a snapshot
+            await self._recover(effect.record)
+            return
+        order = ApplyOrder(
+            record=effect.record,
+            parent=effect.parent,
+            round=effect.round,
+            payloads=tuple(p for p in payloads if p is not None),
+        )
+        begin_ms = self.clock.now_ms()
+        try:
+            digest = await self.learner.apply(order)
+        except LearnerLost:
+            await self._recover(effect.record)
+            return
+        now_ms = self.clock.now_ms()
+        self.observer.on_op("apply", (now_ms - begin_ms) / 1000)
+        if self.machine.applying == effect.record:
+            self.post(StateApplied(now_ms, effect.record, digest))
+
+    async def _recover(self, target: bytes) -> None:
+        """The states are gone, with the trainer or out of reach: begin again from a snapshot."""
+        self.observer.on_event("states.lost", target=target.hex())
+        while True:
+            try:
+                record, digest = await self.resync(target)
+            except LearnerLost:
+                continue  # it died again; its supervisor paces the restarts
+            self.post(StatesLost(self.clock.now_ms(), record, digest))
+            return
+
+    async def _unless_lost(self, work: Coroutine[None, None, None]) -> None:
+        try:
+            await work
+        except LearnerLost:
+            return  # what it was to forget is gone with it
+
+    # --- the store -------------------------------------------------------------------------------
+
+    async def _keep_record(self, record: bytes) -> None:
+        if record in self.view.chain:
+            step = self.view.chain[record]
+            raw = encode_bundle(make_bundle(step))
+            await self.store.keep_record(record, step.parent, step.round, raw)
+
+    async def _forget_payloads(self, round_: int) -> None:
+        window = self.view.manifest.agreement.payload_window_rounds
+        await self.store.forget_payloads_before(round_ - window)
+
+    # --- pulling ---------------------------------------------------------------------------------
+
+    async def _pull_payload(self, effect: PullPayload) -> None:
+        try:
+            raw = await self.store.read_payload(effect.payload_hash)
+            if raw is None:
+                begin_ms = self.clock.now_ms()
+                raw = await self.puller.pull_payload(effect, self._is_payload_wanted())
+                self.observer.on_op("pull", (self.clock.now_ms() - begin_ms) / 1000)
+            if raw is not None and self._is_payload_sound(raw):
+                await self.store.keep_payload(effect.round, effect.payload_hash, raw)
+                self.post(PayloadHeld(self.clock.now_ms(), effect.payload_hash))
+        finally:
+            self._pulling.discard(effect.payload_hash)
+
+    def _is_payload_wanted(self) -> Callable[[], bool]:
+        """Rule 16: keep fetching until L rounds later."""
+        last = self.view.round + self.view.manifest.agreement.late_rounds
+        return lambda: self.view.round <= last
+
+    def _is_payload_sound(self, raw: bytes) -> bool:
+        """Its author's bytes, but are they a payload? Every node answers alike."""
+        try:
+            decode_payload(raw, self.view.schema, self.view.manifest.learning.k)
+        except Reject as error:
+            self.observer.on_event("payload.rejected", reason=str(error))
+            return False
+        return True
+
+    async def _pull_headers(self, effect: PullHeaders) -> None:
+        async for raws, holder in self.puller.pull_headers(effect):
+            if self._post_fetched(HeadersFetched(self.clock.now_ms(), raws, holder)):
+                return
+
+    async def pull_records(self, effect: PullRecords) -> None:
+        """Get a record and its ancestors from the first holder that gives good ones."""
+        async for raw, holder in self.puller.pull_records(effect):
+            try:
+                bundles = decode_records(raw)
+            except Reject:
+                continue
+            if self._post_fetched(RecordsFetched(self.clock.now_ms(), bundles, holder)):
+                return
+
+    def _post_fetched(self, event: HeadersFetched | RecordsFetched) -> bool:
+        """The one place where Ignore and Reject of what was pulled end."""
+        try:
+            self.post(event)
+        except (Ignore, Reject) as error:
+            self.observer.on_event("answer.rejected", reason=str(error))
+            return False
+        return True

@@ -1,0 +1,111 @@
+"""A learner that models only what the protocol sees: times, payload bytes and digests.
+
+Its "parameters" are a hash chained over what was applied, so two nodes agree exactly when they
+applied the same payloads in the same order.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Sequence
+
+import numpy as np
+
+from demo_node.ports import ApplyOrder, Clock, Trained, TrainOrder
+from demo_protocol.errors import LocalFault
+from demo_protocol.limits import DIGEST_BYTES
+from demo_protocol.manifest import Manifest
+from demo_protocol.payload import Payload, encode_payload
+from demo_protocol.schema import compute_schema
+
+ENCODE_MS, APPLY_MS = 5, 5
+"""What encoding and applying take: `tiny` on a quiet core."""
+
+
+class ModelLearner:
+    """Implements ports.Learner without any learning."""
+
+    def __init__(self, manifest: Manifest, clock: Clock, name: bytes) -> None:
+        self._manifest = manifest
+        self._clock = clock
+        self._name = name
+        self._schema = compute_schema(manifest.model)
+        self.states: dict[bytes, bytes] = {}
+        self.restored: list[int] = []
+        self.released: list[int] = []
+
+    async def load(self, record: bytes, snapshot: bytes | None) -> bytes:
+        """State 0, or the digest that a snapshot carries."""
+        digest = _digest(b"state 0") if snapshot is None else snapshot
+        self.states[record] = digest
+        return digest
+
+    async def train(self, order: TrainOrder) -> Trained:
+        """Time passes until the boundary; then there is a payload only this node could send."""
+        if order.base not in self.states:
+            raise LocalFault("asked to train from a state that is not held")
+        begin_ms = self._clock.now_ms()
+        await self._clock.sleep_until_ms(order.deadline_ms)
+        await asyncio.sleep(ENCODE_MS / 1000)
+        payload = encode_payload(self._payload(order.round))
+        return Trained(
+            round=order.round,
+            base=order.base,
+            payload=payload,
+            k=self._manifest.learning.k,
+            samples=order.sample_count,
+            tokens=order.sample_count * self._manifest.model.context,
+            loss_micronats=1_000_000,
+            train_ms=order.deadline_ms - begin_ms,
+            encode_ms=ENCODE_MS,
+            steps=order.sample_count // self._manifest.learning.micro_batch,
+        )
+
+    async def apply(self, order: ApplyOrder) -> bytes:
+        """The state after a record: a hash of its parent's and of all payloads."""
+        if order.parent not in self.states:
+            raise LocalFault("asked to apply to a state that is not held")
+        await asyncio.sleep(APPLY_MS / 1000)
+        content = b"".join(hashlib.sha256(p).digest() for p in order.payloads)
+        digest = _digest(self.states[order.parent] + order.round.to_bytes(8, "big") + content)
+        self.states[order.record] = digest
+        return digest
+
+    async def forget(self, records: Sequence[bytes]) -> None:
+        """These states are not needed any more."""
+        for record in records:
+            self.states.pop(record, None)
+
+    async def restore(self, round_: int) -> None:
+        """Noted for the tests."""
+        self.restored.append(round_)
+
+    async def release(self, round_: int) -> None:
+        """Noted for the tests."""
+        self.released.append(round_)
+
+    async def snapshot(self, record: bytes) -> AsyncIterator[bytes]:
+        """A state is its digest."""
+        yield self.states[record]
+
+    async def evaluate(self, record: bytes) -> float:
+        """There is nothing to evaluate."""
+        return 0.0
+
+    async def generate(self, record: bytes, length: int) -> bytes:
+        """As good as any other text."""
+        return (self.states[record] * length)[:length]
+
+    def _payload(self, round_: int) -> Payload:
+        k, chunks = self._manifest.learning.k, self._schema.chunks
+        seed = hashlib.sha256(self._name + round_.to_bytes(8, "big")).digest()
+        first = int.from_bytes(seed[:2], "big") % (4096 - k)
+        return Payload(
+            k=k,
+            positions=np.tile(np.arange(first, first + k, dtype=np.uint16), (chunks, 1)),
+            negative=np.zeros((chunks, k), dtype=np.bool_),
+            scales=np.full(chunks, seed[2], dtype=np.uint8),
+        )
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()[:DIGEST_BYTES]

@@ -1,0 +1,33 @@
+"""Remembers what a node showed, for tests to look at."""
+
+from demo_node.views import Phase, RoundView, StatusView
+
+
+class SilentObserver:
+    """Implements views.RoundObserver."""
+
+    def __init__(self) -> None:
+        self.rounds: list[RoundView] = []
+        self.events: list[tuple[str, dict[str, object]]] = []
+        self.messages: dict[tuple[str, str], int] = {}
+
+    def on_phase(self, phase: Phase, seconds: float) -> None:
+        """Not of interest."""
+
+    def on_op(self, op: str, seconds: float) -> None:
+        """Not of interest."""
+
+    def on_round(self, view: RoundView) -> None:
+        """Keep it."""
+        self.rounds.append(view)
+
+    def on_status(self, view: StatusView) -> None:
+        """Not of interest."""
+
+    def on_message(self, topic: str, verdict: str) -> None:
+        """Count it."""
+        self.messages[topic, verdict] = self.messages.get((topic, verdict), 0) + 1
+
+    def on_event(self, name: str, **fields: object) -> None:
+        """Keep it."""
+        self.events.append((name, fields))

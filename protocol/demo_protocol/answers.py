@@ -1,0 +1,182 @@
+"""What peers answer when asked: parts of the chain, where a joiner may start, addresses.
+
+Every decoder raises Reject on bytes no honest peer would send.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from demo_protocol.errors import Reject
+from demo_protocol.events import Bundle
+from demo_protocol.identity import compute_key
+from demo_protocol.limits import (
+    ADDRESS_BYTES_MAX,
+    ADDRESSES_MAX,
+    CONTRIBUTIONS_MAX,
+    HASH_BYTES,
+    PEER_BYTES,
+    RECORDS_PER_REPLY_MAX,
+)
+from demo_protocol.pb import wire_pb2
+from demo_protocol.roster import SAMPLES_HISTORY, ChainState, Member
+
+AnyMessage = TypeVar("AnyMessage", bound=Message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadAnswer:
+    """Where a peer stands, and the newest snapshot it can give (empty hash: none)."""
+
+    head: bytes
+    round: int
+    snapshot_record: bytes
+    snapshot_hash: bytes
+    snapshot_bytes: int
+
+
+def encode_bundle(bundle: Bundle) -> bytes:
+    """One record with its headers, as the chain log keeps it."""
+    return wire_pb2.RecordBundle(
+        proposal=bundle.proposal, headers=bundle.headers
+    ).SerializeToString()
+
+
+def decode_bundle(raw: bytes) -> Bundle:
+    """Inverse of `encode_bundle`."""
+    return _bundle(_parse(wire_pb2.RecordBundle(), raw))
+
+
+def encode_records(bundles: Iterable[bytes]) -> bytes:
+    """Encoded bundles, oldest first, as one answer."""
+    records = wire_pb2.Records()
+    for raw in bundles:
+        records.records.add().ParseFromString(raw)
+    return records.SerializeToString()
+
+
+def decode_records(raw: bytes) -> tuple[Bundle, ...]:
+    """Bundles of an answer, oldest first."""
+    message = _parse(wire_pb2.Records(), raw)
+    if len(message.records) > RECORDS_PER_REPLY_MAX:
+        raise Reject("more records than an answer may hold")
+    return tuple(_bundle(record) for record in message.records)
+
+
+def encode_head(answer: HeadAnswer) -> bytes:
+    """Answer to HEAD."""
+    return wire_pb2.Head(
+        head=answer.head,
+        round=max(answer.round, 0),
+        snapshot_record=answer.snapshot_record,
+        snapshot_hash=answer.snapshot_hash,
+        snapshot_bytes=answer.snapshot_bytes,
+    ).SerializeToString()
+
+
+def decode_head(raw: bytes) -> HeadAnswer:
+    """Inverse of `encode_head`."""
+    message = _parse(wire_pb2.Head(), raw)
+    lengths = {len(message.snapshot_record), len(message.snapshot_hash)}
+    if len(message.head) != HASH_BYTES or lengths not in ({0}, {HASH_BYTES}):
+        raise Reject("a head answer with hashes of the wrong length")
+    return HeadAnswer(
+        head=message.head,
+        round=message.round,
+        snapshot_record=message.snapshot_record,
+        snapshot_hash=message.snapshot_hash,
+        snapshot_bytes=message.snapshot_bytes,
+    )
+
+
+def encode_peers(addresses: Iterable[str]) -> bytes:
+    """Answer to PEERS."""
+    return wire_pb2.Peers(addresses=list(addresses)[:ADDRESSES_MAX]).SerializeToString()
+
+
+def decode_peers(raw: bytes) -> tuple[str, ...]:
+    """Multiaddrs of an answer. They are only text: dialling them is the mesh's risk to judge."""
+    message = _parse(wire_pb2.Peers(), raw)
+    if len(message.addresses) > ADDRESSES_MAX:
+        raise Reject("more addresses than an answer may hold")
+    if any(len(address) > ADDRESS_BYTES_MAX for address in message.addresses):
+        raise Reject("an address of impossible length")
+    return tuple(message.addresses)
+
+
+def encode_chain_state(state: ChainState) -> bytes:
+    """The chain's state at a record, for a snapshot."""
+    message = wire_pb2.ChainState(
+        record=state.record,
+        parent=state.parent,
+        round=state.round,
+        height=state.height,
+        cursor=state.cursor,
+    )
+    for member in state.known.values():
+        message.members.add(
+            peer=member.peer,
+            admitted_by=member.admitted_by,
+            since_round=member.since_round,
+            credited_round=member.credited_round,
+            included=member.included,
+            left=member.left,
+            samples=member.samples,
+            member_round=member.member_round,
+        )
+    for round_, peer in sorted(state.credits):
+        message.credits.add(round=round_, peer=peer)
+    return message.SerializeToString()
+
+
+def decode_chain_state(raw: bytes) -> ChainState:
+    """Inverse of `encode_chain_state`."""
+    message = _parse(wire_pb2.ChainState(), raw)
+    known = [_member(m) for m in message.members]
+    if len(message.record) != HASH_BYTES or len({m.peer for m in known}) != len(known):
+        raise Reject("a chain state without its record, or with a peer twice")
+    if any(len(c.peer) != PEER_BYTES for c in message.credits):
+        raise Reject("a credit without its peer")
+    return ChainState(
+        record=message.record,
+        parent=message.parent,
+        round=message.round,
+        height=message.height,
+        cursor=message.cursor,
+        known={m.peer: m for m in known},
+        credits=frozenset((c.round, c.peer) for c in message.credits),
+    )
+
+
+def _member(message: wire_pb2.ChainState.Member) -> Member:
+    if len(message.peer) != PEER_BYTES or len(message.admitted_by) not in (0, HASH_BYTES):
+        raise Reject("a member without its key")
+    if len(message.samples) > SAMPLES_HISTORY:
+        raise Reject("a member with too long a history")
+    return Member(
+        peer=message.peer,
+        key=compute_key(message.admitted_by, message.peer),
+        admitted_by=message.admitted_by,
+        since_round=message.since_round,
+        credited_round=message.credited_round,
+        included=message.included,
+        left=message.left,
+        samples=tuple(message.samples),
+        member_round=message.member_round,
+    )
+
+
+def _bundle(message: wire_pb2.RecordBundle) -> Bundle:
+    if len(message.headers) > CONTRIBUTIONS_MAX:
+        raise Reject("a record with more headers than a proposal may list")
+    return Bundle(message.proposal, tuple(message.headers))
+
+
+def _parse(message: AnyMessage, raw: bytes) -> AnyMessage:
+    try:
+        message.ParseFromString(raw)
+    except DecodeError:
+        raise Reject("not a protobuf message of this kind") from None
+    return message
