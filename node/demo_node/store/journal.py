@@ -43,6 +43,7 @@ class Journal:
         self._header = header
         self._lock = Lock()  # appends may come from several threads
         self._size = 0
+        self._synced = -1
         self._torn = False
         self._file: Appender | None = None
 
@@ -75,7 +76,9 @@ class Journal:
     def sync(self) -> None:
         """Return when every entry is on the device (fsync)."""
         with self._lock:
-            self._writable().sync()
+            if self._synced != self._size:
+                self._writable().sync()
+                self._synced = self._size
 
     def read(self, position: int) -> bytes | None:
         """The payload at `position`; None when it is damaged by now."""
@@ -93,7 +96,7 @@ class Journal:
             self._file = None
             content = _encode_file(self._header, payloads)
             write_atomic(self._disk, self.path, content)
-            self._size = self._disk.size(self.path)
+            self._size = self._synced = self._disk.size(self.path)
             self._file = self._disk.append(self.path)
 
     def close(self) -> None:

@@ -1,0 +1,109 @@
+"""What this node has signed, on disk before it is sent (rule 10).
+
+After a restart a node says the same bytes again for a round, or nothing: without this file a crash
+between two messages would make it an equivocator.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Lock
+from typing import Final
+
+from demo_node.store.disk import Disk
+from demo_node.store.journal import Journal
+from demo_protocol.errors import LocalFault
+
+KEPT_ROUNDS: Final = 64
+"""No peer takes a message that old: late_rounds is at most 64."""
+
+_STALE_MAX: Final = 256
+"""Old entries in the file before it is rewritten without them."""
+
+_ROUND_BYTES: Final = 8
+
+_FLOOR: Final = ""
+"""Kind of the entry that says up to which round messages were forgotten."""
+
+
+class SignedLog:
+    """Remembers what was signed, by kind and round.
+
+    `cut_bytes` of the file were not trusted when it was opened. Where that is not zero, the log
+    may have forgotten: sign nothing for the round in which it was opened, nor an earlier one.
+    """
+
+    def __init__(self, disk: Disk, path: Path, run_id: bytes) -> None:
+        """Read the log, cutting a torn tail. May fsync. Raises ConfigError for another run's."""
+        self.floor = -1
+        self._held: dict[tuple[str, int], bytes] = {}
+        self._newest = -1
+        self._stale = 0
+        self._lock = Lock()
+        self._journal = Journal.open(disk, path, "signed", run_id, self._restore)
+        self.cut_bytes = self._journal.cut_bytes
+
+    def get(self, kind: str, round_: int) -> bytes | None:
+        """What was signed, exactly as it was sent; None when nothing was. No I/O."""
+        return self._held.get((kind, round_))
+
+    def newest(self, kind: str) -> int:
+        """The last round for which `kind` was signed, or may have been; -1 for none."""
+        return max([self.floor, *(round_ for held, round_ in self._held if held == kind)])
+
+    def put(self, kind: str, round_: int, raw: bytes) -> None:
+        """Return when `raw` is on the device (fsync): only then send it. Call it in a thread.
+
+        Raises LocalFault when something else was signed for this kind and round, or may have been:
+        rounds up to `floor` were forgotten.
+        """
+        with self._lock:
+            known = self._held.get((kind, round_))
+            if known == raw:
+                return
+            if known is not None or round_ <= self.floor:
+                raise LocalFault(f"a second {kind} for round {round_} was about to be signed")
+            self._journal.append(_encode(kind, round_, raw))
+            self._journal.sync()
+            self._remember(kind, round_, raw)
+            if self._stale >= _STALE_MAX:
+                self._compact()
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._journal.close()
+
+    def _restore(self, position: int, payload: bytes) -> None:
+        kind, round_, raw = _decode(payload)
+        if kind == _FLOOR:
+            self.floor = round_
+        else:
+            # Two for one round: the first could not be synced, so it was never sent.
+            self._remember(kind, round_, raw)
+
+    def _remember(self, kind: str, round_: int, raw: bytes) -> None:
+        self._held[kind, round_] = raw
+        self._newest = max(self._newest, round_)
+        self._stale = sum(r <= self._newest - KEPT_ROUNDS for _, r in self._held)
+
+    def _compact(self) -> None:
+        oldest = self._newest - KEPT_ROUNDS + 1
+        self.floor = max([self.floor, *(r for _, r in self._held if r < oldest)])
+        self._held = {key: raw for key, raw in self._held.items() if key[1] >= oldest}
+        self._stale = 0
+        self._journal.rewrite(self._entries())
+
+    def _entries(self) -> Iterator[bytes]:
+        yield _encode(_FLOOR, self.floor, b"")
+        for (kind, round_), raw in self._held.items():
+            yield _encode(kind, round_, raw)
+
+
+def _encode(kind: str, round_: int, raw: bytes) -> bytes:
+    name = kind.encode()
+    return bytes([len(name)]) + name + round_.to_bytes(_ROUND_BYTES, "big", signed=True) + raw
+
+
+def _decode(payload: bytes) -> tuple[str, int, bytes]:
+    start = 1 + payload[0]
+    round_ = int.from_bytes(payload[start : start + _ROUND_BYTES], "big", signed=True)
+    return payload[1:start].decode(), round_, payload[start + _ROUND_BYTES :]
