@@ -1,0 +1,108 @@
+"""Payload bytes by hash, one file each, for as many rounds as the payload window has.
+
+`payloads/<round>/<sha256>`. Writes are not synced: a payload lost in a power cut can be pulled
+again, and one that changed on disk is dropped when it is next read.
+"""
+
+import hashlib
+import re
+from collections import OrderedDict
+from pathlib import Path
+from threading import Lock
+from typing import Final
+
+from demo_node.store.atomic import write_atomic
+from demo_node.store.disk import Disk
+
+MEMORY_BYTES: Final = 64 << 20
+"""Recent payloads held in memory: most are read by several peers within one round."""
+
+_NAME: Final = re.compile(r"[0-9a-f]{64}")
+_ROUND: Final = re.compile(r"\d{1,18}")
+
+
+class PayloadStore:
+    """Payloads of the last rounds. Every method may be called from any thread."""
+
+    def __init__(self, disk: Disk, folder: Path, *, memory_bytes: int = MEMORY_BYTES) -> None:
+        """List what is held; reads no payload."""
+        self._disk = disk
+        self._folder = folder
+        self._memory_bytes = memory_bytes
+        self._lock = Lock()
+        self._rounds: dict[bytes, int] = {}
+        self._recent: OrderedDict[bytes, bytes] = OrderedDict()
+        self._recent_bytes = 0
+        for round_ in self._list_rounds():
+            names = filter(_NAME.fullmatch, disk.names(folder / str(round_)))
+            self._rounds.update((bytes.fromhex(name), round_) for name in names)
+
+    def __contains__(self, payload_hash: object) -> bool:
+        """Whether the payload was stored; `get` may still find it damaged. No I/O."""
+        return payload_hash in self._rounds
+
+    def put(self, round_: int, raw: bytes) -> bytes:
+        """Keep a payload of `round_`; returns its SHA-256. Hashes and writes; does not sync."""
+        payload_hash = hashlib.sha256(raw).digest()
+        if self._rounds.get(payload_hash, -1) < round_:
+            self._disk.make_folder(self._folder / str(round_))
+            write_atomic(self._disk, self._compute_path(round_, payload_hash), raw, durable=False)
+            with self._lock:
+                self._rounds[payload_hash] = round_
+        self._keep_recent(payload_hash, raw)
+        return payload_hash
+
+    def get(self, payload_hash: bytes) -> bytes | None:
+        """The payload with this hash, and no other bytes; None when lost, damaged or dropped."""
+        with self._lock:
+            raw = self._recent.get(payload_hash)
+            if raw is not None:
+                self._recent.move_to_end(payload_hash)
+                return raw
+            round_ = self._rounds.get(payload_hash)
+        if round_ is None:
+            return None
+        path = self._compute_path(round_, payload_hash)
+        try:
+            raw = self._disk.read(path)
+        except FileNotFoundError:
+            raw = b""
+        if hashlib.sha256(raw).digest() != payload_hash:
+            self._disk.unlink(path)
+            with self._lock:
+                self._rounds.pop(payload_hash, None)
+            return None
+        self._keep_recent(payload_hash, raw)
+        return raw
+
+    def drop_before(self, round_: int) -> None:
+        """Forget the payloads of rounds before `round_`."""
+        with self._lock:
+            gone = [h for h, held in self._rounds.items() if held < round_]
+            for payload_hash in gone:
+                del self._rounds[payload_hash]
+                self._recent_bytes -= len(self._recent.pop(payload_hash, b""))
+        for old in self._list_rounds():
+            if old < round_:
+                folder = self._folder / str(old)
+                for name in self._disk.names(folder):
+                    self._disk.unlink(folder / name)
+                self._disk.remove_folder(folder)
+
+    def _keep_recent(self, payload_hash: bytes, raw: bytes) -> None:
+        with self._lock:
+            if payload_hash in self._recent or payload_hash not in self._rounds:
+                return
+            self._recent[payload_hash] = raw
+            self._recent_bytes += len(raw)
+            while self._recent_bytes > self._memory_bytes:
+                _, oldest = self._recent.popitem(last=False)
+                self._recent_bytes -= len(oldest)
+
+    def _list_rounds(self) -> list[int]:
+        return sorted(
+            int(name) for name in self._disk.names(self._folder) if _ROUND.fullmatch(name)
+        )
+
+    def _compute_path(self, round_: int, payload_hash: bytes) -> Path:
+        return self._folder / str(round_) / payload_hash.hex()
