@@ -8,6 +8,7 @@ goes on where the last one stopped.
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 from demo_node.store.atomic import write_atomic
 from demo_node.store.disk import Disk
@@ -102,15 +103,21 @@ class CorpusAssembler:
     """
 
     def __init__(self, disk: Disk, folder: Path, data: Data) -> None:
-        """Go on with what an earlier process collected."""
         self._disk = disk
         self._folder = folder
         self._data = data
         self._root = bytes.fromhex(data.root)
         self._leaves: tuple[bytes, ...] = ()
         self._held: dict[bytes, int] = {}  # leaf hash -> position in the journal
+        self._journal: Journal
+
+    @classmethod
+    def open(cls, disk: Disk, folder: Path, data: Data) -> Self:
+        """Go on with what an earlier process collected."""
+        assembler = cls(disk, folder, data)
         path = folder / f"{data.root}.part"
-        self._journal = Journal.open(disk, path, "corpus", self._root, self._restore)
+        assembler._journal = Journal.open(disk, path, "corpus", assembler._root, assembler._restore)
+        return assembler
 
     @property
     def leaf_count(self) -> int:
@@ -124,7 +131,6 @@ class CorpusAssembler:
         held = sum(leaf in self._held for leaf in self._leaves)
         return min(held * self._data.block_bytes, total)
 
-    @property
     def has_leaves(self) -> bool:
         """Whether the list of blocks is known."""
         return bool(self._leaves)

@@ -67,6 +67,19 @@ class SnapshotStore:
         self._folder = folder
         self._run_id = run_id
         self._keep = keep
+        self._verified: dict[bytes, Snapshot] = {}
+
+    @property
+    def latest(self) -> Snapshot | None:
+        """What this process saved, adopted or found intact last: of our chain, even after a rollback.
+
+        No I/O.
+        """
+        return next(reversed(self._verified.values()), None)
+
+    def find(self, sha256: bytes) -> Snapshot | None:
+        """A snapshot that is kept, by the hash of its file. No I/O."""
+        return self._verified.get(sha256)
 
     async def save(self, info: SnapshotInfo, tensors: AsyncIterator[bytes]) -> Snapshot:
         """Write a snapshot as its pieces come, then drop older ones. Writes in threads; fsyncs.
@@ -117,6 +130,7 @@ class SnapshotStore:
                 reasons.append(f"snapshot {name} was skipped: {error}")
                 continue
             if accept(snapshot.info):
+                self._verified[snapshot.sha256] = snapshot
                 return snapshot, tuple(reasons)
         return None, tuple(reasons)
 
@@ -134,8 +148,10 @@ class SnapshotStore:
         file.sync()  # the checksum must not outlive a power cut that the tensors do not
         write_atomic(self._disk, _checksum_path(path), line.encode())
         file.commit()
+        snapshot = Snapshot(info=info, path=path, sha256=sha256, file_bytes=file.size)
+        self._verified[sha256] = snapshot
         self._prune(saved=path.name)
-        return Snapshot(info=info, path=path, sha256=sha256, file_bytes=file.size)
+        return snapshot
 
     def _prune(self, *, saved: str) -> None:
         """Keep the newest, and what was just saved: after a rollback others may be newer."""
@@ -143,6 +159,7 @@ class SnapshotStore:
         for name in others[self._keep - 1 :]:
             self._disk.unlink(self._folder / name)
         kept = {saved, *others[: self._keep - 1]}
+        self._verified = {h: s for h, s in self._verified.items() if s.path.name in kept}
         for name in self._disk.names(self._folder):
             if name.endswith(".sha256") and name.removesuffix(".sha256") not in kept:
                 self._disk.unlink(self._folder / name)

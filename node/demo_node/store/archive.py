@@ -1,0 +1,54 @@
+"""What a node gives to joiners: `ports.Archive` over its snapshots, corpus and address book."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from demo_node.ports import SnapshotFile
+from demo_node.store.addresses import AddressBook
+from demo_node.store.corpus import Corpus
+from demo_node.store.snapshots import SnapshotStore
+from demo_protocol.limits import ADDRESSES_MAX
+
+
+class FileArchive:
+    """Implements `ports.Archive`. `own` gives the multiaddrs this node listens on."""
+
+    def __init__(
+        self,
+        snapshots: SnapshotStore,
+        corpus: Corpus,
+        book: AddressBook,
+        own: Callable[[], Sequence[str]],
+    ) -> None:
+        self._snapshots = snapshots
+        self._corpus = corpus
+        self._book = book
+        self._own = own
+
+    def newest_snapshot(self) -> SnapshotFile | None:
+        """The newest snapshot that this process wrote or found intact. No I/O."""
+        held = self._snapshots.latest
+        if held is None:
+            return None
+        return SnapshotFile(
+            record=held.info.record,
+            round=held.info.round,
+            hash=held.sha256,
+            size=held.file_bytes,
+            path=str(held.path),
+        )
+
+    async def read_snapshot(self, hash_: bytes) -> bytes | None:
+        """A whole snapshot file; None when it is not kept (any more)."""
+        snapshot = self._snapshots.find(hash_)
+        if snapshot is None:
+            return None
+        return await asyncio.to_thread(self._snapshots.read, snapshot)
+
+    async def read_corpus(self, hash_: bytes) -> bytes | None:
+        """For the corpus root the list of its leaf hashes, for a leaf hash the block."""
+        return self._corpus.get(hash_)
+
+    def addresses(self) -> Sequence[str]:
+        """Our own, then those of peers, the most recently seen first."""
+        return list(dict.fromkeys([*self._own(), *self._book.newest()]))[:ADDRESSES_MAX]
