@@ -39,7 +39,7 @@ def test_an_unknown_key_is_an_error_with_a_suggestion(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"unknown key 'pears'; did you mean 'peers'\?") as caught:
         resolve(tmp_path, "pears = []")
     assert caught.value.exit_code == 78
-    with pytest.raises(ConfigError, match="unknown key 'qqq'$"):
+    with pytest.raises(ConfigError, match=r"unknown key 'qqq'$"):
         resolve(tmp_path, "qqq = 1")
     with pytest.raises(ConfigError, match="unknown key 'datadir'"):
         resolve(tmp_path, 'datadir = "/x"')
@@ -71,9 +71,9 @@ def test_a_bad_value_names_its_key(tmp_path: Path, toml: str, message: str) -> N
 
 
 def test_a_bad_value_names_its_source(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="^DEMO_NODE_THREADS: 'two' is not a whole number"):
+    with pytest.raises(ConfigError, match=r"^DEMO_NODE_THREADS: 'two' is not a whole number"):
         resolve_config({"datadir": tmp_path}, {"DEMO_NODE_THREADS": "two"})
-    with pytest.raises(ConfigError, match="^--run-id: a run id has"):
+    with pytest.raises(ConfigError, match=r"^--run-id: a run id has"):
         resolve(tmp_path, run_id="3f9c")
 
 

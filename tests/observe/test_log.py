@@ -52,11 +52,10 @@ def test_a_state_is_told_when_it_changes() -> None:
 def test_levels_filter() -> None:
     out = io.StringIO()
     observer = LogObserver(configure_log("json", "warning", out))
-    observer.on_message("headers", "accepted")
     observer.on_message("headers", "rejected")
     observer.on_event("peer.joined", peer="a")
-    observer.on_event("trainer.lost", warning=True, exit_code=-9)
-    assert [line["event"] for line in lines(out)] == ["message.judged", "trainer.lost"]
+    observer.on_event("trainer.lost", exit_code=-9)
+    assert [line["event"] for line in lines(out)] == ["trainer.lost"]
 
 
 def test_what_libraries_log_has_the_same_form() -> None:

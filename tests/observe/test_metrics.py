@@ -36,15 +36,15 @@ def test_names_follow_the_rules() -> None:
 
 def test_rounds_are_counted_once() -> None:
     metrics = Metrics()
-    metrics.on_round(round_view())
-    metrics.on_round(round_view(outcome=Outcome.FORKED))
+    metrics.on_round(round_view(5))
+    metrics.on_round(round_view(6, outcome=Outcome.FORKED, included=False))
     metrics.on_round(round_view(7, outcome=Outcome.SKIPPED, included=False))
     series = exposition(metrics)
     assert series['demo_rounds_total{outcome="recorded"}'] == 1
     assert series['demo_rounds_total{outcome="forked"}'] == 1
     assert series["demo_round_latency_seconds_count"] == 1
     assert series["demo_round_latency_seconds_sum"] == 2.6
-    assert series["demo_train_tokens_total"] == 2 * 4_096
+    assert series["demo_train_tokens_total"] == 3 * 4_096
     assert series["demo_rounds_included_total"] == 1
     assert series["demo_round_participants"] == 4
 

@@ -192,8 +192,6 @@ class Metrics:
         """A round has ended for this node."""
         counters = self._counters
         counters["demo_rounds_total"].labels(view.outcome).inc()
-        if view.outcome is Outcome.FORKED:
-            return  # its work was counted when its record was applied
         counters["demo_train_tokens_total"].inc(view.tokens)
         counters["demo_train_samples_total"].inc(view.samples)
         counters["demo_train_steps_total"].inc(view.steps)

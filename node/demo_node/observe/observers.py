@@ -2,10 +2,15 @@
 
 import math
 from collections.abc import Sequence
+from typing import Final
 
 import structlog
 
 from demo_node.views import NodeState, Outcome, Phase, RoundObserver, RoundView, StatusView
+
+
+WARNING_ENDINGS: Final = (".rejected", ".lost", ".differed", ".failed", ".refused")
+"""Events that an operator should look at end like this."""
 
 
 class LogObserver:
@@ -49,13 +54,12 @@ class LogObserver:
             )
 
     def on_message(self, topic: str, verdict: str) -> None:
-        """A line for debugging; a warning for what no honest peer sends."""
-        report = self._log.warning if verdict == "rejected" else self._log.debug
-        report("message.judged", topic=topic, verdict=verdict)
+        """A line for debugging."""
+        self._log.debug("message.judged", topic=topic, verdict=verdict)
 
     def on_event(self, name: str, **fields: object) -> None:
-        """One line: a warning if a field `warning` says so."""
-        report = self._log.warning if fields.pop("warning", False) else self._log.info
+        """One line; a warning for what does not happen in a healthy swarm."""
+        report = self._log.warning if name.endswith(WARNING_ENDINGS) else self._log.info
         report(name, **fields)
 
 
