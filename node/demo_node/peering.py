@@ -2,10 +2,11 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
-from demo_node.mesh.peer_id import decode_address
+from demo_node.mesh.addresses import decode_address
 from demo_node.ports import Blob, BlobRequest, Clock, Mesh, NotHeld, Unreachable
+from demo_node.store.addresses import AddressBook
 from demo_protocol.answers import decode_peers
 from demo_protocol.errors import Reject
 from demo_protocol.limits import PEERS_REPLY_BYTES_MAX
@@ -24,6 +25,9 @@ BACKOFF_FIRST_S, BACKOFF_MAX_S = 1.0, 60.0
 
 ASK_TIMEOUT_S = 5.0
 
+KNOWN_MAX = 1024
+"""Addresses considered; peers could name others for ever."""
+
 
 class Peering:
     """Keeps this node connected."""
@@ -34,21 +38,17 @@ class Peering:
         clock: Clock,
         *,
         named: Iterable[str],
-        remembered: Iterable[str],
-        remember: Callable[[str], None],
+        book: AddressBook,
     ) -> None:
+        """`named` are the operator's, already checked; `book` has those of earlier days."""
         self._mesh = mesh
         self._clock = clock
-        self._named = set(named)
-        self._known = {*named, *remembered}
-        self._remember = remember
+        self._named = tuple(named)
+        self._book = book
+        self._known = {*self._named, *book.newest()}
         self._asked: set[bytes] = set()
         self._not_before_ms: dict[str, int] = {}
         self._failures: dict[str, int] = {}
-
-    def addresses(self) -> list[str]:
-        """Our own addresses, then those we know, for others to dial."""
-        return [*self._mesh.addresses(), *sorted(self._known)]
 
     async def run(self) -> None:
         """Dial and ask around, for ever."""
@@ -75,9 +75,7 @@ class Peering:
             address
             for address in self._known
             if self._not_before_ms.get(address, 0) <= now_ms
-            and (peer := decode_address(address)) is not None
-            and peer not in connected
-            and peer != self._mesh.peer
+            and decode_address(address)[1] not in {*connected, self._mesh.peer}
         ]
         random.shuffle(due)
         await asyncio.gather(
@@ -94,7 +92,7 @@ class Peering:
             return None
         self._failures.pop(address, None)
         self._not_before_ms.pop(address, None)
-        self._remember(address)
+        self._book.add(address, self._clock.now_ms())
         return peer
 
     async def _ask_around(self) -> None:
@@ -113,7 +111,17 @@ class Peering:
                 bytes_max=PEERS_REPLY_BYTES_MAX,
                 timeout_s=ASK_TIMEOUT_S,
             )
-            self._known.update(decode_peers(raw))
+            for address in decode_peers(raw):
+                self._learn(address)
         except (Unreachable, NotHeld, Reject):
             return  # not taking part yet, or no help
         self._asked.add(peer)
+
+    def _learn(self, address: str) -> None:
+        """An address is only text from a stranger until somebody answers there with its key."""
+        try:
+            decode_address(address)
+        except ValueError:
+            return
+        if len(self._known) < KNOWN_MAX:
+            self._known.add(address)

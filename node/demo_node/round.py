@@ -130,6 +130,11 @@ class RoundDriver:
                     await self.store.persist_signed(kind, round_, hash_, raw)
                 case Announce(kind, raw):
                     await self.mesh.publish(TOPICS[kind], raw)
+            self._outbox.task_done()
+
+    async def flush(self) -> None:
+        """Return when all that was to be sent is."""
+        await self._outbox.join()
 
     def leave(self) -> None:
         """Announce that this node leaves the run."""

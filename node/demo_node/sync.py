@@ -149,11 +149,13 @@ async def fetch_heads(puller: Puller) -> list[tuple[bytes, HeadAnswer]]:
 async def choose_start(
     own: Start, manifest: Manifest, snapshots: SnapshotStore, puller: Puller, say: Say
 ) -> Start:
-    """Our own snapshot where the others' payloads still reach back to it, else the newest of theirs."""
+    """Our own start where the others' payloads still reach back to it, else their snapshot."""
     heads = await fetch_heads(puller)
-    window = manifest.agreement.payload_window_rounds // 2
+    agreement = manifest.agreement
+    # Replaying a few records costs less than a snapshot; those of half the window are surely held.
+    reach = agreement.payload_window_rounds // 2 if own.snapshot else agreement.snapshot_every
     for holder, head in sorted(heads, key=lambda h: -h[1].round):
-        is_behind = head.round - own.state.round > min(window, manifest.agreement.snapshot_every)
+        is_behind = head.round - own.state.round > reach
         if not is_behind or not head.snapshot_hash or head.snapshot_bytes > BLOB_BYTES_MAX:
             continue
         say(f"fetching a snapshot ({head.snapshot_bytes / 1e6:.1f} MB)")

@@ -1,0 +1,158 @@
+"""Builds one node from its rooms and owns the one TaskGroup.
+
+In the order of a node's life: data folder, key, mesh and control service; then the manifest and
+the corpus; then trainer, chain and round machine; then rounds, until somebody asks it to stop.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import uvloop
+
+from demo_node.config import Config, split_host_port
+from demo_node.control.service import control_server
+from demo_node.mesh.addresses import decode_address, split_address
+from demo_node.mesh.libp2p import Libp2pMesh
+from demo_node.node import Node, NodeStopped, run_node
+from demo_node.observe.http import http_server
+from demo_node.observe.log import configure_log
+from demo_node.observe.loop_lag import watch_loop_lag
+from demo_node.observe.metrics import Metrics
+from demo_node.observe.observers import LogObserver, Observers
+from demo_node.operations import NodeOperations
+from demo_node.peering import Peering
+from demo_node.stopping import Stopping
+from demo_node.store.addresses import AddressBook
+from demo_node.store.datadir import DataDir, hold_lock, open_datadir
+from demo_node.store.disk import FileDisk
+from demo_node.store.key import NodeKey, create_key, generate_key, load_key
+from demo_node.system_clock import SystemClock
+from demo_node.trainer.forkserver import start_server
+from demo_node.views import NodeState
+from demo_protocol.errors import ConfigError
+
+STATUS_S = 0.5
+"""How often metrics and logs look at the node's status."""
+
+
+def run_daemon(config: Config) -> int:
+    """Be a node until told to stop; returns the exit code. Raises ConfigError."""
+    if config.train:
+        start_server()  # it imports torch while the node comes up
+    try:
+        return uvloop.run(_main(config))
+    except BaseExceptionGroup as group:
+        # What the operator can mend is one line, however deep in the TaskGroup it happened.
+        found = group.subgroup(ConfigError)
+        while found is not None:
+            first = found.exceptions[0]
+            if isinstance(first, ConfigError):
+                raise first from None
+            assert isinstance(first, BaseExceptionGroup)
+            found = first
+        raise
+
+
+async def _main(config: Config) -> int:
+    _check_addresses(config)
+    log = configure_log(config.log_format, config.log_level)
+    metrics = Metrics()
+    observer = Observers([metrics, LogObserver(log)])
+    stopping = Stopping()
+    stopping.install(asyncio.get_running_loop())
+    disk = FileDisk()
+    datadir = open_datadir(disk, config.datadir)
+    with hold_lock(disk, datadir):
+        key = _load_or_create_key(disk, datadir)
+        clock = SystemClock(config.clock_offset_ms)
+        async with _mesh(key, config) as mesh:
+            operations = NodeOperations(clock=clock, mesh=mesh, stopping=stopping)
+            book = AddressBook(disk, datadir.peers)
+            node = Node(
+                config=config,
+                disk=disk,
+                datadir=datadir,
+                key=key,
+                clock=clock,
+                mesh=mesh,
+                observer=observer,
+                operations=operations,
+                stopping=stopping,
+                book=book,
+                peering=Peering(mesh, clock, named=config.peers, book=book),
+            )
+            async with (
+                control_server(datadir.path, operations),
+                http_server(
+                    split_host_port(config.metrics_address),
+                    named="metrics_address" in config.named,
+                    registry=metrics.registry,
+                    status=operations.status,
+                ) as (host, port),
+            ):
+                observer.on_event("metrics.served", url=f"http://{host}:{port}/metrics")
+                await _live(node, metrics, observer)
+            await asyncio.to_thread(book.save)
+    return 0
+
+
+async def _live(node: Node, metrics: Metrics, observer: Observers) -> None:
+    with contextlib.suppress(NodeStopped):
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(node.mesh.wait())  # a dead mesh takes the node down
+                group.create_task(watch_loop_lag(metrics.on_loop_lag))
+                group.create_task(_show_status(node.operations, observer))
+                await run_node(node, group)
+                raise NodeStopped
+        except BaseExceptionGroup as errors:
+            _stopped, others = errors.split(NodeStopped)
+            if others is not None:
+                raise others from None
+    node.operations.set_state(NodeState.STOPPED)
+    observer.on_status(node.operations.status())
+
+
+async def _show_status(operations: NodeOperations, observer: Observers) -> None:
+    while True:
+        observer.on_status(operations.status())
+        await asyncio.sleep(STATUS_S)
+
+
+@contextlib.asynccontextmanager
+async def _mesh(key: NodeKey, config: Config) -> AsyncIterator[Libp2pMesh]:
+    """A mesh that listens. A port that was not named falls back to a free one, and says so."""
+    mesh = Libp2pMesh(key.seed, config.listen)
+    try:
+        await mesh.start()
+    except ConfigError:
+        if "listen" in config.named:
+            raise
+        free = [_with_free_port(address) for address in config.listen]
+        mesh = Libp2pMesh(key.seed, free)
+        await mesh.start()
+    try:
+        yield mesh
+    finally:
+        await mesh.stop()
+
+
+def _with_free_port(address: str) -> str:
+    _host, port = split_address(address)
+    return address.removesuffix(str(port)) + "0"
+
+
+def _check_addresses(config: Config) -> None:
+    for address in config.peers:
+        try:
+            decode_address(address)
+        except ValueError as error:
+            raise ConfigError(f"--peers: {error}", exit_code=2) from None
+
+
+def _load_or_create_key(disk: FileDisk, datadir: DataDir) -> NodeKey:
+    """`start` on a fresh folder makes its own identity: a volunteer pastes one line."""
+    if not datadir.key.exists():
+        create_key(disk, datadir.key, generate_key())
+    return load_key(disk, datadir.key)

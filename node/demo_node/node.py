@@ -1,0 +1,241 @@
+"""One node's life after its mesh is up: find the run, catch up, take part, leave."""
+
+import asyncio
+from dataclasses import dataclass
+
+from demo_node.config import Config
+from demo_node.mesh.libp2p import Libp2pMesh
+from demo_node.operations import NodeOperations
+from demo_node.peering import Peering
+from demo_node.ports import LearnerLost
+from demo_node.pull import Puller
+from demo_node.round import RoundDriver
+from demo_node.serve import Server
+from demo_node.snapshotting import Snapshotting
+from demo_node.stopping import Stopping
+from demo_node.store.addresses import AddressBook
+from demo_node.store.archive import FileArchive
+from demo_node.store.chainlog import ChainLog
+from demo_node.store.corpus import compute_corpus_path
+from demo_node.store.datadir import DataDir
+from demo_node.store.disk import FileDisk
+from demo_node.store.key import NodeKey, verify
+from demo_node.store.manifest_file import load_manifest, save_manifest
+from demo_node.store.payloads import PayloadStore
+from demo_node.store.round_store import FileRoundStore
+from demo_node.store.signed import SignedLog
+from demo_node.store.snapshots import Snapshot, SnapshotStore
+from demo_node.sync import Start, catch_up, choose_start, ensure_corpus, fetch_manifest
+from demo_node.system_clock import SystemClock
+from demo_node.trainer.client import TrainerClient
+from demo_node.trainer.settings import TrainerSettings
+from demo_node.trainer.supervisor import Supervisor
+from demo_node.views import NodeState, RoundObserver
+from demo_protocol.answers import decode_bundle, decode_chain_state
+from demo_protocol.errors import ConfigError, LocalFault
+from demo_protocol.events import RecordsFetched
+from demo_protocol.identity import Kind
+from demo_protocol.manifest import Manifest, compute_run_id, encode_manifest
+from demo_protocol.roster import genesis_state
+from demo_protocol.round import Round
+from demo_protocol.view import View
+
+POLL_S = 0.05
+"""How often a waiting node looks for its manifest."""
+
+LEAVE_S = 5.0
+"""At most this long for the leave to go out."""
+
+
+class NodeStopped(Exception):
+    """Ends the TaskGroup after a clean leave."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """The parts every node has from its first second."""
+
+    config: Config
+    disk: FileDisk
+    datadir: DataDir
+    key: NodeKey
+    clock: SystemClock
+    mesh: Libp2pMesh
+    observer: RoundObserver
+    operations: NodeOperations
+    stopping: Stopping
+    book: AddressBook
+    peering: Peering
+
+    def say(self, line: str) -> None:
+        """Show one line of progress, in the status and in the log."""
+        self.operations.detail = line
+        self.observer.on_event("progress.made", detail=line)
+
+
+async def run_node(node: Node, group: asyncio.TaskGroup) -> None:
+    """Return after a clean leave. Raises ConfigError where the operator must do something."""
+    stop = asyncio.create_task(node.stopping.wait())
+    work = asyncio.create_task(_join_run(node, group))
+    await asyncio.wait([stop, work], return_when=asyncio.FIRST_COMPLETED)
+    if work.done():
+        await work  # raises what went wrong
+        await stop
+    else:
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+    node.operations.set_state(NodeState.DRAINING, "leaving")
+    await _leave(node)
+
+
+async def _join_run(node: Node, group: asyncio.TaskGroup) -> None:
+    puller = Puller(node.mesh, node.clock)
+    manifest = await _find_manifest(node, puller)
+    node.operations.manifest = manifest
+    node.operations.set_state(NodeState.SYNCING)
+    run_id = compute_run_id(manifest)
+    corpus = await ensure_corpus(node.disk, node.datadir, manifest.data, puller, node.say)
+    supervisor = Supervisor(
+        TrainerSettings(
+            manifest=encode_manifest(manifest),
+            corpus=compute_corpus_path(node.datadir.corpus, manifest.data),
+            device=node.config.device,
+            threads=node.config.threads,
+        ),
+        node.observer.on_event,
+    )
+    group.create_task(supervisor.run())
+    learner = TrainerClient(supervisor)
+    snapshots = SnapshotStore(node.disk, node.datadir.snapshots, run_id)
+    own = await asyncio.to_thread(_find_own_start, snapshots, run_id)
+    start = await choose_start(own, manifest, snapshots, puller, node.say)
+    digest = await _load(learner, snapshots, start.state.record, start.snapshot)
+    trainer = await supervisor.wait_ready()
+    node.operations.trainer_pid = supervisor.pid
+
+    chain_log = await asyncio.to_thread(ChainLog, node.disk, node.datadir.chain_log, run_id)
+    signed = await asyncio.to_thread(SignedLog, node.disk, node.datadir.signed_log, run_id)
+    payloads = await asyncio.to_thread(PayloadStore, node.disk, node.datadir.payloads)
+    store = FileRoundStore(signed, chain_log, payloads)
+    view = View(
+        manifest=manifest,
+        me=node.key.public,
+        sign=node.key.sign,
+        verify=verify,
+        root=start.state,
+        digest=digest,
+    )
+    machine = Round(
+        view,
+        signed_until={kind: signed.newest(kind) for kind in Kind},
+        stop_round=node.config.rounds or None,
+        syncing=True,
+        contributes=node.config.train and (trainer.info is None or trainer.info.can_contribute),
+    )
+
+    async def resync(target: bytes) -> tuple[bytes, bytes]:
+        snapshot = await asyncio.to_thread(_find_snapshot_below, snapshots, view, target)
+        record = snapshot.info.record if snapshot else run_id
+        if record not in view.chain:
+            raise LocalFault("no snapshot on disk leads to the chain; start again to fetch one")
+        loaded = await _load(learner, snapshots, record, snapshot)
+        node.operations.trainer_pid = supervisor.pid
+        return record, loaded
+
+    driver = RoundDriver(
+        machine,
+        clock=node.clock,
+        mesh=node.mesh,
+        learner=learner,
+        store=store,
+        observer=node.observer,
+        group=group,
+        resync=resync,
+    )
+    archive = FileArchive(snapshots, corpus, node.book, node.mesh.addresses)
+    server = Server(view, store, archive)
+    bundles = tuple(decode_bundle(entry.raw) for entry in chain_log.entries())
+    driver.post(RecordsFetched(node.clock.now_ms(), bundles, view.me))
+    await node.mesh.join(run_id, driver.on_gossip, server.answer)
+    group.create_task(driver.run_outbox())
+    group.create_task(driver.run_clock())
+    group.create_task(node.peering.run())
+    snapshotting = Snapshotting(driver, learner, snapshots, node.observer, start.snapshot)
+    group.create_task(snapshotting.run())
+    node.operations.driver, node.operations.learner = driver, learner
+    node.operations.snapshotting = snapshotting
+    await catch_up(driver, node.clock, node.say)
+    node.operations.set_state(NodeState.ACTIVE)
+
+
+async def _find_manifest(node: Node, puller: Puller) -> Manifest:
+    """From a file, from the data folder, or from the peers the operator named."""
+    path, config = node.datadir.manifest, node.config
+    if config.manifest is not None:
+        path = config.manifest
+    if config.wait_manifest:
+        node.operations.set_state(NodeState.WAITING, "waiting for a manifest")
+        while not path.exists():  # noqa: ASYNC110  another process makes it
+            await asyncio.sleep(POLL_S)
+    node.operations.set_state(NodeState.STARTING, "connecting")
+    holders = await node.peering.connect_named()
+    manifest = await asyncio.to_thread(load_manifest, node.disk, path)
+    if manifest is None and config.peers:
+        manifest = await fetch_manifest(puller, holders, config.run_id)
+    if manifest is None:
+        raise ConfigError(
+            f"{node.datadir.path} holds no run; make one with demo-node init, or join one with"
+            " demo-node start --peers <multiaddr>"
+        )
+    if config.run_id and compute_run_id(manifest).hex() != config.run_id:
+        raise ConfigError(
+            f"{node.datadir.path} belongs to run {compute_run_id(manifest).hex()[:16]}, not"
+            f" {config.run_id[:16]}; choose another --datadir for this one",
+            exit_code=76,
+        )
+    await asyncio.to_thread(save_manifest, node.disk, node.datadir.manifest, manifest)
+    return manifest
+
+
+def _find_own_start(snapshots: SnapshotStore, run_id: bytes) -> Start:
+    """The newest snapshot on disk, or state 0."""
+    snapshot, _skipped = snapshots.newest()
+    if snapshot is None:
+        return Start(genesis_state(run_id), None)
+    return Start(decode_chain_state(snapshot.info.chain_state), snapshot)
+
+
+def _find_snapshot_below(snapshots: SnapshotStore, view: View, target: bytes) -> Snapshot | None:
+    """The newest snapshot from which records lead to `target`; None: state 0 it is."""
+    snapshot, _skipped = snapshots.newest(
+        lambda info: info.record in view.chain and view.chain.is_ancestor(info.record, target)
+    )
+    return snapshot
+
+
+async def _load(
+    learner: TrainerClient, snapshots: SnapshotStore, record: bytes, snapshot: Snapshot | None
+) -> bytes:
+    """Have the trainer hold a state; its digest must be what the snapshot says."""
+    raw = await asyncio.to_thread(snapshots.read, snapshot) if snapshot else None
+    digest = await learner.load(record, raw)
+    if snapshot is not None and digest != snapshot.info.digest:
+        raise ConfigError(f"{snapshot.path}: not what it says it holds; remove it and start again")
+    return digest
+
+
+async def _leave(node: Node) -> None:
+    """Announce it and keep what was learned."""
+    operations = node.operations
+    if operations.driver is None or operations.snapshotting is None:
+        return
+    operations.driver.leave()
+    try:
+        async with asyncio.timeout(LEAVE_S):
+            await operations.driver.flush()
+    except TimeoutError:
+        node.observer.on_event("leave.unsent")
+    try:
+        await operations.snapshotting.save_head()
+    except LearnerLost:
+        node.observer.on_event("snapshot.missed", reason="the trainer has died")

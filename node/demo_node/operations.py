@@ -1,0 +1,149 @@
+"""What an operator may ask of this node, answered from wherever the node stands in its life."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+
+from demo_node.mesh.peer_id import encode_peer_id
+from demo_node.ports import Clock, Learner, Mesh, PeerView
+from demo_node.round import RoundDriver
+from demo_node.snapshotting import Snapshotting
+from demo_node.stopping import Stopping
+from demo_node.views import NodeState, Phase, RoundView, StatusView
+from demo_protocol.limits import DIGEST_BYTES, HASH_BYTES
+from demo_protocol.manifest import Manifest
+from demo_protocol.roster import get_candidates, get_members
+from demo_protocol.schedule import (
+    Schedule,
+    contribute_end_ms,
+    round_at,
+    round_start_ms,
+    settle_start_ms,
+    train_end_ms,
+)
+
+
+class NotRunningYet(LookupError):
+    """The node has not come far enough to answer."""
+
+
+@dataclass(slots=True, kw_only=True)
+class NodeOperations:
+    """Implements views.Operations. The daemon fills it in as its parts come up."""
+
+    clock: Clock
+    mesh: Mesh
+    stopping: Stopping
+    state: NodeState = NodeState.STARTING
+    detail: str = ""
+    manifest: Manifest | None = None
+    trainer_pid: int = 0
+    learner: Learner | None = None
+    driver: RoundDriver | None = None
+    snapshotting: Snapshotting | None = None
+    version: str = field(default_factory=lambda: version("demo-node"))
+
+    def set_state(self, state: NodeState, detail: str = "") -> None:
+        """Move on in the node's life; `detail` is one line for people."""
+        self.state, self.detail = state, detail
+
+    def status(self) -> StatusView:
+        """The node now."""
+        counters, addresses = self.mesh.counters(), self.mesh.addresses()
+        view = self.driver.view if self.driver else None
+        head = view.head_state if view else None
+        history = self.driver.history if self.driver else None
+        manifest, now_ms = self.manifest, self.clock.now_ms()
+        schedule = manifest.schedule if manifest else None
+        state, detail = self._shown_state(schedule, now_ms)
+        saved = self.snapshotting.newest if self.snapshotting else None
+        members = get_members(head, manifest.agreement) if head and manifest else {}
+        return StatusView(
+            version=self.version,
+            pid=os.getpid(),
+            trainer_pid=self.trainer_pid,
+            peer=self.mesh.peer,
+            peer_id=encode_peer_id(self.mesh.peer),
+            run_id=view.run_id if view else bytes(HASH_BYTES),
+            run_name=manifest.name if manifest else "",
+            state=state,
+            detail=detail,
+            addresses=addresses,
+            genesis_ms=schedule.genesis_ms if schedule else 0,
+            round_ms=schedule.round_ms if schedule else 0,
+            round=round_at(schedule, now_ms) if schedule else -1,
+            phase=compute_phase(schedule, now_ms) if schedule else Phase.NONE,
+            head=head.record if head else bytes(HASH_BYTES),
+            head_round=head.round if head else -1,
+            height=head.height if head else 0,
+            digest=view.digests[view.head] if view else bytes(DIGEST_BYTES),
+            parameters=view.schema.parameters if view else 0,
+            members=len(members),
+            candidates=len(get_candidates(head)) if head else 0,
+            peers=len(self.mesh.peers()),
+            loss=history.loss if history else float("nan"),
+            bytes_in=counters.bytes_in,
+            bytes_out=counters.bytes_out,
+            train_ms_total=history.train_ms_total if history else 0,
+            tokens_total=history.tokens_total if history else 0,
+            forks_total=history.forks_total if history else 0,
+            snapshot_record=saved.info.record if saved else b"",
+            snapshot_path=str(saved.path) if saved else "",
+        )
+
+    def peers(self) -> Sequence[PeerView]:
+        """Connected peers."""
+        return self.mesh.peers()
+
+    def rounds(self, limit: int) -> Sequence[RoundView]:
+        """The newest rounds, oldest first."""
+        return self.driver.history.newest(limit) if self.driver else []
+
+    async def save_snapshot(self) -> str:
+        """Write a snapshot of the head; returns its path. Raises LookupError while starting."""
+        if self.snapshotting is None:
+            raise NotRunningYet("the node has no parameters yet")
+        return str((await self.snapshotting.save_head()).path)
+
+    async def evaluate(self, record: bytes) -> float:
+        """Held-out loss. Raises LookupError where the state is not held."""
+        learner, driver = self._running()
+        return await learner.evaluate(record or driver.view.head)
+
+    async def sample(self, length: int) -> bytes:
+        """Text from the head's parameters. Raises LookupError while starting."""
+        learner, driver = self._running()
+        return await learner.generate(driver.view.head, length)
+
+    def drain(self) -> None:
+        """Leave cleanly."""
+        self.stopping.request()
+
+    def _running(self) -> tuple[Learner, RoundDriver]:
+        if self.learner is None or self.driver is None:
+            raise NotRunningYet("the node has no parameters yet")
+        return self.learner, self.driver
+
+    def _shown_state(self, schedule: Schedule | None, now_ms: int) -> tuple[NodeState, str]:
+        """An active node before genesis waits for it."""
+        if self.state is NodeState.ACTIVE and schedule and now_ms < schedule.genesis_ms:
+            seconds = (schedule.genesis_ms - now_ms + 999) // 1000
+            return NodeState.WAITING, f"the run begins in {seconds} s"
+        return self.state, self.detail
+
+
+def compute_phase(schedule: Schedule, now_ms: int) -> Phase:
+    """Phase of the round that `now_ms` falls into."""
+    round_ = round_at(schedule, now_ms)
+    if round_ < 0:
+        return Phase.NONE
+    for phase, end_ms in (
+        (Phase.TRAIN, train_end_ms(schedule, round_)),
+        (Phase.CONTRIBUTE, contribute_end_ms(schedule, round_)),
+        (Phase.PROPOSE, settle_start_ms(schedule, round_)),
+        (Phase.SETTLE, round_start_ms(schedule, round_ + 1)),
+    ):
+        if now_ms < end_ms:
+            return phase
+    raise AssertionError("a round's phases fill it")

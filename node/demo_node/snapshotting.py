@@ -1,0 +1,64 @@
+"""Keeping snapshots: every so many records, on request, and at the end."""
+
+import asyncio
+
+from demo_node.ports import Learner
+from demo_node.round import RoundDriver
+from demo_node.store.snapshots import Snapshot, SnapshotInfo, SnapshotStore
+from demo_node.views import RoundObserver
+from demo_protocol.answers import encode_chain_state
+
+
+class Snapshotting:
+    """Writes the parameters after the head to disk."""
+
+    def __init__(
+        self,
+        driver: RoundDriver,
+        learner: Learner,
+        snapshots: SnapshotStore,
+        observer: RoundObserver,
+        newest: Snapshot | None,
+    ) -> None:
+        self._driver = driver
+        self._learner = learner
+        self._snapshots = snapshots
+        self._observer = observer
+        self._writing = asyncio.Lock()
+        self.newest = newest
+
+    async def run(self) -> None:
+        """Save whenever the head has come to a multiple of `snapshot_every`, for ever."""
+        every = self._driver.view.manifest.agreement.snapshot_every
+        saved = self._driver.view.head_state.height // every
+        while True:
+            await self._driver.wait_for_head_change()
+            due = self._driver.view.head_state.height // every
+            if due > saved:
+                await self.save_head()
+                saved = due
+
+    async def save_head(self) -> Snapshot:
+        """Write the state after the head, unless the newest snapshot is just that.
+
+        Raises ConfigError when the disk is full, LearnerLost when the trainer has died.
+        """
+        async with self._writing:
+            view = self._driver.view
+            state = view.head_state
+            if self.newest is not None and self.newest.info.record == state.record:
+                return self.newest
+            info = SnapshotInfo(
+                run_id=view.run_id,
+                record=state.record,
+                round=state.round,
+                height=state.height,
+                digest=view.digests[state.record],
+                chain_state=encode_chain_state(state),
+            )
+            begin_s = asyncio.get_running_loop().time()
+            self.newest = await self._snapshots.save(info, self._learner.snapshot(state.record))
+            seconds = asyncio.get_running_loop().time() - begin_s
+            self._observer.on_op("snapshot", seconds)
+            self._observer.on_event("snapshot.saved", round=state.round, path=str(self.newest.path))
+            return self.newest
