@@ -1,13 +1,17 @@
-"""A mesh without sockets: nodes of one process, links as functions. For tests and the simulator.
+"""A mesh inside one process, for tests and the simulator. asyncio only: works on a virtual clock.
 
-Runs on asyncio alone, so it works on a virtual-time loop. A message floods to every node that is
-connected to a node that forwards it, as gossip would have it. What a link does to a message
-(delay, loss, a cut) is asked of one callable, so that faults stay outside.
+What comes when is decided by plain functions of the link; nothing here reads a clock or rolls dice.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+import functools
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
 
+from demo_node.mesh.bounds import TOPIC_BYTES_MAX
+from demo_node.mesh.peer_id import encode_peer_id
 from demo_node.ports import (
     BlobRequest,
     MeshCounters,
@@ -19,61 +23,117 @@ from demo_node.ports import (
     Unreachable,
 )
 from demo_protocol.errors import LocalFault
-from demo_protocol.limits import GOSSIP_BYTES_MAX
 
-Link = Callable[[bytes, bytes, int], float | None]
-"""(from, to, bytes) -> seconds until it arrives, or None where it never does."""
+SEEN_MAX: Final = 4096
+"""Messages a node remembers to know duplicates; the oldest are forgotten first."""
+
+DelayS = Callable[[bytes, bytes, int], float]
+"""(sender, receiver, bytes) -> seconds on the way. Called once per transmission."""
+
+Lost = Callable[[bytes, bytes, int], bool]
+"""(sender, receiver, bytes) -> does this transmission get lost?"""
+
+Cut = Callable[[bytes, bytes], bool]
+"""(sender, receiver) -> is this link down now? Asked at sending and at arrival."""
 
 
-def quick_link(_source: bytes, _target: bytes, _size: int) -> float | None:
-    """Five milliseconds, whatever the size."""
-    return 0.005
+@dataclass(frozen=True, slots=True)
+class _Message:
+    """Named by origin and number, as gossipsub does: publishing equal bytes again is another."""
+
+    origin: bytes
+    number: int
+    topic: Topic
+    content: bytes
 
 
 class MemoryNetwork:
-    """The wires between memory meshes. `link` may be replaced while it runs."""
+    """What connects memory meshes: links with delay, loss and cuts.
 
-    def __init__(self, link: Link = quick_link) -> None:
-        self.link = link
+    Deliveries happen in order of time, and those of one moment in the order of their sending.
+    """
+
+    def __init__(
+        self,
+        *,
+        delay_s: DelayS = lambda sender, receiver, size: 0.0,
+        is_lost: Lost = lambda sender, receiver, size: False,
+        is_cut: Cut = lambda sender, receiver: False,
+    ) -> None:
+        self.delay_s = delay_s
+        self.is_lost = is_lost
+        self.is_cut = is_cut
         self._meshes: dict[bytes, MemoryMesh] = {}
+        self._at: dict[str, MemoryMesh] = {}
+        self._transit: list[tuple[float, int, Callable[[], None]]] = []
+        self._sent = 0
 
-    def create(self, peer: bytes) -> "MemoryMesh":
-        """A mesh for the node with this public key; an older one of the same key is gone."""
+    def add(self, peer: bytes) -> "MemoryMesh":
+        """A mesh for this public key, connected to nobody. Takes the place of an earlier one."""
+        if peer in self._meshes:
+            self._meshes[peer].stop()
         mesh = self._meshes[peer] = MemoryMesh(self, peer)
+        self._at[mesh.addresses()[0]] = mesh
         return mesh
-
-    def remove(self, peer: bytes) -> None:
-        """The node is gone, without a word."""
-        mesh = self._meshes.pop(peer, None)
-        if mesh is not None:
-            mesh.close()
 
     def find(self, peer: bytes) -> "MemoryMesh | None":
-        """The mesh of a node that is up."""
+        """The mesh of a peer, unless it was stopped."""
         return self._meshes.get(peer)
 
-    async def carry(self, source: bytes, target: bytes, size: int) -> "MemoryMesh":
-        """Wait as long as the link takes. Raises Unreachable where nothing arrives."""
-        delay_s = self.link(source, target, size)
-        if delay_s is None:
-            raise Unreachable("the link is cut")
-        await asyncio.sleep(delay_s)
-        mesh = self.find(target)
-        if mesh is None:
-            raise Unreachable("the peer is gone")
-        return mesh
+    def find_address(self, address: str) -> "MemoryMesh | None":
+        """The mesh at an address, unless it was stopped."""
+        return self._at.get(address)
+
+    def connect_all(self) -> None:
+        """Link every mesh with every other."""
+        for mesh in self._meshes.values():
+            for other in self._meshes.values():
+                if mesh is not other:
+                    mesh.links.setdefault(other.peer, True)
+                    other.links.setdefault(mesh.peer, False)
+
+    def remove(self, mesh: "MemoryMesh") -> None:
+        """Drop a mesh and its links."""
+        if self._meshes.get(mesh.peer) is mesh:
+            del self._meshes[mesh.peer]
+            del self._at[mesh.addresses()[0]]
+            for other in self._meshes.values():
+                other.links.pop(mesh.peer, None)
+
+    def send(self, sender: bytes, receiver: bytes, size: int, arrive: Callable[[], None]) -> None:
+        """Call `arrive` when `size` bytes have travelled the link, or never."""
+        if self.is_cut(sender, receiver) or self.is_lost(sender, receiver, size):
+            return
+        loop = asyncio.get_running_loop()
+        due = loop.time() + self.delay_s(sender, receiver, size)
+        self._sent += 1
+
+        def unless_cut() -> None:
+            if not self.is_cut(sender, receiver):
+                arrive()
+
+        # The loop does not keep the order of equal times, so a heap of our own does.
+        heapq.heappush(self._transit, (due, self._sent, unless_cut))
+        loop.call_at(due, self._deliver_next)
+
+    def _deliver_next(self) -> None:
+        _, _, arrive = heapq.heappop(self._transit)
+        arrive()
 
 
 class MemoryMesh:
-    """Implements ports.Mesh."""
+    """`ports.Mesh` over a MemoryNetwork. Gossip floods all links."""
 
     def __init__(self, network: MemoryNetwork, peer: bytes) -> None:
+        self.links: dict[bytes, bool] = {}
+        """Connected peers, in order of connecting, and whether we dialled."""
         self._network = network
         self._peer = peer
+        self._address = f"/memory/{peer.hex()[:8]}/p2p/{encode_peer_id(peer)}"
         self._on_gossip: OnGossip | None = None
         self._on_blob: OnBlob | None = None
-        self._connected: dict[bytes, bool] = {}
-        self._seen: set[tuple[Topic, bytes]] = set()
+        self._seen: dict[tuple[bytes, int], None] = {}
+        self._published = 0
         self._bytes_in = 0
         self._bytes_out = 0
 
@@ -82,85 +142,121 @@ class MemoryMesh:
         """Our own public key."""
         return self._peer
 
-    def addresses(self) -> Sequence[str]:
-        """A name that `connect` understands."""
-        return [f"/memory/{self._peer.hex()}"]
+    def addresses(self) -> list[str]:
+        """The one address others can dial."""
+        return [self._address]
 
-    def peers(self) -> Sequence[PeerView]:
-        """Connected nodes that are up."""
+    def peers(self) -> list[PeerView]:
+        """Who is connected now."""
         return [
-            PeerView(peer, f"/memory/{peer.hex()}", outbound)
-            for peer, outbound in self._connected.items()
-            if self._network.find(peer) is not None
+            PeerView(peer, other.addresses()[0], outbound)
+            for peer, outbound in self.links.items()
+            if (other := self._network.find(peer)) and not self._network.is_cut(self._peer, peer)
         ]
 
     def counters(self) -> MeshCounters:
-        """Bytes of messages and blobs; there are no others."""
+        """Bytes of messages and blobs; no framing, for there is none."""
         return MeshCounters(self._bytes_in, self._bytes_out)
 
+    def mesh_peers(self, topic: Topic) -> int:
+        """Links a message of this topic goes out on."""
+        return len(self.peers())
+
     async def join(self, run_id: bytes, on_gossip: OnGossip, on_blob: OnBlob) -> None:
-        """Begin to hear and to serve."""
-        self._on_gossip, self._on_blob = on_gossip, on_blob
+        """Begin to take part."""
+        if self._on_gossip is not None:
+            raise LocalFault("a run was joined before")
+        self._on_gossip = on_gossip
+        self._on_blob = on_blob
 
     async def connect(self, address: str) -> bytes:
-        """Connect both ways."""
-        target = bytes.fromhex(address.removeprefix("/memory/"))
-        other = await self._network.carry(self._peer, target, 0)
-        self._connected.setdefault(target, True)
-        other._connected.setdefault(self._peer, False)
-        return target
+        """Link with the mesh at an address; return its key. Raises Unreachable."""
+        other = self._network.find_address(address)
+        if other is None or other is self or self._network.is_cut(self._peer, other.peer):
+            raise Unreachable(f"nobody answers at {address}")
+        self.links.setdefault(other.peer, True)
+        other.links.setdefault(self._peer, False)
+        return other.peer
 
     async def publish(self, topic: Topic, message: bytes) -> None:
-        """Send to everybody connected, who forward it if they accept it."""
-        if len(message) > GOSSIP_BYTES_MAX:
-            raise LocalFault(f"{len(message)} bytes are too many for gossip")
-        self._seen.add((topic, message))
-        self._forward(topic, message, exclude=self._peer)
+        """Send to every link. Raises LocalFault over the size limit."""
+        if self._on_gossip is None:
+            raise LocalFault("no run was joined")
+        if len(message) > TOPIC_BYTES_MAX[topic]:
+            raise LocalFault(f"{topic}: {len(message)} bytes, at most {TOPIC_BYTES_MAX[topic]}")
+        self._published += 1
+        gossip = _Message(self._peer, self._published, topic, message)
+        self._remember(gossip)
+        self._forward(gossip, self._peer)
 
     async def request(
         self, peer: bytes, request: BlobRequest, *, bytes_max: int, timeout_s: float
     ) -> bytes:
-        """Ask, and wait for the answer to cross the link."""
+        """Pull a blob from a connected peer. Raises Unreachable or NotHeld."""
+        if peer not in self.links or self._network.find(peer) is None:
+            raise Unreachable(f"{encode_peer_id(peer)} is not connected")
         try:
             async with asyncio.timeout(timeout_s):
-                other = await self._network.carry(self._peer, peer, len(request.key))
-                if other._on_blob is None:
-                    raise NotHeld("the peer serves nothing")
-                answer = await other._on_blob(self._peer, request)
-                if answer is None:
-                    raise NotHeld("the peer does not hold it")
-                await self._network.carry(peer, self._peer, len(answer))
+                body = await self._exchange(peer, request)
         except TimeoutError:
-            raise Unreachable("no answer in time") from None
-        if len(answer) > bytes_max:
-            raise Unreachable("the answer is longer than it may be")
-        other._bytes_out += len(answer)
-        self._bytes_in += len(answer)
-        return answer
+            raise Unreachable(f"{encode_peer_id(peer)} did not answer") from None
+        if body is None:
+            raise NotHeld(f"{request.kind.name} {request.key.hex()}")
+        if len(body) > bytes_max:
+            raise Unreachable(f"{encode_peer_id(peer)} offered {len(body)} bytes of {bytes_max}")
+        self._bytes_in += len(body)
+        return body
 
-    def close(self) -> None:
-        """Hear and serve no more."""
-        self._on_gossip = self._on_blob = None
+    def stop(self) -> None:
+        """Leave at once: links end, nothing arrives any more."""
+        self._network.remove(self)
+        self.links.clear()
 
-    def _forward(self, topic: Topic, message: bytes, exclude: bytes) -> None:
-        loop = asyncio.get_running_loop()
-        for target in self._connected:
-            if target == exclude:
+    async def _exchange(self, peer: bytes, request: BlobRequest) -> bytes | None:
+        size = len(request.key)
+        self._bytes_out += size
+        await self._travel(self._peer, peer, size)
+        other = self._network.find(peer)
+        if other is None:
+            raise Unreachable(f"{encode_peer_id(peer)} has left")
+        other._bytes_in += size
+        body = None if other._on_blob is None else await other._on_blob(self._peer, request)
+        size = 0 if body is None else len(body)
+        other._bytes_out += size
+        await self._travel(peer, self._peer, size)
+        return body
+
+    async def _travel(self, sender: bytes, receiver: bytes, size: int) -> None:
+        arrived = asyncio.get_running_loop().create_future()
+
+        def arrive() -> None:
+            if not arrived.done():
+                arrived.set_result(None)
+
+        self._network.send(sender, receiver, size, arrive)
+        await arrived
+
+    def _forward(self, gossip: _Message, source: bytes) -> None:
+        size = len(gossip.content)
+        for peer in self.links:
+            other = self._network.find(peer)
+            if other is None or peer in (source, gossip.origin):
                 continue
-            self._bytes_out += len(message)
-            delay_s = self._network.link(self._peer, target, len(message))
-            if delay_s is not None:
-                loop.call_later(delay_s, self._deliver, target, topic, message)
+            self._bytes_out += size
+            hear = functools.partial(other._hear, gossip, self._peer)
+            self._network.send(self._peer, peer, size, hear)
 
-    def _deliver(self, target: bytes, topic: Topic, message: bytes) -> None:
-        other = self._network.find(target)
-        if other is not None:
-            other._receive(topic, self._peer, message)
-
-    def _receive(self, topic: Topic, sender: bytes, message: bytes) -> None:
-        self._bytes_in += len(message)
-        if self._on_gossip is None or (topic, message) in self._seen:
+    def _hear(self, gossip: _Message, source: bytes) -> None:
+        if self._network.find(self._peer) is not self:  # stopped while it was on its way
             return
-        self._seen.add((topic, message))
-        if self._on_gossip(topic, sender, message):
-            self._forward(topic, message, exclude=sender)
+        self._bytes_in += len(gossip.content)
+        if (gossip.origin, gossip.number) in self._seen or self._on_gossip is None:
+            return
+        self._remember(gossip)
+        if self._on_gossip(gossip.topic, source, gossip.content):
+            self._forward(gossip, source)
+
+    def _remember(self, gossip: _Message) -> None:
+        self._seen[gossip.origin, gossip.number] = None
+        if len(self._seen) > SEEN_MAX:
+            del self._seen[next(iter(self._seen))]

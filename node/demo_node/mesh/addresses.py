@@ -1,0 +1,64 @@
+"""Multiaddrs as text, without libp2p: /ip4/<host>/tcp/<port>/p2p/<peer id>, ip6 and dns too."""
+
+import ipaddress
+import socket
+from typing import Final
+
+from demo_node.mesh.peer_id import decode_peer_id
+from demo_protocol.errors import ConfigError
+from demo_protocol.limits import ADDRESS_BYTES_MAX
+
+_HOSTS: Final = ("ip4", "ip6", "dns", "dns4", "dns6")
+_FAR: Final = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
+"""Addresses for documentation: routed, never answered."""
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port of an address to listen on. Raises ConfigError."""
+    try:
+        _, family, host, transport, port = address.split("/")
+        number = int(port)
+        ipaddress.ip_address(host)
+        if family not in ("ip4", "ip6") or transport != "tcp" or not 0 <= number < 1 << 16:
+            raise ValueError
+    except ValueError:
+        raise ConfigError(
+            f"mesh: {address!r} is no address to listen on; write /ip4/0.0.0.0/tcp/4001"
+        ) from None
+    return host, number
+
+
+def decode_address(address: str) -> tuple[str, bytes]:
+    """Where to dial and whose key to expect there. Raises ValueError."""
+    if len(address) > ADDRESS_BYTES_MAX:
+        raise ValueError("too long for an address")
+    parts = address.split("/")
+    if len(parts) != 7 or parts[0] or parts[3] != "tcp" or parts[5] != "p2p":
+        raise ValueError(f"{address!r} is not like /ip4/<host>/tcp/<port>/p2p/<peer id>")
+    if parts[1] not in _HOSTS or not parts[2] or not parts[4].isdecimal():
+        raise ValueError(f"{address!r} names no host and port")
+    if not 0 < int(parts[4]) < 1 << 16:
+        raise ValueError(f"{address!r} has no valid port")
+    return "/".join(parts[:5]), decode_peer_id(parts[6])
+
+
+def expand_address(address: str) -> list[str]:
+    """Addresses others can dial, best first: a wildcard host becomes this machine's own."""
+    parts = address.split("/")
+    if parts[2] == "0.0.0.0":
+        hosts = [*_outward_host(socket.AF_INET), "127.0.0.1"]
+    elif parts[2] == "::":
+        hosts = [*_outward_host(socket.AF_INET6), "::1"]
+    else:
+        return [address]
+    return ["/".join([*parts[:2], host, *parts[3:]]) for host in dict.fromkeys(hosts)]
+
+
+def _outward_host(family: socket.AddressFamily) -> list[str]:
+    """Our address on the route to the outside, if there is one. Sends nothing."""
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((_FAR[family], 9))
+            return [str(probe.getsockname()[0])]
+    except OSError:
+        return []

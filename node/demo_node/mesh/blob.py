@@ -1,0 +1,190 @@
+"""The blob protocol over libp2p streams: one request, one reply, one stream. Trio code.
+
+request   8-byte length, BlobRequest (wire.proto), at most REQUEST_BYTES_MAX
+reply     1 byte: 0 held, 1 not held; 8-byte length (0 where not held); the bytes
+
+Lengths are big-endian, and checked before anything is read or made room for.
+"""
+
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final
+
+import trio
+from google.protobuf.message import DecodeError
+from libp2p.abc import IHost, INetStream
+from libp2p.custom_types import TProtocol
+from libp2p.exceptions import BaseLibp2pError
+from libp2p.peer.id import ID
+
+from demo_node.mesh import bounds
+from demo_node.mesh.guest import GuestClosed
+from demo_node.mesh.peer_id import decode_peer_id_bytes, encode_peer_id, encode_peer_id_bytes
+from demo_node.ports import Blob, BlobRequest, NotHeld, Unreachable
+from demo_protocol.limits import HASH_BYTES, REQUEST_BYTES_MAX
+from demo_protocol.pb import wire_pb2
+
+PROTOCOL: Final = TProtocol("/demo-node/blob/1")
+HELD: Final = 0
+NOT_HELD: Final = 1
+LENGTH_BYTES: Final = 8
+
+_STREAM_ERRORS: Final = (BaseLibp2pError, trio.TooSlowError, OSError, EOFError)
+"""What a stream's operations raise for reasons that lie outside; anything else is a bug."""
+
+Answer = Callable[[bytes, BlobRequest], Awaitable[bytes | None]]
+"""`OnBlob`, callable from trio."""
+
+
+class Garbage(ValueError):
+    """The peer does not speak this protocol."""
+
+
+class BlobProtocol:
+    """Serves blobs to peers and pulls them from peers."""
+
+    def __init__(self, host: IHost, answer: Answer, fail: Callable[[Exception], None]) -> None:
+        self._host = host
+        self._answer = answer
+        self._fail = fail
+        self._serving: Counter[bytes] = Counter()
+        self._pulls: dict[bytes, trio.CapacityLimiter] = {}
+        host.set_stream_handler(PROTOCOL, self._handle)
+
+    async def pull(
+        self, peer: bytes, request: BlobRequest, bytes_max: int, timeout_s: float
+    ) -> bytes:
+        """Ask a connected peer for a blob. Raises Unreachable or NotHeld."""
+        peer_id = ID(encode_peer_id_bytes(peer))
+        name = encode_peer_id(peer)
+        if not self._host.get_network().get_connections(peer_id):
+            raise Unreachable(f"{name} is not connected")
+        try:
+            with trio.fail_after(timeout_s):
+                async with self._slot(peer):
+                    stream = await self._host.new_stream(peer_id, [PROTOCOL])
+                    async with _finishing(stream):
+                        return await _ask(stream, request, bytes_max)
+        except trio.TooSlowError:
+            raise Unreachable(f"{name} was too slow with {request.kind.name}") from None
+        except Garbage as error:
+            raise Unreachable(f"{name} {error}") from None
+        except _STREAM_ERRORS as error:
+            reason = str(error) or type(error).__name__
+            raise Unreachable(f"{name} broke off: {reason.splitlines()[0]}") from None
+
+    @contextlib.asynccontextmanager
+    async def _slot(self, peer: bytes) -> AsyncIterator[None]:
+        """Wait for one of the peer's streams (trap 15)."""
+        slots = self._pulls.setdefault(peer, trio.CapacityLimiter(bounds.BLOB_PULLS_PER_PEER_MAX))
+        token = object()
+        await slots.acquire_on_behalf_of(token)
+        try:
+            yield
+        finally:
+            slots.release_on_behalf_of(token)
+            if not slots.borrowed_tokens and not slots.statistics().tasks_waiting:
+                self._pulls.pop(peer, None)
+
+    async def _handle(self, stream: INetStream) -> None:
+        """Serve one stream. The library's boundary: what left it would end the connection."""
+        with contextlib.suppress(Garbage, *_STREAM_ERRORS):
+            async with _finishing(stream):
+                await self._serve(stream)
+
+    async def _serve(self, stream: INetStream) -> None:
+        try:
+            peer = decode_peer_id_bytes(stream.muxed_conn.peer_id.to_bytes())
+        except ValueError:
+            raise Garbage("has no Ed25519 key") from None
+        if (
+            self._serving[peer] >= bounds.BLOB_STREAMS_PER_PEER_MAX
+            or self._serving.total() >= bounds.BLOB_STREAMS_MAX
+        ):
+            raise Garbage("opened too many streams")
+        self._serving[peer] += 1
+        try:
+            with trio.fail_after(bounds.REQUEST_FRAME_S):
+                request = await _read_request(stream)
+            with trio.fail_after(bounds.ANSWER_S):
+                body = None if request is None else await self._look_up(peer, request)
+            size = 0 if body is None else len(body)
+            with trio.fail_after(bounds.SERVE_S + size / bounds.SERVE_BYTES_PER_S_MIN):
+                status = NOT_HELD if body is None else HELD
+                await stream.write(bytes([status]) + size.to_bytes(LENGTH_BYTES))
+                for start in range(0, size, bounds.PIECE_BYTES):
+                    assert body is not None
+                    await stream.write(body[start : start + bounds.PIECE_BYTES])
+        finally:
+            self._serving[peer] -= 1
+            if not self._serving[peer]:
+                del self._serving[peer]
+
+    async def _look_up(self, peer: bytes, request: BlobRequest) -> bytes | None:
+        try:
+            return await self._answer(peer, request)
+        except GuestClosed:
+            raise
+        except Exception as error:
+            # Our bug, or our disk. It must not leave through the library (trap 25), nor be lost:
+            # it ends the mesh, and `wait` tells.
+            self._fail(error)
+            return None
+
+
+@contextlib.asynccontextmanager
+async def _finishing(stream: INetStream) -> AsyncIterator[None]:
+    """Close the stream at the end, or reset it when something went wrong."""
+    try:
+        yield
+        await stream.close()
+    except BaseException:
+        with trio.CancelScope(shield=True), trio.move_on_after(bounds.RESET_S):
+            await stream.reset()  # raises nothing
+        raise
+
+
+async def _ask(stream: INetStream, request: BlobRequest, bytes_max: int) -> bytes:
+    message = wire_pb2.BlobRequest(kind=request.kind, key=request.key, limit=request.limit)
+    frame = message.SerializeToString()
+    await stream.write(len(frame).to_bytes(LENGTH_BYTES) + frame)
+    head = await _read_exact(stream, 1 + LENGTH_BYTES)
+    status, size = head[0], int.from_bytes(head[1:])
+    if status == NOT_HELD:
+        raise NotHeld(f"{request.kind.name} {request.key.hex()}")
+    if status != HELD:
+        raise Garbage(f"answered with status {status}")
+    if size > bytes_max:
+        raise Garbage(f"offered {size} bytes, at most {bytes_max} are taken")
+    return await _read_exact(stream, size)
+
+
+async def _read_request(stream: INetStream) -> BlobRequest | None:
+    """The request, or None for a kind this version does not know."""
+    size = int.from_bytes(await _read_exact(stream, LENGTH_BYTES))
+    if size > REQUEST_BYTES_MAX:
+        raise Garbage("asked with an oversize request")
+    try:
+        message = wire_pb2.BlobRequest.FromString(await _read_exact(stream, size))
+    except DecodeError:
+        raise Garbage("asked with garbage") from None
+    if len(message.key) > HASH_BYTES:
+        raise Garbage("asked with an oversize key")
+    try:
+        kind = Blob(message.kind)
+    except ValueError:
+        return None
+    return BlobRequest(kind, message.key, message.limit)
+
+
+async def _read_exact(stream: INetStream, size: int) -> bytes:
+    out = bytearray()
+    while len(out) < size:
+        with trio.fail_after(bounds.STALL_S):
+            # `read` returns at most what was asked for, and at its end nothing (trap 16).
+            piece = await stream.read(min(size - len(out), bounds.PIECE_BYTES))
+        if not piece:
+            raise EOFError(f"{len(out)} of {size} bytes came")
+        out += piece
+    return bytes(out)

@@ -1,0 +1,85 @@
+"""Numbers of the libp2p mesh, each with its reason; demo_protocol.limits bounds the messages."""
+
+from typing import Final
+
+from demo_node.ports import Topic
+from demo_protocol.limits import HEADER_BYTES_MAX, MEMBERSHIP_BYTES_MAX, PROPOSAL_BYTES_MAX
+
+TOPIC_BYTES_MAX: Final = {
+    Topic.HEADERS: HEADER_BYTES_MAX,
+    Topic.PROPOSALS: PROPOSAL_BYTES_MAX,
+    Topic.MEMBERSHIP: MEMBERSHIP_BYTES_MAX,
+}
+"""Checked before anything else is done with a message."""
+
+CONNECTIONS_MAX: Final = 256
+"""Sockets in both directions. A gossip mesh needs 12 links a topic; the rest is room for pulls."""
+
+CONNECTIONS_PER_PEER_MAX: Final = 3
+"""Two that dialled each other at once have two; one more is a reconnect not yet noticed."""
+
+STREAMS_MAX: Final = 4096
+"""Open streams of all connections: 16 a connection, of which gossip, ping and identify take 5."""
+
+BLOB_STREAMS_MAX: Final = 128
+"""Blobs served at once. Each holds its bytes in memory while it is written."""
+
+BLOB_STREAMS_PER_PEER_MAX: Final = 16
+"""Blobs served to one peer at once."""
+
+BLOB_PULLS_PER_PEER_MAX: Final = 12
+"""Blobs pulled from one peer at once; below what it serves, so that honest peers never hit that.
+
+Yamux would hang, without an error, at the 257th stream nobody closes (trap 15)."""
+
+PIECE_BYTES: Final = 256 << 10
+"""One read or write of a stream: yamux's first window (trap 16)."""
+
+CONNECT_S: Final = 15.0
+"""TCP, Noise, yamux and back, over a slow link; a black hole would take 127 s of SYN retries."""
+
+PUBLISH_S: Final = 5.0
+"""Publishing only queues; longer means that the mesh is stuck."""
+
+REQUEST_FRAME_S: Final = 10.0
+"""From the opening of a stream to its request: one frame of at most 1 KiB."""
+
+ANSWER_S: Final = 30.0
+"""For this node to find the bytes it was asked for: a disk read."""
+
+STALL_S: Final = 20.0
+"""A pull that got no byte for this long is given up, whatever time it has left."""
+
+SERVE_S: Final = 60.0
+SERVE_BYTES_PER_S_MIN: Final = 16 << 10
+"""A reply must be taken within SERVE_S plus its length at this rate, about 128 kbit/s."""
+
+RESET_S: Final = 1.0
+"""To say goodbye to a stream that failed; its connection may be what failed."""
+
+WRITE_STALL_S: Final = 15.0
+"""A socket that takes no byte for this long belongs to a frozen peer: it is closed.
+
+Yamux holds a lock while it writes and wants the same lock to close, so without this one frozen
+peer with full buffers would hang the health monitor, hence the detection of all others."""
+
+INBOUND_GRACE_S: Final = 15.0
+"""How long a closed inbound connection's handler may tidy up before it is cancelled (trap 26)."""
+
+HEALTH_INTERVAL_S: Final = 2.0
+HEALTH_TIMEOUT_S: Final = 2.0
+"""A frozen peer (SIGSTOP, pulled cable) is dropped after about 4 s (trap 11)."""
+
+GOSSIP_DEGREE: Final = 6
+GOSSIP_DEGREE_LOW: Final = 4
+GOSSIP_DEGREE_HIGH: Final = 12
+"""Links per topic; smaller numbers can isolate a node (trap 4)."""
+
+GOSSIP_HEARTBEAT_S: Final = 1
+"""The library's default is two minutes (trap 3)."""
+
+GOSSIP_PRUNE_BACK_OFF_S: Final = 10
+"""How long a pruned link stays away; the default of 60 s can isolate a node (trap 4)."""
+
+SUBSCRIPTIONS_PER_PEER_MAX: Final = 32
+"""Topics remembered of one peer: three a run, and some runs."""

@@ -1,0 +1,104 @@
+"""Gossip over libp2p's gossipsub. Trio code."""
+
+from collections.abc import Callable
+
+import trio
+from libp2p.abc import IHost, ISubscriptionAPI
+from libp2p.custom_types import SyncValidatorFn
+from libp2p.peer.id import ID
+from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11, PROTOCOL_ID_V12, GossipSub
+from libp2p.pubsub.pb import rpc_pb2
+from libp2p.pubsub.pubsub import Pubsub
+
+from demo_node.mesh import bounds
+from demo_node.mesh.peer_id import decode_peer_id_bytes
+from demo_node.ports import OnGossip, Topic
+from demo_protocol.errors import LocalFault
+
+
+class Gossip:
+    """The topics of one run.
+
+    A message reaches `on_gossip` from the library's topic validator. That is the one place where
+    the verdict decides: a message it refuses is neither forwarded nor handed on. It runs inline,
+    between the check for duplicates and the mark that makes one, so each message comes once.
+    """
+
+    def __init__(self, host: IHost, fail: Callable[[Exception], None]) -> None:
+        self._me = host.get_id()
+        self._fail = fail
+        self._topics: dict[Topic, str] = {}
+        self.router = GossipSub(
+            protocols=[PROTOCOL_ID_V12, PROTOCOL_ID_V11],
+            degree=bounds.GOSSIP_DEGREE,
+            degree_low=bounds.GOSSIP_DEGREE_LOW,
+            degree_high=bounds.GOSSIP_DEGREE_HIGH,
+            heartbeat_interval=bounds.GOSSIP_HEARTBEAT_S,
+            prune_back_off=bounds.GOSSIP_PRUNE_BACK_OFF_S,
+            spam_protection_enabled=False,  # 10 messages a second and link is a small run (trap 6)
+            adaptive_gossip_enabled=False,  # it would set the heartbeat back to a minute (trap 3)
+        )
+        self.pubsub = Pubsub(
+            host,
+            self.router,
+            strict_signing=True,
+            max_subscriptions_per_peer=bounds.SUBSCRIPTIONS_PER_PEER_MAX,
+        )
+
+    async def join(self, run_id: bytes, on_gossip: OnGossip, nursery: trio.Nursery) -> None:
+        """Subscribe to the topics of a run."""
+        if self._topics:
+            raise LocalFault("a run was joined before")
+        self._topics = {topic: f"demo/{run_id.hex()}/{topic}" for topic in Topic}
+        # From here on; what a peer told us of other runs before is bounded by its number.
+        self.pubsub.allowed_topics = frozenset(self._topics.values())
+        for topic, name in self._topics.items():
+            self.pubsub.set_topic_validator(name, self._validator(topic, on_gossip), False)
+            nursery.start_soon(_drain, await self.pubsub.subscribe(name))
+
+    async def publish(self, topic: Topic, message: bytes) -> None:
+        """Send to the mesh. Raises LocalFault where gossipsub would drop in silence (trap 2)."""
+        if not self._topics:
+            raise LocalFault("no run was joined")
+        bytes_max = bounds.TOPIC_BYTES_MAX[topic]
+        if len(message) > bytes_max:
+            raise LocalFault(f"{topic}: {len(message)} bytes, at most {bytes_max} are gossiped")
+        with trio.fail_after(bounds.PUBLISH_S):
+            await self.pubsub.publish(self._topics[topic], message)
+
+    def mesh_peers(self, topic: Topic) -> int:
+        """Links of the gossip mesh. None while peers are connected is an alarm (trap 4)."""
+        name = self._topics.get(topic)
+        return len(self.router.mesh.get(name, ())) if name else 0
+
+    def _validator(self, topic: Topic, on_gossip: OnGossip) -> SyncValidatorFn:
+        bytes_max = bounds.TOPIC_BYTES_MAX[topic]
+        me = self._me.to_bytes()
+
+        def validate(forwarder: ID, message: rpc_pb2.Message) -> bool:
+            if forwarder == self._me:
+                return True  # published here: goes out, is not handed back
+            # Several topics would call several validators, or one of them several times.
+            if len(message.topicIDs) != 1 or len(message.data) > bytes_max:
+                return False
+            if message.from_id == me:
+                return False  # our own, come back
+            try:
+                peer = decode_peer_id_bytes(forwarder.to_bytes())
+            except ValueError:
+                return False
+            try:
+                return on_gossip(topic, peer, message.data)
+            except Exception as error:
+                # Our bug. Raised here it would end in whatever library task carried the message;
+                # this way it ends the mesh, and the daemon with it, and `wait` tells.
+                self._fail(error)
+                return False
+
+        return validate
+
+
+async def _drain(inbox: ISubscriptionAPI) -> None:
+    """Empty the subscription, which the validator has made redundant; full, it logs and drops."""
+    while True:
+        await inbox.get()

@@ -1,0 +1,102 @@
+"""The libp2p host of a node: one key, TCP + Noise + yamux and nothing else."""
+
+import logging
+import socket
+from collections.abc import Sequence
+from typing import Final
+
+from libp2p import new_host
+from libp2p.abc import IHost
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.crypto.x25519 import create_new_key_pair as create_new_noise_key_pair
+from libp2p.network.config import ConnectionConfig, RetryConfig
+from libp2p.network.swarm import Swarm
+from libp2p.rcmgr import ResourceLimits, ResourceManager
+from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
+from libp2p.security.noise.transport import Transport as Noise
+from multiaddr import Multiaddr  # type: ignore[import-untyped]
+
+from demo_node.mesh import bounds
+from demo_node.mesh.addresses import expand_address, split_address
+from demo_node.mesh.transport import MeteredTCP
+from demo_protocol.errors import ConfigError
+
+LOGGERS: Final = ("libp2p", "multiaddr")
+"""What logs for peers' mistakes, on every disconnect and at shutdown (trap 17)."""
+
+
+def build_host(seed: bytes, tcp: MeteredTCP) -> IHost:
+    """A host that listens nowhere yet, with the identity of an Ed25519 seed."""
+    for name in LOGGERS:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    key = create_new_key_pair(seed)
+    noise = Noise(key, noise_privkey=create_new_noise_key_pair().private_key)
+    host = new_host(
+        key_pair=key,
+        sec_opt={NOISE: noise},  # the default also offers secio and plaintext (trap 8)
+        transports=[tcp],  # no QUIC (trap 7)
+        muxer_preference="YAMUX",
+        resource_manager=ResourceManager(
+            limits=ResourceLimits(
+                max_connections=bounds.CONNECTIONS_MAX, max_streams=bounds.STREAMS_MAX
+            ),
+            enable_metrics=False,
+            enable_memory_limits=False,  # the machine's memory is full of tensors; that is fine
+            enable_circuit_breaker=False,
+            enable_graceful_degradation=False,
+        ),
+        connection_config=ConnectionConfig(
+            max_connections=bounds.CONNECTIONS_MAX,
+            high_watermark=bounds.CONNECTIONS_MAX,
+            low_watermark=0,  # below it the library would dial whom it likes; we say whom
+            min_connections=0,
+            max_connections_per_peer=bounds.CONNECTIONS_PER_PEER_MAX,
+            enable_health_monitoring=True,  # else frozen peers stay for ever (trap 11)
+            health_initial_delay=bounds.HEALTH_INTERVAL_S,
+            health_check_interval=bounds.HEALTH_INTERVAL_S,
+            ping_timeout=bounds.HEALTH_TIMEOUT_S,
+            abort_connection_on_ping_failure=True,
+        ),
+        addrs_factory=_expand,
+        disable_identify_address_discovery=True,
+    )
+    get_swarm(host).retry_config = RetryConfig(max_retries=0)  # dialling again is our caller's
+    return host
+
+
+def get_swarm(host: IHost) -> Swarm:
+    """The host's network, as the class it is."""
+    swarm = host.get_network()
+    assert isinstance(swarm, Swarm)
+    return swarm
+
+
+async def listen(host: IHost, addresses: Sequence[str]) -> None:
+    """Begin to accept connections. Raises ConfigError where the operator must choose another."""
+    for address in addresses:
+        _probe(address)
+    if addresses and not await host.get_network().listen(*map(Multiaddr, addresses)):
+        raise ConfigError(f"mesh: cannot listen on {', '.join(addresses)}")
+
+
+def _probe(address: str) -> None:
+    """Raise ConfigError unless `address` is free.
+
+    The library sets SO_REUSEPORT and swallows errors: two nodes on one port would share its
+    connections at random, and a failed listen would go unnoticed (trap 27).
+    """
+    host, port = split_address(address)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            probe.listen(1)
+        except OSError as error:
+            raise ConfigError(
+                f"mesh: cannot listen on port {port} of {host}: {error.strerror}; name another"
+            ) from None
+
+
+def _expand(addresses: list[Multiaddr]) -> list[Multiaddr]:
+    return [Multiaddr(text) for a in addresses for text in expand_address(str(a))]

@@ -1,0 +1,265 @@
+"""The mesh of a real node: `ports.Mesh` over py-libp2p, a trio guest of the asyncio loop."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import trio
+from libp2p.exceptions import BaseLibp2pError
+from libp2p.network.connection.swarm_connection import SwarmConn
+from libp2p.peer.id import ID
+from libp2p.peer.peerstore import PeerStoreError
+from libp2p.rcmgr import Direction
+from libp2p.tools.anyio_service import background_trio_service
+from multiaddr import Multiaddr  # type: ignore[import-untyped]
+
+from demo_node.mesh import bounds
+from demo_node.mesh.addresses import decode_address, expand_address
+from demo_node.mesh.blob import BlobProtocol
+from demo_node.mesh.gossip import Gossip
+from demo_node.mesh.guest import Guest
+from demo_node.mesh.host import build_host, get_swarm, listen
+from demo_node.mesh.peer_id import decode_peer_id_bytes, encode_peer_id, encode_peer_id_bytes
+from demo_node.mesh.transport import MeteredTCP
+from demo_node.ports import (
+    BlobRequest,
+    MeshCounters,
+    OnBlob,
+    OnGossip,
+    PeerView,
+    Topic,
+    Unreachable,
+)
+from demo_protocol.errors import LocalFault
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus  # a dependency of libp2p; its stubs shadow trio's types
+
+
+class Libp2pMesh:
+    """One libp2p host. `start`, then anything of `ports.Mesh`; `wait` beside it; `stop` last.
+
+    `seed` is the node's Ed25519 seed, `listen` the multiaddrs to accept connections on. `guest` is
+    for several meshes in one process: a thread can host only one trio run, so they share it, and
+    who made it stops it.
+    Order of death: end what calls in here, then servers, then `stop`, then the asyncio loop.
+    """
+
+    def __init__(
+        self,
+        seed: bytes,
+        listen: Sequence[str] = ("/ip4/127.0.0.1/tcp/0",),
+        *,
+        guest: Guest | None = None,
+    ) -> None:
+        self._tcp = MeteredTCP()
+        self._listen = tuple(listen)
+        self._host = build_host(seed, self._tcp)
+        self._swarm = get_swarm(self._host)
+        self._peer = decode_peer_id_bytes(self._host.get_id().to_bytes())
+        self._gossip = Gossip(self._host, self._fail)
+        self._blobs = BlobProtocol(self._host, self._answer, self._fail)
+        self._on_blob: OnBlob | None = None
+        self._dials: dict[bytes, trio.Lock] = {}
+        self._shared_guest = guest
+        self._guest: Guest
+        self._nursery: trio.Nursery
+        self._scope = trio.CancelScope()
+        self._fault: Exception | None = None
+        self._faulted = trio.Event()
+        self._started = False
+        self._ended: asyncio.Future[None]
+
+    @property
+    def peer(self) -> bytes:
+        """Our own public key."""
+        return self._peer
+
+    async def start(self) -> None:
+        """Begin to listen. Raises ConfigError where the operator must choose another address."""
+        self._ended = asyncio.get_running_loop().create_future()
+        if self._shared_guest is None:
+            self._guest = Guest()
+            await self._guest.start()
+        else:
+            self._guest = self._shared_guest
+        try:
+            await self._guest.spawn(self._run)
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def wait(self) -> None:
+        """Return when the mesh has ended; raise what ended it. Some task has to watch this."""
+        await asyncio.shield(self._ended)
+
+    async def stop(self) -> None:
+        """Close every connection and end. Raises nothing; twice is fine."""
+        self._scope.cancel()
+        await asyncio.wait([self._ended])
+        self._ended.exception()  # marked as seen: nobody may have been waiting
+        if self._shared_guest is None:
+            await self._guest.stop()
+
+    def addresses(self) -> list[str]:
+        """Full multiaddrs that others can dial, best first, each ending in /p2p/<peer id>."""
+        name = encode_peer_id(self._peer)
+        found = [a for t in self._host_addresses() for a in expand_address(t)]
+        return [f"{address}/p2p/{name}" for address in dict.fromkeys(found)]
+
+    def peers(self) -> list[PeerView]:
+        """Who is connected now, each once."""
+        views = []
+        for peer_id, connections in self._swarm.connections.items():
+            live = [c for c in connections if isinstance(c, SwarmConn) and not c.is_closed]
+            if not live:
+                continue
+            try:
+                peer = decode_peer_id_bytes(peer_id.to_bytes())
+            except ValueError:  # no key of ours: it can connect, but not take part
+                continue
+            outbound = [c for c in live if c.direction == Direction.OUTBOUND]
+            connection = (outbound or live)[0]
+            views.append(PeerView(peer, self._address_of(peer_id, connection), bool(outbound)))
+        return views
+
+    def counters(self) -> MeshCounters:
+        """Bytes of all TCP streams since start: gossip, pulls, handshakes, encryption."""
+        return MeshCounters(self._tcp.bytes_in, self._tcp.bytes_out)
+
+    def mesh_peers(self, topic: Topic) -> int:
+        """Links of the gossip mesh of a topic. None while peers are connected is an alarm."""
+        return self._gossip.mesh_peers(topic)
+
+    async def join(self, run_id: bytes, on_gossip: OnGossip, on_blob: OnBlob) -> None:
+        """Subscribe to the run's topics and begin to serve."""
+        if self._on_blob is not None:
+            raise LocalFault("a run was joined before")
+        self._on_blob = on_blob
+        await self._guest.call(self._gossip.join, run_id, on_gossip, self._nursery)
+
+    async def connect(self, address: str) -> bytes:
+        """Dial a full multiaddr; return the peer's public key. Raises Unreachable."""
+        try:
+            where, peer = decode_address(address)
+        except ValueError as error:
+            raise Unreachable(str(error)) from None
+        if peer == self._peer:
+            raise Unreachable(f"{address} is this node itself")
+        await self._guest.call(self._dial, where, peer)
+        return peer
+
+    async def publish(self, topic: Topic, message: bytes) -> None:
+        """Hand `message` to the gossip mesh. Raises LocalFault over the size limit."""
+        await self._guest.call(self._gossip.publish, topic, message)
+
+    async def request(
+        self, peer: bytes, request: BlobRequest, *, bytes_max: int, timeout_s: float
+    ) -> bytes:
+        """Pull a blob from a connected peer. Raises Unreachable or NotHeld."""
+        return await self._guest.call(self._blobs.pull, peer, request, bytes_max, timeout_s)
+
+    # From here on, trio code.
+
+    async def _run(self, *, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
+        """Live until the scope is cancelled, or something fails."""
+        try:
+            with self._scope:
+                await self._live(task_status)
+        except Exception as error:
+            if not self._started:
+                raise _single(error) from None  # to `start`
+            self._ended.set_exception(_single(error))  # to `wait`
+        finally:
+            self._tcp.abort()
+            if not self._ended.done():
+                self._ended.set_result(None)
+
+    async def _live(self, task_status: "TaskStatus[None]") -> None:
+        async with (
+            self._host.run(listen_addrs=[]),
+            background_trio_service(self._gossip.pubsub),  # before any connection (trap 14)
+            background_trio_service(self._gossip.router),
+            trio.open_nursery() as self._nursery,
+        ):
+            await self._gossip.pubsub.wait_until_ready()
+            await listen(self._host, self._listen)
+            self._started = True
+            task_status.started()
+            await self._faulted.wait()
+            assert self._fault is not None
+            raise self._fault
+
+    def _fail(self, error: Exception) -> None:
+        if self._fault is None:
+            self._fault = error
+            self._faulted.set()
+
+    async def _answer(self, peer: bytes, request: BlobRequest) -> bytes | None:
+        if self._on_blob is None:
+            return None
+        return await self._guest.ask(_as_coroutine, self._on_blob, peer, request)
+
+    async def _dial(self, where: str, peer: bytes) -> None:
+        """Dial exactly this address, unless the peer is connected by now.
+
+        `host.connect` would not do: it refuses for 60 s after a failure (trap 10), waits 250 ms
+        for a second address (trap 9), and dials one old address of the peer instead of this one
+        where it remembers several (trap 28).
+        """
+        peer_id = ID(encode_peer_id_bytes(peer))
+        lock = self._dials.setdefault(peer, trio.Lock())
+        try:
+            with trio.fail_after(bounds.CONNECT_S):
+                async with lock:
+                    if not self._is_connected(peer_id):
+                        await self._swarm.dial_addr(Multiaddr(where), peer_id)
+        except trio.TooSlowError:
+            raise Unreachable(f"{where} did not answer in {bounds.CONNECT_S:.0f} s") from None
+        except (BaseLibp2pError, ValueError) as error:
+            raise Unreachable(f"{where}: {_innermost(error)}") from None
+        finally:
+            if not lock.statistics().tasks_waiting and not lock.locked():
+                self._dials.pop(peer, None)
+
+    def _is_connected(self, peer_id: ID) -> bool:
+        return any(not c.is_closed for c in self._swarm.get_connections(peer_id))
+
+    def _host_addresses(self) -> list[str]:
+        return [str(a) for listener in self._swarm.listeners.values() for a in listener.get_addrs()]
+
+    def _address_of(self, peer_id: ID, connection: SwarmConn) -> str:
+        """Where the peer can be dialled, as far as is known.
+
+        For one that dialled us that is the host we see, with a port it says it listens on: what it
+        says of its host is of little use behind a NAT.
+        """
+        seen = str(next(iter(connection.get_transport_addresses()), ""))
+        if connection.direction != Direction.OUTBOUND:
+            try:
+                told = [str(a).split("/") for a in self._host.get_peerstore().addrs(peer_id)]
+            except PeerStoreError:  # it has not told us yet
+                told = []
+            host = seen.split("/")[:3]
+            ports = [t[4] for t in sorted(told, key=lambda t: t[:3] != host) if t[3:4] == ["tcp"]]
+            if ports:
+                seen = "/".join([*host, "tcp", ports[0]])
+        return f"{seen}/p2p/{peer_id.to_base58()}"
+
+
+async def _as_coroutine(on_blob: OnBlob, peer: bytes, request: BlobRequest) -> bytes | None:
+    return await on_blob(peer, request)
+
+
+def _innermost(error: BaseException) -> str:
+    """One line that says why: the library wraps the reason several times."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _single(error: Exception) -> Exception:
+    """What the nurseries on its way have wrapped, where that is one error."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
