@@ -109,7 +109,8 @@ def build_schema(tensors: Iterable[TensorSpec]) -> Schema:
 def compute_schema(model: Model) -> Schema:
     """The state of a decoder of this shape. Names are those of learn/model.py's parameters."""
     width, hidden, layers = model.width, model.hidden, model.layers
-    inner, outer = _init_bits(width, 1), _init_bits(width, 2 * layers)
+    # Half of 1 / sqrt(fan-in), less again where 2 * layers branches add up in the residual stream.
+    inner, outer = _init_bits(width, 4), _init_bits(width, 8 * layers)
     tensors = [
         # Tied: it also makes the logits, which start with a deviation of about 0.6.
         TensorSpec("embedding.weight", (model.vocabulary, width), _init_bits(width, 3)),
@@ -127,7 +128,7 @@ def compute_schema(model: Model) -> Schema:
             TensorSpec(at + "feed_forward.gate.weight", (hidden, width), inner),
             TensorSpec(at + "feed_forward.up.weight", (hidden, width), inner),
             TensorSpec(
-                at + "feed_forward.down.weight", (width, hidden), _init_bits(hidden, 2 * layers)
+                at + "feed_forward.down.weight", (width, hidden), _init_bits(hidden, 8 * layers)
             ),
         ]
     return build_schema(tensors)
@@ -136,8 +137,7 @@ def compute_schema(model: Model) -> Schema:
 def _init_bits(fan_in: int, divisor: int) -> int:
     """b with 2^-b nearest, in ratio, to sqrt(3 / (fan_in * divisor)).
 
-    Uniform in +-2^-b then has a variance of about 1 / (fan_in * divisor); the divisor of a
-    matrix that writes to the residual stream is the number of such matrices.
+    Uniform in +-2^-b then has a variance of about 1 / (fan_in * divisor).
     """
     bits = 0
     # 2^-b > sqrt(2) * sqrt(3 / n), squared and asked in integers: half of it is nearer.
