@@ -1,0 +1,29 @@
+"""Main function of the trainer child. The node process imports this, so torch waits inside."""
+
+import multiprocessing
+import os
+from multiprocessing.connection import wait
+from typing import Final
+
+from demo_node.trainer.leash import tie_to_parent
+
+NICENESS: Final = 10
+"""The network has to answer while every core trains."""
+
+
+def run_child(socket: str, threads: int) -> None:
+    """Serve the trainer on the unix socket until the node process ends. Prints nothing."""
+    tie_to_parent()
+    os.nice(NICENESS)
+    os.umask(0o177)  # the socket: 0600
+    os.environ["GRPC_VERBOSITY"] = "NONE"
+    # Here and not above: the node process, which names this function, must not import torch.
+    from demo_node.trainer.server import serve
+
+    server = serve(socket, threads)
+    node = multiprocessing.parent_process()
+    assert node is not None
+    # Where the kernel has no leash, the end of a pipe tells us. Nothing here is worth a clean end.
+    wait([node.sentinel])
+    server.stop(grace=None)
+    os._exit(0)

@@ -1,0 +1,154 @@
+"""ports.Learner over gRPC: what the round driver asks goes to the trainer child.
+
+Part of the node process: no torch here.
+"""
+
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+import grpc
+
+from demo_node.ports import ApplyOrder, LearnerLost, Trained, TrainOrder
+from demo_node.trainer.faults import to_error
+from demo_node.trainer.pb import trainer_pb2 as pb
+from demo_node.trainer.pieces import iterate_pieces
+from demo_node.trainer.supervisor import Supervisor, Trainer
+from demo_protocol.errors import LocalFault
+
+ANSWER_S: Final = 120.0
+"""A call that takes longer than it can reasonably take means a trainer that hangs: it is ended."""
+
+STATE_S: Final = 600.0
+"""The same for work on a whole state: a large model on a slow disk, or evaluated on a CPU."""
+
+
+class TrainerClient:
+    """Talks to whatever trainer is ready.
+
+    `load` waits for one. Everything else raises LearnerLost when the trainer died, also when
+    that was before the call and another is up: it holds no states until `load`.
+    """
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+
+    async def load(self, record: bytes, snapshot: bytes | None) -> bytes:
+        """Hold state `record`. Waits for a trainer first. Raises Reject on a bad snapshot."""
+
+        async def requests() -> AsyncIterator[pb.LoadRequest]:
+            yield pb.LoadRequest(record=record)
+            for piece in iterate_pieces([snapshot] if snapshot else []):
+                yield pb.LoadRequest(piece=piece)
+
+        trainer = await self._supervisor.wait_ready()
+        with self._calling(trainer):
+            reply = await trainer.stub.Load(requests(), timeout=STATE_S)
+            trainer.has_states = True
+            return reply.digest
+
+    async def train(self, order: TrainOrder) -> Trained:
+        """Local work until the order's deadline, then encoding. Cancelling stops the work."""
+        request = pb.TrainRequest(
+            round=order.round,
+            base=order.base,
+            deadline_ms=order.deadline_ms,
+            sample_first=order.sample_first,
+            sample_count=order.sample_count,
+            probation_key=order.probation_key,
+        )
+        left_s = max(order.deadline_ms / 1000 - time.time(), 0)
+        with self._calling() as trainer:
+            header: pb.TrainedHeader | None = None
+            pieces: list[bytes] = []
+            async for reply in trainer.stub.Train(request, timeout=left_s + ANSWER_S):
+                if header is None:
+                    header = reply.header
+                else:
+                    pieces.append(reply.piece)
+            if header is None:
+                raise LocalFault("trainer: an empty answer")
+            return _to_trained(order, header, b"".join(pieces))
+
+    async def apply(self, order: ApplyOrder) -> bytes:
+        """Compute and hold the state after a record; returns its digest. Idempotent."""
+        header = pb.ApplyHeader(
+            record=order.record,
+            parent=order.parent,
+            round=order.round,
+            payload_bytes=[len(payload) for payload in order.payloads],
+        )
+
+        async def requests() -> AsyncIterator[pb.ApplyRequest]:
+            yield pb.ApplyRequest(header=header)
+            for piece in iterate_pieces(order.payloads):
+                yield pb.ApplyRequest(piece=piece)
+
+        with self._calling() as trainer:
+            return (await trainer.stub.Apply(requests(), timeout=STATE_S)).digest
+
+    async def forget(self, records: Sequence[bytes]) -> None:
+        """These states are not needed any more."""
+        with self._calling() as trainer:
+            await trainer.stub.Forget(pb.ForgetRequest(records=records), timeout=ANSWER_S)
+
+    async def restore(self, round_: int) -> None:
+        """What was sent in `round_` did not count: add it back to the residual (rule 24)."""
+        with self._calling() as trainer:
+            await trainer.stub.Restore(pb.RestoreRequest(round=round_), timeout=ANSWER_S)
+
+    async def release(self, round_: int) -> None:
+        """What was sent in `round_` counted."""
+        with self._calling() as trainer:
+            await trainer.stub.Release(pb.ReleaseRequest(round=round_), timeout=ANSWER_S)
+
+    async def snapshot(self, record: bytes) -> AsyncIterator[bytes]:
+        """A state as safetensors bytes, in pieces. Raises UnknownState."""
+        with self._calling() as trainer:
+            request = pb.SnapshotRequest(record=record)
+            async for reply in trainer.stub.Snapshot(request, timeout=STATE_S):
+                yield reply.piece
+
+    async def evaluate(self, record: bytes) -> float:
+        """Held-out loss, nats per byte, over 16 KiB. Raises UnknownState."""
+        with self._calling() as trainer:
+            request = pb.EvaluateRequest(record=record)
+            return (await trainer.stub.Evaluate(request, timeout=STATE_S)).loss
+
+    async def generate(self, record: bytes, length: int) -> bytes:
+        """Text of `length` bytes, the same on every node. Raises UnknownState."""
+        with self._calling() as trainer:
+            request = pb.GenerateRequest(record=record, length=length)
+            return (await trainer.stub.Generate(request, timeout=STATE_S)).text
+
+    @contextmanager
+    def _calling(self, trainer: Trainer | None = None) -> Iterator[Trainer]:
+        """Errors of a call inside come out as what they mean."""
+        if trainer is None:
+            trainer = self._supervisor.trainer()
+            if not trainer.has_states:
+                raise LearnerLost("this trainer is new and holds no states yet")
+        try:
+            yield trainer
+        except grpc.aio.AioRpcError as error:
+            meant = to_error(error)
+            if isinstance(meant, LearnerLost):
+                # Gone, or hanging. Its death may not have been noticed yet: nobody shall ask again.
+                self._supervisor.abandon(trainer)
+            raise meant from None
+
+
+def _to_trained(order: TrainOrder, header: pb.TrainedHeader, payload: bytes) -> Trained:
+    return Trained(
+        round=order.round,
+        base=order.base,
+        payload=payload,
+        k=header.k,
+        samples=header.samples,
+        tokens=header.tokens,
+        loss_micronats=header.loss_micronats,
+        train_ms=header.train_ms,
+        encode_ms=header.encode_ms,
+        steps=header.steps,
+    )

@@ -1,0 +1,224 @@
+"""One node's learning, synchronous and without a process around it.
+
+Orchestrates learn/: replicated states by the record they follow, local work from one of them,
+the residual, exact updates. Here the clock is read that learn/ does not know. `train` and `apply`
+may run in two threads: states are never changed once made, an update makes new tensors.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from demo_node.learn.data import evaluate, generate, iterate_batches
+from demo_node.learn.demo import Encoder
+from demo_node.learn.digest import compute_digest
+from demo_node.learn.exact import apply_update
+from demo_node.learn.local import LocalTrainer, LocalWork
+from demo_node.learn.model import Decoder, load_state
+from demo_node.ports import ApplyOrder, Trained, TrainOrder
+from demo_node.trainer.device import Devices
+from demo_node.trainer.pieces import iterate_pieces
+from demo_node.trainer.settings import UnknownState
+from demo_node.trainer.tensors import decode_tensors, encode_tensors
+from demo_protocol.assignment import Indices, compute_probation_samples, compute_samples
+from demo_protocol.fp32 import compute_step
+from demo_protocol.initial import compute_initial_state
+from demo_protocol.manifest import Manifest, compute_run_id
+from demo_protocol.payload import decode_payload, encode_payload
+from demo_protocol.schema import compute_schema
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """fp32 tensors by name, on the device that applies updates, and their digest."""
+
+    tensors: Mapping[str, Tensor]
+    digest: bytes
+
+
+class LocalLearner:
+    """The synchronous twin of ports.Learner. Its caller bounds the states held by `forget`."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        corpus: Tensor,
+        devices: Devices,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        """`corpus`: uint8 [train_bytes + heldout_bytes]. `now_ms`: the clock of deadlines."""
+        self.manifest = manifest
+        self.devices = devices
+        self.schema = compute_schema(manifest.model)
+        self._now_ms = now_ms
+        self._run_id = compute_run_id(manifest)
+        self._data_root = bytes.fromhex(manifest.data.root)
+        text = corpus.to(devices.train)
+        self._text = text[: manifest.data.train_bytes]
+        self._heldout = text[manifest.data.train_bytes :]
+        self._trainer = LocalTrainer(
+            manifest.model, manifest.learning, devices.train, time.perf_counter_ns
+        )
+        self._encoder = Encoder(self.schema, manifest.learning, devices.train)
+        self._reader = Decoder(manifest.model).to(devices.train)
+        self._states: dict[bytes, _State] = {}
+        self._states_lock = threading.Lock()
+        self._trainer_lock = threading.Lock()
+        self._encoder_lock = threading.Lock()
+        self._reader_lock = threading.Lock()
+
+    def load(self, record: bytes, snapshot: bytes | None) -> bytes:
+        """Hold state `record`: from safetensors bytes, or state 0 for None. Returns the digest.
+
+        Raises Reject when the bytes are not a state of this run's model.
+        """
+        if snapshot is None:
+            initial = compute_initial_state(self.schema, self.manifest.seed)
+            tensors = {name: torch.from_numpy(array) for name, array in initial.items()}
+        else:
+            tensors = decode_tensors(snapshot, self.schema)
+        return self._hold(record, {n: t.to(self.devices.apply) for n, t in tensors.items()})
+
+    def train(self, order: TrainOrder, should_stop: Callable[[], bool] = lambda: False) -> Trained:
+        """Work through the order's samples until its deadline (rule T2), then encode.
+
+        Whoever runs out of samples returns early. A heartbeat (k = 0) comes back, and the
+        residual stays as it was, when not a single sample was done, `should_stop` said so or
+        this machine's arithmetic is wrong. Raises UnknownState; LocalFault on divergence.
+        """
+        base = self._get(order.base)
+        if order.sample_count == 0 or not self.devices.can_contribute:
+            return _heartbeat(order)
+        with self._trainer_lock:
+            work = self._work(base, order, should_stop)
+        if work.samples == 0 or should_stop():
+            return _heartbeat(order)
+        begin_ns = time.perf_counter_ns()
+        k = self.manifest.learning.k
+        with self._encoder_lock:
+            self._encoder.accumulate(work.delta)
+            payload = encode_payload(self._encoder.encode(k, order.round))
+        return Trained(
+            round=order.round,
+            base=order.base,
+            payload=payload,
+            k=k,
+            samples=work.samples,
+            tokens=work.tokens,
+            loss_micronats=round(work.loss * 1_000_000),
+            train_ms=work.busy_ns // 1_000_000,
+            encode_ms=(time.perf_counter_ns() - begin_ns) // 1_000_000,
+            steps=work.steps,
+        )
+
+    def apply(self, order: ApplyOrder) -> bytes:
+        """Compute and hold the state after a record; returns its digest. Idempotent.
+
+        Raises UnknownState without the parent, Reject when a payload is malformed.
+        """
+        with self._states_lock:
+            held = self._states.get(order.record)
+        if held is not None:
+            return held.digest
+        parent = self._get(order.parent)
+        learning = self.manifest.learning
+        payloads = [decode_payload(raw, self.schema, learning.k) for raw in order.payloads]
+        step = compute_step(learning, order.round)
+        return self._hold(order.record, apply_update(parent.tensors, payloads, self.schema, step))
+
+    def forget(self, records: Sequence[bytes]) -> None:
+        """These states are not needed any more; unknown ones are no error."""
+        with self._states_lock:
+            for record in records:
+                self._states.pop(record, None)
+
+    def restore(self, round_: int) -> None:
+        """What was sent in `round_` did not count: add it back to the residual (rule 24)."""
+        with self._encoder_lock:
+            self._encoder.restore(round_)
+
+    def release(self, round_: int) -> None:
+        """What was sent in `round_` counted: forget the copy kept for `restore`."""
+        with self._encoder_lock:
+            self._encoder.release(round_)
+
+    def snapshot(self, record: bytes) -> Iterator[bytes]:
+        """A state as safetensors bytes, equal on every replica, in pieces. Raises UnknownState."""
+        return iterate_pieces([encode_tensors(self._get(record).tensors)])
+
+    def evaluate(self, record: bytes) -> float:
+        """Held-out loss of a state, nats per byte, over 16 KiB. Raises UnknownState."""
+        state = self._get(record)
+        with self._reader_lock:
+            load_state(self._reader, state.tensors)
+            return evaluate(self._reader, self._heldout)
+
+    def generate(self, record: bytes, length: int) -> bytes:
+        """`length` bytes of text, the same wherever the state is. Raises UnknownState."""
+        state = self._get(record)
+        with self._reader_lock:
+            load_state(self._reader, state.tensors)
+            return generate(self._reader, state.digest, length)
+
+    def _work(self, base: _State, order: TrainOrder, should_stop: Callable[[], bool]) -> LocalWork:
+        state = {n: t.to(self.devices.train) for n, t in base.tensors.items()}
+        batches = iterate_batches(
+            self._text,
+            self._samples(order),
+            self.manifest.model.context,
+            self.manifest.learning.micro_batch,
+        )
+        first = True
+
+        def should_continue(step_ns: int) -> bool:
+            nonlocal first
+            # The first step of a round is taken whatever the last ones took: after a stall (a
+            # laptop's sleep) no step would ever seem to fit again, and none be measured anew.
+            needed_ms = 0 if first else step_ns // 1_000_000
+            first = False
+            return not should_stop() and self._now_ms() + needed_ms < order.deadline_ms
+
+        return self._trainer.train(state, order.round, batches, should_continue)
+
+    def _samples(self, order: TrainOrder) -> Indices:
+        """Sample indices of the order, int64 [sample_count] (rule T5)."""
+        first, count = order.sample_first, order.sample_count
+        total = (self.manifest.data.train_bytes - 1) // self.manifest.model.context
+        if order.probation_key:
+            return compute_probation_samples(order.probation_key, order.round, total, first, count)
+        numbers = np.arange(first, first + count, dtype=np.int64)
+        return compute_samples(self._run_id, self._data_root, total, numbers)
+
+    def _hold(self, record: bytes, tensors: Mapping[str, Tensor]) -> bytes:
+        state = _State(tensors, compute_digest(tensors))
+        with self._states_lock:
+            self._states[record] = state
+        return state.digest
+
+    def _get(self, record: bytes) -> _State:
+        with self._states_lock:
+            state = self._states.get(record)
+        if state is None:
+            raise UnknownState(f"the state after record {record.hex()} is not held")
+        return state
+
+
+def _heartbeat(order: TrainOrder) -> Trained:
+    """Nothing done, nothing sent (rule T4)."""
+    return Trained(
+        round=order.round,
+        base=order.base,
+        payload=b"",
+        k=0,
+        samples=0,
+        tokens=0,
+        loss_micronats=0,
+        train_ms=0,
+        encode_ms=0,
+        steps=0,
+    )

@@ -1,0 +1,14 @@
+"""What the fork server imports before it serves: a leash, then torch, and nothing else.
+
+A server that is importing torch does not watch its parent for seconds, hence the leash first.
+No CUDA call here: a context does not survive a fork.
+"""
+
+from demo_node.trainer.leash import tie_to_parent
+
+tie_to_parent()
+
+import torch  # noqa: E402
+
+# torch imports it with the first optimizer: 0.9 s that every child would spend again.
+import torch._dynamo  # noqa: E402, F401

@@ -1,0 +1,192 @@
+"""The trainer's gRPC service: bytes to orders and back, around one LocalLearner."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate, pairwise
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+import grpc
+import torch
+
+from demo_node.ports import ApplyOrder, TrainOrder
+from demo_node.trainer.device import choose_devices
+from demo_node.trainer.learner import LocalLearner
+from demo_node.trainer.pb import trainer_pb2 as pb
+from demo_node.trainer.pb import trainer_pb2_grpc as pb_grpc
+from demo_node.trainer.pieces import iterate_pieces
+from demo_node.trainer.settings import UnknownState
+from demo_node.trainer.tensors import read_corpus
+from demo_protocol.errors import ConfigError, LocalFault, Reject
+from demo_protocol.manifest import decode_manifest
+
+WORKERS: Final = 8
+"""Calls answered at once: train, apply, snapshot, evaluate, generate, and some that are short."""
+
+
+def serve(socket: str, threads: int) -> grpc.Server:
+    """A started server on the unix socket; each operation may use `threads` cores."""
+    torch.set_num_threads(threads)
+    server = grpc.server(ThreadPoolExecutor(WORKERS))
+    pb_grpc.add_TrainerServicer_to_server(TrainerService(), server)
+    server.add_insecure_port(f"unix:{socket}")
+    server.start()
+    return server
+
+
+class TrainerService(pb_grpc.TrainerServicer):
+    """Answers one node. A bug's traceback goes to stderr, by gRPC's own logger."""
+
+    def __init__(self) -> None:
+        self._configured: LocalLearner | None = None
+
+    @property
+    def _learner(self) -> LocalLearner:
+        if self._configured is None:
+            raise LocalFault("the trainer has not been configured")
+        return self._configured
+
+    def Ping(self, request: pb.PingRequest, context: grpc.ServicerContext) -> pb.PingReply:
+        """Answer."""
+        return pb.PingReply()
+
+    def Configure(
+        self, request: pb.ConfigureRequest, context: grpc.ServicerContext
+    ) -> pb.ConfigureReply:
+        """Make the learner, after the known-answer test."""
+        with _Faults(context):
+            manifest = decode_manifest(request.manifest)
+            corpus = read_corpus(Path(request.corpus), manifest.data)
+            learner = LocalLearner(manifest, corpus, choose_devices(request.device))
+            self._configured = learner
+            return pb.ConfigureReply(
+                parameters=learner.schema.parameters,
+                device=str(learner.devices.train),
+                apply_device=str(learner.devices.apply),
+                known_answer_ok=learner.devices.can_contribute,
+            )
+
+    def Load(
+        self, request_iterator: Iterator[pb.LoadRequest], context: grpc.ServicerContext
+    ) -> pb.StateReply:
+        """Hold state 0 or a snapshot."""
+        with _Faults(context):
+            record = next(request_iterator).record
+            pieces = [request.piece for request in request_iterator]
+            digest = self._learner.load(record, b"".join(pieces) if pieces else None)
+            return pb.StateReply(digest=digest)
+
+    def Train(
+        self, request: pb.TrainRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.TrainReply]:
+        """Work until the deadline, or until the node has given up on the call."""
+        over = threading.Event()
+        context.add_callback(over.set)
+        with _Faults(context):
+            order = TrainOrder(
+                round=request.round,
+                base=request.base,
+                deadline_ms=request.deadline_ms,
+                sample_first=request.sample_first,
+                sample_count=request.sample_count,
+                probation_key=request.probation_key,
+            )
+            trained = self._learner.train(order, should_stop=over.is_set)
+        yield pb.TrainReply(
+            header=pb.TrainedHeader(
+                k=trained.k,
+                samples=trained.samples,
+                tokens=trained.tokens,
+                loss_micronats=trained.loss_micronats,
+                train_ms=trained.train_ms,
+                encode_ms=trained.encode_ms,
+                steps=trained.steps,
+            )
+        )
+        for piece in iterate_pieces([trained.payload]):
+            yield pb.TrainReply(piece=piece)
+
+    def Apply(
+        self, request_iterator: Iterator[pb.ApplyRequest], context: grpc.ServicerContext
+    ) -> pb.StateReply:
+        """Cut the pieces into payloads again, and apply them."""
+        with _Faults(context):
+            header = next(request_iterator).header
+            joined = b"".join(request.piece for request in request_iterator)
+            ends = list(accumulate(header.payload_bytes, initial=0))
+            if ends[-1] != len(joined):
+                raise LocalFault(f"apply: {len(joined)} bytes came, {ends[-1]} were announced")
+            order = ApplyOrder(
+                record=header.record,
+                parent=header.parent,
+                round=header.round,
+                payloads=tuple(joined[start:end] for start, end in pairwise(ends)),
+            )
+            return pb.StateReply(digest=self._learner.apply(order))
+
+    def Forget(self, request: pb.ForgetRequest, context: grpc.ServicerContext) -> pb.ForgetReply:
+        """Drop states."""
+        self._learner.forget(request.records)
+        return pb.ForgetReply()
+
+    def Restore(self, request: pb.RestoreRequest, context: grpc.ServicerContext) -> pb.RestoreReply:
+        """Put back what was sent."""
+        self._learner.restore(request.round)
+        return pb.RestoreReply()
+
+    def Release(self, request: pb.ReleaseRequest, context: grpc.ServicerContext) -> pb.ReleaseReply:
+        """Forget what was sent."""
+        self._learner.release(request.round)
+        return pb.ReleaseReply()
+
+    def Snapshot(
+        self, request: pb.SnapshotRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.SnapshotReply]:
+        """A state in pieces."""
+        with _Faults(context):
+            pieces = self._learner.snapshot(request.record)
+        for piece in pieces:
+            yield pb.SnapshotReply(piece=piece)
+
+    def Evaluate(
+        self, request: pb.EvaluateRequest, context: grpc.ServicerContext
+    ) -> pb.EvaluateReply:
+        """Held-out loss."""
+        with _Faults(context):
+            return pb.EvaluateReply(loss=self._learner.evaluate(request.record))
+
+    def Generate(
+        self, request: pb.GenerateRequest, context: grpc.ServicerContext
+    ) -> pb.GenerateReply:
+        """Sampled text."""
+        with _Faults(context):
+            return pb.GenerateReply(text=self._learner.generate(request.record, request.length))
+
+
+_CODES: Final = {
+    UnknownState: grpc.StatusCode.NOT_FOUND,
+    Reject: grpc.StatusCode.INVALID_ARGUMENT,
+    ConfigError: grpc.StatusCode.FAILED_PRECONDITION,
+}
+"""Errors that cross as what they are; client.py turns the codes back. Any other is a bug here."""
+
+
+class _Faults:
+    """Ends the call with the code of the error that leaves the block."""
+
+    def __init__(self, context: grpc.ServicerContext) -> None:
+        self._context = context
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind in _CODES:
+            self._context.abort(_CODES[kind], str(error))

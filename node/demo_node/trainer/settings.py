@@ -1,0 +1,45 @@
+"""What the two sides of the trainer tell each other at the start, and the errors they share.
+
+No torch here: the node process imports this.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class UnknownState(LookupError):
+    """The trainer does not hold the state that was named: load it, or apply up to it, first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerSettings:
+    """What to train, on what, with what."""
+
+    manifest: bytes
+    """Canonical bytes."""
+    corpus: Path
+    """Training text, then held-out text."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    threads: int = 0
+    """Cores that one operation may use; 0: all that this process may use."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerInfo:
+    """What a trainer that is ready says of itself."""
+
+    pid: int
+    parameters: int
+    device: str
+    """Where forward and backward run."""
+    apply_device: str
+    """Where updates are applied: the CPU where the device failed the known-answer test."""
+    can_contribute: bool
+    """False: the known-answer test failed on the CPU too. It trains nothing, sends heartbeats."""
+
+
+def compute_threads(nodes: int = 1) -> int:
+    """Threads for one of `nodes` trainers that share this machine; at least 1."""
+    return max(1, len(os.sched_getaffinity(0)) // nodes)
