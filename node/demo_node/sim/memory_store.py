@@ -18,6 +18,10 @@ class MemoryStore:
         if self.signed.setdefault((kind, round_), raw) != raw:
             raise LocalFault(f"a second {kind} was signed for round {round_}")
 
+    def newest_signed(self, kind: str) -> int:
+        """Newest round something of this kind was signed for; -1 before the first."""
+        return max((round_ for k, round_ in self.signed if k == kind), default=-1)
+
     async def keep_record(self, record: bytes, parent: bytes, round_: int, bundle: bytes) -> None:
         """Keep a record's bundle."""
         self.records[record] = (bundle, parent)

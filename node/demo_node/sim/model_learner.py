@@ -34,9 +34,9 @@ class ModelLearner:
         self.released: list[int] = []
 
     async def load(self, record: bytes, snapshot: bytes | None) -> bytes:
-        """State 0, or the digest that a snapshot carries."""
+        """State 0, or the digest that a snapshot carries. Of all others nothing is left."""
         digest = _digest(b"state 0") if snapshot is None else snapshot
-        self.states[record] = digest
+        self.states = {record: digest}
         return digest
 
     async def train(self, order: TrainOrder) -> Trained:
