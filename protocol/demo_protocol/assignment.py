@@ -43,13 +43,13 @@ def compute_draw(label: bytes, key: bytes, round_: int) -> bytes:
 def interval_length(counts: Sequence[int], samples_start: int) -> int:
     """How many samples a member is given: 1.5 x the lower median of its last 8 counts (rule T2).
 
-    Rounded up, so that it can grow from 1. Rounds without training (count 0) say nothing about
-    speed. A member without counts gets `samples_start`.
+    Rounded up. Rounds without training (count 0) say nothing about speed. Never less than
+    `samples_start`, which a member without counts gets: a round cut short would else hold its
+    author back for dozens of rounds (docs/decisions/sample-intervals.md).
     """
     recent = sorted(count for count in counts[-HISTORY:] if count > 0)
-    if not recent:
-        return max(samples_start, 1)
-    return (3 * recent[(len(recent) - 1) // 2] + 1) // 2
+    median = recent[(len(recent) - 1) // 2] if recent else 0
+    return max((3 * median + 1) // 2, samples_start, 1)
 
 
 def compute_intervals(

@@ -129,8 +129,8 @@ def test_draws_depend_on_label_key_and_round() -> None:
 @pytest.mark.parametrize(
     ("counts", "length"),
     [
-        ((), 512),
-        ((0, 0), 512),
+        ((), 2),
+        ((0, 0), 2),
         ((1,), 2),
         ((2,), 3),
         ((100,), 150),
@@ -144,14 +144,12 @@ def test_draws_depend_on_label_key_and_round() -> None:
 def test_t2_an_interval_is_one_and_a_half_times_the_lower_median_of_eight(
     counts: tuple[int, ...], length: int
 ) -> None:
-    assert interval_length(counts, 512) == length
+    assert interval_length(counts, 2) == length
 
 
-def test_t2_a_slow_start_grows_again() -> None:
-    counts: list[int] = []
-    for _ in range(40):
-        counts.append(interval_length(counts, 1))
-    assert counts[-1] > 10
+def test_t2_a_round_cut_short_does_not_hold_its_author_back() -> None:
+    assert interval_length((4,), 512) == 512
+    assert interval_length((4, 512, 512), 512) == 768
 
 
 def test_golden_assignment() -> None:
