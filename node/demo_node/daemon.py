@@ -6,7 +6,7 @@ the corpus; then trainer, chain and round machine; then rounds, until somebody a
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import uvloop
 
@@ -29,19 +29,22 @@ from demo_node.store.disk import FileDisk
 from demo_node.store.key import NodeKey, create_key, generate_key, load_key
 from demo_node.system_clock import SystemClock
 from demo_node.trainer.forkserver import start_server
-from demo_node.views import NodeState
+from demo_node.views import NodeState, RoundObserver
 from demo_protocol.errors import ConfigError
 
 STATUS_S = 0.5
 """How often metrics and logs look at the node's status."""
 
 
-def run_daemon(config: Config) -> int:
-    """Be a node until told to stop; returns the exit code. Raises ConfigError."""
+def run_daemon(config: Config, show: Callable[[str], None]) -> int:
+    """Be a node until told to stop; returns the exit code. Raises ConfigError.
+
+    `show` takes what an operator wants to read: the line that others paste to join.
+    """
     if config.train:
         start_server()  # it imports torch while the node comes up
     try:
-        return uvloop.run(_main(config))
+        return uvloop.run(_main(config, show))
     except BaseExceptionGroup as group:
         # What the operator can mend is one line, however deep in the TaskGroup it happened.
         found = group.subgroup(ConfigError)
@@ -54,7 +57,7 @@ def run_daemon(config: Config) -> int:
         raise
 
 
-async def _main(config: Config) -> int:
+async def _main(config: Config, show: Callable[[str], None]) -> int:
     _check_addresses(config)
     log = configure_log(config.log_format, config.log_level)
     metrics = Metrics()
@@ -66,7 +69,7 @@ async def _main(config: Config) -> int:
     with hold_lock(disk, datadir):
         key = _load_or_create_key(disk, datadir)
         clock = SystemClock(config.clock_offset_ms)
-        async with _mesh(key, config) as mesh:
+        async with _mesh(key, config, observer) as mesh:
             operations = NodeOperations(clock=clock, mesh=mesh, stopping=stopping)
             book = AddressBook(disk, datadir.peers)
             node = Node(
@@ -77,6 +80,7 @@ async def _main(config: Config) -> int:
                 clock=clock,
                 mesh=mesh,
                 observer=observer,
+                show=show,
                 operations=operations,
                 stopping=stopping,
                 book=book,
@@ -121,7 +125,7 @@ async def _show_status(operations: NodeOperations, observer: Observers) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _mesh(key: NodeKey, config: Config) -> AsyncIterator[Libp2pMesh]:
+async def _mesh(key: NodeKey, config: Config, observer: RoundObserver) -> AsyncIterator[Libp2pMesh]:
     """A mesh that listens. A port that was not named falls back to a free one, and says so."""
     mesh = Libp2pMesh(key.seed, config.listen)
     try:
@@ -132,6 +136,7 @@ async def _mesh(key: NodeKey, config: Config) -> AsyncIterator[Libp2pMesh]:
         free = [_with_free_port(address) for address in config.listen]
         mesh = Libp2pMesh(key.seed, free)
         await mesh.start()
+        observer.on_event("port.replaced", wanted=config.listen, taken=mesh.addresses())
     try:
         yield mesh
     finally:

@@ -1,6 +1,7 @@
 """One node's life after its mesh is up: find the run, catch up, take part, leave."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from demo_node.config import Config
@@ -62,6 +63,7 @@ class Node:
     clock: SystemClock
     mesh: Libp2pMesh
     observer: RoundObserver
+    show: Callable[[str], None]
     operations: NodeOperations
     stopping: Stopping
     book: AddressBook
@@ -164,6 +166,7 @@ async def _join_run(node: Node, group: asyncio.TaskGroup) -> None:
     group.create_task(snapshotting.run())
     node.operations.driver, node.operations.learner = driver, learner
     node.operations.snapshotting = snapshotting
+    node.show("Others join this run with:\n  " + _compose_invitation(node, run_id))
     await catch_up(driver, node.clock, node.say)
     node.operations.set_state(NodeState.ACTIVE)
 
@@ -195,6 +198,11 @@ async def _find_manifest(node: Node, puller: Puller) -> Manifest:
         )
     await asyncio.to_thread(save_manifest, node.disk, node.datadir.manifest, manifest)
     return manifest
+
+
+def _compose_invitation(node: Node, run_id: bytes) -> str:
+    """The line that the next volunteer pastes."""
+    return f"demo-node start --peers {node.mesh.addresses()[0]} --run-id {run_id.hex()}"
 
 
 def _find_own_start(snapshots: SnapshotStore, run_id: bytes) -> Start:
