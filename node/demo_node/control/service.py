@@ -22,7 +22,7 @@ MESSAGE_BYTES_MAX: Final = 1 << 20
 WATCH_INTERVAL_MS: Final = 250
 WATCH_INTERVAL_MS_MIN: Final = 50
 ROUNDS_DEFAULT: Final = 100
-ROUNDS_MAX: Final = 2_000
+ROUNDS_MAX: Final = 10_000
 SAMPLE_BYTES_MAX: Final = 4_096
 
 Context = grpc.aio.ServicerContext[Any, Any]

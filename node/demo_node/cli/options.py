@@ -1,0 +1,25 @@
+"""Options that several commands share."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from demo_node.config import find_datadir
+
+datadir_option: Callable[[Any], Any] = click.option(
+    "--datadir",
+    metavar="DIR",
+    help="Folder of this node: key, run, snapshots. [default: ~/.local/share/demo-node]",
+)
+
+json_option: Callable[[Any], Any] = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON document instead."
+)
+
+
+def resolve_datadir(flag: str | None) -> Path:
+    """The data folder that the command line or the environment names."""
+    return find_datadir(flag, os.environ)

@@ -1,0 +1,51 @@
+"""A new run's manifest from a preset and a few choices. Used by `init` and by the swarm."""
+
+from demo_protocol.errors import ConfigError
+from demo_protocol.manifest import Agreement, Data, Manifest, validate_manifest
+from demo_protocol.presets import PRESETS
+from demo_protocol.schedule import BPS, Schedule
+
+TRAIN_BPS, CONTRIBUTE_BPS, PROPOSE_BPS = 5_500, 2_000, 1_500
+"""Settling has the remaining tenth of a round."""
+
+HOUR_MS = 3_600_000
+
+
+def plan_schedule(genesis_ms: int, round_ms: int) -> Schedule:
+    """Phases and proposer slots for rounds of this length.
+
+    Longer rounds mean slower networks and more members: they get more proposer slots. The last
+    slot begins at 4/9 of the propose phase, which leaves its proposal the larger part of it.
+    """
+    propose_ms = round_ms * PROPOSE_BPS // BPS
+    slots = 2 if round_ms < 10_000 else 3 if round_ms < 30_000 else 4
+    return Schedule(
+        genesis_ms=genesis_ms,
+        round_ms=round_ms,
+        train_bps=TRAIN_BPS,
+        contribute_bps=CONTRIBUTE_BPS,
+        propose_bps=PROPOSE_BPS,
+        slots=slots,
+        slot_offset_ms=propose_ms * 4 // (9 * (slots - 1)),
+        skew_max_ms=min(1_000, round_ms // 60),
+    )
+
+
+def plan_run(*, name: str, seed: int, preset: str, schedule: Schedule, data: Data) -> Manifest:
+    """A manifest that makes a working run. Raises ConfigError where the choices make none."""
+    if preset not in PRESETS:
+        raise ConfigError(f"{preset!r} is no preset; there are {', '.join(PRESETS)}")
+    defaults = Agreement()
+    # Rule 7: voters are remembered for an hour, in rounds, if that is more than the default.
+    forget_rounds = max(defaults.forget_rounds, -(-HOUR_MS // schedule.round_ms))
+    manifest = Manifest(
+        name=name,
+        seed=seed,
+        schedule=schedule,
+        agreement=Agreement(forget_rounds=forget_rounds),
+        model=PRESETS[preset].model,
+        learning=PRESETS[preset].learning,
+        data=data,
+    )
+    validate_manifest(manifest)
+    return manifest

@@ -1,0 +1,43 @@
+"""The group of all commands, and the one place where errors become exit codes."""
+
+import sys
+import traceback
+from typing import Final, NoReturn
+
+import click
+
+from demo_node.cli.ask import peers, rounds, status
+from demo_node.cli.init import init
+from demo_node.cli.start import start
+from demo_node.cli.swarm.command import swarm
+from demo_node.cli.version import version
+from demo_protocol.errors import ConfigError
+
+INTERNAL: Final = 70
+"""Our bug (sysexits.h: EX_SOFTWARE)."""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def commands() -> None:
+    """Train one neural network together with other people's machines.
+
+    Try it on this machine first: demo-node swarm. To open a run of your own: demo-node init,
+    then demo-node start, and send others the line it prints. To join a run: paste such a line.
+    """
+
+
+for _command in (swarm, init, start, status, peers, rounds, version):
+    commands.add_command(_command)
+
+
+def main() -> NoReturn:
+    """Run the command line; exit with its code."""
+    try:
+        commands(prog_name="demo-node")
+    except ConfigError as error:
+        click.echo(f"demo-node: {error}", err=True)
+        sys.exit(error.exit_code)
+    except Exception:  # the outermost door: a bug ends with its traceback and a code of its own
+        traceback.print_exc()
+        sys.exit(INTERNAL)
+    sys.exit(0)

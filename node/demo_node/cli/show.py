@@ -1,0 +1,135 @@
+"""What the node says, as a JSON document or as text for a person."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from typing import Any, Final
+
+from demo_node.mesh.peer_id import encode_peer_id
+from demo_node.ports import PeerView
+from demo_node.views import RoundView, StatusView
+
+SCHEMA: Final = 1
+"""Version of every JSON document. Keys are added; none changes its meaning or goes away."""
+
+
+def describe_status(view: StatusView) -> dict[str, Any]:
+    """The document of `status --json`."""
+    return {"schema": SCHEMA, **_describe(view)}
+
+
+def describe_peers(views: Iterable[PeerView]) -> dict[str, Any]:
+    """The document of `peers --json`."""
+    peers = [{"peer_id": encode_peer_id(view.peer), **_describe(view)} for view in views]
+    return {"schema": SCHEMA, "peers": peers}
+
+
+def describe_rounds(views: Iterable[RoundView]) -> dict[str, Any]:
+    """The document of `rounds --json`."""
+    return {"schema": SCHEMA, "rounds": [_describe(view) for view in views]}
+
+
+def _describe(view: StatusView | RoundView | PeerView) -> dict[str, Any]:
+    return {field.name: _to_json(getattr(view, field.name)) for field in fields(view)}
+
+
+def _to_json(value: object) -> object:
+    match value:
+        case bytes():
+            return value.hex()
+        case float():
+            return None if math.isnan(value) else value  # JSON has no NaN
+        case tuple() | list():
+            return list(value)
+        case _:
+            return value
+
+
+def format_status(view: StatusView) -> str:
+    """Some lines that say where the node stands."""
+    lines = [("node", f"{view.peer_id}, pid {view.pid}, trainer {view.trainer_pid or 'not up'}")]
+    state = f"{view.state.value}: {view.detail}" if view.detail else view.state.value
+    lines.append(("state", state))
+    if view.round_ms:
+        seconds = f"{view.round_ms / 1000:g} s"
+        lines += [
+            ("run", f"{view.run_name} ({view.run_id.hex()})"),
+            ("round", f"{view.round} by the clock ({seconds} each), phase {view.phase.value}"),
+            (
+                "head",
+                f"record {_short(view.head)} of round {view.head_round}, number {view.height}",
+            ),
+            ("parameters", f"{view.parameters:,}, digest {view.digest.hex()}"),
+            ("swarm", f"{view.members} members, {view.candidates} candidates"),
+            ("training", _format_training(view)),
+        ]
+    lines.append(("peers", f"{view.peers} connected"))
+    lines.append(
+        ("traffic", f"{format_bytes(view.bytes_in)} in, {format_bytes(view.bytes_out)} out")
+    )
+    lines += [("address", address) for address in view.addresses]
+    if view.snapshot_path:
+        lines.append(("snapshot", view.snapshot_path))
+    return "\n".join(f"{name:<11} {text}" for name, text in lines)
+
+
+def _format_training(view: StatusView) -> str:
+    tokens = f"{view.tokens_total:,} tokens in {view.train_ms_total / 1000:.1f} s"
+    return tokens if math.isnan(view.loss) else f"loss {view.loss:.3f} nats per byte; {tokens}"
+
+
+def format_peers(views: Sequence[PeerView]) -> str:
+    """One line per connected peer."""
+    if not views:
+        return "no peer is connected"
+    rows = [
+        (encode_peer_id(view.peer), "we dialled" if view.outbound else "dialled us", view.address)
+        for view in views
+    ]
+    return format_table(("peer", "who", "address"), rows)
+
+
+def format_rounds(views: Sequence[RoundView]) -> str:
+    """One line per round."""
+    if not views:
+        return "no round has been completed yet"
+    header = ("round", "outcome", "record", "from", "ours", "loss", "latency", "trained", "payload")
+    return format_table(header, [_format_round(view) for view in views])
+
+
+def _format_round(view: RoundView) -> tuple[str, ...]:
+    applied = bool(view.record)
+    return (
+        str(view.round),
+        view.outcome.value,
+        _short(view.record) if applied else "-",
+        str(view.participants) if applied else "-",
+        "yes" if view.included else "no",
+        "-" if math.isnan(view.loss) else f"{view.loss:.3f}",
+        f"{view.latency_ms / 1000:.2f} s" if applied else "-",
+        f"{view.train_ms / 1000:.2f} s",
+        format_bytes(view.payload_bytes),
+    )
+
+
+def format_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Columns as wide as what stands in them."""
+    table = [tuple(header), *map(tuple, rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return "\n".join(
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in table
+    )
+
+
+def format_bytes(count: float) -> str:
+    """A count of bytes for people: 1.2 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def _short(hash_: bytes) -> str:
+    return hash_.hex()[:12]

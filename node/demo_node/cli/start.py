@@ -1,0 +1,78 @@
+"""`demo-node start`: run a node in the foreground until it is told to leave."""
+
+import os
+import sys
+
+import click
+
+from demo_node.cli.options import datadir_option
+from demo_node.config import (
+    DEFAULT_LISTEN,
+    DEFAULT_METRICS_ADDRESS,
+    LOG_FORMATS,
+    LOG_LEVELS,
+    resolve_config,
+)
+
+
+@click.command()
+@datadir_option
+@click.option(
+    "--peers",
+    multiple=True,
+    metavar="MULTIADDR",
+    help="A peer to join by, as its own start line shows it. May be given several times.",
+)
+@click.option(
+    "--listen",
+    multiple=True,
+    metavar="MULTIADDR",
+    help="Where other peers may connect. May be given several times."
+    f" [default: {DEFAULT_LISTEN[0]}, or a free port if that one is in use]",
+)
+@click.option("--run-id", metavar="HEX", help="Take part in this run only, whatever peers offer.")
+@click.option(
+    "--manifest",
+    metavar="FILE",
+    help="The run's manifest. [default: the one in the data folder, else the peers']",
+)
+@click.option(
+    "--metrics-address",
+    metavar="HOST:PORT",
+    help="Where /metrics, /livez and /readyz are served."
+    f" [default: {DEFAULT_METRICS_ADDRESS}, or a free port if that one is in use]",
+)
+@click.option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps. [default: auto]")
+@click.option(
+    "--threads",
+    type=click.IntRange(min=0),
+    help="Processor threads to train with. [default: 0, as many as torch likes]",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=0),
+    help="Stop training after this many rounds of the run, but stay. [default: 0, never]",
+)
+@click.option(
+    "--train/--no-train",
+    default=None,
+    help="Whether to train; without, the node only keeps and serves. [default: train]",
+)
+@click.option("--log-format", type=click.Choice(LOG_FORMATS), help="[default: auto]")
+@click.option("--log-level", type=click.Choice(LOG_LEVELS), help="[default: info]")
+@click.option("--wait-manifest", is_flag=True, default=None, hidden=True)
+@click.option("--clock-offset-ms", type=int, hidden=True)
+def start(**flags: object) -> None:
+    """Run a node until Ctrl-C or SIGTERM; a second one ends it at once.
+
+    The node takes part in the run of its data folder (see demo-node init) or, with --peers, in
+    the run of those peers. It prints the line that others paste to join.
+
+    Every option can also stand in config.toml in the data folder (metrics_address = "...") or in
+    the environment (DEMO_NODE_METRICS_ADDRESS); options win over both.
+    """
+    given = {key: None if value == () else value for key, value in flags.items()}
+    config = resolve_config(given, os.environ)
+    from demo_node.daemon import run_daemon  # libp2p and more: a second of imports
+
+    sys.exit(run_daemon(config, click.echo))

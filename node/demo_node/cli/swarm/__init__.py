@@ -1,0 +1,1 @@
+"""`demo-node swarm`: real nodes on this machine, started, watched, measured and stopped."""

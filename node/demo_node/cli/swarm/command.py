@@ -1,0 +1,138 @@
+"""`demo-node swarm`: its options, and how it ends."""
+
+import asyncio
+import contextlib
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from demo_protocol.presets import PRESETS
+
+if TYPE_CHECKING:
+    from demo_node.cli.swarm.measure import SwarmReport
+    from demo_node.cli.swarm.nodes import SwarmOptions
+
+INTERRUPTED: Final = 128 + signal.SIGINT
+TERMINATED: Final = 128 + signal.SIGTERM
+
+
+@click.command()
+@click.option(
+    "--nodes", type=click.IntRange(1, 64), default=4, show_default=True, help="How many nodes."
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(1, 9_000),
+    default=40,
+    show_default=True,
+    help="How many rounds of training, by the clock.",
+)
+@click.option(
+    "--round-seconds",
+    type=click.FloatRange(0.5, 3_600),
+    default=3.0,
+    show_default=True,
+    help="Length of a round.",
+)
+@click.option(
+    "--preset",
+    type=click.Choice(tuple(PRESETS)),
+    default="tiny",
+    show_default=True,
+    help="Size of the model.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=0,
+    show_default=True,
+    help="Seed of the parameters at genesis.",
+)
+@click.option(
+    "--device", default="cpu", show_default=True, help="What nodes train on; see demo-node start."
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="Last line of standard output: one JSON document."
+)
+@click.option(
+    "--keep",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Put the nodes' data folders there, and leave them.",
+)
+def swarm(
+    nodes: int,
+    rounds: int,
+    round_seconds: float,
+    preset: str,
+    seed: int,
+    device: str,
+    as_json: bool,
+    keep: Path | None,
+) -> None:
+    """Run a whole swarm on this machine and show what came of it.
+
+    Starts real nodes that find each other over the loopback, train together on the source text
+    of Python's standard library, and stop after some rounds. Exits with 0 only if all nodes then
+    hold the very same parameters and the held-out loss has fallen.
+    """
+    from rich.console import Console
+
+    from demo_node.cli.swarm.nodes import SwarmFailed, SwarmOptions
+    from demo_node.cli.swarm.report import format_document, print_report
+
+    options = SwarmOptions(
+        nodes=nodes,
+        rounds=rounds,
+        round_ms=round(round_seconds * 1000),
+        preset=preset,
+        seed=seed,
+        device=device,
+    )
+    try:
+        with _folder(keep) as folder:
+            report = _run(folder, options)
+    except SwarmFailed as error:
+        raise click.ClickException(str(error)) from None
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except asyncio.CancelledError:
+        sys.exit(TERMINATED)
+    print_report(report, Console(stderr=as_json))
+    if as_json:
+        click.echo(format_document(report))
+    if faults := report.find_faults():
+        raise click.ClickException("; ".join(faults))
+
+
+def _run(folder: Path, options: "SwarmOptions") -> "SwarmReport":
+    from demo_node.cli.swarm.drive import run_swarm
+    from demo_node.cli.swarm.live import swarm_view
+
+    async def run() -> "SwarmReport":
+        task = asyncio.current_task()
+        assert task is not None
+        # asyncio cancels us on SIGINT; SIGTERM must end the nodes just as orderly.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        with swarm_view() as view:
+            return await run_swarm(folder, options, view)
+
+    return asyncio.run(run())
+
+
+@contextlib.contextmanager
+def _folder(keep: Path | None) -> Iterator[Path]:
+    """Where the data folders go."""
+    if keep is None:
+        with tempfile.TemporaryDirectory(prefix="demo-swarm-") as name:
+            yield Path(name)
+        return
+    if keep.exists() and any(keep.iterdir()):
+        raise click.BadParameter(f"{keep} is not empty", param_hint="--keep")
+    keep.mkdir(parents=True, exist_ok=True)
+    yield keep.absolute()

@@ -1,0 +1,203 @@
+"""What a swarm came to: collected from its nodes and their files, never from hearsay.
+
+The fingerprint of each node's parameters is computed here, from its snapshot file; losses come
+from a node's trainer, bytes from its sockets, times from its rounds.
+"""
+
+import asyncio
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from safetensors.numpy import load_file
+
+from demo_node.cli.swarm.links import find_links, parse_port
+from demo_node.cli.swarm.nodes import SwarmNode
+from demo_node.views import Outcome, RoundView, StatusView
+from demo_protocol.digest import compute_digest
+
+SAMPLE_BYTES: Final = 120
+DENSE_BYTES_PER_PARAMETER: Final = 4
+"""fp32."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileState:
+    """The parameters in one node's snapshot file."""
+
+    digest: bytes
+    parameters: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeReport:
+    """What one node had at the end."""
+
+    pid: int
+    state: FileState
+    text: bytes
+    rounds: Sequence[RoundView]
+    bytes_sent: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SwarmReport:
+    """Everything the table and the JSON document show. Losses in nats per byte, times in s."""
+
+    nodes: Sequence[NodeReport]
+    rounds: int
+    loss_first: float
+    loss_last: float
+    links: Sequence[tuple[int, int]]
+    records: int
+    participants_median: float
+    payload_bytes: float
+    parameters: int
+    round_latencies_s: Sequence[float]
+    exchanges_s: Sequence[float]
+    train_share: float
+
+    @property
+    def digests_equal(self) -> bool:
+        """Whether every node's file holds the same bits."""
+        return len({node.state for node in self.nodes}) == 1
+
+    @property
+    def texts_equal(self) -> bool:
+        """Whether every node generated the same text."""
+        return len({node.text for node in self.nodes}) == 1
+
+    @property
+    def bytes_sent_per_node_per_round(self) -> float:
+        """Everything that left the mesh sockets, from the process's start on."""
+        return sum(node.bytes_sent for node in self.nodes) / len(self.nodes) / self.rounds
+
+    def find_faults(self) -> list[str]:
+        """Why this run did not show what it should; empty when it did."""
+        faults = []
+        if not self.digests_equal:
+            digests = ", ".join(node.state.digest.hex() for node in self.nodes)
+            faults.append(f"the nodes hold different parameters (digests {digests})")
+        if not self.loss_last < self.loss_first:
+            faults.append(f"the loss did not fall ({self.loss_first:.4f} to {self.loss_last:.4f})")
+        return faults
+
+
+async def evaluate_genesis(node: SwarmNode) -> float:
+    """Held-out loss of the parameters that the run begins with."""
+    assert node.status is not None
+    async with node.client() as client:
+        return await client.evaluate(node.status.run_id)  # the genesis record is the run's hash
+
+
+async def measure_swarm(
+    nodes: Sequence[SwarmNode], rounds: int, bytes_sent: Sequence[int], loss_first: float
+) -> SwarmReport:
+    """Ask every node, read every snapshot file.
+
+    `bytes_sent`: per node, when training ended; `loss_first` is that of the genesis parameters.
+    """
+    states = await asyncio.gather(*(_save_and_read(node) for node in nodes))
+    views = await asyncio.gather(*(_fetch_rounds(node, rounds) for node in nodes))
+    texts = await asyncio.gather(*(_sample(node) for node in nodes))
+    statuses = [node.status for node in nodes if node.status is not None]
+    async with nodes[0].client() as client:  # replicas are equal: one node's trainer will do
+        loss_last = await client.evaluate()
+    reports = [
+        NodeReport(pid=node.pid, state=state, text=text, rounds=own, bytes_sent=sent)
+        for node, state, text, own, sent in zip(
+            nodes, states, texts, views, bytes_sent, strict=True
+        )
+    ]
+    return compute_report(
+        reports,
+        rounds=rounds,
+        loss_first=loss_first,
+        loss_last=loss_last,
+        links=await asyncio.to_thread(_find_links, nodes),
+        schedule=statuses[0],
+    )
+
+
+def compute_report(
+    nodes: Sequence[NodeReport],
+    *,
+    rounds: int,
+    loss_first: float,
+    loss_last: float,
+    links: Sequence[tuple[int, int]],
+    schedule: StatusView,
+) -> SwarmReport:
+    """Figures from the nodes' rounds. `schedule`: any status, for genesis and round length."""
+    recorded = [[view for view in node.rounds if view.record] for node in nodes]
+    chain = max(recorded, key=len)
+    payloads = [v.payload_bytes for node in nodes for v in node.rounds if v.payload_bytes]
+    in_time = [v for own in recorded for v in own if v.outcome is not Outcome.FORKED]
+    return SwarmReport(
+        nodes=nodes,
+        rounds=rounds,
+        loss_first=loss_first,
+        loss_last=loss_last,
+        links=links,
+        records=len(chain),
+        participants_median=statistics.median([v.participants for v in chain] or [0]),
+        payload_bytes=statistics.fmean(payloads or [0]),
+        parameters=nodes[0].state.parameters,
+        round_latencies_s=sorted(v.latency_ms / 1000 for v in in_time),
+        exchanges_s=sorted(v.exchange_ms / 1000 for v in in_time),
+        train_share=statistics.fmean(
+            compute_train_share(node.rounds, schedule.round_ms) for node in nodes
+        ),
+    )
+
+
+def compute_train_share(rounds: Sequence[RoundView], round_ms: int) -> float:
+    """Time spent training over the time from genesis until the last record was applied."""
+    recorded = [view for view in rounds if view.record]
+    if not recorded:
+        return 0.0
+    last = max(recorded, key=lambda view: view.round)
+    wall_ms = last.round * round_ms + last.latency_ms
+    return sum(view.train_ms for view in rounds if view.round <= last.round) / wall_ms
+
+
+def compute_quantile(ordered: Sequence[float], q: float) -> float:
+    """The value at or above which a share of 1 - q lies; NaN of nothing."""
+    if not ordered:
+        return math.nan
+    return ordered[min(len(ordered) - 1, math.ceil(q * len(ordered)) - 1)]
+
+
+def read_state(path: Path) -> FileState:
+    """Fingerprint and size of the parameters in a snapshot file. Reads and hashes all of it."""
+    tensors = load_file(path)
+    return FileState(compute_digest(tensors), sum(tensor.size for tensor in tensors.values()))
+
+
+async def _save_and_read(node: SwarmNode) -> FileState:
+    async with node.client() as client:
+        path = await client.save_snapshot()
+    return await asyncio.to_thread(read_state, path)
+
+
+async def _fetch_rounds(node: SwarmNode, rounds: int) -> list[RoundView]:
+    async with node.client() as client:
+        views = await client.rounds(limit=rounds + 100)
+    return [view for view in views if 0 <= view.round < rounds]
+
+
+async def _sample(node: SwarmNode) -> bytes:
+    async with node.client() as client:
+        return await client.sample(SAMPLE_BYTES)
+
+
+def _find_links(nodes: Sequence[SwarmNode]) -> list[tuple[int, int]]:
+    ports = {
+        node.pid: parse_port(node.status.addresses[0])
+        for node in nodes
+        if node.status is not None and node.status.addresses
+    }
+    return find_links(ports)
