@@ -25,16 +25,17 @@ def compute_digest(state: Mapping[str, Tensor]) -> bytes:
 
     Without a copy on the CPU; on CUDA the card mixes. Raises LocalFault unless all are fp32.
     """
+    for name, tensor in state.items():
+        if tensor.dtype != torch.float32:
+            raise LocalFault(f"digest: {name} is {tensor.dtype}, the replicated state is fp32")
     if all(tensor.device.type != "cuda" for tensor in state.values()):
         return lanes.compute_digest({n: t.detach().cpu().numpy() for n, t in state.items()})
     first = second = position = 0
     for name in sorted(state):
-        tensor = state[name]
-        if tensor.dtype != torch.float32:
-            raise LocalFault(f"digest: {name} is {tensor.dtype}, the replicated state is fp32")
-        sums = sum_lanes(tensor.detach().reshape(-1).view(torch.int32), position)
+        words = state[name].detach().reshape(-1).view(torch.int32)
+        sums = sum_lanes(words, position)
         first, second = first + sums[0], second + sums[1]
-        position += tensor.numel()
+        position += len(words)
     return lanes.pack_digest(first, second, position)
 
 

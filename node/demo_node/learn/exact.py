@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from demo_node.learn.dct import compute_integer_basis, from_chunks
-from demo_protocol.errors import LocalFault
+from demo_protocol.errors import LocalFault, Reject
 from demo_protocol.fp32 import Step
 from demo_protocol.limits import CONTRIBUTIONS_MAX
 from demo_protocol.payload import Payload
@@ -54,6 +54,24 @@ def apply_update(
         return {
             name: step_parameter(tensor, signs.get(name), step) for name, tensor in state.items()
         }
+
+
+def validate_state(state: Mapping[str, Tensor], schema: Schema) -> None:
+    """Raise Reject unless `state`, from outside, could have come out of `apply_update`.
+
+    That is: the schema's names and shapes, fp32, finite, and no -0 or magnitude below 2^-64
+    (rules E3, E4 and E6).
+    """
+    if state.keys() != schema.shapes.keys():
+        raise Reject("state: not the tensors of this run's model")
+    for name, tensor in state.items():
+        if tensor.dtype != torch.float32 or tuple(tensor.shape) != schema.shapes[name]:
+            raise Reject(f"state: {name} is {tensor.dtype} {tuple(tensor.shape)}")
+        if not torch.isfinite(tensor).all():
+            raise Reject(f"state: {name} holds a NaN or infinity")
+        # Bit patterns: a comparison would call -0 and flushed subnormals zero.
+        if ((tensor.abs() < SNAP_BELOW) & (tensor.view(torch.int32) != 0)).any():
+            raise Reject(f"state: {name} holds -0 or a magnitude below 2^-64")
 
 
 def step_parameter(parameter: Tensor, sign: Tensor | None, step: Step) -> Tensor:
