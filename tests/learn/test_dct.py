@@ -1,0 +1,85 @@
+"""Bases and the layout of tensors in chunks."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from demo_node.learn import dct
+from demo_node.learn.dct import (
+    compute_basis,
+    compute_integer_basis,
+    forward_dct,
+    from_chunks,
+    inverse_dct,
+    to_chunks,
+)
+from demo_protocol.errors import LocalFault
+from demo_protocol.schema import TensorSpec, build_schema
+from tests.learn.builders import make_delta, make_schema
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 12, 31, 64])
+def test_bases_are_orthonormal(length: int) -> None:
+    basis = compute_basis(length)
+    assert torch.allclose(basis @ basis.T, torch.eye(length, dtype=torch.float64), atol=1e-14)
+
+
+def test_the_forward_transform_is_the_defining_sum() -> None:
+    chunk = torch.randn(1, 64, 64, generator=torch.Generator().manual_seed(1))
+    found = forward_dct(chunk, compute_basis(64).float())[0]
+    for u, v in ((0, 0), (3, 5), (63, 1)):
+        expected = 0.0
+        for y in range(64):
+            for x in range(64):
+                wave = math.cos(math.pi * (2 * y + 1) * u / 128)
+                wave *= math.cos(math.pi * (2 * x + 1) * v / 128)
+                expected += chunk[0, y, x].item() * wave
+        expected *= math.sqrt((2 - (u == 0)) / 64) * math.sqrt((2 - (v == 0)) / 64)
+        assert found[u, v].item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_inverse_undoes_the_forward_transform() -> None:
+    chunks = torch.randn(5, 64, 64, generator=torch.Generator().manual_seed(2))
+    basis = compute_basis(64).float()
+    assert torch.allclose(inverse_dct(forward_dct(chunks, basis), basis), chunks, atol=1e-5)
+
+
+def test_e15_no_entry_of_the_integer_basis_is_near_a_rounding_edge() -> None:
+    scaled = compute_basis(64) * 2**11
+    assert (scaled - scaled.floor() - 0.5).abs().min() > 0.01
+    assert (compute_integer_basis() - scaled).abs().max() < 0.49
+
+
+def test_e15_a_wrong_integer_basis_is_a_local_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dct, "INTEGER_BITS", 10)
+    with pytest.raises(LocalFault, match="basis"):
+        compute_integer_basis()
+
+
+shapes = st.lists(st.integers(0, 140), max_size=3).map(tuple)
+
+
+@given(st.lists(shapes, min_size=1, max_size=4))
+def test_tensors_come_back_from_chunks(shapes: list[tuple[int, ...]]) -> None:
+    schema = build_schema(TensorSpec(f"t{i}", shape) for i, shape in enumerate(shapes))
+    tensors = make_delta(schema, 1)
+    chunks = to_chunks(tensors, schema)
+    assert chunks.shape == (schema.chunks, 64, 64)
+    assert chunks.count_nonzero() == sum(int(t.count_nonzero()) for t in tensors.values())
+    found = from_chunks(chunks, schema)
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], tensors[name]) for name in tensors)
+
+
+def test_blocks_of_a_matrix_lie_in_row_major_order() -> None:
+    schema = make_schema()
+    tensors = {name: torch.zeros(shape) for name, shape in schema.shapes.items()}
+    tensors["a.weight"][70, 129] = 1.0  # block row 1, block column 2 of 2 x 3
+    assert to_chunks(tensors, schema)[5, 6, 1] == 1.0
+    tensors["b.weight"][64, 3] = 2.0
+    assert to_chunks(tensors, schema)[7, 0, 3] == 2.0
+    tensors["d.bias"].fill_(3.0)
+    assert to_chunks(tensors, schema)[8, 1, 6] == 3.0  # after the 70 elements of c.bias

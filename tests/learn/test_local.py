@@ -1,0 +1,154 @@
+"""Rules T1 and T2: one round's local work."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from demo_node.learn.local import LocalTrainer, LocalWork
+from demo_node.learn.model import Decoder, load_state
+from demo_protocol.errors import LocalFault
+from demo_protocol.fp32 import compute_step
+from demo_protocol.manifest import Learning, Model
+from demo_protocol.schema import compute_schema
+from tests.learn.builders import CPU, make_state
+
+MODEL = Model(layers=1, width=64, hidden=64, heads=2, context=16)
+SCHEMA = compute_schema(MODEL)
+LEARNING = Learning(micro_batch=2, lr_decay_rounds=10)
+
+
+class Clock:
+    """Each reading is `tick_ns` later than the one before."""
+
+    def __init__(self, tick_ns: int = 5) -> None:
+        self.now_ns = 0
+        self.tick_ns = tick_ns
+
+    def __call__(self) -> int:
+        self.now_ns += self.tick_ns
+        return self.now_ns
+
+
+def make_batches(count: int, seed: int = 1) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(0, 256, (2, 17), generator=generator) for _ in range(count)]
+
+
+def make_trainer(learning: Learning = LEARNING) -> LocalTrainer:
+    return LocalTrainer(MODEL, learning, CPU, Clock())
+
+
+def train(trainer: LocalTrainer, batches: list[Tensor], round_: int = 0) -> LocalWork:
+    return trainer.train(make_state(SCHEMA), round_, iter(batches), lambda _: True)
+
+
+def gradient(batch: Tensor) -> dict[str, Tensor]:
+    decoder = Decoder(MODEL)
+    load_state(decoder, make_state(SCHEMA))
+    decoder.loss(batch).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    return {n: p.grad for n, p in decoder.named_parameters() if p.grad is not None}
+
+
+def norm(tensors: dict[str, Tensor]) -> float:
+    return float(torch.cat([t.flatten() for t in tensors.values()]).norm())
+
+
+def test_t1_delta_is_start_minus_end_of_adamw_steps_clipped_to_norm_1() -> None:
+    batches = make_batches(3)
+    work = train(make_trainer(), batches)
+    decoder = Decoder(MODEL)
+    start = make_state(SCHEMA)
+    load_state(decoder, start)
+    matrices = [p for p in decoder.parameters() if p.ndim >= 2]
+    vectors = [p for p in decoder.parameters() if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=3e-3, betas=(0.9, 0.95), foreach=False)
+    for batch in batches:
+        optimizer.zero_grad()
+        decoder.loss(batch).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
+        optimizer.step()
+    for name, p in decoder.named_parameters():
+        expected = start[name] - p.detach()
+        assert torch.allclose(work.delta[name], expected, atol=3e-5), name
+
+
+def test_t1_every_round_starts_from_the_replicated_parameters_with_the_nodes_own_state() -> None:
+    trainer, batches = make_trainer(), make_batches(1, seed=2)
+    train(trainer, make_batches(1))
+    second, fresh = train(trainer, batches), train(make_trainer(), batches)
+    assert second.loss == fresh.loss, "the start is the same"
+    assert norm({n: second.delta[n] - fresh.delta[n] for n in fresh.delta}) > 1e-3
+
+
+def test_the_state_given_is_left_as_it_was() -> None:
+    state = make_state(SCHEMA)
+    make_trainer().train(state, 0, iter(make_batches(2)), lambda _: True)
+    assert all(torch.equal(state[name], t) for name, t in make_state(SCHEMA).items())
+
+
+def test_t1_accumulate_gives_lr_times_the_clipped_mean_gradient() -> None:
+    learning = replace(LEARNING, local="accumulate", clip_ppm=10_000)
+    batches = [*make_batches(2), make_batches(1, seed=2)[0][:1]]
+    work = train(make_trainer(learning), batches, round_=3)
+    mean = gradient(torch.cat(batches))
+    lr = compute_step(learning, 3).lr
+    assert norm(mean) > 0.01, "the clip would not act"
+    for name, expected in mean.items():
+        wanted = lr * expected * 0.01 / norm(mean)
+        assert torch.allclose(work.delta[name], wanted, atol=1e-8), name
+    again = train(make_trainer(learning), batches, round_=3)
+    assert all(torch.equal(work.delta[n], again.delta[n]) for n in work.delta)
+
+
+def test_the_inner_lr_follows_the_schedule() -> None:
+    fast, slow = (norm(train(make_trainer(), make_batches(1), r).delta) for r in (0, 10))
+    assert slow == pytest.approx(0.1 * fast, rel=0.01)
+
+
+@pytest.mark.parametrize("local", ["steps", "accumulate"])
+def test_samples_tokens_and_mean_loss_are_counted(local: str) -> None:
+    batches = [*make_batches(3), make_batches(1)[0][:1]]
+    work = train(make_trainer(replace(LEARNING, local=local, inner_lr_ppb=1)), batches)
+    assert (work.samples, work.tokens, work.steps) == (7, 7 * 16, 4)
+    decoder = Decoder(MODEL)
+    load_state(decoder, make_state(SCHEMA))
+    assert work.loss == pytest.approx(decoder.loss(torch.cat(batches)).item(), abs=1e-4)
+    assert work.busy_ns == 4 * 5
+
+
+@pytest.mark.parametrize("local", ["steps", "accumulate"])
+def test_a_round_without_time_moves_nothing(local: str) -> None:
+    trainer = make_trainer(replace(LEARNING, local=local))
+    work = trainer.train(make_state(SCHEMA), 0, iter(make_batches(3)), lambda _: False)
+    assert (work.samples, work.steps, work.loss, work.busy_ns) == (0, 0, 0.0, 0)
+    assert work.delta.keys() == SCHEMA.shapes.keys()
+    assert norm(work.delta) == 0
+
+
+def test_t2_the_slowest_of_the_last_four_steps_decides_whether_one_more_fits() -> None:
+    clock = Clock()
+    trainer = LocalTrainer(MODEL, LEARNING, CPU, clock)
+    ticks, seen = iter([5, 90, 7, 8, 9, 10, 11]), []
+
+    def should_continue(expected_ns: int) -> bool:
+        seen.append(expected_ns)
+        clock.tick_ns = next(ticks)
+        return len(seen) < 7
+
+    trainer.train(make_state(SCHEMA), 0, iter(make_batches(20)), should_continue)
+    assert seen == [0, 5, 90, 90, 90, 90, 10]
+
+
+def test_who_runs_out_of_samples_idles() -> None:
+    work = train(make_trainer(), make_batches(2))
+    assert work.steps == 2
+
+
+def test_divergence_is_a_local_fault() -> None:
+    state = make_state(SCHEMA)
+    state["embedding.weight"][:] = float("nan")
+    with pytest.raises(LocalFault, match="round 4"):
+        make_trainer().train(state, 4, iter(make_batches(1)), lambda _: True)
