@@ -1,12 +1,42 @@
-PYTHON ?= .venv/bin/python
-PROTOC = $(PYTHON) -m grpc_tools.protoc
-BIN = $(dir $(PYTHON))
+# make setup | swarm | test | check | conformance | proto      (README.md says what each is for)
+#
+# TORCH and PYTHON3 choose another build of torch or another Python: see deploy/setup.sh.
 
-.PHONY: proto
-proto:  ## regenerate the checked-in protobuf stubs
-	PATH=$(BIN):$$PATH $(PROTOC) -Idemo_protocol/pb=proto/demo/v1 --python_out=protocol --mypy_out=protocol \
+PYTHON = .venv/bin/python
+READY = .venv/ready
+PROTOC = PATH=.venv/bin:$$PATH $(PYTHON) -m grpc_tools.protoc
+ARGS ?=
+TESTS ?= tests
+VECTORS ?= ../shared/vectors/demo
+
+.PHONY: setup swarm test check conformance proto
+
+setup: $(READY)
+
+$(READY): deploy/setup.sh deploy/constraints.txt pyproject.toml
+	PYTHON3="$(PYTHON3)" TORCH="$(TORCH)" bash deploy/setup.sh
+
+swarm: $(READY)  ## four real nodes on this machine train one model
+	@.venv/bin/demo-node swarm $(ARGS)
+
+test: $(READY)  ## the whole suite
+	$(PYTHON) -m pytest $(TESTS)
+
+check: $(READY)  ## style, types, import contracts, stubs
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports --no-cache
+	$(MAKE) --no-print-directory proto
+	git diff --exit-code -- '*/pb/*'
+
+conformance: $(READY)  ## our DeMo against vectors of the public reference
+	$(PYTHON) -m tests.conformance $(VECTORS)
+
+proto: $(READY)  ## the protobuf stubs, which are checked in
+	$(PROTOC) -Idemo_protocol/pb=proto/demo/v1 --python_out=protocol --mypy_out=quiet:protocol \
 	    proto/demo/v1/wire.proto
-	PATH=$(BIN):$$PATH $(PROTOC) -Idemo_node/control/pb=proto/demo/v1 --python_out=node --grpc_python_out=node \
-	    --mypy_out=node --mypy_grpc_out=node proto/demo/v1/control.proto
-	PATH=$(BIN):$$PATH $(PROTOC) -Idemo_node/trainer/pb=proto/demo/v1 --python_out=node --grpc_python_out=node \
-	    --mypy_out=node --mypy_grpc_out=node proto/demo/v1/trainer.proto
+	$(PROTOC) -Idemo_node/control/pb=proto/demo/v1 --python_out=node --grpc_python_out=node \
+	    --mypy_out=quiet:node --mypy_grpc_out=quiet:node proto/demo/v1/control.proto
+	$(PROTOC) -Idemo_node/trainer/pb=proto/demo/v1 --python_out=node --grpc_python_out=node \
+	    --mypy_out=quiet:node --mypy_grpc_out=quiet:node proto/demo/v1/trainer.proto
