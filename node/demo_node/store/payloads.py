@@ -29,7 +29,8 @@ class PayloadStore:
         self._disk = disk
         self._folder = folder
         self._memory_bytes = memory_bytes
-        self._lock = Lock()
+        self._lock = Lock()  # of the tables below
+        self._writing = Lock()  # a folder must not go while a payload is written into it
         self._rounds: dict[bytes, int] = {}
         self._recent: OrderedDict[bytes, bytes] = OrderedDict()
         self._recent_bytes = 0
@@ -44,11 +45,13 @@ class PayloadStore:
     def put(self, round_: int, raw: bytes) -> bytes:
         """Keep a payload of `round_`; returns its SHA-256. Hashes and writes; does not sync."""
         payload_hash = hashlib.sha256(raw).digest()
-        if self._rounds.get(payload_hash, -1) < round_:
-            self._disk.make_folder(self._folder / str(round_))
-            write_atomic(self._disk, self._compute_path(round_, payload_hash), raw, durable=False)
-            with self._lock:
-                self._rounds[payload_hash] = round_
+        with self._writing:
+            if self._rounds.get(payload_hash, -1) < round_:
+                path = self._compute_path(round_, payload_hash)
+                self._disk.make_folder(path.parent)
+                write_atomic(self._disk, path, raw, durable=False)
+                with self._lock:
+                    self._rounds[payload_hash] = round_
         self._keep_recent(payload_hash, raw)
         return payload_hash
 
@@ -82,12 +85,13 @@ class PayloadStore:
             for payload_hash in gone:
                 del self._rounds[payload_hash]
                 self._recent_bytes -= len(self._recent.pop(payload_hash, b""))
-        for old in self._list_rounds():
-            if old < round_:
-                folder = self._folder / str(old)
-                for name in self._disk.names(folder):
-                    self._disk.unlink(folder / name)
-                self._disk.remove_folder(folder)
+        with self._writing:
+            for old in self._list_rounds():
+                if old < round_:
+                    folder = self._folder / str(old)
+                    for name in self._disk.names(folder):
+                        self._disk.unlink(folder / name)
+                    self._disk.remove_folder(folder)
 
     def _keep_recent(self, payload_hash: bytes, raw: bytes) -> None:
         with self._lock:
