@@ -59,10 +59,6 @@ class AtomicFile:
         """Append a piece."""
         self._file.write(piece)
 
-    def sync(self) -> None:
-        """Bring what was written to the device (fsync), still under the temporary name."""
-        self._file.sync()
-
     def commit(self, *, durable: bool = True) -> None:
         """Give the file its name. Two fsyncs unless `durable` is False."""
         if durable:

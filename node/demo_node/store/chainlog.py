@@ -62,8 +62,7 @@ class ChainLog:
         """The entry of `record`; None when it is not held, or damaged by now. Reads disk."""
         position = self._positions.get(record)
         payload = None if position is None else self._journal.read(position)
-        entry = None if payload is None else _decode(payload)
-        return entry if entry is not None and entry.record == record else None
+        return None if payload is None else _decode(payload)
 
     def entries(self) -> Iterator[ChainEntry]:
         """Every record, oldest first, one in memory at a time. Reads disk."""

@@ -49,9 +49,9 @@ class MemoryDisk:
         """See `Disk.create`."""
         self._spend()
         self._check_folder(path)
-        # Never the old file emptied: its synced content stays possible until names are synced.
-        self._files[path] = _File(mode)
-        return _OpenFile(self._files[path], self._spend)
+        file = self._files.setdefault(path, _File(mode))
+        file.content = b""
+        return _OpenFile(file, self._spend)
 
     def append(self, path: Path, mode: int = PRIVATE) -> Appender:
         """See `Disk.append`."""
@@ -150,7 +150,9 @@ class _OpenFile:
 
 
 def _lose_unsynced(file: _File, random: Random) -> bytes:
-    """The synced content, then any part of what was appended since, or zeros in its place."""
+    """The synced content and any part of what was written since, or zeros in its place."""
+    if not file.content.startswith(file.synced):
+        return random.choice([file.synced, file.content])
     tail = file.content.removeprefix(file.synced)
     kept = tail[: random.randint(0, len(tail))]
     return file.synced + (bytes(len(kept)) if random.random() < 0.25 else kept)

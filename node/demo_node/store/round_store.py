@@ -44,3 +44,8 @@ class FileRoundStore:
     async def forget_payloads_before(self, round_: int) -> None:
         """Drop older rounds."""
         await asyncio.to_thread(self._payloads.drop_before, round_)
+
+    def close(self) -> None:
+        """Give the files back."""
+        self._signed.close()
+        self._chain.close()

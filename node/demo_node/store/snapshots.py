@@ -71,9 +71,9 @@ class SnapshotStore:
 
     @property
     def latest(self) -> Snapshot | None:
-        """What this process saved, adopted or found intact last: of our chain, even after a rollback.
+        """What this process saved, adopted or found intact last. No I/O.
 
-        No I/O.
+        Not the highest round: after a rollback that may be off our chain.
         """
         return next(reversed(self._verified.values()), None)
 
@@ -145,7 +145,6 @@ class SnapshotStore:
         path = file.path
         sha256 = file.compute_sha256()
         line = f"{sha256.hex()}  {path.name}\n"
-        file.sync()  # the checksum must not outlive a power cut that the tensors do not
         write_atomic(self._disk, _checksum_path(path), line.encode())
         file.commit()
         snapshot = Snapshot(info=info, path=path, sha256=sha256, file_bytes=file.size)
