@@ -1,0 +1,167 @@
+"""The power goes at every operation on the disk; what comes back is old or new, never wrong.
+
+Each test runs a script of writes again and again, cut one operation later each time, and opens
+what `MemoryDisk.after_power_cut` leaves for several seeds.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from demo_node.store.atomic import sweep_temporaries, write_atomic
+from demo_node.store.chainlog import ChainLog
+from demo_node.store.corpus import CorpusAssembler, load_corpus
+from demo_node.store.memory import MemoryDisk, PowerCut
+from demo_node.store.payloads import PayloadStore
+from demo_node.store.signed import SignedLog
+from demo_node.store.snapshots import SnapshotStore
+from tests.store.builders import RUN, chain_entry, corpus, pieces, snapshot_info, tensors
+
+FOLDER = Path("/d")
+SEEDS = range(12)
+
+Done = list[int]
+"""What the script was told is safe before the power went."""
+
+
+def cuts(
+    script: Callable[[MemoryDisk, Done], None],
+    prepared: MemoryDisk | None = None,
+) -> Iterator[tuple[MemoryDisk, Done]]:
+    for operations in range(10_000):
+        disk = deepcopy(prepared or MemoryDisk())
+        disk.make_folder(FOLDER)
+        disk.operations_left = operations
+        done: Done = []
+        try:
+            script(disk, done)
+        except PowerCut:
+            finished = False
+        else:
+            finished = True
+        for seed in SEEDS:
+            found = disk.after_power_cut(Random(seed))
+            sweep_temporaries(found, FOLDER)
+            yield found, done
+        if finished:
+            return
+    pytest.fail("the script never ends")
+
+
+def test_a_whole_file_is_old_or_new() -> None:
+    def script(disk: MemoryDisk, done: Done) -> None:
+        for number in range(3):
+            write_atomic(disk, FOLDER / "file", iter([b"content ", b"%d" % number]))
+            done.append(number)
+
+    seen = 0
+    for disk, done in cuts(script):
+        seen += 1
+        content = disk.read(FOLDER / "file") if disk.names(FOLDER) else None
+        newest = done[-1] if done else -1
+        allowed = [b"content %d" % n for n in (newest, newest + 1) if n >= 0]
+        assert content in (allowed if done else [None, *allowed])
+    assert seen > 100
+
+
+def test_what_was_signed_is_never_forgotten_nor_changed() -> None:
+    first = 310  # the log is rewritten for the first time in round 319
+
+    prepared = MemoryDisk()
+    prepared.make_folder(FOLDER)
+    log = SignedLog(prepared, FOLDER / "signed.log", RUN)
+    for round_ in range(first):
+        log.put("header", round_, b"header %d" % round_)
+
+    def script(disk: MemoryDisk, done: Done) -> None:
+        for start in (first, first + 20):
+            log = SignedLog(disk, FOLDER / "signed.log", RUN)
+            for round_ in range(start, start + 20):
+                log.put("header", round_, b"header %d" % round_)
+                done.append(round_)
+
+    floors = set()
+    for disk, done in cuts(script, prepared):
+        log = SignedLog(disk, FOLDER / "signed.log", RUN)
+        floors.add(log.floor)
+        for round_ in [*range(first), *done]:
+            held = log.get("header", round_)
+            assert held == b"header %d" % round_ or (held is None and round_ <= log.floor)
+    assert floors == {-1, 255}
+
+
+def test_synced_records_are_all_there_and_no_record_is_wrong() -> None:
+    def script(disk: MemoryDisk, done: Done) -> None:
+        log = ChainLog(disk, FOLDER / "chain.log", RUN)
+        for number in range(12):
+            log.append(chain_entry(number))
+            if number % 3 == 0:
+                log.sync()
+                done.append(number)
+
+    for disk, done in cuts(script):
+        log = ChainLog(disk, FOLDER / "chain.log", RUN)
+        found = list(log.entries())
+        assert found == [chain_entry(number) for number in range(len(found))]
+        assert len(found) > (done[-1] if done else -1)
+        log.append(chain_entry(len(found)))
+        assert len(list(ChainLog(disk, FOLDER / "chain.log", RUN).entries())) == len(found) + 1
+
+
+def test_there_is_always_the_newest_complete_snapshot() -> None:
+    def script(disk: MemoryDisk, done: Done) -> None:
+        store = SnapshotStore(disk, FOLDER, RUN)
+        for round_ in range(4):
+            raw = tensors(fill=round_, numel=4)
+            asyncio.run(store.save(snapshot_info(round_), pieces(raw, 80)))
+            done.append(round_)
+
+    for disk, done in cuts(script):
+        store = SnapshotStore(disk, FOLDER, RUN)
+        found, _ = store.newest()
+        if done:
+            assert found is not None
+            assert found.info.round >= done[-1]
+        if found is not None:
+            assert found.info == snapshot_info(found.info.round)
+            raw = store.read(found)
+            assert raw is not None
+            assert raw.endswith(bytes([found.info.round]) * 16)
+
+
+def test_a_payload_is_right_or_missing() -> None:
+    keys: dict[int, bytes] = {}
+
+    def script(disk: MemoryDisk, done: Done) -> None:
+        disk.make_folder(FOLDER / "payloads")
+        store = PayloadStore(disk, FOLDER / "payloads")
+        for round_ in range(6):
+            keys[round_] = store.put(round_, b"payload %d" % round_)
+            store.drop_before(round_ - 2)
+
+    for disk, _ in cuts(script):
+        store = PayloadStore(disk, FOLDER / "payloads")
+        for round_, key in keys.items():
+            assert store.get(key) in (None, b"payload %d" % round_)
+            store.put(round_, b"payload %d" % round_)
+            assert store.get(key) == b"payload %d" % round_
+
+
+def test_a_corpus_is_complete_or_can_be_completed() -> None:
+    source = corpus(blocks=3)
+
+    def assemble(disk: MemoryDisk) -> None:
+        assembler = CorpusAssembler.open(disk, FOLDER, source.data)
+        assembler.add_leaves(source.get(source.root) or b"")
+        for leaf in assembler.missing():
+            assembler.add_block(source.get(leaf) or b"")
+        assembler.finish()
+
+    for disk, _ in cuts(lambda disk, _: assemble(disk)):
+        if load_corpus(disk, FOLDER, source.data) is None:
+            assemble(disk)
+        assert load_corpus(disk, FOLDER, source.data) == source

@@ -1,0 +1,179 @@
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from demo_node.store.disk import FileDisk
+from demo_node.store.snapshots import Snapshot, SnapshotInfo, SnapshotStore
+from demo_protocol.errors import LocalFault, Reject
+from tests.store.builders import RUN, name, pieces, snapshot_info, tensors
+
+DISK = FileDisk()
+
+
+def store(folder: Path, keep: int = 2) -> SnapshotStore:
+    return SnapshotStore(DISK, folder, RUN, keep=keep)
+
+
+def save(to: SnapshotStore, info: SnapshotInfo, raw: bytes | None = None) -> Snapshot:
+    return asyncio.run(to.save(info, pieces(tensors() if raw is None else raw)))
+
+
+def test_a_saved_snapshot_is_found_by_another_process(tmp_path: Path) -> None:
+    saved = save(store(tmp_path), snapshot_info(12))
+    found, reasons = store(tmp_path).newest()
+    assert found == saved
+    assert reasons == ()
+    assert found.info == snapshot_info(12)
+    assert saved.sha256 == hashlib.sha256(saved.path.read_bytes()).digest()
+    assert saved.file_bytes == saved.path.stat().st_size
+    assert saved.path.stat().st_mode & 0o777 == 0o600
+
+
+def test_equal_states_give_equal_files(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    first, second = (save(store(tmp_path / folder), snapshot_info(3)) for folder in ("a", "b"))
+    assert first.sha256 == second.sha256
+
+
+def test_the_checksum_file_is_what_sha256sum_checks(tmp_path: Path) -> None:
+    saved = save(store(tmp_path), snapshot_info(3))
+    line = saved.path.with_name(saved.path.name + ".sha256").read_text()
+    assert line == f"{saved.sha256.hex()}  {saved.path.name}\n"
+
+
+def test_only_the_last_ones_are_kept(tmp_path: Path) -> None:
+    keeper = store(tmp_path)
+    for round_ in (8, 9, 10, 11):  # 9 comes before 10 as a number, not as text
+        save(keeper, snapshot_info(round_))
+    kept = [path.name for path in sorted(tmp_path.iterdir())]
+    assert kept == [
+        f"{n}-{name(n).hex()[:16]}.safetensors{e}" for n in (10, 11) for e in ("", ".sha256")
+    ]
+    assert keeper.latest is not None
+    assert keeper.latest.info.round == 11
+
+
+def test_after_a_rollback_the_older_snapshot_just_saved_is_kept(tmp_path: Path) -> None:
+    keeper = store(tmp_path)
+    for round_ in (10, 20, 15):
+        save(keeper, snapshot_info(round_))
+    assert keeper.latest is not None
+    assert keeper.latest.info.round == 15
+    found, _ = store(tmp_path).newest(lambda info: info.round < 20)
+    assert found is not None
+    assert found.info.round == 15
+
+
+def test_damage_anywhere_is_found_and_the_older_snapshot_used(tmp_path: Path) -> None:
+    keeper = store(tmp_path)
+    save(keeper, snapshot_info(1))
+    path = save(keeper, snapshot_info(2)).path
+    whole = path.read_bytes()
+    damaged = [whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :] for at in range(len(whole))]
+    for raw in [*damaged, whole[:-1], b"", whole + b"x"]:
+        path.write_bytes(raw)
+        found, (reason,) = store(tmp_path).newest()
+        assert found is not None
+        assert found.info.round == 1
+        assert path.name in reason
+        assert "skipped" in reason
+    path.write_bytes(whole)
+    found, _ = store(tmp_path).newest()
+    assert found is not None
+    assert found.info.round == 2
+
+
+def test_a_snapshot_without_checksum_does_not_count(tmp_path: Path) -> None:
+    path = save(store(tmp_path), snapshot_info(1)).path
+    path.with_name(path.name + ".sha256").unlink()
+    found, (reason,) = store(tmp_path).newest()
+    assert found is None
+    assert "checksum file is missing" in reason
+
+
+def test_another_runs_snapshot_is_not_used(tmp_path: Path) -> None:
+    other = SnapshotStore(DISK, tmp_path, bytes(32))
+    save(other, snapshot_info(1, run_id=bytes(32)))
+    found, (reason,) = store(tmp_path).newest()
+    assert found is None
+    assert "another run" in reason
+
+
+async def broken_off(raw: bytes) -> AsyncIterator[bytes]:
+    yield raw
+    raise ConnectionError("the trainer died")
+
+
+def test_nothing_stays_of_a_snapshot_whose_trainer_died(tmp_path: Path) -> None:
+    with pytest.raises(ConnectionError):
+        asyncio.run(store(tmp_path).save(snapshot_info(), broken_off(tensors()[:100])))
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("raw", [b"", tensors()[:-4], tensors() + b"more", b"garbage" * 9])
+def test_a_stream_that_is_not_one_whole_file_is_our_bug(tmp_path: Path, raw: bytes) -> None:
+    with pytest.raises(LocalFault, match="the trainer's snapshot cannot be kept"):
+        save(store(tmp_path), snapshot_info(), raw)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_peers_snapshot_is_kept_as_it_is(tmp_path: Path) -> None:
+    for folder in ("peer", "own"):
+        (tmp_path / folder).mkdir()
+    peers, own = store(tmp_path / "peer"), store(tmp_path / "own")
+    given = save(peers, snapshot_info(5))
+    raw = peers.read(given)
+    assert raw is not None
+    adopted = own.adopt(raw, given.sha256)
+    assert adopted.info == given.info
+    assert own.read(adopted) == raw
+    assert own.read(adopted, 8, 3) == raw[8:11]
+    assert own.find(given.sha256) == adopted
+    assert store(tmp_path / "own").newest()[0] == adopted
+
+
+def test_a_peers_snapshot_that_is_not_what_it_should_be_is_rejected(tmp_path: Path) -> None:
+    given = save(store(tmp_path), snapshot_info(5))
+    raw = given.path.read_bytes()
+    own = SnapshotStore(DISK, tmp_path, RUN)
+    foreign = SnapshotStore(DISK, tmp_path, bytes(32))
+    with pytest.raises(Reject, match="hash"):
+        own.adopt(raw + b"x", given.sha256)
+    for wrong in (raw + b"x", raw[:-1], raw[:40], b"", tensors()):
+        with pytest.raises(Reject, match="cannot be used"):
+            own.adopt(wrong, hashlib.sha256(wrong).digest())
+    with pytest.raises(Reject, match="another run"):
+        foreign.adopt(raw, given.sha256)
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        (b'"demo.round":"5"', b'"demo.round":"x"'),
+        (b'"demo.height":"5"', b'"demo.height":""'),
+        (b'"demo.digest":"05', b'"demo.digest":"zz'),
+        (b'"demo.chain_state":"', b'"demo.chain_state":"?'),
+        (b"snapshot/1", b"snapshot/2"),
+    ],
+)
+def test_every_field_of_the_metadata_is_checked(tmp_path: Path, good: bytes, bad: bytes) -> None:
+    raw = save(store(tmp_path), snapshot_info(5)).path.read_bytes()
+    assert good in raw
+    end = 8 + int.from_bytes(raw[:8], "little")
+    header = raw[8:end].replace(good, bad)
+    forged = len(header).to_bytes(8, "little") + header + raw[end:]
+    with pytest.raises(Reject):
+        store(tmp_path).adopt(forged, hashlib.sha256(forged).digest())
+
+
+def test_a_dropped_snapshot_reads_as_none(tmp_path: Path) -> None:
+    keeper = store(tmp_path, keep=1)
+    first = save(keeper, snapshot_info(1))
+    save(keeper, snapshot_info(2))
+    assert keeper.read(first) is None
+    assert keeper.find(first.sha256) is None
