@@ -41,7 +41,7 @@ free_mb=$(df -Pm . | awk 'NR == 2 { print $4 }')
 [ "$free_mb" -ge 3000 ] || fail "only $free_mb MB are free here; make room for 3 GB"
 
 [ -x .venv/bin/python ] || "$python3" -m venv .venv
-pip=(.venv/bin/python -m pip --disable-pip-version-check --quiet)
+pip=(.venv/bin/python -m pip --disable-pip-version-check -qq)
 constraints=deploy/constraints.txt
 if [ "$torch" != "torch==2.13.0" ]; then # a build of the operator's own choice
     grep -v '^torch==' "$constraints" >.venv/constraints.txt
