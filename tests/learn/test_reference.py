@@ -284,3 +284,14 @@ def test_two_processes_over_gloo_have_the_bits_of_two_workers_in_one_process(
         for i, tensor in enumerate(received):
             assert torch.equal(tensor, workers[0][i].detach())
             assert torch.equal(tensor, workers[1][i].detach())
+
+
+def test_importing_demo_needs_no_network_library() -> None:
+    source = (
+        "import sys; from demo_node.learn import DeMo;"
+        "print({'libp2p', 'grpc', 'google.protobuf', 'aiohttp', 'trio'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", source], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "set()"
