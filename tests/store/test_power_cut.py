@@ -94,6 +94,22 @@ def test_what_was_signed_is_never_forgotten_nor_changed() -> None:
     assert floors == {-1, 255}
 
 
+def test_what_a_killed_process_left_unsynced_is_synced_before_it_is_said_again() -> None:
+    for seed in SEEDS:
+        disk = MemoryDisk()
+        disk.make_folder(FOLDER)
+        log = SignedLog(disk, FOLDER / "signed.log", RUN)
+        disk.operations_left = 1  # the write is done, its sync is not
+        with pytest.raises(PowerCut):
+            log.put("header", 1, b"header")
+        disk.operations_left = None  # only the process died: the system still has the write
+        again = SignedLog(disk, FOLDER / "signed.log", RUN)
+        assert again.get("header", 1) == b"header"
+        again.put("header", 1, b"header")
+        found = disk.after_power_cut(Random(seed))
+        assert SignedLog(found, FOLDER / "signed.log", RUN).get("header", 1) == b"header"
+
+
 def test_synced_records_are_all_there_and_no_record_is_wrong() -> None:
     def script(disk: MemoryDisk, done: Done) -> None:
         log = ChainLog(disk, FOLDER / "chain.log", RUN)

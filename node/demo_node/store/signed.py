@@ -59,6 +59,7 @@ class SignedLog:
         with self._lock:
             known = self._held.get((kind, round_))
             if known == raw:
+                self._journal.sync()  # a killed process may have left it with the system only
                 return
             if known is not None or round_ <= self.floor:
                 raise LocalFault(f"a second {kind} for round {round_} was about to be signed")
