@@ -112,16 +112,21 @@ class Peering:
                 timeout_s=ASK_TIMEOUT_S,
             )
             for address in decode_peers(raw):
-                self._learn(address)
+                self._learn(address, peer)
         except (Unreachable, NotHeld, Reject):
             return  # not taking part yet, or no help
         self._asked.add(peer)
 
-    def _learn(self, address: str) -> None:
-        """An address is only text from a stranger until somebody answers there with its key."""
+    def _learn(self, address: str, source: bytes) -> None:
+        """An address is only text from a stranger until somebody answers there with its key.
+
+        Of itself a connected peer may speak: that address is passed on to others.
+        """
         try:
-            decode_address(address)
+            _where, peer = decode_address(address)
         except ValueError:
             return
         if len(self._known) < KNOWN_MAX:
             self._known.add(address)
+        if peer == source:
+            self._book.add(address, self._clock.now_ms())
