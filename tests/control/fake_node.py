@@ -1,9 +1,13 @@
 """A node that exists only as its operations."""
 
+import asyncio
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
+from demo_node.control.service import control_server
 from demo_node.ports import NotHeld, PeerView
 from demo_node.views import NodeState, Outcome, Phase, RoundView, StatusView
 
@@ -98,3 +102,12 @@ class FakeOperations:
 
     def drain(self) -> None:
         self.drained = True
+
+
+async def _serve(datadir: Path) -> None:
+    async with control_server(datadir, FakeOperations()):
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":  # `python -m tests.control.fake_node DIR`, for tests of the command line
+    asyncio.run(_serve(Path(sys.argv[1])))

@@ -1,0 +1,24 @@
+"""The installed command as a test runs it: another process, an environment of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+COMMAND = (sys.executable, "-m", "demo_node.cli")
+
+
+def environment() -> dict[str, str]:
+    return {key: value for key, value in os.environ.items() if not key.startswith("DEMO_NODE_")}
+
+
+def demo_node(*arguments: object, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=timeout_s,
+    )

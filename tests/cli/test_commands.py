@@ -1,0 +1,142 @@
+import json
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from demo_node.control.address import socket_path
+from demo_protocol.manifest import compute_run_id, decode_manifest
+from tests.cli.command import ROOT, demo_node, environment
+from tests.waiting import wait_until_sync
+
+HEAVY = ("torch", "libp2p", "aiohttp", "structlog", "rich", "numpy", "trio", "cryptography")
+
+
+@pytest.fixture
+def fake_node(tmp_path: Path) -> Iterator[Path]:
+    """The data folder of a running node that is only its operations."""
+    command = [sys.executable, "-m", "tests.control.fake_node", str(tmp_path)]
+    process = subprocess.Popen(command, cwd=ROOT)
+    try:
+        wait_until_sync(lambda: socket_path(tmp_path).exists())
+        yield tmp_path
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_init_makes_a_run_and_a_key(tmp_path: Path) -> None:
+    folder = tmp_path / "node"
+    done = demo_node("init", "--datadir", folder, "--round-seconds", 3, "--seed", 7)
+    assert done.returncode == 0, done.stderr
+    manifest = decode_manifest((folder / "manifest.json").read_bytes())
+    assert compute_run_id(manifest).hex() in done.stdout
+    assert manifest.seed == 7
+    assert manifest.schedule.round_ms == 3_000
+    assert stat.S_IMODE((folder / "node.key").stat().st_mode) == 0o600
+    assert (folder / "corpus" / f"{manifest.data.root}.bin").exists()
+
+
+def test_init_overwrites_nothing(tmp_path: Path) -> None:
+    demo_node("init", "--datadir", tmp_path, "--seed", 7)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}
+    again = demo_node("init", "--datadir", tmp_path, "--seed", 8)
+    assert again.returncode == 78
+    assert again.stderr.startswith("demo-node: ")
+    assert again.stderr.count("\n") == 1
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_init_keeps_the_key_of_a_node_that_joined_before(tmp_path: Path) -> None:
+    demo_node("init", "--datadir", tmp_path)
+    key = (tmp_path / "node.key").read_bytes()
+    (tmp_path / "manifest.json").unlink()
+    assert demo_node("init", "--datadir", tmp_path).returncode == 0
+    assert (tmp_path / "node.key").read_bytes() == key
+
+
+@pytest.mark.parametrize("command", ["status", "peers", "rounds"])
+def test_without_a_node_there_is_one_line_and_exit_code_69(tmp_path: Path, command: str) -> None:
+    done = demo_node(command, "--datadir", tmp_path)
+    assert done.returncode == 69
+    assert done.stderr.startswith("demo-node: no node is running in")
+    assert done.stderr.count("\n") == 1
+    assert not done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--frobnicate"], 2),
+        (["status", "--jason"], 2),
+        (["init", "--genesis", "soon"], 2),
+        (["start", "--threads", "-1"], 2),
+        (["start", "--peers", "nonsense"], 78),
+        (["start", "--metrics-address", "9464"], 78),
+    ],
+)
+def test_mistakes_have_their_exit_codes(tmp_path: Path, arguments: list[str], code: int) -> None:
+    if arguments[0] in ("init", "start"):
+        arguments = [*arguments, "--datadir", str(tmp_path)]
+    done = demo_node(*arguments)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+
+
+def test_status_is_shown_to_people_and_to_programs(fake_node: Path) -> None:
+    text = demo_node("status", "--datadir", fake_node).stdout
+    assert "active: in step" in text
+    assert "147,776" in text
+    document = json.loads(demo_node("status", "--datadir", fake_node, "--json").stdout)
+    assert document["schema"] == 1
+    assert document["state"] == "active"
+    assert document["run_id"] == "0f" * 32
+    assert document["addresses"] == ["/ip4/127.0.0.1/tcp/4001/p2p/12D3KooWFake"]
+
+
+def test_peers_and_rounds_are_shown(fake_node: Path) -> None:
+    assert "we dialled" in demo_node("peers", "--datadir", fake_node).stdout
+    (peer,) = json.loads(demo_node("peers", "--datadir", fake_node, "--json").stdout)["peers"]
+    assert peer["peer_id"].startswith("12D3KooW")
+    table = demo_node("rounds", "--datadir", fake_node, "--limit", 2).stdout.splitlines()
+    assert [line.split()[0] for line in table] == ["round", "5", "6"]
+    rounds = json.loads(demo_node("rounds", "--datadir", fake_node, "--json").stdout)["rounds"]
+    assert [view["round"] for view in rounds] == list(range(7))
+
+
+def test_version_names_the_parts() -> None:
+    document = json.loads(demo_node("version", "--json").stdout)
+    assert document["schema"] == 1
+    assert {"torch", "libp2p"} <= document["parts"].keys()
+
+
+def test_asking_is_cheap(fake_node: Path) -> None:
+    for arguments in (["--help"], ["version"], ["status", "--datadir", str(fake_node)]):
+        script = (
+            "import atexit, sys\n"
+            "atexit.register(lambda: print(*sys.modules, file=sys.stderr))\n"
+            f"sys.argv[1:] = {arguments!r}\n"
+            "import demo_node.cli; demo_node.cli.main()"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            check=True,
+            capture_output=True,
+            text=True,
+            env=environment(),
+        )
+        loaded = set(done.stderr.split())
+        assert "demo_node.cli" in loaded
+        assert not loaded.intersection(HEAVY), arguments
+
+
+def test_help_costs_little_processor_time() -> None:
+    before = os.times()
+    assert demo_node("--help").returncode == 0
+    after = os.times()
+    spent_s = after.children_user + after.children_system
+    assert spent_s - before.children_user - before.children_system < 0.3

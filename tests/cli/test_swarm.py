@@ -1,0 +1,100 @@
+"""The swarm for real: processes, sockets, files."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from demo_node.control.address import socket_path
+from tests.cli.command import COMMAND, demo_node, environment
+from tests.waiting import wait_until_sync
+
+pytestmark = [pytest.mark.swarm, pytest.mark.slow]
+
+
+MARK = "SWARM_UNDER_TEST"
+"""Environment variable that a swarm's processes, trainers included, inherit."""
+
+
+def processes_of(folder: Path, needle: bytes = b"") -> list[int]:
+    """Processes of the swarm marked with `folder` whose command line has `needle`."""
+    mark = f"{MARK}={folder}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if (
+                entry.name.isdigit()
+                and mark in (entry / "environ").read_bytes().split(b"\0")
+                and needle in (entry / "cmdline").read_bytes()
+            ):
+                found.append(int(entry.name))
+    return found
+
+
+@contextlib.contextmanager
+def started_swarm(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A swarm whose two nodes are up, fork servers included. It prints into folder/stderr."""
+    command = [*COMMAND, "swarm", "--nodes", "2", "--keep", str(folder / "s")]
+    marked = {**environment(), MARK: str(folder)}
+    sockets = [socket_path(folder / "s" / f"node{index}") for index in range(2)]
+    with (
+        (folder / "stderr").open("wb") as stderr,
+        subprocess.Popen(command, env=marked, stderr=stderr) as swarm,
+    ):
+        try:
+            wait_until_sync(lambda: all(path.exists() for path in sockets), deadline_s=60)
+            assert len(processes_of(folder)) >= 3
+            yield swarm
+        finally:
+            if swarm.poll() is None:
+                swarm.kill()
+
+
+@pytest.mark.timeout(170)
+def test_four_nodes_agree_and_learn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(MARK, str(tmp_path))
+    done = demo_node("swarm", "--rounds", 8, "--json", timeout_s=160)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout.splitlines()[-1])
+    assert document["digests_equal"] is True
+    assert document["rounds_completed"] >= 6
+    assert document["participants_median"] >= 3.5
+    assert document["loss_last"] < document["loss_first"]
+    assert document["payload_bytes_per_parameter"] <= 0.06
+    assert document["train_share"] >= 0.45
+    pairs = {frozenset(link) for link in document["links"]}
+    assert len(pairs) == 6, "every two nodes are connected"
+    assert {pid for pair in pairs for pid in pair} == set(document["pids"])
+    assert "4 of 4 nodes hold the same 147,776 parameters after 8 rounds" in done.stderr
+    monkeypatch.delenv(MARK)
+    wait_until_sync(lambda: not processes_of(tmp_path), deadline_s=2)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)],
+)
+def test_no_process_is_left_behind(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    with started_swarm(tmp_path) as swarm:
+        swarm.send_signal(number)
+        assert swarm.wait(timeout=30) == code
+        wait_until_sync(lambda: not processes_of(tmp_path), deadline_s=30)
+
+
+def test_a_node_that_dies_ends_the_swarm(tmp_path: Path) -> None:
+    with started_swarm(tmp_path) as swarm:
+        (victim,) = processes_of(tmp_path, str(tmp_path / "s" / "node1").encode())
+        os.kill(victim, signal.SIGKILL)
+        assert swarm.wait(timeout=60) == 1
+        assert b"node 1 ended with exit code -9" in (tmp_path / "stderr").read_bytes()
+        wait_until_sync(lambda: not processes_of(tmp_path), deadline_s=2)
+
+
+def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine").touch()
+    assert demo_node("swarm", "--keep", tmp_path).returncode == 2

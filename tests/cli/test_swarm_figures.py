@@ -1,0 +1,175 @@
+import io
+import json
+import math
+import os
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+from safetensors.numpy import save_file
+
+from demo_node.cli.swarm.links import find_links, parse_port
+from demo_node.cli.swarm.live import SwarmView
+from demo_node.cli.swarm.measure import (
+    FileState,
+    NodeReport,
+    SwarmReport,
+    compute_quantile,
+    compute_report,
+    compute_train_share,
+    read_state,
+)
+from demo_node.cli.swarm.report import format_document, format_sentence, print_report
+from demo_node.views import Outcome
+from demo_protocol.digest import compute_digest
+from tests.control.fake_node import round_view, status_view
+
+KEYS = [
+    "schema",
+    "nodes",
+    "rounds",
+    "rounds_completed",
+    "digests_equal",
+    "loss_first",
+    "loss_last",
+    "participants_median",
+    "payload_bytes_per_parameter",
+    "bytes_sent_per_node_per_round",
+    "round_latency_p50_s",
+    "round_latency_p95_s",
+    "exchange_p95_s",
+    "train_share",
+    "pids",
+    "links",
+    "kills",
+    "joins",
+]
+
+
+def report(digests: tuple[bytes, ...] = (b"\x3f\x9c",) * 4, loss_last: float = 2.5) -> SwarmReport:
+    rounds = [round_view(r) for r in range(9)]
+    rounds.append(round_view(9, outcome=Outcome.SKIPPED, record=b"", participants=0, latency_ms=0))
+    nodes = [
+        NodeReport(
+            pid=100 + index,
+            state=FileState(digest, 147_776),
+            text=b"import os\x1b[31m\n",
+            rounds=rounds,
+            bytes_sent=310_000,
+        )
+        for index, digest in enumerate(digests)
+    ]
+    return compute_report(
+        nodes,
+        rounds=10,
+        loss_first=5.5,
+        loss_last=loss_last,
+        links=[(101, 100)],
+        schedule=status_view(),
+    )
+
+
+def test_the_document_has_the_keys_of_the_issue() -> None:
+    line = format_document(report())
+    assert "\n" not in line
+    document = json.loads(line)
+    assert list(document) == KEYS
+    assert document["rounds"] == 10
+    assert document["rounds_completed"] == 9
+    assert document["digests_equal"] is True
+    assert document["bytes_sent_per_node_per_round"] == 31_000
+    assert document["payload_bytes_per_parameter"] == pytest.approx(8_192 / 147_776)
+    assert document["round_latency_p50_s"] == 2.6
+    assert document["links"] == [[101, 100]]
+
+
+def test_a_swarm_that_agreed_and_learned_has_no_faults() -> None:
+    assert report().find_faults() == []
+    assert format_sentence(report()) == (
+        "4 of 4 nodes hold the same 147,776 parameters after 10 rounds (digest 3f9c)"
+    )
+
+
+def test_faults_are_named() -> None:
+    (split,) = report(digests=(b"\1", b"\2", b"\2", b"\2")).find_faults()
+    assert "different parameters" in split
+    assert "3 of 4 nodes" in format_sentence(report(digests=(b"\1", b"\2", b"\2", b"\2")))
+    (stuck,) = report(loss_last=5.5).find_faults()
+    assert "did not fall" in stuck
+    assert report(loss_last=math.nan).find_faults()
+
+
+def test_a_swarm_without_records_still_has_a_document() -> None:
+    node = NodeReport(pid=1, state=FileState(b"", 1), text=b"", rounds=[], bytes_sent=0)
+    empty = compute_report(
+        [node], rounds=1, loss_first=5.5, loss_last=5.5, links=[], schedule=status_view()
+    )
+    document = json.loads(format_document(empty))
+    assert document["rounds_completed"] == 0
+    assert document["round_latency_p50_s"] is None
+
+
+def test_the_report_is_printed_without_control_characters() -> None:
+    out = io.StringIO()
+    print_report(report(), Console(file=out, width=100))
+    text = out.getvalue()
+    assert "import os" in text
+    assert "\x1b" not in text
+    assert "9 in 10 rounds" in text
+    assert "the same from all 4 nodes" in text
+
+
+def test_the_train_share_counts_from_genesis_to_the_last_record() -> None:
+    rounds = [round_view(0), round_view(1), round_view(2, record=b"")]
+    assert compute_train_share(rounds, 3_000) == pytest.approx(3_000 / (3_000 + 2_600))
+    assert compute_train_share([], 3_000) == 0
+
+
+def test_quantiles() -> None:
+    values = [float(n) for n in range(1, 21)]
+    assert compute_quantile(values, 0.5) == 10
+    assert compute_quantile(values, 0.95) == 19
+    assert compute_quantile([7.0], 0.95) == 7
+    assert math.isnan(compute_quantile([], 0.5))
+
+
+def test_a_snapshot_file_is_hashed_from_its_bytes(tmp_path: Path) -> None:
+    tensors = {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "a": np.ones(4, np.float32)}
+    path = tmp_path / "s.safetensors"
+    save_file(tensors, path)
+    state = read_state(path)
+    assert state == FileState(compute_digest(tensors), 10)
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1
+    path.write_bytes(raw)
+    assert read_state(path).digest != state.digest
+
+
+def test_links_come_from_the_kernel() -> None:
+    """Our own process dials itself under two names: a listener 'pid' that only has the port."""
+    with socket.socket() as listener, socket.socket() as dialler:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        dialler.connect(listener.getsockname())
+        port = listener.getsockname()[1]
+        other = os.getppid()
+        assert find_links({os.getpid(): 1, other: port}) == [(os.getpid(), other)]
+    assert find_links({os.getpid(): 1, other: port}) == []
+
+
+def test_the_port_of_an_address() -> None:
+    assert parse_port("/ip4/127.0.0.1/tcp/4001/p2p/12D3") == 4001
+    with pytest.raises(ValueError, match="no TCP port"):
+        parse_port("/ip4/127.0.0.1/udp/4001")
+
+
+def test_without_a_terminal_each_round_is_one_line() -> None:
+    out = io.StringIO()
+    view = SwarmView(Console(file=out, width=200), None)
+    view.begin(3)
+    for round_ in (-2, 0, 0, 1, 1, 2, 3, 4):
+        view.show([status_view(round=round_), None])
+    lines = out.getvalue().splitlines()
+    assert [line.split()[1] for line in lines[1:]] == ["0/3", "1/3", "2/3", "3/3"]
