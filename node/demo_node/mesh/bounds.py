@@ -81,5 +81,10 @@ GOSSIP_HEARTBEAT_S: Final = 1
 GOSSIP_PRUNE_BACK_OFF_S: Final = 10
 """How long a pruned link stays away; the default of 60 s can isolate a node (trap 4)."""
 
+GOSSIP_QUEUE_MAX: Final = 256
+"""Messages waiting for one link; what does not fit is dropped in silence (trap 30).
+
+The library's 32 is less than the headers of a large run at one moment; these are 8 MB at worst."""
+
 SUBSCRIPTIONS_PER_PEER_MAX: Final = 32
 """Topics remembered of one peer: three a run, and some runs."""

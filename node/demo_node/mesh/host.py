@@ -3,12 +3,12 @@
 import logging
 import socket
 from collections.abc import Sequence
-from typing import Final
 
 from libp2p import new_host
 from libp2p.abc import IHost
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_new_noise_key_pair
+from libp2p.network.auto_connector import AutoConnector
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.swarm import Swarm
 from libp2p.rcmgr import ResourceLimits, ResourceManager
@@ -21,14 +21,17 @@ from demo_node.mesh.addresses import expand_address, split_address
 from demo_node.mesh.transport import MeteredTCP
 from demo_protocol.errors import ConfigError
 
-LOGGERS: Final = ("libp2p", "multiaddr")
-"""What logs for peers' mistakes, on every disconnect and at shutdown (trap 17)."""
+
+class NoAutoConnector(AutoConnector):
+    """Dials nobody. The library's dials whom it has heard of, after every disconnect (trap 29)."""
+
+    async def maybe_connect(self) -> None:
+        """Do nothing: whom to dial is our caller's."""
 
 
 def build_host(seed: bytes, tcp: MeteredTCP) -> IHost:
     """A host that listens nowhere yet, with the identity of an Ed25519 seed."""
-    for name in LOGGERS:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    _silence()
     key = create_new_key_pair(seed)
     noise = Noise(key, noise_privkey=create_new_noise_key_pair().private_key)
     host = new_host(
@@ -48,8 +51,8 @@ def build_host(seed: bytes, tcp: MeteredTCP) -> IHost:
         connection_config=ConnectionConfig(
             max_connections=bounds.CONNECTIONS_MAX,
             high_watermark=bounds.CONNECTIONS_MAX,
-            low_watermark=0,  # below it the library would dial whom it likes; we say whom
-            min_connections=0,
+            low_watermark=0,
+            min_connections=0,  # all of them may be inbound
             max_connections_per_peer=bounds.CONNECTIONS_PER_PEER_MAX,
             enable_health_monitoring=True,  # else frozen peers stay for ever (trap 11)
             health_initial_delay=bounds.HEALTH_INTERVAL_S,
@@ -60,7 +63,9 @@ def build_host(seed: bytes, tcp: MeteredTCP) -> IHost:
         addrs_factory=_expand,
         disable_identify_address_discovery=True,
     )
-    get_swarm(host).retry_config = RetryConfig(max_retries=0)  # dialling again is our caller's
+    swarm = get_swarm(host)
+    swarm.auto_connector = NoAutoConnector(swarm)
+    swarm.retry_config = RetryConfig(max_retries=0)  # dialling again is our caller's
     return host
 
 
@@ -77,6 +82,13 @@ async def listen(host: IHost, addresses: Sequence[str]) -> None:
         _probe(address)
     if addresses and not await host.get_network().listen(*map(Multiaddr, addresses)):
         raise ConfigError(f"mesh: cannot listen on {', '.join(addresses)}")
+
+
+def _silence() -> None:
+    """Turn off the library's log: it has lines for peers' mistakes and at shutdown (trap 17)."""
+    for name in ("libp2p", *logging.root.manager.loggerDict):
+        if name.partition(".")[0] == "libp2p":  # some set a level of their own
+            logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _probe(address: str) -> None:

@@ -1,8 +1,8 @@
 """The mesh of a real node: `ports.Mesh` over py-libp2p, a trio guest of the asyncio loop."""
 
 import asyncio
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 from libp2p.exceptions import BaseLibp2pError
@@ -17,7 +17,7 @@ from demo_node.mesh import bounds
 from demo_node.mesh.addresses import decode_address, expand_address
 from demo_node.mesh.blob import BlobProtocol
 from demo_node.mesh.gossip import Gossip
-from demo_node.mesh.guest import Guest
+from demo_node.mesh.guest import Guest, GuestClosed
 from demo_node.mesh.host import build_host, get_swarm, listen
 from demo_node.mesh.peer_id import decode_peer_id_bytes, encode_peer_id, encode_peer_id_bytes
 from demo_node.mesh.transport import MeteredTCP
@@ -34,6 +34,8 @@ from demo_protocol.errors import LocalFault
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # a dependency of libp2p; its stubs shadow trio's types
+
+T = TypeVar("T")
 
 
 class Libp2pMesh:
@@ -146,7 +148,7 @@ class Libp2pMesh:
             raise Unreachable(str(error)) from None
         if peer == self._peer:
             raise Unreachable(f"{address} is this node itself")
-        await self._guest.call(self._dial, where, peer)
+        await self._call(self._dial, where, peer)
         return peer
 
     async def publish(self, topic: Topic, message: bytes) -> None:
@@ -157,7 +159,13 @@ class Libp2pMesh:
         self, peer: bytes, request: BlobRequest, *, bytes_max: int, timeout_s: float
     ) -> bytes:
         """Pull a blob from a connected peer. Raises Unreachable or NotHeld."""
-        return await self._guest.call(self._blobs.pull, peer, request, bytes_max, timeout_s)
+        return await self._call(self._blobs.pull, peer, request, bytes_max, timeout_s)
+
+    async def _call(self, fn: Callable[..., Awaitable[T]], *args: Any) -> T:
+        try:
+            return await self._guest.call(fn, *args)
+        except GuestClosed as error:
+            raise Unreachable(str(error)) from None
 
     # From here on, trio code.
 

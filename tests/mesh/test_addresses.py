@@ -1,0 +1,62 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from demo_node.mesh.addresses import decode_address, expand_address, split_address
+from demo_node.mesh.peer_id import encode_peer_id
+from demo_protocol.errors import ConfigError
+
+NAME = encode_peer_id(bytes(32))
+
+
+@pytest.mark.parametrize("host", ["ip4/10.0.0.1", "ip6/::1", "dns/example.org", "dns4/a.b"])
+def test_a_full_address_is_taken_apart(host: str) -> None:
+    assert decode_address(f"/{host}/tcp/4001/p2p/{NAME}") == (f"/{host}/tcp/4001", bytes(32))
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "/ip4/10.0.0.1/tcp/4001",
+        f"/ip4/10.0.0.1/udp/4001/p2p/{NAME}",
+        f"/ip4/10.0.0.1/tcp/0/p2p/{NAME}",
+        f"/ip4/10.0.0.1/tcp/65536/p2p/{NAME}",
+        f"/ip4/10.0.0.1/tcp/-1/p2p/{NAME}",
+        f"/ip4//tcp/4001/p2p/{NAME}",
+        f"/unix/x/tcp/4001/p2p/{NAME}",
+        f"/ip4/10.0.0.1/tcp/4001/p2p/{NAME}/p2p-circuit",
+        "/ip4/10.0.0.1/tcp/4001/p2p/12D3KooW",
+        f"/dns/{'a' * 300}/tcp/4001/p2p/{NAME}",
+    ],
+)
+def test_anything_else_is_refused(address: str) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        decode_address(address)
+
+
+@given(st.text(max_size=300))
+def test_garbage_is_refused(address: str) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        decode_address(address)
+
+
+def test_addresses_to_listen_on() -> None:
+    assert split_address("/ip4/0.0.0.0/tcp/4001") == ("0.0.0.0", 4001)
+    assert split_address("/ip6/::/tcp/0") == ("::", 0)
+
+
+@pytest.mark.parametrize(
+    "address", ["4001", "/ip4/0.0.0.0/tcp/x", "/ip4/0.0.0.0/tcp/65536", "/dns/a/tcp/1", "/ip4/1/2"]
+)
+def test_an_address_to_listen_on_that_is_none_names_a_good_one(address: str) -> None:
+    with pytest.raises(ConfigError, match=r"write /ip4/0\.0\.0\.0/tcp/4001"):
+        split_address(address)
+
+
+def test_a_wildcard_becomes_hosts_others_can_dial() -> None:
+    assert expand_address("/ip4/10.0.0.1/tcp/4001") == ["/ip4/10.0.0.1/tcp/4001"]
+    found = expand_address("/ip4/0.0.0.0/tcp/4001")
+    assert found[-1] == "/ip4/127.0.0.1/tcp/4001"
+    assert not any("0.0.0.0" in address for address in found)
+    assert expand_address("/ip6/::/tcp/4001")[-1] == "/ip6/::1/tcp/4001"

@@ -1,0 +1,201 @@
+import asyncio
+import os
+
+import pytest
+from libp2p.pubsub.pb import rpc_pb2
+
+from demo_node.mesh.libp2p import Libp2pMesh
+from demo_node.ports import Topic, Unreachable
+from demo_protocol.errors import LocalFault
+from demo_protocol.limits import GOSSIP_BYTES_MAX, HEADER_BYTES_MAX
+from tests.mesh.hosts import RUN, Host, guests, hosts, link, link_all, on_uvloop, seed
+from tests.waiting import wait_until
+
+
+@on_uvloop
+async def test_every_message_reaches_everybody_else_once() -> None:
+    async with hosts(4) as made:
+        await link_all(made)
+        sent = {h.mesh.peer: [os.urandom(300) for _ in range(10)] for h in made}
+        for host in made:
+            for message in sent[host.mesh.peer]:
+                await host.mesh.publish(Topic.HEADERS, message)
+        await wait_until(lambda: all(len(h.heard) >= 30 for h in made))
+        for host in made:
+            others = {m for peer, ms in sent.items() if peer != host.mesh.peer for m in ms}
+            assert sorted(host.messages()) == sorted(others)
+            assert {topic for topic, _, _ in host.heard} == {Topic.HEADERS}
+
+
+@on_uvloop
+async def test_topics_are_kept_apart_and_carry_messages_up_to_their_limit() -> None:
+    async with hosts(2) as (a, b):
+        await link((a, b))
+        await a.mesh.publish(Topic.PROPOSALS, bytes(GOSSIP_BYTES_MAX))
+        await a.mesh.publish(Topic.MEMBERSHIP, b"join")
+        await wait_until(lambda: len(b.heard) == 2)
+        assert set(b.heard) == {
+            (Topic.PROPOSALS, a.mesh.peer, bytes(GOSSIP_BYTES_MAX)),
+            (Topic.MEMBERSHIP, a.mesh.peer, b"join"),
+        }
+
+
+@on_uvloop
+async def test_publishing_too_much_is_our_fault_and_said_so() -> None:
+    async with hosts(1) as (a,):
+        with pytest.raises(LocalFault, match="1025 bytes, at most 1024"):
+            await a.mesh.publish(Topic.HEADERS, bytes(HEADER_BYTES_MAX + 1))
+
+
+@on_uvloop
+async def test_the_verdict_decides_what_is_forwarded() -> None:
+    async with hosts(3) as (a, b, c):
+        b.verdict = lambda message: message.startswith(b"good")
+        await link((a, b), (b, c))
+        for message in (b"bad 1", b"good 1", b"bad 2", b"good 2"):
+            await a.mesh.publish(Topic.HEADERS, message)
+        await wait_until(lambda: len(b.heard) == 4 and len(c.heard) == 2)
+        assert sorted(c.messages()) == [b"good 1", b"good 2"]
+        assert {peer for _, peer, _ in c.heard} == {b.mesh.peer}  # who handed it over
+
+
+@on_uvloop
+async def test_a_refused_message_is_judged_once_however_often_it_comes() -> None:
+    async with hosts(4) as made:
+        for host in made:
+            host.verdict = lambda message: message.startswith(b"end")
+        made[1].verdict = made[2].verdict = lambda message: True  # both forward it to made[3]
+        await link_all(made)
+        await made[0].mesh.publish(Topic.HEADERS, b"x")
+        await made[0].mesh.publish(Topic.HEADERS, b"end")
+        await wait_until(lambda: b"end" in made[3].messages())
+        assert made[3].messages().count(b"x") == 1
+
+
+@on_uvloop
+async def test_equal_bytes_published_again_are_heard_again() -> None:
+    async with hosts(2) as (a, b):
+        await link((a, b))
+        for _ in range(2):
+            await a.mesh.publish(Topic.MEMBERSHIP, b"join")
+        await wait_until(lambda: len(b.heard) == 2)
+
+
+@on_uvloop
+async def test_a_burst_is_not_dropped() -> None:
+    """Traps 6 and 17: the default spam limit is 10 a second, a subscription holds 32."""
+    async with hosts(3) as (a, b, c):
+        await link((a, b), (b, c))
+        for i in range(200):
+            await a.mesh.publish(Topic.HEADERS, i.to_bytes(2))
+        await wait_until(lambda: len(c.heard) == 200)
+
+
+@on_uvloop
+async def test_a_run_may_be_joined_after_connecting() -> None:
+    async with hosts(2, join=False) as (a, b):
+        await b.mesh.connect(a.address)
+        await a.join()
+        await wait_until(lambda: a.mesh.peers() and b.mesh.peers())
+        await b.join()
+        await link((a, b))
+        await a.mesh.publish(Topic.HEADERS, b"from a")
+        await b.mesh.publish(Topic.HEADERS, b"from b")
+        await wait_until(lambda: a.messages() == [b"from b"] and b.messages() == [b"from a"])
+
+
+@on_uvloop
+async def test_one_run_only_and_none_before_joining() -> None:
+    async with hosts(1, join=False) as (a,):
+        with pytest.raises(LocalFault, match="no run"):
+            await a.mesh.publish(Topic.HEADERS, b"")
+        await a.join()
+        with pytest.raises(LocalFault, match="joined before"):
+            await a.join()
+
+
+@on_uvloop
+async def test_oversize_and_foreign_messages_stop_at_the_first_honest_peer() -> None:
+    async with hosts(2) as (a, evil):
+        await link((a, evil))
+        pubsub = evil.mesh._gossip.pubsub
+        name = {t: f"demo/{RUN.hex()}/{t}" for t in Topic}
+        publish = evil.mesh._guest.call
+        await publish(pubsub.publish, name[Topic.HEADERS], bytes(HEADER_BYTES_MAX + 1))
+        await publish(pubsub.publish, [name[Topic.HEADERS], name[Topic.MEMBERSHIP]], b"two topics")
+        await publish(pubsub.publish, [name[Topic.HEADERS]] * 2, b"twice the same")
+        await publish(pubsub.publish, "demo/other/headers", b"another run")
+        await publish(pubsub.publish, name[Topic.HEADERS], b"end")
+        await wait_until(lambda: a.messages())
+        assert a.messages() == [b"end"]
+
+
+@on_uvloop
+async def test_a_flood_in_one_frame_does_not_hurt() -> None:
+    """The library starts a task per message, and allows a thousand children to a task."""
+    async with hosts(3) as (a, b, evil):
+        await link((a, b), (a, evil))
+        rpc = rpc_pb2.RPC(
+            publish=[
+                rpc_pb2.Message(
+                    data=b"flood",
+                    topicIDs=[f"demo/{RUN.hex()}/headers"],
+                    from_id=evil.mesh._host.get_id().to_bytes(),
+                    seqno=i.to_bytes(8),
+                )
+                for i in range(5000)
+            ]
+        )
+
+        async def send() -> None:
+            queue = evil.mesh._gossip.pubsub.peer_queues[a.mesh._host.get_id()]
+            assert queue.push(rpc)
+
+        await evil.mesh._guest.call(send)
+        await b.mesh.publish(Topic.HEADERS, b"honest")
+        await wait_until(lambda: b"honest" in a.messages())
+        assert b"flood" not in a.messages()  # not signed
+
+
+@on_uvloop
+async def test_an_error_in_our_handler_ends_the_mesh_and_wait_tells() -> None:
+    async with hosts(2) as (a, b):
+
+        def broken(message: bytes) -> bool:
+            raise ZeroDivisionError("our bug")
+
+        b.verdict = broken
+        await link((a, b))
+        await a.mesh.publish(Topic.HEADERS, b"x")
+        with pytest.raises(ZeroDivisionError, match="our bug"):
+            await b.mesh.wait()
+        await wait_until(lambda: not a.mesh.peers())
+        with pytest.raises(Unreachable):
+            await b.mesh.connect(a.address)
+
+
+@on_uvloop
+async def test_an_empty_mesh_shows() -> None:
+    async with hosts(2) as (a, b):
+        assert a.mesh.mesh_peers(Topic.HEADERS) == 0
+        await link((a, b))
+        assert a.mesh.mesh_peers(Topic.HEADERS) == 1
+        await b.mesh.stop()
+        await wait_until(lambda: a.mesh.mesh_peers(Topic.HEADERS) == 0)
+
+
+@on_uvloop
+async def test_fourteen_hosts_keep_everybody_in_the_mesh() -> None:
+    """Trap 4: with a higher degree than links, pruning must not isolate anybody."""
+    async with guests() as guest:
+        made = [Host(Libp2pMesh(seed(i + 1), guest=guest)) for i in range(14)]
+        await asyncio.gather(*(h.mesh.start() for h in made))
+        for host in made:
+            await host.join()
+        for i, host in enumerate(made):
+            await asyncio.gather(*(host.mesh.connect(o.address) for o in made[:i]))
+        await wait_until(lambda: all(h.mesh.mesh_peers(Topic.HEADERS) >= 4 for h in made))
+        for host in made:
+            await host.mesh.publish(Topic.HEADERS, host.mesh.peer)
+        await wait_until(lambda: all(len(h.heard) == 13 for h in made), deadline_s=40)
+        await asyncio.gather(*(h.mesh.stop() for h in made))
