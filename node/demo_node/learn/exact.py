@@ -8,6 +8,7 @@ contract them into one. N chunks, P payloads.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -91,7 +92,7 @@ def step_parameter(parameter: Tensor, sign: Tensor | None, step: Step) -> Tensor
 def compute_signs(payloads: Sequence[Payload], schema: Schema, device: torch.device) -> Tensor:
     """The update's direction, int8 [N, 64, 64] in {-1, 0, 1}, of at least one payload."""
     votes = combine_votes(payloads, schema, device)
-    basis = compute_integer_basis().to(device, torch.float32)
+    basis = _integer_basis(device)
     size = _BLOCK.get(device.type, _BLOCK_CARD)
     return torch.cat([invert_votes(block, basis) for block in torch.split(votes, size)])
 
@@ -162,3 +163,9 @@ def pinned_precision(device: torch.device) -> Iterator[None]:
             yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@lru_cache(maxsize=8)
+def _integer_basis(device: torch.device) -> Tensor:
+    """B as fp32 on `device`: its 4096 cosines take longer than the update of a tiny model."""
+    return compute_integer_basis().to(device, torch.float32)
