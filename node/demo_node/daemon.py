@@ -102,13 +102,13 @@ async def _main(config: Config, show: Callable[[str], None]) -> int:
 
 
 async def _live(node: Node, metrics: Metrics, observer: Observers) -> None:
-    with contextlib.suppress(NodeStopped):
+    with contextlib.suppress(NodeStopped), contextlib.ExitStack() as files:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(node.mesh.wait())  # a dead mesh takes the node down
                 group.create_task(watch_loop_lag(metrics.on_loop_lag))
                 group.create_task(_show_status(node.operations, observer))
-                await run_node(node, group)
+                await run_node(node, group, files)
                 raise NodeStopped
         except BaseExceptionGroup as errors:
             _stopped, others = errors.split(NodeStopped)

@@ -38,6 +38,7 @@ class History:
         self.train_ms_total = 0
         self.tokens_total = 0
         self.forks_total = 0
+        self.replayed_total = 0
         self.loss = float("nan")
 
     def newest(self, limit: int) -> Sequence[RoundView]:
@@ -53,9 +54,14 @@ class History:
             self.loss = trained.loss_micronats / 1e6
         self._observer.on_op("encode", trained.encode_ms / 1000)
 
-    def on_head_changed(self, effect: HeadChanged, view: View, now_ms: int) -> None:
-        """Rounds came onto our chain, or left it."""
+    def on_head_changed(
+        self, effect: HeadChanged, view: View, now_ms: int, *, syncing: bool
+    ) -> None:
+        """Rounds came onto our chain, or left it. A syncing node only replays them."""
         ancestor = view.chain.common_ancestor(effect.previous, effect.head)
+        if syncing:
+            self.replayed_total += view.head_state.height - ancestor.state.height
+            return
         if effect.rolled_back:
             self.forks_total += 1
             for step in view.chain.path(ancestor.hash, effect.previous):

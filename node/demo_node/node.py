@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from demo_node.config import Config
@@ -39,6 +40,7 @@ from demo_protocol.identity import Kind
 from demo_protocol.manifest import Manifest, compute_run_id, encode_manifest
 from demo_protocol.roster import genesis_state
 from demo_protocol.round import Round
+from demo_protocol.schedule import round_at
 from demo_protocol.view import View
 
 POLL_S = 0.05
@@ -75,22 +77,27 @@ class Node:
         self.observer.on_event("progress.made", detail=line)
 
 
-async def run_node(node: Node, group: asyncio.TaskGroup) -> None:
-    """Return after a clean leave. Raises ConfigError where the operator must do something."""
+async def run_node(node: Node, group: asyncio.TaskGroup, files: ExitStack) -> None:
+    """Return after a clean leave. Raises ConfigError where the operator must do something.
+
+    What is open until the end of the group goes into `files`.
+    """
     stop = asyncio.create_task(node.stopping.wait())
-    work = asyncio.create_task(_join_run(node, group))
-    await asyncio.wait([stop, work], return_when=asyncio.FIRST_COMPLETED)
-    if work.done():
-        await work  # raises what went wrong
-        await stop
-    else:
+    work = asyncio.create_task(_join_run(node, group, files))
+    try:
+        await asyncio.wait([stop, work], return_when=asyncio.FIRST_COMPLETED)
+        if work.done():
+            await work  # raises what went wrong
+            await stop
+    finally:
+        stop.cancel()
         work.cancel()
-        await asyncio.gather(work, return_exceptions=True)
+        await asyncio.gather(stop, work, return_exceptions=True)
     node.operations.set_state(NodeState.DRAINING, "leaving")
     await _leave(node)
 
 
-async def _join_run(node: Node, group: asyncio.TaskGroup) -> None:
+async def _join_run(node: Node, group: asyncio.TaskGroup, files: ExitStack) -> None:
     puller = Puller(node.mesh, node.clock)
     manifest = await _find_manifest(node, puller)
     node.operations.manifest = manifest
@@ -119,6 +126,7 @@ async def _join_run(node: Node, group: asyncio.TaskGroup) -> None:
     signed = await asyncio.to_thread(SignedLog, node.disk, node.datadir.signed_log, run_id)
     payloads = await asyncio.to_thread(PayloadStore, node.disk, node.datadir.payloads)
     store = FileRoundStore(signed, chain_log, payloads)
+    files.callback(store.close)
     view = View(
         manifest=manifest,
         me=node.key.public,
@@ -129,7 +137,7 @@ async def _join_run(node: Node, group: asyncio.TaskGroup) -> None:
     )
     machine = Round(
         view,
-        signed_until={kind: signed.newest(kind) for kind in Kind},
+        signed_until=_find_signed_until(signed, manifest, node.clock.now_ms()),
         stop_round=node.config.rounds or None,
         syncing=True,
         contributes=node.config.train and (trainer.info is None or trainer.info.can_contribute),
@@ -198,6 +206,12 @@ async def _find_manifest(node: Node, puller: Puller) -> Manifest:
         )
     await asyncio.to_thread(save_manifest, node.disk, node.datadir.manifest, manifest)
     return manifest
+
+
+def _find_signed_until(signed: SignedLog, manifest: Manifest, now_ms: int) -> dict[Kind, int]:
+    """Rule 10, after a restart. A damaged log may have forgotten what was signed up to now."""
+    forgotten = round_at(manifest.schedule, now_ms) if signed.cut_bytes else -1
+    return {kind: max(signed.newest(kind), forgotten) for kind in Kind}
 
 
 def _compose_invitation(node: Node, run_id: bytes) -> str:

@@ -184,7 +184,9 @@ class RoundDriver:
         self.group.create_task(work)
 
     def _on_head_changed(self, effect: HeadChanged) -> None:
-        self.history.on_head_changed(effect, self.view, self.clock.now_ms())
+        self.history.on_head_changed(
+            effect, self.view, self.clock.now_ms(), syncing=self.machine.syncing
+        )
         self._head_changed.set()
         self.observer.on_event(
             "head.changed",

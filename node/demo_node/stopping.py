@@ -3,6 +3,10 @@
 import asyncio
 import os
 import signal
+import time
+
+ONE_REQUEST_S = 0.5
+"""Signals this close are one request: a supervisor may signal a process and then its group."""
 
 
 class Stopping:
@@ -10,6 +14,7 @@ class Stopping:
 
     def __init__(self) -> None:
         self._requested = asyncio.Event()
+        self._signalled_s: float | None = None
 
     def install(self, loop: asyncio.AbstractEventLoop) -> None:
         """Take SIGTERM and SIGINT, before the mesh starts: trio then leaves SIGINT alone."""
@@ -30,6 +35,9 @@ class Stopping:
         await self._requested.wait()
 
     def _on_signal(self, number: signal.Signals) -> None:
-        if self.requested:
+        now_s = time.monotonic()
+        if self._signalled_s is not None and now_s - self._signalled_s > ONE_REQUEST_S:
             os._exit(128 + number)  # twice means now; what matters is on disk at all times
+        if self._signalled_s is None:
+            self._signalled_s = now_s
         self.request()
