@@ -11,13 +11,13 @@ from demo_protocol.errors import LocalFault
 from demo_protocol.identity import Verify
 from demo_protocol.manifest import Manifest
 from demo_protocol.messages import Header, Proposal, Sealed
-from demo_protocol.roster import ChainState, advance, compute_rank
+from demo_protocol.roster import ChainState, advance, compute_rank, get_members
 from demo_protocol.validate import validate_proposal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """A valid proposal with the headers it lists and the chain's state after it.
+    """A valid proposal with the headers it lists, the chain's state after it, its members there.
 
     The chain's first record (genesis, or where a snapshot starts) has no proposal.
     """
@@ -30,6 +30,7 @@ class Record:
     contributions: tuple[Sealed[Header], ...]
     late: tuple[Sealed[Header], ...]
     state: ChainState
+    members: frozenset[bytes]
 
 
 @dataclass(slots=True)
@@ -43,7 +44,7 @@ class Chain:
     children: dict[bytes, list[bytes]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.records = {self.root.record: _root_record(self.root)}
+        self.records = {self.root.record: self._root_record()}
         self.children = {self.root.record: []}
 
     def __contains__(self, record: object) -> bool:
@@ -98,6 +99,7 @@ class Chain:
             contributions=listed.contributions,
             late=listed.late,
             state=state,
+            members=frozenset(get_members(state, self.manifest.agreement)),
         )
         self.records[record.hash] = record
         self.children[record.hash] = []
@@ -111,12 +113,10 @@ class Chain:
             yield current
             current = self.records.get(current.parent)
 
-    def ancestor_at_depth(self, record: bytes, depth: int) -> Record:
-        """The ancestor `depth` records above, or the root where the chain is shorter."""
-        for n, ancestor in enumerate(self.ancestors(record)):
-            if n == depth:
-                return ancestor
-        return self.records[self.root.record]
+    def ancestor_before(self, record: bytes, round_: int) -> Record:
+        """The newest ancestor of a round before `round_`, or the root where there is none."""
+        older = (step for step in self.ancestors(record) if step.round < round_)
+        return next(older, self.records[self.root.record])
 
     def path(self, ancestor: bytes, record: bytes) -> list[Record]:
         """Records after `ancestor` up to and with `record`, oldest first.
@@ -156,20 +156,20 @@ class Chain:
         self.children = {h: c for h, c in self.children.items() if h in kept}
         return dropped
 
+    def _root_record(self) -> Record:
+        return Record(
+            hash=self.root.record,
+            parent=self.root.parent,
+            round=self.root.round,
+            rank=0,
+            proposal=None,
+            contributions=(),
+            late=(),
+            state=self.root,
+            members=frozenset(get_members(self.root, self.manifest.agreement)),
+        )
+
 
 def listed_headers(record: Record) -> Sequence[Sealed[Header]]:
     """Every header a record names: its own round's, then the late ones."""
     return (*record.contributions, *record.late)
-
-
-def _root_record(state: ChainState) -> Record:
-    return Record(
-        hash=state.record,
-        parent=state.parent,
-        round=state.round,
-        rank=0,
-        proposal=None,
-        contributions=(),
-        late=(),
-        state=state,
-    )

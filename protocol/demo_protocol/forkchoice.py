@@ -1,10 +1,10 @@
 """Which record is the head (rule 18). A function of the chain and of the newest votes."""
 
-from collections.abc import Callable, Collection, Mapping
+import heapq
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 
 from demo_protocol.chain import Chain, Record
-from demo_protocol.roster import get_members
 
 
 @dataclass(slots=True)
@@ -30,23 +30,26 @@ class _Choice:
     votes: Votes
     usable: Callable[[bytes], bool]
     covered: Callable[[Record], bool]
-    children_with_vote: Mapping[bytes, Collection[bytes]]
-    """For each peer: every record whose subtree holds its newest vote."""
+    supporters: Mapping[bytes, Set[bytes]]
+    """Peers whose newest vote lies in a record's subtree."""
 
 
 def choose_head(
     chain: Chain,
-    start: bytes,
+    head: bytes,
     votes: Votes,
     *,
     usable: Callable[[bytes], bool],
     covered: Callable[[Record], bool],
 ) -> bytes:
-    """Walk down from `start`, at each fork to the child that rule 18 prefers.
+    """Walk down the tree, at each fork to the child that rule 18 prefers.
 
-    `usable` says of a record whether it may be the head (rule 16), `covered` answers rule 17.
+    `usable` says of a record whether it may be the head (rule 16), `covered` answers rule 17. The
+    walk begins at the newest record that `head` and all votes descend from: at a fork above it
+    nobody votes for another child. So a cut may last as long as records are kept.
     """
-    choice = _Choice(chain, votes, usable, covered, _locate_votes(chain, start, votes))
+    start, supporters = _locate_votes(chain, head, votes)
+    choice = _Choice(chain, votes, usable, covered, supporters)
     current = chain[start]
     while True:
         children = [chain[h] for h in chain.children[current.hash] if usable(h)]
@@ -58,48 +61,46 @@ def choose_head(
         current = child
 
 
-def _locate_votes(chain: Chain, start: bytes, votes: Votes) -> dict[bytes, set[bytes]]:
-    """Walk up from each voted record once; peers that vote alike share the walk."""
-    paths: dict[bytes, set[bytes]] = {}
-    located: dict[bytes, set[bytes]] = {}
-    floor = chain[start].state.height
+def _locate_votes(chain: Chain, head: bytes, votes: Votes) -> tuple[bytes, dict[bytes, Set[bytes]]]:
+    """(newest common ancestor of `head` and all votes, supporters of every record below it)."""
+    voted: dict[bytes, set[bytes]] = {head: set()}
     for peer in votes.newest:
         entry = votes.get(peer)
-        if entry is None or entry[1] not in chain:
-            continue
-        vote = entry[1]
-        if vote not in paths:
-            paths[vote] = {
-                step.hash for step in chain.ancestors(vote) if step.state.height >= floor
-            }
-        located[peer] = paths[vote]
-    return located
+        if entry is not None and entry[1] in chain:
+            voted.setdefault(entry[1], set()).add(peer)
+    supporters: dict[bytes, Set[bytes]] = {**voted}
+    # Highest first, so that a record comes after everything below it; one left: all have met.
+    tips = [(-chain[record].state.height, record) for record in supporters]
+    heapq.heapify(tips)
+    while len(tips) > 1:
+        height, record = heapq.heappop(tips)
+        parent = chain[record].parent
+        if parent in supporters:
+            supporters[parent] = supporters[parent] | supporters[record]
+        else:
+            supporters[parent] = supporters[record]
+            heapq.heappush(tips, (height + 1, parent))
+    return tips[0][1], supporters
 
 
 def _best_child(choice: _Choice, parent: Record, children: list[Record]) -> Record | None:
-    members = get_members(parent.state, choice.chain.manifest.agreement)
-    tally = {
-        child.hash: sum(child.hash in choice.children_with_vote.get(m, ()) for m in members)
-        for child in children
-    }
-    most = max(tally.values())
-    best = [child for child in children if tally[child.hash] == most]
+    tally = [len(parent.members & choice.supporters.get(c.hash, frozenset())) for c in children]
+    most = max(tally)
+    best = [child for child, count in zip(children, tally, strict=True) if count == most]
     chosen = best[0] if len(best) == 1 else _break_tie(choice, best)
-    if most == 0 and _prefers_parent(choice, parent, chosen, members):
+    if most == 0 and _prefers_parent(choice, parent, chosen):
         return None
     return chosen
 
 
-def _prefers_parent(
-    choice: _Choice, parent: Record, child: Record, members: Collection[bytes]
-) -> bool:
+def _prefers_parent(choice: _Choice, parent: Record, child: Record) -> bool:
     """A child nobody votes for loses to P if most members of P voted exactly P in a later round."""
     staying = 0
-    for member in members:
+    for member in parent.members:
         entry = choice.votes.get(member)
         if entry is not None and entry[1] == parent.hash and entry[0] > child.round:
             staying += 1
-    return staying * 2 > len(members)
+    return staying * 2 > len(parent.members)
 
 
 def _break_tie(choice: _Choice, tied: list[Record]) -> Record:

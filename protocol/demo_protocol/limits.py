@@ -56,9 +56,6 @@ PENDING_MAX: Final = 512
 HEADERS_PER_ROUND_MAX: Final = 1024
 """Headers remembered per round before a member-only filter sets in."""
 
-ROLLBACK_RECORDS_MAX: Final = 32
-"""Fork choice looks this many records back from the head; deeper needs a snapshot (rule 25)."""
-
 K_MAX: Final = 4096
 """Slots of a 64 x 64 chunk."""
 

@@ -25,7 +25,6 @@ from demo_protocol.messages import (
     decode_proposal,
 )
 from demo_protocol.payload import payload_bytes
-from demo_protocol.roster import get_members
 from demo_protocol.validate import validate_payload_size, validate_round
 from demo_protocol.view import View
 
@@ -89,7 +88,7 @@ def _on_header(view: View, header: Sealed[Header], event: GossipReceived) -> lis
         raise Ignore("header is known")
     # [IGNORE] there is room, or its author is a member
     room = len(view.pool.by_round.get(body.round, ())) < HEADERS_PER_ROUND_MAX
-    if not room and body.peer not in get_members(view.head_state, view.manifest.agreement):
+    if not room and body.peer not in view.chain[view.head].members:
         raise Ignore("too many headers of strangers in this round")
     first = view.pool.by_round.get(body.round, {}).get(body.peer)
     if first is not None:

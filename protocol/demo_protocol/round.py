@@ -38,7 +38,7 @@ from demo_protocol.events import (
 )
 from demo_protocol.forkchoice import choose_head
 from demo_protocol.identity import Kind
-from demo_protocol.limits import ROLLBACK_RECORDS_MAX, STATES_KEPT
+from demo_protocol.limits import STATES_KEPT
 from demo_protocol.messages import Header, Membership, seal_header, seal_membership
 from demo_protocol.propose import make_proposal
 from demo_protocol.receive import on_gossip, on_headers, on_records, resolve_pending
@@ -143,11 +143,8 @@ class Round:
         view.round = round_
         agreement = view.manifest.agreement
         effects += self._settle_sent(round_ - agreement.late_rounds)
-        oldest = view.chain.ancestor_at_depth(view.head, ROLLBACK_RECORDS_MAX)
-        view.forget_before(
-            round_ - agreement.late_rounds,
-            min(oldest.round, round_ - agreement.payload_window_rounds),
-        )
+        self._prune()
+        view.forget_before(round_ - agreement.late_rounds, round_ - agreement.payload_window_rounds)
         return effects + self._announce_membership(round_)
 
     def _announce_membership(self, round_: int) -> list[Effect]:
@@ -332,13 +329,14 @@ class Round:
         view = self.view
 
         def usable(record: bytes) -> bool:
+            if record in view.digests:
+                return True
             round_ = view.chain[record].round
             settled_ms = settle_start_ms(view.manifest.schedule, round_)
             return (round_ < view.round or now_ms >= settled_ms) and view.is_usable(record)
 
-        start = view.chain.ancestor_at_depth(view.head, ROLLBACK_RECORDS_MAX)
         target = choose_head(
-            view.chain, start.hash, view.votes, usable=usable, covered=view.is_covered
+            view.chain, view.head, view.votes, usable=usable, covered=view.is_covered
         )
         if target == view.head:
             return []
@@ -359,19 +357,18 @@ class Round:
         rolled_back = view.chain[previous].state.height - ancestor.state.height
         view.head = target
         effects: list[Effect] = [HeadChanged(target, previous, rolled_back)]
-        effects += self._forget_states(target)
-        self._prune()
-        return effects
+        return effects + self._forget_states(target)
 
     def _prune(self) -> None:
-        """Memory stays bounded: the chain is cut back once it is twice as long as needed."""
+        """Rule 25: what is older than every payload that is kept cannot be followed any more."""
         view = self.view
-        kept = 2 * ROLLBACK_RECORDS_MAX
-        if view.head_state.height - view.chain.root.height > 2 * kept:
-            root = view.chain.ancestor_at_depth(view.head, kept)
-            for record in view.chain.prune(root.hash):
-                view.digests.pop(record.hash, None)
-                self.states.discard(record.hash)
+        window = view.manifest.agreement.payload_window_rounds
+        root = view.chain.ancestor_before(view.head, view.head_state.round - window)
+        if root.hash == view.chain.root.record or self.applying is not None:
+            return
+        for record in view.chain.prune(root.hash):
+            view.digests.pop(record.hash, None)
+            self.states.discard(record.hash)
 
 
 def make_bundle(record: Record) -> Bundle:

@@ -8,7 +8,7 @@ from demo_protocol.identity import Sign, Verify
 from demo_protocol.manifest import Manifest, compute_run_id
 from demo_protocol.messages import Header
 from demo_protocol.pool import Pool
-from demo_protocol.roster import ChainState, get_members
+from demo_protocol.roster import ChainState
 from demo_protocol.schema import Schema, compute_schema
 
 
@@ -57,7 +57,7 @@ class View:
 
     def is_covered(self, record: Record) -> bool:
         """Rule 17: it lists at least half of the members' contributions that I held at the cut."""
-        members = get_members(self.chain[record.parent].state, self.manifest.agreement)
+        members = self.chain[record.parent].members
         mine = [
             held
             for held in self.held_at_cut.get(record.round, frozenset())
