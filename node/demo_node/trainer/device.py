@@ -1,5 +1,6 @@
 """Which device trains, which applies updates, and whether this machine's arithmetic can be used."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,39 +16,41 @@ class Devices:
     train: torch.device
     apply: torch.device
     can_contribute: bool = True
-    """False: updates come out wrong even on the CPU; what is sent would stand on sand."""
+    """False: updates come out wrong even on the CPU, so this node's states are nobody else's."""
 
 
-def choose_devices(name: str) -> Devices:
+def choose_devices(name: str, is_exact: Callable[[torch.device], bool] = known_answer) -> Devices:
     """Devices for auto, cpu, cuda, cuda:N or mps, after the start-up known-answer test.
 
     A device that fails it still trains; updates are then applied on the CPU. Raises ConfigError
-    when there is no such device.
+    where there is no such device.
     """
-    train = _find_device(name)
-    for apply in dict.fromkeys((train, torch.device("cpu"))):
-        if _passes(apply):
-            return Devices(train, apply)
-    return Devices(train, torch.device("cpu"), can_contribute=False)
+    return check_devices(find_device(name), is_exact)
 
 
-def _passes(device: torch.device) -> bool:
-    try:
-        return known_answer(device)
-    except RuntimeError:  # the device lacks an operation (NotImplementedError is one of these)
-        return False
+def check_devices(train: torch.device, is_exact: Callable[[torch.device], bool]) -> Devices:
+    """The first of `train` and the CPU that `is_exact` accepts applies updates."""
+    cpu = torch.device("cpu")
+    for apply in dict.fromkeys((train, cpu)):
+        try:
+            if is_exact(apply):
+                return Devices(train, apply)
+        except RuntimeError:  # it lacks an operation (NotImplementedError is one of these)
+            continue
+    return Devices(train, cpu, can_contribute=False)
 
 
-def _find_device(name: str) -> torch.device:
-    kind = name.partition(":")[0]
+def find_device(name: str) -> torch.device:
+    """The device of that name; auto: a graphics card if there is one. Raises ConfigError."""
     found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if kind == "auto":
-        kind = name = next((kind for kind, here in found.items() if here), "cpu")
+    if name == "auto":
+        name = next((kind for kind, is_here in found.items() if is_here), "cpu")
+    kind = name.partition(":")[0]
     if kind not in ("cpu", "cuda", "mps"):
         raise ConfigError(f"device {name!r} is unknown: use auto, cpu, cuda, cuda:N or mps")
-    if not found.get(kind, True):
-        raise ConfigError(f"device {name!r} is not available here: use auto or cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except RuntimeError:
-        raise ConfigError(f"device {name!r} is not available here: use auto or cpu") from None
+    if found.get(kind, True):
+        try:
+            return torch.empty(0, device=name).device
+        except RuntimeError:
+            pass
+    raise ConfigError(f"device {name!r} is not available here: use auto or cpu")

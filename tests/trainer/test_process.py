@@ -1,0 +1,279 @@
+"""The trainer child: its start, its deaths, and what crosses the socket."""
+
+import asyncio
+import os
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import uvloop
+
+from demo_node.ports import LearnerLost
+from demo_node.trainer.client import TrainerClient
+from demo_node.trainer.settings import TrainerSettings, UnknownState, compute_threads
+from demo_node.trainer.supervisor import Supervisor
+from demo_protocol.errors import ConfigError, Reject
+from demo_protocol.manifest import Learning, Manifest, Model, encode_manifest
+from tests.builders import manifest
+from tests.trainer import builders, processes
+from tests.trainer.builders import GENESIS, apply_order, record, train_order, write_corpus
+from tests.waiting import wait_until, wait_until_sync
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+
+NODE = Path(__file__).with_name("lone_node.py")
+
+DEATH_S = 5
+"""Milliseconds where cores are free. A trainer is nice: beside other work it even dies slowly."""
+
+
+class Node:
+    """What the daemon will have of a trainer."""
+
+    def __init__(self, folder: Path, run: Manifest) -> None:
+        self.events: list[tuple[str, dict[str, object]]] = []
+        settings = TrainerSettings(
+            manifest=encode_manifest(run), corpus=write_corpus(folder, run), device="cpu", threads=1
+        )
+        self.supervisor = Supervisor(settings, self.on_event)
+        self.client = TrainerClient(self.supervisor)
+
+    def on_event(self, name: str, **fields: object) -> None:
+        self.events.append((name, fields))
+
+    def count(self, name: str) -> int:
+        return sum(name == seen for seen, _ in self.events)
+
+
+@asynccontextmanager
+async def running(folder: Path, run: Manifest) -> AsyncIterator[Node]:
+    """A node whose trainer has state 0."""
+    node = Node(folder, run)
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(node.supervisor.run())
+        await node.client.load(GENESIS, None)
+        yield node
+        task.cancel()
+
+
+def with_node(
+    folder: Path, test: Callable[[Node], Coroutine[None, None, None]], run: Manifest | None = None
+) -> None:
+    async def main() -> None:
+        async with running(folder, run or manifest()) as node:
+            await test(node)
+
+    uvloop.run(main())
+
+
+def test_the_child_computes_what_the_learner_computes(tmp_path: Path) -> None:
+    local = builders.learner()
+
+    async def test(node: Node) -> None:
+        sent = local.train(train_order())
+        digest = local.apply(apply_order(sent))
+        assert await node.client.apply(apply_order(sent)) == digest
+        assert await node.client.evaluate(record(1)) == local.evaluate(record(1))
+        assert await node.client.generate(record(1), 9) == local.generate(record(1), 9)
+        snapshot = b"".join([piece async for piece in node.client.snapshot(record(1))])
+        assert snapshot == b"".join(local.snapshot(record(1)))
+        assert await node.client.load(record(8), snapshot) == digest
+        await node.client.forget([record(1)])
+        with pytest.raises(UnknownState):
+            await node.client.evaluate(record(1))
+
+    with_node(tmp_path, test)
+
+
+def test_what_was_sent_is_restored_or_released(tmp_path: Path) -> None:
+    async def test(node: Node) -> None:
+        first = await node.client.train(train_order())
+        assert (first.k, first.samples, first.steps) == (2, 12, 3)
+        await node.client.restore(0)
+        again = await node.client.train(train_order(round=1))
+        await node.client.release(1)
+        assert len(again.payload) == len(first.payload)
+        heartbeat = await node.client.train(train_order(round=2, sample_count=0))
+        assert (heartbeat.k, heartbeat.payload) == (0, b"")
+
+    with_node(tmp_path, test)
+
+
+def test_payloads_and_states_of_many_megabytes_cross(tmp_path: Path) -> None:
+    large = replace(
+        manifest(learning=Learning(k=4096)),
+        model=Model(layers=2, width=512, hidden=512, heads=8, context=8),
+    )
+
+    async def test(node: Node) -> None:
+        trained = await node.client.train(train_order(sample_count=4))
+        assert len(trained.payload) > 5 << 20
+        digest = await node.client.apply(apply_order(trained, trained, trained))
+        pieces = [piece async for piece in node.client.snapshot(record(1))]
+        assert max(map(len, pieces)) < 4 << 20
+        assert await node.client.load(record(2), b"".join(pieces)) == digest
+
+    with_node(tmp_path, test, large)
+
+
+def test_a_bad_payload_is_its_senders_fault(tmp_path: Path) -> None:
+    async def test(node: Node) -> None:
+        with pytest.raises(Reject):
+            await node.client.apply(replace(apply_order(), payloads=(b"\1\2",)))
+        await node.client.apply(apply_order())
+
+    with_node(tmp_path, test)
+
+
+def test_a_killed_trainer_is_noticed_and_replaced(tmp_path: Path) -> None:
+    async def test(node: Node) -> None:
+        killed = node.supervisor.pid
+        work = asyncio.create_task(node.client.train(train_order(sample_count=1 << 20)))
+        await node.client.evaluate(GENESIS)
+        os.kill(killed, signal.SIGKILL)
+        with pytest.raises(LearnerLost):
+            await asyncio.wait_for(work, DEATH_S)
+        await wait_until(lambda: node.count("trainer.died") == 1, DEATH_S)
+        digest = await node.client.load(GENESIS, None)
+        assert digest == builders.learner().load(GENESIS, None)
+        assert node.supervisor.pid not in (0, killed)
+        assert node.count("trainer.ready") == 2
+
+    with_node(tmp_path, test)
+
+
+def test_a_trainer_that_was_replaced_unnoticed_holds_no_states(tmp_path: Path) -> None:
+    async def test(node: Node) -> None:
+        os.kill(node.supervisor.pid, signal.SIGKILL)
+        await wait_until(lambda: node.count("trainer.ready") == 2)
+        for lost in (
+            node.client.train(train_order()),
+            node.client.apply(apply_order()),
+            node.client.forget([GENESIS]),
+        ):
+            with pytest.raises(LearnerLost):
+                await lost
+
+    with_node(tmp_path, test)
+
+
+def test_a_trainer_that_hangs_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("demo_node.trainer.client.ANSWER_S", 0.2)
+
+    async def test(node: Node) -> None:
+        os.kill(node.supervisor.pid, signal.SIGSTOP)
+        with pytest.raises(LearnerLost):
+            await node.client.release(0)
+        await wait_until(lambda: node.count("trainer.died") == 1)
+        await node.client.load(GENESIS, None)
+
+    with_node(tmp_path, test)
+
+
+def test_giving_up_on_training_stops_it(tmp_path: Path) -> None:
+    async def test(node: Node) -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(node.client.train(train_order(sample_count=1 << 20)), 0.1)
+        # Training is done one at a time: this one could not begin beside the other.
+        assert (await asyncio.wait_for(node.client.train(train_order()), 10)).samples == 12
+
+    with_node(tmp_path, test)
+
+
+def test_signals_meant_for_the_service_leave_the_trainer_to_its_node(tmp_path: Path) -> None:
+    async def test(node: Node) -> None:
+        for sent in (signal.SIGTERM, signal.SIGINT):
+            os.kill(node.supervisor.pid, sent)
+        assert (await node.client.train(train_order())).samples == 12
+        assert node.count("trainer.died") == 0
+
+    with_node(tmp_path, test)
+
+
+def find_sockets(folder: str) -> list[Path]:
+    return list(Path(folder).glob("demo-node-*/trainer.sock"))
+
+
+def test_the_socket_is_private_and_goes_with_the_trainer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Short: AF_UNIX takes some hundred bytes, pytest's folders alone come near.
+    with tempfile.TemporaryDirectory() as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        pids: list[int] = []
+
+        async def test(node: Node) -> None:
+            (socket,) = find_sockets(folder)
+            assert stat.S_IMODE(socket.stat().st_mode) == 0o600
+            assert stat.S_IMODE(socket.parent.stat().st_mode) == 0o700
+            pids.append(node.supervisor.pid)
+
+        with_node(tmp_path, test)
+        assert not processes.is_alive(pids[0])
+        assert not list(Path(folder).glob("demo-node-*"))
+
+
+def test_settings_that_cannot_work_are_the_operators_to_fix(tmp_path: Path) -> None:
+    node = Node(tmp_path, manifest())
+    (tmp_path / "corpus").write_bytes(b"too short")
+
+    async def main() -> None:
+        await asyncio.wait_for(node.supervisor.run(), 30)
+
+    with pytest.raises(ConfigError, match="the manifest says"):
+        uvloop.run(main())
+
+
+@contextmanager
+def lone_node(argument: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A node process that has said that it is where it should be."""
+    with subprocess.Popen([sys.executable, str(NODE), argument], stdout=subprocess.PIPE) as node:
+        assert node.stdout is not None
+        try:
+            assert node.stdout.readline().strip()
+            yield node
+        finally:
+            node.kill()
+
+
+def test_a_killed_node_takes_everything_with_it(tmp_path: Path) -> None:
+    write_corpus(tmp_path, manifest())
+    (tmp_path / "manifest").write_bytes(encode_manifest(manifest()))
+    with lone_node(str(tmp_path)) as node:
+        below = processes.descendants(node.pid)
+        assert len(below) == 3  # fork server, trainer, multiprocessing's resource tracker
+        node.kill()
+        wait_until_sync(lambda: not any(map(processes.is_alive, below)), DEATH_S)
+
+
+def test_a_killed_node_takes_along_a_fork_server_that_imports() -> None:
+    with lone_node("--early") as node:
+        server = next(
+            pid
+            for pid in processes.descendants(node.pid)
+            if "forkserver" in processes.arguments(pid)
+        )
+        # It has not torch yet, and cannot look at anything else until it has.
+        wait_until_sync(lambda: processes.has_mapped(server, "libtorch_cpu"))
+        node.kill()
+        wait_until_sync(lambda: not processes.is_alive(server), DEATH_S)
+
+
+def test_the_node_process_does_without_torch() -> None:
+    code = (
+        "import sys, demo_node.trainer.client, demo_node.trainer.supervisor;"
+        " sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_nodes_share_the_cores_of_a_machine() -> None:
+    cores = compute_threads()
+    assert compute_threads(cores) == compute_threads(10 * cores) == 1
