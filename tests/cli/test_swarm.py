@@ -92,7 +92,8 @@ def test_a_node_that_dies_ends_the_swarm(tmp_path: Path) -> None:
         os.kill(victim, signal.SIGKILL)
         assert swarm.wait(timeout=60) == 1
         assert b"node 1 ended with exit code -9" in (tmp_path / "stderr").read_bytes()
-        wait_until_sync(lambda: not processes_of(tmp_path), deadline_s=2)
+        # A fork server whose node died before its leash was on finishes importing torch first.
+        wait_until_sync(lambda: not processes_of(tmp_path), deadline_s=30)
 
 
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
