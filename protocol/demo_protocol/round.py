@@ -189,6 +189,7 @@ class Round:
         if (
             round_ <= max(self.ordered_round, self.announced_round)
             or self.applying is not None  # the state to train from is about to change
+            or view.head not in self.states  # or was lost
             or self.training is not None
             or self.is_over()
             or not self.contributes
@@ -307,6 +308,8 @@ class Round:
         return self._forget_states(event.record)
 
     def _on_states_lost(self, event: StatesLost) -> list[Effect]:
+        if event.record not in self.view.chain:
+            raise LocalFault("a state was loaded that no record here follows")
         self.states = {event.record}
         self.view.digests[event.record] = event.digest
         self.applying = self.training = None
@@ -338,10 +341,8 @@ class Round:
         target = choose_head(
             view.chain, view.head, view.votes, usable=usable, covered=view.is_covered
         )
-        if target == view.head:
-            return []
         if target in self.states:
-            return self._change_head(target)
+            return [] if target == view.head else self._change_head(target)
         held = next((s.hash for s in view.chain.ancestors(target) if s.hash in self.states), None)
         if held is None:
             self.applying = target  # nothing else is applied until a snapshot is loaded
