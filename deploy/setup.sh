@@ -13,6 +13,10 @@ packages="python3-venv python3-dev gcc libgmp-dev"
 
 fail() { echo "make setup: $1" >&2; exit 1; }
 
+echo "make setup: downloads about 0.4 GB with a CPU build of torch, takes 1.5 GB in .venv"
+free_mb=$(df -Pm . | awk 'NR == 2 { print $4 }')
+[ "$free_mb" -ge 3000 ] || fail "only $free_mb MB are free here; make room for 3 GB"
+
 command -v "$python3" >/dev/null || fail "there is no $python3; install Python 3.11 or newer"
 "$python3" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
     fail "$("$python3" --version) is too old; set PYTHON3 to a Python 3.11 or newer"
@@ -35,10 +39,6 @@ if ! can_build; then
         fail "a compiler, headers or the venv module are missing; run: sudo apt-get install $packages"
     fi
 fi
-
-echo "make setup: downloads about 0.4 GB with a CPU build of torch, takes 1.5 GB in .venv"
-free_mb=$(df -Pm . | awk 'NR == 2 { print $4 }')
-[ "$free_mb" -ge 3000 ] || fail "only $free_mb MB are free here; make room for 3 GB"
 
 [ -x .venv/bin/python ] || "$python3" -m venv .venv
 pip=(.venv/bin/python -m pip --disable-pip-version-check -qq)
