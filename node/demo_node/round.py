@@ -35,6 +35,7 @@ from demo_protocol.events import (
     HeadersFetched,
     KeepRecord,
     PayloadHeld,
+    PayloadsLost,
     Persist,
     PullHeaders,
     PullPayload,
@@ -232,8 +233,12 @@ class RoundDriver:
 
     async def _apply(self, effect: Apply) -> None:
         payloads = [await self.store.read_payload(h) for h in effect.payload_hashes]
-        if None in payloads:  # the window has moved on, or the disk lost it: start from a snapshot
-            await self._recover(effect.record)
+        held = dict(zip(effect.payload_hashes, payloads, strict=True))
+        lost = tuple(name for name, raw in held.items() if raw is None)
+        if lost:
+            self.observer.on_event("payload.lost", count=len(lost))
+            if self.machine.applying == effect.record:
+                self.post(PayloadsLost(self.clock.now_ms(), lost))
             return
         order = ApplyOrder(
             record=effect.record,
@@ -292,7 +297,8 @@ class RoundDriver:
                 self.observer.on_op("pull", (self.clock.now_ms() - begin_ms) / 1000)
             if raw is not None and self._is_payload_sound(raw):
                 await self.store.keep_payload(effect.round, effect.payload_hash, raw)
-                self.post(PayloadHeld(self.clock.now_ms(), effect.payload_hash))
+                now_ms = self.clock.now_ms()
+                self.post(PayloadHeld(now_ms, effect.payload_hash, effect.round))
         finally:
             self._pulling.discard(effect.payload_hash)
 

@@ -53,10 +53,19 @@ class RecordsFetched:
 
 @dataclass(frozen=True, slots=True)
 class PayloadHeld:
-    """A payload is here, hashed and parsed."""
+    """A payload is here, hashed and parsed. It is kept as one of `round`."""
 
     now_ms: int
     payload_hash: bytes
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadsLost:
+    """Payloads that were here are not any more: the disk gave back other bytes, or none."""
+
+    now_ms: int
+    payload_hashes: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +106,7 @@ Event = (
     | HeadersFetched
     | RecordsFetched
     | PayloadHeld
+    | PayloadsLost
     | TrainingDone
     | StateApplied
     | StatesLost
@@ -162,7 +172,7 @@ class Train:
 
 @dataclass(frozen=True, slots=True)
 class Apply:
-    """Compute the state after `record` from its parent's; answer with StateApplied.
+    """Compute the state after `record` from its parent's; answer with StateApplied or PayloadsLost.
 
     `payload_hashes` are in the order of the record's header hashes, heartbeats left out.
     """

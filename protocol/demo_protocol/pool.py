@@ -31,6 +31,11 @@ class Pool:
         """Is everything here that applying it needs? A heartbeat needs nothing."""
         return header.k == 0 or header.payload_hash in self.payload_rounds
 
+    def add_payload(self, payload_hash: bytes, round_: int) -> None:
+        """A payload is here, kept as one of `round_`."""
+        known = self.payload_rounds.get(payload_hash, round_)
+        self.payload_rounds[payload_hash] = max(known, round_)
+
     def add_pending(self, proposal: Sealed[Proposal]) -> None:
         """A proposal whose parent or headers are missing; the oldest makes room."""
         self.pending[proposal.hash] = proposal

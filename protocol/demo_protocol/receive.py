@@ -1,5 +1,6 @@
 """What comes from others: judged, remembered, and turned into records (rules 2, 8, 13, 15)."""
 
+from demo_protocol.chain import Record
 from demo_protocol.errors import Ignore, Reject
 from demo_protocol.events import (
     DigestAccused,
@@ -63,6 +64,31 @@ def on_records(view: View, event: RecordsFetched) -> list[Effect]:
         if proposal.hash in view.pool.pending:
             effects += _pull_missing(view, proposal.body, event.sender)
     return effects
+
+
+def pull_again(view: View) -> list[Effect]:
+    """Rule 16: what a vote builds on and is not here is asked for in every round."""
+    effects: list[Effect] = []
+    seen: set[bytes] = set()
+    for _round, vote in view.votes.newest.values():
+        if vote not in view.chain:
+            continue
+        for step in view.chain.ancestors(vote):
+            if step.hash in view.digests or step.hash in seen:
+                break
+            seen.add(step.hash)
+            effects += pull_payloads(view, step)
+    return effects
+
+
+def pull_payloads(view: View, record: Record) -> list[Effect]:
+    """Get what a record lists and is not here."""
+    proposer = record.proposal.body.peer if record.proposal else view.me
+    return [
+        _pull_payload(header.body, proposer)
+        for header in record.contributions
+        if not view.pool.is_held(header.body)
+    ]
 
 
 def resolve_pending(view: View) -> list[Effect]:
@@ -183,11 +209,7 @@ def _add_record(view: View, proposal: Sealed[Proposal]) -> list[Effect]:
         # It came by way of others, perhaps rounds ago: nobody here is to blame, it is just no
         # record.
         return []
-    effects: list[Effect] = [KeepRecord(record.hash)]
-    for header in record.contributions:
-        if not view.pool.is_held(header.body):
-            effects.append(_pull_payload(header.body, proposal.body.peer))
-    return effects
+    return [KeepRecord(record.hash), *pull_payloads(view, record)]
 
 
 def _pull_payload(header: Header, sender: bytes) -> PullPayload:

@@ -24,6 +24,7 @@ from demo_protocol.events import (
     HeadChanged,
     HeadersFetched,
     PayloadHeld,
+    PayloadsLost,
     Persist,
     RecordsFetched,
     Release,
@@ -41,7 +42,14 @@ from demo_protocol.identity import Kind
 from demo_protocol.limits import STATES_KEPT
 from demo_protocol.messages import Header, Membership, seal_header, seal_membership
 from demo_protocol.propose import make_proposal
-from demo_protocol.receive import on_gossip, on_headers, on_records, resolve_pending
+from demo_protocol.receive import (
+    on_gossip,
+    on_headers,
+    on_records,
+    pull_again,
+    pull_payloads,
+    resolve_pending,
+)
 from demo_protocol.roster import compute_interval
 from demo_protocol.schedule import (
     coverage_cut_ms,
@@ -99,7 +107,10 @@ class Round:
             case RecordsFetched():
                 effects = on_records(self.view, event)
             case PayloadHeld():
-                effects = self._on_payload(event)
+                self.view.pool.add_payload(event.payload_hash, event.round)
+                effects = []
+            case PayloadsLost():
+                effects = self._on_payloads_lost(event)
             case TrainingDone():
                 effects = self._on_training_done(event)
             case StateApplied():
@@ -143,6 +154,7 @@ class Round:
         view.round = round_
         agreement = view.manifest.agreement
         effects += self._settle_sent(round_ - agreement.late_rounds)
+        effects += pull_again(view)
         self._prune()
         view.forget_before(round_ - agreement.late_rounds, round_ - agreement.payload_window_rounds)
         return effects + self._announce_membership(round_)
@@ -214,7 +226,7 @@ class Round:
         if event.round <= self.announced_round:
             return [Restore(event.round)] if event.k else []
         if event.k:
-            self.view.pool.payload_rounds[event.payload_hash] = event.round
+            self.view.pool.add_payload(event.payload_hash, event.round)
         return self._announce(event)
 
     def _announce_heartbeat(self, now_ms: int) -> list[Effect]:
@@ -295,9 +307,11 @@ class Round:
 
     # --- payloads, states and the head -----------------------------------------------------------
 
-    def _on_payload(self, event: PayloadHeld) -> list[Effect]:
-        self.view.pool.payload_rounds[event.payload_hash] = self.view.round
-        return []
+    def _on_payloads_lost(self, event: PayloadsLost) -> list[Effect]:
+        for payload_hash in event.payload_hashes:
+            self.view.pool.payload_rounds.pop(payload_hash, None)
+        record, self.applying = self.applying, None
+        return pull_payloads(self.view, self.view.chain[record]) if record else []
 
     def _on_applied(self, event: StateApplied) -> list[Effect]:
         if event.record != self.applying:
@@ -348,6 +362,8 @@ class Round:
             self.applying = target  # nothing else is applied until a snapshot is loaded
             return [Resync(target)]
         step = view.chain.path(held, target)[0]
+        if not all(view.pool.is_held(h.body) for h in step.contributions):
+            return []  # applied once, and lost since: it is pulled again
         self.applying = step.hash
         payloads = tuple(h.body.payload_hash for h in step.contributions if h.body.k)
         return [Apply(step.hash, step.parent, step.round, payloads)]
