@@ -21,9 +21,9 @@ SCALE_MIDPOINTS: Final[npt.NDArray[np.float32]] = (
 ).astype(np.float32)
 """Between codes i and i+1, [255]. Exact in fp32. A magnitude on it takes the lower code."""
 
-STEPS_UNIT_BITS: Final = 11
-"""mode "steps": the codes span 2^-7 to 496 times the inner learning rate (top-k means of what
-a few to some hundred optimizer steps move, in the DCT domain, residual included)."""
+STEPS_UNIT_BITS: Final = 8
+"""mode "steps": the codes span 2^-4 to 3968 times the inner learning rate. Seen on tiny: 0.4 (8
+steps a round, rate decayed to a tenth) to beyond 496 (120 steps a round, residual included)."""
 
 ACCUMULATE_UNIT_BITS: Final = 20
 """mode "accumulate": the codes span 2^-16 to 0.97 times the outer learning rate. A gradient
