@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 
 from demo_node.cli.swarm.links import find_links, parse_port
 from demo_node.cli.swarm.nodes import SwarmNode
-from demo_node.views import Outcome, RoundView, StatusView
+from demo_node.views import RoundView, StatusView
 from demo_protocol.digest import compute_digest
 
 SAMPLE_BYTES: Final = 120
@@ -135,7 +135,7 @@ def compute_report(
     recorded = [[view for view in node.rounds if view.record] for node in nodes]
     chain = max(recorded, key=len)
     payloads = [v.payload_bytes for node in nodes for v in node.rounds if v.payload_bytes]
-    in_time = [v for own in recorded for v in own if v.outcome is not Outcome.FORKED]
+    applied = [view for own in recorded for view in own]
     return SwarmReport(
         nodes=nodes,
         rounds=rounds,
@@ -146,8 +146,8 @@ def compute_report(
         participants_median=statistics.median([v.participants for v in chain] or [0]),
         payload_bytes=statistics.fmean(payloads or [0]),
         parameters=nodes[0].state.parameters,
-        round_latencies_s=sorted(v.latency_ms / 1000 for v in in_time),
-        exchanges_s=sorted(v.exchange_ms / 1000 for v in in_time),
+        round_latencies_s=sorted(v.latency_ms / 1000 for v in applied),
+        exchanges_s=sorted(v.exchange_ms / 1000 for v in applied),
         train_share=statistics.fmean(
             compute_train_share(node.rounds, schedule.round_ms) for node in nodes
         ),
