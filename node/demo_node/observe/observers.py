@@ -8,7 +8,6 @@ import structlog
 
 from demo_node.views import NodeState, Outcome, Phase, RoundObserver, RoundView, StatusView
 
-
 WARNING_ENDINGS: Final = (".rejected", ".lost", ".differed", ".failed", ".refused")
 """Events that an operator should look at end like this."""
 
