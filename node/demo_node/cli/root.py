@@ -7,6 +7,7 @@ from typing import Final, NoReturn
 import click
 
 from demo_node.cli.ask import peers, rounds, status
+from demo_node.cli.bench import bench
 from demo_node.cli.init import init
 from demo_node.cli.start import start
 from demo_node.cli.swarm.command import swarm
@@ -26,7 +27,7 @@ def commands() -> None:
     """
 
 
-for _command in (swarm, init, start, status, peers, rounds, version):
+for _command in (swarm, init, start, status, peers, rounds, bench, version):
     commands.add_command(_command)
 
 
