@@ -20,8 +20,9 @@ HEADER_BYTES_MAX: Final = 1 << 10
 PROPOSAL_BYTES_MAX: Final = 32 << 10
 """Rule 15: larger bodies would have to be pulled by hash."""
 
-MEMBERSHIP_BYTES_MAX: Final = 1 << 10
-"""A signed join or leave."""
+MEMBERSHIP_BYTES_MAX: Final = 160
+"""A signed join or leave has 113 bytes. Proposals carry them whole: JOINS_MAX of them, and
+CONTRIBUTIONS_MAX hashes, must fit PROPOSAL_BYTES_MAX whatever strangers put into theirs."""
 
 GOSSIP_BYTES_MAX: Final = PROPOSAL_BYTES_MAX
 """The largest message of any topic. Far below gossipsub's silent limit of 1 MiB."""
