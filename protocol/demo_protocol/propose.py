@@ -16,7 +16,13 @@ def make_proposal(view: View, now_ms: int) -> Sealed[Proposal] | None:
     """
     manifest, round_ = view.manifest, view.round
     parent = view.head_state
-    if parent.round >= round_ or now_ms >= settle_start_ms(manifest.schedule, round_):
+    if (
+        not slot_start_ms(manifest.schedule, round_, 0)
+        <= now_ms
+        < settle_start_ms(manifest.schedule, round_)
+    ):
+        return None
+    if parent.round >= round_:
         return None
     slot = compute_slot(parent, view.me, round_, manifest.agreement)
     if slot is None or slot >= manifest.schedule.slots:
@@ -53,8 +59,9 @@ def _compose(view: View) -> Sealed[Proposal] | None:
     ][:CONTRIBUTIONS_MAX]
     if not contributions:
         return None
-    if not parent.known and all(h.body.peer != view.me for h in contributions):
-        return None
+    is_lone = not view.chain[parent.record].members
+    if is_lone and all(h.body.peer != view.me for h in contributions):
+        return None  # rule 14
     late = [
         header
         for round_ in range(view.round - agreement.late_rounds, view.round)
