@@ -8,7 +8,6 @@ from demo_node.ports import Blob, BlobRequest, Clock, Mesh, NotHeld, Unreachable
 from demo_protocol.events import PullHeaders, PullPayload, PullRecords
 from demo_protocol.limits import (
     HEADER_BYTES_MAX,
-    RECORDS_PER_REPLY_MAX,
     RECORDS_REPLY_BYTES_MAX,
 )
 
@@ -82,7 +81,7 @@ class Puller:
 
     async def pull_records(self, effect: PullRecords) -> AsyncIterator[tuple[bytes, bytes]]:
         """(answer to RECORDS, holder) of every holder in turn that has the record."""
-        request = BlobRequest(Blob.RECORDS, effect.record, RECORDS_PER_REPLY_MAX)
+        request = BlobRequest(Blob.RECORDS, effect.record, effect.count)
         for holder in self.holders(effect.holders):
             raw = await self.ask(holder, request, RECORDS_REPLY_BYTES_MAX)
             if raw is not None:

@@ -6,6 +6,7 @@ Effects are carried out in the order given. Time enters only as `now_ms`, Unix m
 from dataclasses import dataclass
 
 from demo_protocol.identity import Kind
+from demo_protocol.limits import RECORDS_PER_REPLY_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +153,11 @@ class PullHeaders:
 
 @dataclass(frozen=True, slots=True)
 class PullRecords:
-    """Get a record and its ancestors; answer with RecordsFetched."""
+    """Get a record and its ancestors, `count` together; answer with RecordsFetched."""
 
     record: bytes
     holders: tuple[bytes, ...]
+    count: int = RECORDS_PER_REPLY_MAX
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

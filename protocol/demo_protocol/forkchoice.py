@@ -1,7 +1,7 @@
 """Which record is the head (rule 18). A function of the chain and of the newest votes."""
 
 import heapq
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Container, Mapping, Set
 from dataclasses import dataclass, field
 
 from demo_protocol.chain import Chain, Record
@@ -9,19 +9,35 @@ from demo_protocol.chain import Chain, Record
 
 @dataclass(slots=True)
 class Votes:
-    """The newest vote of every peer. Equivocators count nowhere; votes do not expire."""
+    """The newest vote of every peer; votes do not expire. Equivocators count nowhere.
+
+    `equivocators` says in which round a peer last signed two headers.
+    """
 
     newest: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)
-    equivocators: set[bytes] = field(default_factory=set)
+    equivocators: dict[bytes, int] = field(default_factory=dict)
 
     def add(self, peer: bytes, round_: int, vote: bytes) -> None:
         """A header of `round_` by `peer` votes for a record. Older headers change nothing."""
         if round_ > self.newest.get(peer, (-1, b""))[0]:
             self.newest[peer] = (round_, vote)
 
+    def add_equivocation(self, peer: bytes, round_: int) -> None:
+        """A peer signed two headers of `round_`."""
+        self.equivocators[peer] = max(round_, self.equivocators.get(peer, round_))
+
     def get(self, peer: bytes) -> tuple[int, bytes] | None:
         """(round of the header, record) of a peer that counts."""
         return None if peer in self.equivocators else self.newest.get(peer)
+
+    def forget(self, known: Container[bytes], stranger_round: int, equivocator_round: int) -> None:
+        """Drop votes of strangers, and equivocations, of rounds before these."""
+        self.newest = {
+            p: vote for p, vote in self.newest.items() if p in known or vote[0] >= stranger_round
+        }
+        self.equivocators = {
+            p: round_ for p, round_ in self.equivocators.items() if round_ >= equivocator_round
+        }
 
 
 @dataclass(frozen=True, slots=True)

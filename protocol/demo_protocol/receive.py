@@ -1,8 +1,11 @@
 """What comes from others: judged, remembered, and turned into records (rules 2, 8, 13, 15)."""
 
+import contextlib
+
 from demo_protocol.chain import Record
 from demo_protocol.errors import Ignore, Reject
 from demo_protocol.events import (
+    Bundle,
     DigestAccused,
     Effect,
     GossipReceived,
@@ -14,7 +17,7 @@ from demo_protocol.events import (
     RecordsFetched,
 )
 from demo_protocol.identity import Kind
-from demo_protocol.limits import HEADERS_PER_ROUND_MAX
+from demo_protocol.limits import HEADERS_PER_ROUND_MAX, RECORDS_PER_REPLY_MAX
 from demo_protocol.messages import (
     Header,
     Membership,
@@ -26,7 +29,8 @@ from demo_protocol.messages import (
     decode_proposal,
 )
 from demo_protocol.payload import payload_bytes
-from demo_protocol.validate import validate_payload_size, validate_round
+from demo_protocol.schedule import round_start_ms
+from demo_protocol.validate import validate_payload_size, validate_round, validate_slot
 from demo_protocol.view import View
 
 
@@ -42,23 +46,28 @@ def on_gossip(view: View, event: GossipReceived) -> list[Effect]:
 
 
 def on_headers(view: View, event: HeadersFetched) -> list[Effect]:
-    """Take headers that proposals named: older ones too, they come as part of a chain."""
-    effects: list[Effect] = []
-    for raw in event.raws:
-        effects += _take_header(view, decode_header(raw, view.run_id))
+    """Take headers that waiting proposals name: older ones too, they come as part of a chain.
+
+    Raises Reject, having changed nothing, where an honest peer would have given none of them.
+    """
+    wanted = {h for p in view.pool.pending.values() for h in _missing(view, p.body)}
+    headers = [decode_header(raw, view.run_id) for raw in event.raws]
+    headers = [header for header in headers if header.hash in wanted]
+    for header in headers:
+        _check_header(view, header)
+    effects = [effect for header in headers for effect in _take_header(view, header)]
     return effects + resolve_pending(view)
 
 
 def on_records(view: View, event: RecordsFetched) -> list[Effect]:
-    """Take part of a chain. Raises Reject at the first thing no honest peer would give."""
+    """Take part of a chain. Raises Reject, having changed nothing, on what no honest peer gives."""
+    checked = [_check_bundle(view, bundle) for bundle in event.bundles]
     effects: list[Effect] = []
-    for bundle in event.bundles:
-        proposal = decode_proposal(bundle.proposal, view.run_id)
-        if proposal.hash in view.chain or proposal.body.round <= view.chain.root.round:
+    for proposal, headers in checked:
+        if proposal.hash in view.chain or not _may_enter(view, proposal.body, event.now_ms):
             continue
-        for raw in bundle.headers:
-            effects += _take_header(view, decode_header(raw, view.run_id))
-        check_signature(proposal, view.verify)
+        for header in headers:
+            effects += _take_header(view, header)
         view.pool.add_pending(proposal)
         effects += resolve_pending(view)
         if proposal.hash in view.pool.pending:
@@ -101,7 +110,9 @@ def resolve_pending(view: View) -> list[Effect]:
             if not _missing(view, proposal.body) and proposal.body.parent in view.chain:
                 del view.pool.pending[proposal.hash]
                 progress = True
-                effects += _add_record(view, proposal)
+                # It came by way of others, perhaps rounds ago: nobody here is to blame for it.
+                with contextlib.suppress(Reject):
+                    effects += _add_record(view, proposal)
     return effects
 
 
@@ -116,34 +127,61 @@ def _on_header(view: View, header: Sealed[Header], event: GossipReceived) -> lis
     room = len(view.pool.by_round.get(body.round, ())) < HEADERS_PER_ROUND_MAX
     if not room and body.peer not in view.chain[view.head].members:
         raise Ignore("too many headers of strangers in this round")
-    first = view.pool.by_round.get(body.round, {}).get(body.peer)
-    if first is not None:
-        # [IGNORE] it is its author's only one of this round: else the author counts nowhere
-        check_signature(header, view.verify)
-        view.votes.equivocators.add(body.peer)
-        raise Ignore("second header of one peer in one round")
+    # [IGNORE] it is its author's first of this round, or the second: then others shall know, too
+    is_first = body.peer not in view.pool.by_round.get(body.round, {})
+    if not is_first and view.votes.equivocators.get(body.peer, -1) >= body.round:
+        raise Ignore("its author is known to sign several headers")
+    _check_header(view, header)
     effects = _take_header(view, header) + resolve_pending(view)
-    if not view.pool.is_held(body):
+    if is_first and not view.pool.is_held(body):
         effects.append(_pull_payload(body, event.sender))
     if body.vote not in view.chain and view.should_pull(body.vote):
-        effects.append(PullRecords(body.vote, _holders(body.peer, event.sender)))
+        effects.append(_pull_records(view, body.vote, body.round, (body.peer, event.sender)))
     return effects
 
 
-def _take_header(view: View, header: Sealed[Header]) -> list[Effect]:
-    """Remember a header and count its vote. Raises Reject on a bad one."""
+def _check_header(view: View, header: Sealed[Header]) -> None:
+    """Raise Reject where no honest peer would have signed this header, or its author did not."""
     if header.hash in view.pool.headers:
-        return []
+        return
     if header.body.k > view.manifest.learning.k:
         raise Reject(f"k {header.body.k} is beyond the manifest's")
     if header.body.k:
         validate_payload_size(header.body, payload_bytes(view.schema, header.body.k))
     check_signature(header, view.verify)
+
+
+def _take_header(view: View, header: Sealed[Header]) -> list[Effect]:
+    """Remember a checked header and count its vote."""
+    body = header.body
+    first = view.pool.by_round.get(body.round, {}).get(body.peer, header)
+    if first.hash != header.hash:
+        view.votes.add_equivocation(body.peer, body.round)
     view.pool.add_header(header)
-    view.votes.add(header.body.peer, header.body.round, header.body.vote)
-    if view.is_accused(header.body):
-        return [DigestAccused(header.body.peer, header.body.base)]
-    return []
+    view.votes.add(body.peer, body.round, body.vote)
+    return [DigestAccused(body.peer, body.base)] if view.is_accused(body) else []
+
+
+def _check_bundle(view: View, bundle: Bundle) -> tuple[Sealed[Proposal], list[Sealed[Header]]]:
+    """A record as a peer gave it, its signatures checked, with the headers it lists and no more."""
+    proposal = decode_proposal(bundle.proposal, view.run_id)
+    if proposal.hash in view.chain:
+        return proposal, []
+    listed = {*proposal.body.contributions, *proposal.body.late}
+    headers = [decode_header(raw, view.run_id) for raw in bundle.headers]
+    for header in headers:
+        if header.hash not in listed or header.body.round > proposal.body.round:
+            raise Reject("a record with headers that are not its own")
+        _check_header(view, header)
+    check_signature(proposal, view.verify)
+    return proposal, headers
+
+
+def _may_enter(view: View, body: Proposal, now_ms: int) -> bool:
+    """Is this record neither older than our chain's first nor of a round that has not begun?"""
+    schedule = view.manifest.schedule
+    begun = now_ms + schedule.skew_max_ms >= round_start_ms(schedule, body.round)
+    return begun and body.round > view.chain.root.round
 
 
 def _on_proposal(view: View, proposal: Sealed[Proposal], event: GossipReceived) -> list[Effect]:
@@ -156,14 +194,19 @@ def _on_proposal(view: View, proposal: Sealed[Proposal], event: GossipReceived) 
         raise Ignore("proposal is known" if known == proposal.hash else "second proposal")
     if proposal.hash in view.chain or proposal.hash in view.pool.pending:
         raise Ignore("proposal is known")
+    # [REJECT] its author has a slot, where that can be told already
+    if body.parent in view.chain:
+        validate_slot(body, view.chain[body.parent].state, view.manifest)
     # [REJECT] its author signed it
     check_signature(proposal, view.verify)
+    if body.parent in view.chain and not _missing(view, body):
+        # [REJECT] it is valid by content
+        effects = _add_record(view, proposal)
+    else:
+        view.pool.add_pending(proposal)
+        effects = _pull_missing(view, body, event.sender)
     view.pool.proposals[body.round, body.peer] = proposal.hash
-    view.pool.add_pending(proposal)
-    effects = resolve_pending(view)
-    if proposal.hash in view.pool.pending:
-        effects += _pull_missing(view, body, event.sender)
-    return effects
+    return effects + resolve_pending(view)
 
 
 def _on_membership(view: View, wish: Sealed[Membership], event: GossipReceived) -> list[Effect]:
@@ -193,22 +236,30 @@ def _missing(view: View, body: Proposal) -> list[bytes]:
 
 def _pull_missing(view: View, body: Proposal, sender: bytes) -> list[Effect]:
     effects: list[Effect] = []
-    holders = _holders(body.peer, sender)
-    if body.parent not in view.chain and view.should_pull(body.parent):
-        effects.append(PullRecords(body.parent, holders))
+    holders = (body.peer, sender)
+    is_parent_here = body.parent in view.chain or body.parent in view.pool.pending
+    if not is_parent_here and view.should_pull(body.parent):
+        effects.append(PullRecords(body.parent, _distinct(holders)))
     missing = tuple(h for h in _missing(view, body) if view.should_pull(h))
     if missing:
-        effects.append(PullHeaders(missing, holders))
+        effects.append(PullHeaders(missing, _distinct(holders)))
     return effects
 
 
+def _pull_records(
+    view: View, record: bytes, round_: int, holders: tuple[bytes, ...]
+) -> PullRecords:
+    """Get a record that was voted for in `round_`: as many as have probably been missed.
+
+    Should that not reach our chain, `_pull_missing` asks for as many as an answer holds.
+    """
+    missed = min(max(round_ - view.head_state.round, 1), RECORDS_PER_REPLY_MAX)
+    return PullRecords(record, _distinct(holders), missed)
+
+
 def _add_record(view: View, proposal: Sealed[Proposal]) -> list[Effect]:
-    try:
-        record = view.chain.add(proposal, view.pool.headers, view.verify)
-    except Reject:
-        # It came by way of others, perhaps rounds ago: nobody here is to blame, it is just no
-        # record.
-        return []
+    """Raises Reject, having changed nothing, where it is not valid by content (rule 15)."""
+    record = view.chain.add(proposal, view.pool.headers, view.verify)
     return [KeepRecord(record.hash), *pull_payloads(view, record)]
 
 
@@ -218,9 +269,9 @@ def _pull_payload(header: Header, sender: bytes) -> PullPayload:
         header.payload_bytes,
         header.k,
         header.round,
-        _holders(header.peer, sender),
+        _distinct((header.peer, sender)),
     )
 
 
-def _holders(*peers: bytes) -> tuple[bytes, ...]:
+def _distinct(peers: tuple[bytes, ...]) -> tuple[bytes, ...]:
     return tuple(dict.fromkeys(peers))

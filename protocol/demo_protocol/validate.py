@@ -63,8 +63,7 @@ def validate_proposal(
     `headers` holds every header it names (signatures checked). Raises Reject.
     """
     body = proposal.body
-    if body.round <= parent.round:
-        raise Reject("a record's round follows its parent's")
+    validate_slot(body, parent, manifest)
     joins = _wishes(body.joins, parent, body.round, manifest, run_id, verify, joins=True)
     leaves = _wishes(body.leaves, parent, body.round, manifest, run_id, verify, joins=False)
     if {w.peer for w in joins} & {w.peer for w in leaves}:
@@ -75,8 +74,20 @@ def validate_proposal(
         raise Reject("a record lists at least one contribution")
     _validate_contributions(contributions, body.round, parent, {w.peer for w in joins})
     _validate_late(late, body.round, parent, manifest.agreement.late_rounds)
-    _validate_proposer(body, contributions, parent, manifest)
+    if not get_members(parent, manifest.agreement) and all(
+        h.body.peer != body.peer for h in contributions
+    ):
+        raise Reject("under a parent without members only a contributor proposes (rule 14)")
     return Listed(contributions=contributions, late=late, joins=joins, leaves=leaves)
+
+
+def validate_slot(body: Proposal, parent: ChainState, manifest: Manifest) -> None:
+    """Rules 12 and 14: may its author propose on this parent in this round at all?"""
+    if body.round <= parent.round:
+        raise Reject("a record's round follows its parent's")
+    slot = compute_slot(parent, body.peer, body.round, manifest.agreement)
+    if slot is None or slot >= manifest.schedule.slots:
+        raise Reject("its author has no slot in this round")
 
 
 def _wishes(
@@ -140,18 +151,3 @@ def _validate_late(
         known = parent.known.get(header.peer)
         if known is None or known.left:
             raise Reject("a late header of a peer that has not joined")
-
-
-def _validate_proposer(
-    body: Proposal,
-    contributions: Sequence[Sealed[Header]],
-    parent: ChainState,
-    manifest: Manifest,
-) -> None:
-    slot = compute_slot(parent, body.peer, body.round, manifest.agreement)
-    if slot is None or slot >= manifest.schedule.slots:
-        raise Reject("its author has no slot in this round")
-    if not get_members(parent, manifest.agreement) and all(
-        h.body.peer != body.peer for h in contributions
-    ):
-        raise Reject("under a parent without members only a contributor proposes (rule 14)")

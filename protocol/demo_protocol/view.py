@@ -84,3 +84,5 @@ class View:
         self.pool.forget_before(round_, payload_round)
         self.held_at_cut = {r: held for r, held in self.held_at_cut.items() if r >= round_}
         self.pulled = {name: r for name, r in self.pulled.items() if r >= round_}
+        forget_rounds = self.manifest.agreement.forget_rounds
+        self.votes.forget(self.head_state.known, round_, self.round - forget_rounds)
