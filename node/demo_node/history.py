@@ -8,10 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from demo_node.ports import MeshCounters, Trained
-from demo_node.views import Outcome, RoundObserver, RoundView
+from demo_node.views import Outcome, Phase, RoundObserver, RoundView
 from demo_protocol.events import HeadChanged
 from demo_protocol.manifest import Manifest
-from demo_protocol.schedule import round_start_ms, train_end_ms
+from demo_protocol.schedule import (
+    contribute_end_ms,
+    round_start_ms,
+    settle_start_ms,
+    train_end_ms,
+)
 from demo_protocol.view import View
 
 ROUNDS_KEPT = 10_000
@@ -21,6 +26,8 @@ ROUNDS_KEPT = 10_000
 @dataclass(slots=True)
 class _Tally:
     trained: Trained | None = None
+    announced_ms: int = 0
+    proposed_ms: int = 0
     applied_ms: int = 0
     rolled_back: bool = False
     counters: MeshCounters | None = None
@@ -54,6 +61,15 @@ class History:
             self.loss = trained.loss_micronats / 1e6
         self._observer.on_op("encode", trained.encode_ms / 1000)
 
+    def on_announced(self, round_: int, now_ms: int) -> None:
+        """Our header of a round went out."""
+        self._tally(round_).announced_ms = now_ms
+
+    def on_record(self, round_: int, now_ms: int) -> None:
+        """A valid proposal of a round is here; the first one ends its propose phase."""
+        tally = self._tally(round_)
+        tally.proposed_ms = tally.proposed_ms or now_ms
+
     def on_head_changed(
         self, effect: HeadChanged, view: View, now_ms: int, *, syncing: bool
     ) -> None:
@@ -78,12 +94,27 @@ class History:
         )
         self._counters = counters
         for old in sorted(r for r in self._tallies if r < round_):
-            shown = self._show(old, self._tallies.pop(old), view)
+            tally = self._tallies.pop(old)
+            shown = self._show(old, tally, view)
             self._views.append(shown)
             self._observer.on_round(shown)
+            self._show_phases(old, tally)
 
     def _tally(self, round_: int) -> _Tally:
         return self._tallies.setdefault(round_, _Tally())
+
+    def _show_phases(self, round_: int, tally: _Tally) -> None:
+        """How long each phase's work took, from the phase's first moment by the clock."""
+        schedule = self._manifest.schedule
+        if tally.trained is not None:
+            self._observer.on_phase(Phase.TRAIN, tally.trained.train_ms / 1000)
+        for phase, begin_ms, end_ms in (
+            (Phase.CONTRIBUTE, train_end_ms(schedule, round_), tally.announced_ms),
+            (Phase.PROPOSE, contribute_end_ms(schedule, round_), tally.proposed_ms),
+            (Phase.SETTLE, settle_start_ms(schedule, round_), tally.applied_ms),
+        ):
+            if end_ms:
+                self._observer.on_phase(phase, max(end_ms - begin_ms, 0) / 1000)
 
     def _show(self, round_: int, tally: _Tally, view: View) -> RoundView:
         schedule = self._manifest.schedule

@@ -109,7 +109,17 @@ class NodeOperations:
     async def evaluate(self, record: bytes) -> float:
         """Held-out loss. Raises LookupError where the state is not held."""
         learner, driver = self._running()
-        return await learner.evaluate(record or driver.view.head)
+        try:
+            return await learner.evaluate(record or driver.view.head)
+        except LookupError:
+            if record != driver.view.run_id:
+                raise
+        # State 0 is a function of the manifest: it comes and goes.
+        await learner.load(record, None)
+        loss = await learner.evaluate(record)
+        if record not in driver.machine.states:
+            await learner.forget([record])
+        return loss
 
     async def sample(self, length: int) -> bytes:
         """Text from the head's parameters. Raises LookupError while starting."""

@@ -6,6 +6,7 @@ group that the daemon owns.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
 
 from demo_node.history import History
@@ -103,6 +104,7 @@ class RoundDriver:
 
     def on_gossip(self, topic: Topic, sender: bytes, message: bytes) -> bool:
         """The one place where Ignore and Reject of gossip end. True: forward it."""
+        begin_s = time.perf_counter()
         try:
             self.post(GossipReceived(self.clock.now_ms(), KINDS[topic], message, sender))
         except Ignore:
@@ -113,6 +115,7 @@ class RoundDriver:
             self.observer.on_event("message.rejected", topic=str(topic), reason=str(error))
             return False
         self.observer.on_message(topic, "accepted")
+        self.observer.on_op("verify", time.perf_counter() - begin_s)
         return True
 
     async def run_clock(self) -> None:
@@ -149,7 +152,11 @@ class RoundDriver:
 
     def _perform(self, effect: Effect) -> None:
         match effect:
-            case Persist() | Announce():
+            case Persist(kind, round_):
+                if kind is Kind.HEADER:
+                    self.history.on_announced(round_, self.clock.now_ms())
+                self._outbox.put_nowait(effect)
+            case Announce():
                 self._outbox.put_nowait(effect)
             case PullPayload():
                 if effect.payload_hash not in self._pulling:
@@ -166,6 +173,8 @@ class RoundDriver:
             case Resync(target):
                 self._start(self._recover(target))
             case KeepRecord(record):
+                if not self.machine.syncing:
+                    self.history.on_record(self.view.chain[record].round, self.clock.now_ms())
                 self._start(self._keep_record(record))
             case HeadChanged():
                 self._on_head_changed(effect)
@@ -246,16 +255,15 @@ class RoundDriver:
             round=effect.round,
             payloads=tuple(p for p in payloads if p is not None),
         )
-        begin_ms = self.clock.now_ms()
+        begin_s = time.perf_counter()
         try:
             digest = await self.learner.apply(order)
         except LearnerLost:
             await self._recover(effect.record)
             return
-        now_ms = self.clock.now_ms()
-        self.observer.on_op("apply", (now_ms - begin_ms) / 1000)
+        self.observer.on_op("apply", time.perf_counter() - begin_s)
         if self.machine.applying == effect.record:
-            self.post(StateApplied(now_ms, effect.record, digest))
+            self.post(StateApplied(self.clock.now_ms(), effect.record, digest))
 
     async def _recover(self, target: bytes) -> None:
         """The states are gone, with the trainer or out of reach: begin again from a snapshot."""
@@ -292,9 +300,9 @@ class RoundDriver:
         try:
             raw = await self.store.read_payload(effect.payload_hash)
             if raw is None:
-                begin_ms = self.clock.now_ms()
+                begin_s = time.perf_counter()
                 raw = await self.puller.pull_payload(effect, self._is_payload_wanted())
-                self.observer.on_op("pull", (self.clock.now_ms() - begin_ms) / 1000)
+                self.observer.on_op("pull", time.perf_counter() - begin_s)
             if raw is not None and self._is_payload_sound(raw):
                 await self.store.keep_payload(effect.round, effect.payload_hash, raw)
                 now_ms = self.clock.now_ms()
@@ -309,11 +317,13 @@ class RoundDriver:
 
     def _is_payload_sound(self, raw: bytes) -> bool:
         """Its author's bytes, but are they a payload? Every node answers alike."""
+        begin_s = time.perf_counter()
         try:
             decode_payload(raw, self.view.schema, self.view.manifest.learning.k)
         except Reject as error:
             self.observer.on_event("payload.rejected", reason=str(error))
             return False
+        self.observer.on_op("decode", time.perf_counter() - begin_s)
         return True
 
     async def _pull_headers(self, effect: PullHeaders) -> None:

@@ -160,5 +160,3 @@ class RoundObserver(Protocol):
     def on_event(self, name: str, **fields: object) -> None:
         """Something worth a log line: `noun.past_participle` and its fields."""
         ...
-
-

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from demo_node.store.datadir import compute_default_path, hold_lock, open_datadir
+from demo_node.store.datadir import hold_lock, open_datadir
 from demo_node.store.disk import FileDisk
 from demo_protocol.errors import ConfigError
 
@@ -50,24 +50,12 @@ def test_a_folder_others_write_to_is_refused(tmp_path: Path) -> None:
     assert caught.value.exit_code == 77
 
 
-def test_a_path_too_long_for_a_socket_is_refused_before_anything_is_made(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"bytes too long .* choose a shorter --datadir"):
-        open_datadir(DISK, tmp_path / ("x" * 120))
-    assert os.listdir(tmp_path) == []
-
-
 def test_a_file_in_the_way_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "d"):
         with pytest.raises(ConfigError, match="choose another --datadir") as caught:
             open_datadir(DISK, path)
         assert caught.value.exit_code == 73
-
-
-def test_default_path_follows_xdg() -> None:
-    assert compute_default_path({"XDG_DATA_HOME": "/x", "HOME": "/h"}) == Path("/x/demo-node")
-    for environment in ({"HOME": "/h"}, {"HOME": "/h", "XDG_DATA_HOME": "relative"}):
-        assert compute_default_path(environment) == Path("/h/.local/share/demo-node")
 
 
 def test_second_daemon_is_told_the_first_ones_pid_until_it_is_killed(tmp_path: Path) -> None:

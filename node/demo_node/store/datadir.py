@@ -3,7 +3,7 @@
 import errno
 import fcntl
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +12,6 @@ from typing import Final
 from demo_node.store.atomic import sweep_temporaries
 from demo_node.store.disk import Disk
 from demo_protocol.errors import ConfigError
-
-SOCKET_PATH_BYTES_MAX: Final = 107
-"""Linux gives a unix socket's path 108 bytes, the last of them NUL; macOS 104."""
 
 _LOCKED: Final = 73
 _PERMISSION: Final = 77
@@ -72,39 +69,18 @@ class DataDir:
         return self.path / "corpus"
 
     @property
-    def socket(self) -> Path:
-        """Where the control service listens."""
-        return self.path / "demo.sock"
-
-    @property
     def lock(self) -> Path:
         """Held by the running daemon; contains its pid."""
         return self.path / "lock"
 
 
-def compute_default_path(environment: Mapping[str, str]) -> Path:
-    """`$XDG_DATA_HOME/demo-node`, or `~/.local/share/demo-node`."""
-    base = environment.get("XDG_DATA_HOME", "")
-    # The XDG specification: relative paths are to be ignored.
-    if base and Path(base).is_absolute():
-        return Path(base) / "demo-node"
-    return Path(environment.get("HOME") or os.path.expanduser("~")) / ".local/share/demo-node"
-
-
 def open_datadir(disk: Disk, path: Path) -> DataDir:
     """Make the folder and its rooms (0700) where missing.
 
-    Raises ConfigError: exit code 73 when it cannot be made, 77 when others may write to it, 78
-    when its path is too long for a socket.
+    Raises ConfigError: exit code 73 when it cannot be made, 77 when others may write to it.
     """
     path = Path(os.path.abspath(path))
     datadir = DataDir(path)
-    too_long = len(os.fsencode(datadir.socket)) - SOCKET_PATH_BYTES_MAX
-    if too_long > 0:
-        raise ConfigError(
-            f"{path}: the path is {too_long} bytes too long for a socket in it;"
-            " choose a shorter --datadir"
-        )
     _make_parents(path)
     if not disk.names(path):
         disk.make_folder(path)
