@@ -15,7 +15,7 @@ PULLS_MAX = 8
 """Payloads pulled at once: a home uplink serves no more, and every stream costs memory."""
 
 TIMEOUT_S = 20.0
-"""One attempt at one holder. A frozen holder must not use up the rounds a payload is wanted in."""
+"""One attempt at one holder, at most."""
 
 RETRY_FIRST_S, RETRY_MAX_S = 0.05, 2.0
 """Pause after every holder failed: short at first, since a payload counts for one round only."""
@@ -50,18 +50,26 @@ class Puller:
         except (Unreachable, NotHeld):
             return None
 
-    async def pull_payload(self, effect: PullPayload, wanted: Callable[[], bool]) -> bytes | None:
-        """Ask holders in turn until one gives these very bytes; None once nobody wants them."""
+    async def pull_payload(
+        self, effect: PullPayload, wanted: Callable[[], bool], patience_s: float
+    ) -> bytes | None:
+        """Ask holders in turn until one gives these very bytes; None once nobody wants them.
+
+        Nobody gets more than `patience_s` at first, so that a frozen holder does not use up the
+        rounds a payload is wanted in; then twice that, and so on, for slow links.
+        """
         request = BlobRequest(Blob.PAYLOAD, effect.payload_hash)
         pause_s = RETRY_FIRST_S
+        timeout_s = min(patience_s, TIMEOUT_S)
         while wanted():
             for holder in self.holders(effect.holders):
                 async with self._payloads:
-                    raw = await self.ask(holder, request, effect.payload_bytes)
+                    raw = await self.ask(holder, request, effect.payload_bytes, timeout_s)
                 if raw is not None and await sha256(raw) == effect.payload_hash:
                     return raw
             await self._clock.sleep_until_ms(self._clock.now_ms() + int(pause_s * 1000))
             pause_s = min(2 * pause_s, RETRY_MAX_S)
+            timeout_s = min(2 * timeout_s, TIMEOUT_S)
         return None
 
     async def pull_headers(
