@@ -32,10 +32,10 @@ class Asked:
 
 @dataclass(slots=True)
 class Faults:
-    """`held_back_s`: seconds until a message is heard, None for never. `withholds`: no answer."""
+    """Seconds until a message is heard, None for never; until a pull is answered, None for a no."""
 
     held_back_s: Callable[[Heard], float | None] = lambda heard: 0.0
-    withholds: Callable[[Asked], bool] = lambda asked: False
+    answered_s: Callable[[Asked], float | None] = lambda asked: 0.0
 
     def wrap_gossip(self, receiver: bytes, on_gossip: OnGossip) -> OnGossip:
         """`on_gossip`, reached late or never. What is late is forwarded at once all the same."""
@@ -53,11 +53,14 @@ class Faults:
         return hear
 
     def wrap_blob(self, holder: bytes, on_blob: OnBlob) -> OnBlob:
-        """`on_blob`, with an answer or without."""
+        """`on_blob`, answering late or not at all."""
 
         async def answer(asking: bytes, request: BlobRequest) -> bytes | None:
-            if self.withholds(Asked(holder, asking, request)):
+            delay_s = self.answered_s(Asked(holder, asking, request))
+            if delay_s is None:
                 return None
+            if delay_s > 0:
+                await asyncio.sleep(delay_s)
             return await on_blob(asking, request)
 
         return answer
