@@ -35,7 +35,7 @@ from demo_node.trainer.supervisor import Supervisor
 from demo_node.views import NodeState, RoundObserver
 from demo_protocol.answers import decode_bundle, decode_chain_state
 from demo_protocol.errors import ConfigError, LocalFault
-from demo_protocol.events import RecordsFetched
+from demo_protocol.events import Bundle, RecordsFetched
 from demo_protocol.identity import Kind
 from demo_protocol.manifest import Manifest, compute_run_id, encode_manifest
 from demo_protocol.roster import genesis_state
@@ -45,6 +45,9 @@ from demo_protocol.view import View
 
 POLL_S = 0.05
 """How often a waiting node looks for its manifest."""
+
+PATIENCE_MS = 5_000
+"""A returning node waits this long for a peer before it goes on from where it was."""
 
 LEAVE_S = 5.0
 """At most this long for the leave to go out."""
@@ -164,7 +167,7 @@ async def _join_run(node: Node, group: asyncio.TaskGroup, files: ExitStack) -> N
     )
     archive = FileArchive(snapshots, corpus, node.book, node.mesh.addresses)
     server = Server(view, store, archive)
-    bundles = tuple(decode_bundle(entry.raw) for entry in chain_log.entries())
+    bundles = await asyncio.to_thread(_read_records, chain_log, start.state.round)
     driver.post(RecordsFetched(node.clock.now_ms(), bundles, view.me))
     await node.mesh.join(run_id, driver.on_gossip, server.answer)
     group.create_task(driver.run_outbox())
@@ -175,7 +178,8 @@ async def _join_run(node: Node, group: asyncio.TaskGroup, files: ExitStack) -> N
     node.operations.driver, node.operations.learner = driver, learner
     node.operations.snapshotting = snapshotting
     node.show("Others join this run with:\n  " + _compose_invitation(node, run_id))
-    await catch_up(driver, node.clock, node.say)
+    patience_ms = PATIENCE_MS if node.peering.knows_others else 0
+    await catch_up(driver, node.clock, node.say, patience_ms)
     node.operations.set_state(NodeState.ACTIVE)
 
 
@@ -225,6 +229,12 @@ def _find_own_start(snapshots: SnapshotStore, run_id: bytes) -> Start:
     if snapshot is None:
         return Start(genesis_state(run_id), None)
     return Start(decode_chain_state(snapshot.info.chain_state), snapshot)
+
+
+def _read_records(chain_log: ChainLog, after_round: int) -> tuple[Bundle, ...]:
+    """What our own log has beyond a snapshot."""
+    entries = (entry for entry in chain_log.entries() if entry.round > after_round)
+    return tuple(decode_bundle(entry.raw) for entry in entries)
 
 
 def _find_snapshot_below(snapshots: SnapshotStore, view: View, target: bytes) -> Snapshot | None:

@@ -45,10 +45,15 @@ class Peering:
         self._clock = clock
         self._named = tuple(named)
         self._book = book
-        self._known = {*self._named, *book.newest()}
+        self._known = {*self._named, *filter(_is_address, book.newest())}
         self._asked: set[bytes] = set()
         self._not_before_ms: dict[str, int] = {}
         self._failures: dict[str, int] = {}
+
+    @property
+    def knows_others(self) -> bool:
+        """Is there anybody to dial?"""
+        return any(decode_address(address)[1] != self._mesh.peer for address in self._known)
 
     async def run(self) -> None:
         """Dial and ask around, for ever."""
@@ -122,11 +127,17 @@ class Peering:
 
         Of itself a connected peer may speak: that address is passed on to others.
         """
-        try:
-            _where, peer = decode_address(address)
-        except ValueError:
+        if not _is_address(address):
             return
         if len(self._known) < KNOWN_MAX:
             self._known.add(address)
-        if peer == source:
+        if decode_address(address)[1] == source:
             self._book.add(address, self._clock.now_ms())
+
+
+def _is_address(text: str) -> bool:
+    try:
+        decode_address(text)
+    except ValueError:
+        return False
+    return True

@@ -173,9 +173,13 @@ async def choose_start(
     return own
 
 
-async def catch_up(driver: RoundDriver, clock: Clock, say: Say) -> None:
-    """Pull and apply until our head is as high as every connected peer's, then take part."""
+async def catch_up(driver: RoundDriver, clock: Clock, say: Say, patience_ms: int) -> None:
+    """Pull and apply until our head is as high as every connected peer's, then take part.
+
+    While nobody is connected, waits for at most `patience_ms`.
+    """
     view = driver.view
+    alone_until_ms = clock.now_ms() + patience_ms
     shown = -1
     while True:
         heads = await fetch_heads(driver.puller)
@@ -184,7 +188,8 @@ async def catch_up(driver: RoundDriver, clock: Clock, say: Say) -> None:
                 await driver.pull_records(PullRecords(head.head, (holder,)))
         targets = [view.chain[h.head].state.height for _, h in heads if h.head in view.chain]
         height = view.head_state.height
-        if max(targets, default=height) <= height and (targets or not heads):
+        is_level = max(targets, default=height) <= height and (targets or not heads)
+        if is_level and (heads or clock.now_ms() >= alone_until_ms):
             break
         if height != shown:
             shown = height
