@@ -157,7 +157,7 @@ class SimSwarm:
                 group.create_task(driver.run_outbox())
                 group.create_task(driver.run_clock())
                 if syncing:
-                    group.create_task(catch_up(driver, clock, lambda line: None))
+                    group.create_task(catch_up(driver, clock, lambda line: None, 0))
                 ready.set_result(SimNode(name, driver, store, learner, observer))
 
         mesh = self.network.add(name)
