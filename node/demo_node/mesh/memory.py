@@ -67,6 +67,7 @@ class MemoryNetwork:
         self._at: dict[str, MemoryMesh] = {}
         self._transit: list[tuple[float, int, Callable[[], None]]] = []
         self._sent = 0
+        self._published = 0
 
     def add(self, peer: bytes) -> "MemoryMesh":
         """A mesh for this public key, connected to nobody. Takes the place of an earlier one."""
@@ -99,6 +100,11 @@ class MemoryNetwork:
             del self._at[mesh.addresses()[0]]
             for other in self._meshes.values():
                 other.links.pop(mesh.peer, None)
+
+    def next_number(self) -> int:
+        """A number no message had before, not of an earlier mesh of the same key either."""
+        self._published += 1
+        return self._published
 
     def send(self, sender: bytes, receiver: bytes, size: int, arrive: Callable[[], None]) -> None:
         """Call `arrive` when `size` bytes have travelled the link, or never."""
@@ -133,7 +139,6 @@ class MemoryMesh:
         self._on_gossip: OnGossip | None = None
         self._on_blob: OnBlob | None = None
         self._seen: dict[tuple[bytes, int], None] = {}
-        self._published = 0
         self._bytes_in = 0
         self._bytes_out = 0
 
@@ -184,8 +189,7 @@ class MemoryMesh:
             raise LocalFault("no run was joined")
         if len(message) > TOPIC_BYTES_MAX[topic]:
             raise LocalFault(f"{topic}: {len(message)} bytes, at most {TOPIC_BYTES_MAX[topic]}")
-        self._published += 1
-        gossip = _Message(self._peer, self._published, topic, message)
+        gossip = _Message(self._peer, self._network.next_number(), topic, message)
         self._remember(gossip)
         self._forward(gossip, self._peer)
 
