@@ -15,6 +15,9 @@ from tests.builders import manifest
 
 GENESIS = bytes(32)
 
+ENDLESS = 1 << 15
+"""Samples that take some ten seconds: longer than any test looks on."""
+
 CPU = Devices(torch.device("cpu"), torch.device("cpu"))
 
 

@@ -30,7 +30,7 @@ async def keep_busy(folder: Path) -> None:
         base=bytes(32),
         deadline_ms=time.time_ns() // 1_000_000 + HOUR_MS,
         sample_first=0,
-        sample_count=1 << 20,
+        sample_count=1 << 15,
     )
     async with asyncio.TaskGroup() as group:
         group.create_task(supervisor.run())

@@ -21,13 +21,17 @@ def descendants(pid: int) -> set[int]:
     return found
 
 
+def read_state(pid: int) -> str:
+    """One letter: R running, S sleeping, T stopped, Z zombie; X where there is no process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "X"
+
+
 def is_alive(pid: int) -> bool:
     """Running, and not a zombie that nobody has reaped."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state not in "ZX"
+    return read_state(pid) not in "ZX"
 
 
 def arguments(pid: int) -> str:

@@ -19,6 +19,7 @@ from demo_protocol.scale import SCALE_VALUES
 from tests.builders import manifest
 from tests.trainer.builders import (
     CPU,
+    ENDLESS,
     GENESIS,
     apply_order,
     corpus_bytes,
@@ -53,7 +54,7 @@ def test_apply_while_train_runs_gives_what_it_gives_alone() -> None:
     expected = alone.apply(apply_order(sent))
     applied: list[bytes] = []
     stop = threading.Event()
-    order = train_order(sample_count=100_000)
+    order = train_order(sample_count=ENDLESS)
     trained: list[int] = []
     training = threading.Thread(
         target=lambda: trained.append(busy.train(order, should_stop=stop.is_set).k)

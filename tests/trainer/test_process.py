@@ -23,7 +23,7 @@ from demo_protocol.errors import ConfigError, Reject
 from demo_protocol.manifest import Learning, Manifest, Model, encode_manifest
 from tests.builders import manifest
 from tests.trainer import builders, processes
-from tests.trainer.builders import GENESIS, apply_order, record, train_order, write_corpus
+from tests.trainer.builders import ENDLESS, GENESIS, apply_order, record, train_order, write_corpus
 from tests.waiting import wait_until, wait_until_sync
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -135,7 +135,7 @@ def test_a_bad_payload_is_its_senders_fault(tmp_path: Path) -> None:
 def test_a_killed_trainer_is_noticed_and_replaced(tmp_path: Path) -> None:
     async def test(node: Node) -> None:
         killed = node.supervisor.pid
-        work = asyncio.create_task(node.client.train(train_order(sample_count=1 << 20)))
+        work = asyncio.create_task(node.client.train(train_order(sample_count=ENDLESS)))
         await node.client.evaluate(GENESIS)
         os.kill(killed, signal.SIGKILL)
         with pytest.raises(LearnerLost):
@@ -168,7 +168,9 @@ def test_a_trainer_that_hangs_is_replaced(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("demo_node.trainer.client.ANSWER_S", 0.2)
 
     async def test(node: Node) -> None:
-        os.kill(node.supervisor.pid, signal.SIGSTOP)
+        hanging = node.supervisor.pid
+        os.kill(hanging, signal.SIGSTOP)
+        await wait_until(lambda: processes.read_state(hanging) == "T")
         with pytest.raises(LearnerLost):
             await node.client.release(0)
         await wait_until(lambda: node.count("trainer.died") == 1)
@@ -177,10 +179,39 @@ def test_a_trainer_that_hangs_is_replaced(tmp_path: Path, monkeypatch: pytest.Mo
     with_node(tmp_path, test)
 
 
+def find_fork_server(node_pid: int) -> int:
+    below = processes.descendants(node_pid)
+    return next(pid for pid in below if "forkserver" in processes.arguments(pid))
+
+
+def test_a_killed_fork_server_is_replaced_too(tmp_path: Path) -> None:
+    async def test(node: Node) -> None:
+        trainer = node.supervisor.pid
+        os.kill(find_fork_server(os.getpid()), signal.SIGKILL)
+        await wait_until(lambda: not processes.is_alive(trainer), DEATH_S)
+        await wait_until(lambda: node.count("trainer.ready") == 2, 60)
+        await node.client.load(GENESIS, None)
+
+    with_node(tmp_path, test)
+
+
+def test_a_node_that_leaves_at_its_start_leaves_nothing(tmp_path: Path) -> None:
+    async def main() -> None:
+        task = asyncio.create_task(Node(tmp_path, manifest()).supervisor.run())
+        await asyncio.sleep(0)  # it has asked the fork server for a child
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    uvloop.run(main())
+    server = find_fork_server(os.getpid())
+    wait_until_sync(lambda: not any(map(processes.is_alive, processes.descendants(server))))
+
+
 def test_giving_up_on_training_stops_it(tmp_path: Path) -> None:
     async def test(node: Node) -> None:
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(node.client.train(train_order(sample_count=1 << 20)), 0.1)
+            await asyncio.wait_for(node.client.train(train_order(sample_count=ENDLESS)), 0.1)
         # Training is done one at a time: this one could not begin beside the other.
         assert (await asyncio.wait_for(node.client.train(train_order()), 10)).samples == 12
 
@@ -255,11 +286,7 @@ def test_a_killed_node_takes_everything_with_it(tmp_path: Path) -> None:
 
 def test_a_killed_node_takes_along_a_fork_server_that_imports() -> None:
     with lone_node("--early") as node:
-        server = next(
-            pid
-            for pid in processes.descendants(node.pid)
-            if "forkserver" in processes.arguments(pid)
-        )
+        server = find_fork_server(node.pid)
         # It has not torch yet, and cannot look at anything else until it has.
         wait_until_sync(lambda: processes.has_mapped(server, "libtorch_cpu"))
         node.kill()
