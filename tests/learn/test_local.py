@@ -103,6 +103,15 @@ def test_t1_accumulate_gives_lr_times_the_clipped_mean_gradient() -> None:
     assert all(torch.equal(work.delta[n], again.delta[n]) for n in work.delta)
 
 
+def test_t1_accumulate_averages_over_all_samples() -> None:
+    unclipped = replace(LEARNING, local="accumulate", clip_ppm=10**9)
+    batches = [*make_batches(2), make_batches(1, seed=2)[0][:1]]
+    work = train(make_trainer(unclipped), batches)
+    lr = compute_step(unclipped, 0).lr
+    for name, expected in gradient(torch.cat(batches)).items():
+        assert torch.allclose(work.delta[name], lr * expected, atol=1e-7), name
+
+
 def test_the_inner_lr_follows_the_schedule() -> None:
     fast, slow = (norm(train(make_trainer(), make_batches(1), r).delta) for r in (0, 10))
     assert slow == pytest.approx(0.1 * fast, rel=0.01)

@@ -30,6 +30,14 @@ def test_no_fp32_neighbour_is_nearer_to_the_ratio(numerator: int, denominator: i
             assert gap < other or (gap == other and bits % 2 == 0)
 
 
+@given(st.integers(2**23, 2**24 - 1), st.integers(-40, 40))
+def test_halfway_between_two_fp32_numbers_the_even_one_is_taken(mantissa: int, shift: int) -> None:
+    halfway = (2 * mantissa + 1) << max(shift, 0), 2 << max(-shift, 0)
+    bits = round_to_fp32_bits(*halfway)
+    assert bits % 2 == 0
+    assert abs(Fraction(bits_to_float(bits)) - Fraction(*halfway)) == Fraction(2) ** shift / 2
+
+
 @given(st.floats(0, 2.0**127, width=32))
 def test_an_fp32_number_is_its_own_nearest(number: float) -> None:
     exact = Fraction(number)
