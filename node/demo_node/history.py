@@ -96,6 +96,8 @@ class History:
         for old in sorted(r for r in self._tallies if r < round_):
             tally = self._tallies.pop(old)
             shown = self._show(old, tally, view)
+            if shown is None:
+                continue
             self._views.append(shown)
             self._observer.on_round(shown)
             self._show_phases(old, tally)
@@ -116,9 +118,12 @@ class History:
             if end_ms:
                 self._observer.on_phase(phase, max(end_ms - begin_ms, 0) / 1000)
 
-    def _show(self, round_: int, tally: _Tally, view: View) -> RoundView:
+    def _show(self, round_: int, tally: _Tally, view: View) -> RoundView | None:
+        """The round as it went; None where its record was replayed: we took no part in it."""
         schedule = self._manifest.schedule
         record = next((s for s in view.chain.ancestors(view.head) if s.round == round_), None)
+        if record is not None and not tally.applied_ms:
+            return None
         outcome = Outcome.SKIPPED
         if record is not None:
             late = tally.applied_ms >= round_start_ms(schedule, round_ + 1)

@@ -1,0 +1,30 @@
+from demo_node.history import History
+from demo_node.ports import MeshCounters
+from demo_node.sim.silent_observer import SilentObserver
+from demo_node.views import Outcome
+from demo_protocol.events import HeadChanged
+from tests.builders import MANIFEST, Tree, view
+
+NO_TRAFFIC = MeshCounters(0, 0)
+
+
+def test_a_round_that_was_only_replayed_is_not_shown() -> None:
+    tree, mine = Tree(MANIFEST), view()
+    mine.chain, genesis = tree.chain, mine.head
+    first = tree.start(2)
+    second = tree.grow(first, 1, [0, 1])
+    history = History(MANIFEST, SilentObserver())
+    now_ms = MANIFEST.schedule.genesis_ms + 2 * MANIFEST.schedule.round_ms - 1
+
+    mine.head = first
+    history.on_head_changed(HeadChanged(first, genesis, 0), mine, now_ms, syncing=True)
+    history.on_round_ended(0, mine, NO_TRAFFIC)
+    mine.head = second
+    history.on_head_changed(HeadChanged(second, first, 0), mine, now_ms, syncing=False)
+    history.on_round_ended(1, mine, NO_TRAFFIC)
+    history.on_round_ended(2, mine, NO_TRAFFIC)
+
+    (shown,) = history.newest(10)
+    assert (shown.round, shown.outcome, shown.record) == (1, Outcome.RECORDED, second)
+    assert shown.latency_ms == MANIFEST.schedule.round_ms - 1
+    assert history.replayed_total == 1
