@@ -86,15 +86,19 @@ async def _main(config: Config, show: Callable[[str], None]) -> int:
                 book=book,
                 peering=Peering(mesh, clock, named=config.peers, book=book),
             )
+            metrics_host, metrics_port = split_host_port(config.metrics_address)
             async with (
                 control_server(datadir.path, operations),
                 http_server(
-                    split_host_port(config.metrics_address),
+                    (metrics_host, metrics_port),
                     named="metrics_address" in config.named,
                     registry=metrics.registry,
                     status=operations.status,
                 ) as (host, port),
             ):
+                if metrics_port not in (0, port):
+                    taken = f"{host}:{port}"
+                    observer.on_event("port.replaced", wanted=config.metrics_address, taken=taken)
                 observer.on_event("metrics.served", url=f"http://{host}:{port}/metrics")
                 await _live(node, metrics, observer)
             await asyncio.to_thread(book.save)
