@@ -42,4 +42,7 @@ class TrainerInfo:
 
 def compute_threads(nodes: int = 1) -> int:
     """Threads for one of `nodes` trainers that share this machine; at least 1."""
-    return max(1, len(os.sched_getaffinity(0)) // nodes)
+    # macOS cannot say which cores a process may use.
+    usable = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if usable else os.cpu_count() or 1
+    return max(1, cores // nodes)
