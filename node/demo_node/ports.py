@@ -211,7 +211,7 @@ class Learner(Protocol):
         ...
 
     async def generate(self, record: bytes, length: int) -> bytes:
-        """Text sampled greedily and deterministically from the state after `record`."""
+        """Printable text sampled from the state after `record`, seeded by its digest."""
         ...
 
 
