@@ -71,7 +71,8 @@ def on_records(view: View, event: RecordsFetched) -> list[Effect]:
         view.pool.add_pending(proposal)
         effects += resolve_pending(view)
         if proposal.hash in view.pool.pending:
-            effects += _pull_missing(view, proposal.body, event.sender)
+            holders = (proposal.body.peer, event.sender)
+            effects += _pull_towards(view, proposal.body.parent, None, holders)
     return effects
 
 
@@ -135,9 +136,7 @@ def _on_header(view: View, header: Sealed[Header], event: GossipReceived) -> lis
     effects = _take_header(view, header) + resolve_pending(view)
     if is_first and not view.pool.is_held(body):
         effects.append(_pull_payload(body, event.sender))
-    if body.vote not in view.chain and view.should_pull(body.vote):
-        effects.append(_pull_records(view, body.vote, body.round, (body.peer, event.sender)))
-    return effects
+    return effects + _pull_towards(view, body.vote, body.round, (body.peer, event.sender))
 
 
 def _check_header(view: View, header: Sealed[Header]) -> None:
@@ -204,7 +203,9 @@ def _on_proposal(view: View, proposal: Sealed[Proposal], event: GossipReceived) 
         effects = _add_record(view, proposal)
     else:
         view.pool.add_pending(proposal)
-        effects = _pull_missing(view, body, event.sender)
+        holders = (body.peer, event.sender)
+        effects = _pull_towards(view, body.parent, body.round, holders)
+        effects += _pull_headers(view, body, holders)
     view.pool.proposals[body.round, body.peer] = proposal.hash
     return effects + resolve_pending(view)
 
@@ -234,27 +235,29 @@ def _missing(view: View, body: Proposal) -> list[bytes]:
     return [h for h in (*body.contributions, *body.late) if h not in view.pool.headers]
 
 
-def _pull_missing(view: View, body: Proposal, sender: bytes) -> list[Effect]:
-    effects: list[Effect] = []
-    holders = (body.peer, sender)
-    is_parent_here = body.parent in view.chain or body.parent in view.pool.pending
-    if not is_parent_here and view.should_pull(body.parent):
-        effects.append(PullRecords(body.parent, _distinct(holders)))
+def _pull_headers(view: View, body: Proposal, holders: tuple[bytes, ...]) -> list[Effect]:
     missing = tuple(h for h in _missing(view, body) if view.should_pull(h))
-    if missing:
-        effects.append(PullHeaders(missing, _distinct(holders)))
-    return effects
+    return [PullHeaders(missing, _distinct(holders))] if missing else []
 
 
-def _pull_records(
-    view: View, record: bytes, round_: int, holders: tuple[bytes, ...]
-) -> PullRecords:
-    """Get a record that was voted for in `round_`: as many as have probably been missed.
+def _pull_towards(
+    view: View, record: bytes, round_: int | None, holders: tuple[bytes, ...]
+) -> list[Effect]:
+    """Get what is missing of `record` and its ancestors, at most once a round.
 
-    Should that not reach our chain, `_pull_missing` asks for as many as an answer holds.
+    `round_` is that of the message that named it: as many records are asked for as rounds have
+    passed since our head's. None stands below a record that was pulled: that was not enough, so
+    as many are asked for as an answer holds.
     """
-    missed = min(max(round_ - view.head_state.round, 1), RECORDS_PER_REPLY_MAX)
-    return PullRecords(record, _distinct(holders), missed)
+    waiting = view.pool.pending
+    while record in waiting and not _missing(view, waiting[record].body):
+        record = waiting[record].body.parent  # it came whole and waits for an older one
+    if record in view.chain or not view.should_pull(record):
+        return []
+    count = RECORDS_PER_REPLY_MAX
+    if round_ is not None:
+        count = min(max(round_ - view.head_state.round, 1), count)
+    return [PullRecords(record, _distinct(holders), count)]
 
 
 def _add_record(view: View, proposal: Sealed[Proposal]) -> list[Effect]:
