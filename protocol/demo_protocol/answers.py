@@ -115,7 +115,7 @@ def encode_chain_state(state: ChainState) -> bytes:
         height=state.height,
         cursor=state.cursor,
     )
-    for member in state.known.values():
+    for _, member in sorted(state.known.items()):
         message.members.add(
             peer=member.peer,
             admitted_by=member.admitted_by,

@@ -1,0 +1,74 @@
+"""What a node has heard: bounded, the first of a peer and round is the one used."""
+
+from demo_protocol.limits import JOINS_MAX, PENDING_MAX
+from demo_protocol.pool import Pool
+from tests.builders import RUN_ID, header, proposal, wish
+
+
+def test_the_first_header_of_a_peer_and_round_is_used_and_others_are_known_by_hash() -> None:
+    pool = Pool()
+    first, second, other = header(0, 5), header(0, 5, samples=9), header(1, 5)
+    for sealed in (first, second, other):
+        pool.add_header(sealed)
+    assert list(pool.of_round(5)) == [first, other]
+    assert set(pool.headers) == {first.hash, second.hash, other.hash}
+    assert list(pool.of_round(6)) == []
+
+
+def test_rule_t4_a_heartbeat_needs_no_payload() -> None:
+    pool = Pool()
+    assert pool.is_held(header(0, 5, k=0).body)
+    assert not pool.is_held(header(0, 5).body)
+    pool.add_payload(header(0, 5).body.payload_hash, 5)
+    assert pool.is_held(header(0, 5).body)
+
+
+def test_the_oldest_of_too_many_waiting_proposals_makes_room() -> None:
+    pool = Pool()
+    waiting = [proposal(0, round_, RUN_ID) for round_ in range(PENDING_MAX + 3)]
+    for sealed in waiting:
+        pool.add_pending(sealed)
+    assert list(pool.pending.values()) == waiting[3:]
+
+
+def test_the_newest_wish_of_a_peer_counts() -> None:
+    pool = Pool()
+    join, leave = wish(0, 5), wish(0, 7, joins=False)
+    pool.add_wish(leave)
+    pool.add_wish(join)  # older: came late
+    assert list(pool.newest_wishes(joins=False)) == [leave]
+    assert list(pool.newest_wishes(joins=True)) == []
+
+
+def test_wishes_are_bounded_and_sorted_by_peer() -> None:
+    pool = Pool()
+    for author in range(255):
+        pool.add_wish(wish(author, 5))
+    for author in range(255):
+        pool.add_wish(wish(author, 5 + author % 2))
+    kept = list(pool.newest_wishes(joins=True))
+    assert len(kept) <= 4 * JOINS_MAX
+    assert [w.body.peer for w in kept] == sorted(w.body.peer for w in kept)
+
+
+def test_rounds_that_are_over_are_forgotten() -> None:
+    pool = Pool()
+    for round_ in range(10):
+        pool.add_header(header(0, round_))
+        pool.add_payload(header(0, round_).body.payload_hash, round_)
+        pool.add_wish(wish(round_, round_))
+        pool.add_pending(proposal(0, round_, RUN_ID))
+        pool.proposals[round_, b""] = b""
+    pool.forget_before(4, payload_round=2)
+    assert {h.body.round for h in pool.headers.values()} == set(pool.by_round) == set(range(4, 10))
+    assert {w.body.round for w in pool.wishes.values()} == set(range(4, 10))
+    assert {round_ for round_, _ in pool.proposals} == set(range(4, 10))
+    assert set(pool.payload_rounds.values()) == set(range(2, 10))
+    assert {p.body.round for p in pool.pending.values()} == set(range(2, 10))
+
+
+def test_a_payload_two_headers_share_is_kept_as_one_of_the_later_round() -> None:
+    pool = Pool()
+    pool.add_payload(b"hash", 7)
+    pool.add_payload(b"hash", 3)
+    assert pool.payload_rounds == {b"hash": 7}
