@@ -16,13 +16,9 @@ def make_proposal(view: View, now_ms: int) -> Sealed[Proposal] | None:
     """
     manifest, round_ = view.manifest, view.round
     parent = view.head_state
-    if (
-        not slot_start_ms(manifest.schedule, round_, 0)
-        <= now_ms
-        < settle_start_ms(manifest.schedule, round_)
-    ):
-        return None
-    if parent.round >= round_:
+    begin_ms = slot_start_ms(manifest.schedule, round_, 0)
+    end_ms = settle_start_ms(manifest.schedule, round_)
+    if parent.round >= round_ or not begin_ms <= now_ms < end_ms:
         return None
     slot = compute_slot(parent, view.me, round_, manifest.agreement)
     if slot is None or slot >= manifest.schedule.slots:
