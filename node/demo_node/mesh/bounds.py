@@ -55,7 +55,7 @@ SERVE_BYTES_PER_S_MIN: Final = 16 << 10
 """A reply must be taken within SERVE_S plus its length at this rate, about 128 kbit/s."""
 
 RESET_S: Final = 1.0
-"""To say goodbye to a stream that failed; its connection may be what failed."""
+"""To say goodbye to a stream that failed, or to a port; what failed may be the connection."""
 
 WRITE_STALL_S: Final = 15.0
 """A socket that takes no byte for this long belongs to a frozen peer: it is closed.
@@ -67,8 +67,21 @@ INBOUND_GRACE_S: Final = 15.0
 """How long a closed inbound connection's handler may tidy up before it is cancelled (trap 26)."""
 
 HEALTH_INTERVAL_S: Final = 2.0
-HEALTH_TIMEOUT_S: Final = 2.0
-"""A frozen peer (SIGSTOP, pulled cable) is dropped after about 4 s (trap 11)."""
+HEALTH_SILENT_MAX: Final = 3
+"""A frozen peer (SIGSTOP, pulled cable) is dropped after 8 to 10 s without a byte (trap 11).
+
+Not sooner: a home uplink full of payloads makes a ping wait for seconds."""
+
+CONTROL_BYTES_MAX: Final = 1 << 20
+"""Frames without data that wait for their turn, on one connection; 12 bytes each."""
+
+READ_AHEAD_BYTES: Final = 64 << 10
+"""Taken from a socket at once: a Noise message."""
+
+UNSENT_BYTES: Final = 128 << 10
+"""What the kernel holds of a connection beyond what is on the way.
+
+Its default is megabytes: on a slow uplink gossip and pings would wait behind them."""
 
 GOSSIP_DEGREE: Final = 6
 GOSSIP_DEGREE_LOW: Final = 4

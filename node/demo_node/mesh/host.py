@@ -4,6 +4,7 @@ import logging
 import socket
 from collections.abc import Sequence
 
+import trio
 from libp2p import new_host
 from libp2p.abc import IHost
 from libp2p.crypto.ed25519 import create_new_key_pair
@@ -19,6 +20,7 @@ from multiaddr import Multiaddr  # type: ignore[import-untyped]
 from demo_node.mesh import bounds
 from demo_node.mesh.addresses import expand_address, split_address
 from demo_node.mesh.transport import MeteredTCP
+from demo_node.mesh.yamux import YamuxOnly
 from demo_protocol.errors import ConfigError
 
 
@@ -38,7 +40,6 @@ def build_host(seed: bytes, tcp: MeteredTCP) -> IHost:
         key_pair=key,
         sec_opt={NOISE: noise},  # the default also offers secio and plaintext (trap 8)
         transports=[tcp],  # no QUIC (trap 7)
-        muxer_preference="YAMUX",
         resource_manager=ResourceManager(
             limits=ResourceLimits(
                 max_connections=bounds.CONNECTIONS_MAX, max_streams=bounds.STREAMS_MAX
@@ -54,16 +55,12 @@ def build_host(seed: bytes, tcp: MeteredTCP) -> IHost:
             low_watermark=0,
             min_connections=0,  # all of them may be inbound
             max_connections_per_peer=bounds.CONNECTIONS_PER_PEER_MAX,
-            enable_health_monitoring=True,  # else frozen peers stay for ever (trap 11)
-            health_initial_delay=bounds.HEALTH_INTERVAL_S,
-            health_check_interval=bounds.HEALTH_INTERVAL_S,
-            ping_timeout=bounds.HEALTH_TIMEOUT_S,
-            abort_connection_on_ping_failure=True,
         ),
         addrs_factory=_expand,
         disable_identify_address_discovery=True,
     )
     swarm = get_swarm(host)
+    swarm.upgrader.muxer_multistream = YamuxOnly(tcp)
     swarm.auto_connector = NoAutoConnector(swarm)
     swarm.retry_config = RetryConfig(max_retries=0)  # dialling again is our caller's
     return host
@@ -82,6 +79,13 @@ async def listen(host: IHost, addresses: Sequence[str]) -> None:
         _probe(address)
     if addresses and not await host.get_network().listen(*map(Multiaddr, addresses)):
         raise ConfigError(f"mesh: cannot listen on {', '.join(addresses)}")
+
+
+async def close_listeners(host: IHost) -> None:
+    """Stop to accept connections. The library does not, when it is cancelled."""
+    with trio.CancelScope(shield=True), trio.move_on_after(bounds.RESET_S):
+        for listener in list(get_swarm(host).listeners.values()):
+            await listener.close()
 
 
 def _silence() -> None:

@@ -18,7 +18,7 @@ from demo_node.mesh.addresses import decode_address, expand_address
 from demo_node.mesh.blob import BlobProtocol
 from demo_node.mesh.gossip import Gossip
 from demo_node.mesh.guest import Guest, GuestClosed
-from demo_node.mesh.host import build_host, get_swarm, listen
+from demo_node.mesh.host import build_host, close_listeners, get_swarm, listen
 from demo_node.mesh.peer_id import decode_peer_id_bytes, encode_peer_id, encode_peer_id_bytes
 from demo_node.mesh.transport import MeteredTCP
 from demo_node.ports import (
@@ -191,12 +191,15 @@ class Libp2pMesh:
             trio.open_nursery() as self._nursery,
         ):
             await self._gossip.pubsub.wait_until_ready()
-            await listen(self._host, self._listen)
-            self._started = True
-            task_status.started()
-            await self._faulted.wait()
-            assert self._fault is not None
-            raise self._fault
+            try:
+                await listen(self._host, self._listen)
+                self._started = True
+                task_status.started()
+                await self._faulted.wait()
+                assert self._fault is not None
+                raise self._fault
+            finally:
+                await close_listeners(self._host)
 
     def _fail(self, error: Exception) -> None:
         if self._fault is None:
@@ -261,9 +264,14 @@ async def _as_coroutine(on_blob: OnBlob, peer: bytes, request: BlobRequest) -> b
 
 def _innermost(error: BaseException) -> str:
     """One line that says why: the library wraps the reason several times."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return (str(error) or type(error).__name__).splitlines()[0]
+    while (cause := _cause(error)) is not None:
+        error = cause
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    return (reason or type(error).__name__).splitlines()[0]
+
+
+def _cause(error: BaseException) -> BaseException | None:
+    return error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error.__cause__
 
 
 def _single(error: Exception) -> Exception:

@@ -1,6 +1,7 @@
 """TCP as libp2p sees it, with what the library leaves out: byte counts and deadlines of sockets."""
 
 import math
+import socket
 
 import trio
 from libp2p.abc import IListener, IRawConnection
@@ -12,7 +13,7 @@ from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.transport.tcp.tcp import TCP
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
-from demo_node.mesh.bounds import INBOUND_GRACE_S, WRITE_STALL_S
+from demo_node.mesh import bounds
 
 
 class MeteredTCP(TCP):
@@ -45,6 +46,13 @@ class MeteredTCP(TCP):
 
         return super().create_listener(handle)
 
+    def find(self, remote: tuple[str, int] | None) -> "MeteredStream":
+        """The open stream to this host and port."""
+        for stream in self.open:
+            if stream.get_remote_address() == remote:
+                return stream
+        raise ConnectionClosedError("the connection ended while it was made", transport="tcp")
+
     def abort(self) -> None:
         """Close every socket: those of a host that was cancelled would stay open."""
         for stream in list(self.open):
@@ -52,6 +60,9 @@ class MeteredTCP(TCP):
 
     def _metered(self, stream: ReadWriteCloser, handler: trio.CancelScope) -> "MeteredStream":
         assert isinstance(stream, TrioTCPStream)
+        stream.stream.socket.setsockopt(
+            socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, bounds.UNSENT_BYTES
+        )
         metered = MeteredStream(stream, self, handler)
         self.open.add(metered)
         return metered
@@ -64,21 +75,33 @@ class MeteredStream(ReadWriteCloser):
         self._inner = inner
         self._tcp = tcp
         self._handler = handler
+        self._ahead = b""
+        self._at = 0
+        self.bytes_in = 0
 
     async def read(self, n: int | None = None) -> bytes:
-        """At most `n` bytes; none at the end."""
-        piece = await self._inner.read(n)
-        self._tcp.bytes_in += len(piece)
+        """At most `n` bytes; none at the end.
+
+        Read ahead: Noise asks for two bytes, then for the rest, and multistream for one at a time.
+        """
+        if self._at == len(self._ahead) and n != 0:
+            self._ahead = await self._inner.read(bounds.READ_AHEAD_BYTES)
+            self._at = 0
+            self.bytes_in += len(self._ahead)
+            self._tcp.bytes_in += len(self._ahead)
+        end = len(self._ahead) if n is None else self._at + n
+        piece = self._ahead[self._at : end]
+        self._at += len(piece)
         return piece
 
     async def write(self, data: bytes) -> None:
         """All of `data`. Raises ConnectionClosedError when the peer has stopped to read."""
-        with trio.move_on_after(WRITE_STALL_S) as stalled:
+        with trio.move_on_after(bounds.WRITE_STALL_S) as stalled:
             await self._inner.write(data)
             self._tcp.bytes_out += len(data)
         if stalled.cancelled_caught:  # part of it may be out: the stream is of no use any more
             await self.close()
-            raise ConnectionClosedError(f"no byte taken in {WRITE_STALL_S} s", transport="tcp")
+            raise ConnectionClosedError("the peer has stopped to read", transport="tcp")
 
     async def close(self) -> None:
         """Close the socket, and let whoever handles the connection end soon."""
@@ -90,7 +113,7 @@ class MeteredStream(ReadWriteCloser):
         self._tcp.open.discard(self)
         self._inner.stream.socket.close()  # wakes whoever reads or writes
         if self._handler.deadline == math.inf:
-            self._handler.deadline = trio.current_time() + INBOUND_GRACE_S
+            self._handler.deadline = trio.current_time() + bounds.INBOUND_GRACE_S
 
     def get_remote_address(self) -> tuple[str, int] | None:
         """Host and port of the other end."""

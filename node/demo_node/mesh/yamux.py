@@ -1,0 +1,116 @@
+"""Yamux as the library has it, with a reader that never waits for a writer, and a watch."""
+
+import struct
+from typing import Final
+
+import trio
+from libp2p.abc import IMuxedConn, ISecureConn
+from libp2p.custom_types import TProtocol
+from libp2p.exceptions import BaseLibp2pError
+from libp2p.peer.id import ID
+from libp2p.stream_muxer.muxer_multistream import MuxerMultistream
+from libp2p.stream_muxer.yamux.yamux import (
+    FLAG_SYN,
+    HEADER_SIZE,
+    PROTOCOL_ID,
+    TYPE_GO_AWAY,
+    TYPE_PING,
+    YAMUX_HEADER_FORMAT,
+    Yamux,
+)
+
+from demo_node.mesh import bounds
+from demo_node.mesh.transport import MeteredStream, MeteredTCP
+
+YAMUX: Final = TProtocol(PROTOCOL_ID)
+
+
+class YamuxOnly(MuxerMultistream):
+    """Negotiates yamux and nothing else; the library's second choice would be mplex (trap 7)."""
+
+    def __init__(self, tcp: MeteredTCP) -> None:
+        super().__init__({YAMUX: Yamux})
+        self._tcp = tcp
+
+    async def new_conn(self, conn: ISecureConn, peer_id: ID) -> IMuxedConn:
+        """Agree with the other side on yamux; return the multiplexed connection."""
+        await self.select_transport(conn)
+        stream = self._tcp.find(conn.get_remote_address())
+        return self._annotate_connection(PatientYamux(conn, peer_id, stream), conn, YAMUX)
+
+
+class PatientYamux(Yamux):
+    """A connection that cannot lock up, and that ends when the peer is gone.
+
+    The library's reader answers pings and opens streams by writing, and waits for it. With data on
+    its way in both directions both readers can wait for a writer that waits for the other reader:
+    a dead lock, seen within minutes under load (trap 31). Here frames without data never wait:
+    they are put aside and go out before the next data, or by themselves. Their order among each
+    other stays, and none overtakes data of its own stream, for who sends it has sent that before.
+    """
+
+    def __init__(self, conn: ISecureConn, peer_id: ID, stream: MeteredStream) -> None:
+        super().__init__(conn, peer_id)
+        self._stream = stream
+        self._aside = bytearray()
+        self._flush_is_due = False
+
+    async def _write_frame(self, data: bytes) -> None:
+        if len(data) == HEADER_SIZE and len(self._aside) < bounds.CONTROL_BYTES_MAX:
+            if data[1] != TYPE_GO_AWAY:  # the end of TCP says as much
+                self._put_aside(data)
+            await trio.lowlevel.checkpoint()
+            return
+        async with self._write_lock:
+            await self.secured_conn.write(self._take_aside() + data)
+
+    def _put_aside(self, frame: bytes) -> None:
+        self._aside += frame
+        if self._flush_is_due or self._nursery is None or self.event_shutting_down.is_set():
+            return
+        try:
+            self._nursery.start_soon(self._flush)
+        except RuntimeError:  # the connection has just ended
+            return
+        self._flush_is_due = True
+
+    async def _flush(self) -> None:
+        try:
+            async with self._write_lock:
+                self._flush_is_due = False
+                frames = self._take_aside()
+                if frames:
+                    await self.secured_conn.write(frames)
+        except (BaseLibp2pError, OSError):
+            self._stream.abort()  # and the reader ends the connection
+
+    def _take_aside(self) -> bytes:
+        frames = bytes(self._aside)
+        self._aside.clear()
+        return frames
+
+    async def _measure_rtt_loop(self) -> None:
+        """Ping whenever nothing came for a while; end the connection when nothing comes at all.
+
+        Runs in the place of the library's loop of this name. Any byte is a sign of life, so that a
+        full uplink is not taken for death, and silence is counted in turns of this loop, so that
+        our own sleep is not taken for the peer's.
+        """
+        heard = -1
+        silent = 0
+        while True:
+            if self._stream.bytes_in == heard:
+                silent += 1
+            else:
+                heard = self._stream.bytes_in
+                silent = 0
+            if silent > bounds.HEALTH_SILENT_MAX:
+                self._stream.abort()
+                return
+            if silent or not self._rtt:
+                self._ping_id += 1
+                self._ping_sent_time = trio.current_time()
+                await self._write_frame(
+                    struct.pack(YAMUX_HEADER_FORMAT, 0, TYPE_PING, FLAG_SYN, 0, self._ping_id)
+                )
+            await trio.sleep(bounds.HEALTH_INTERVAL_S)
