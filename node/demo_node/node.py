@@ -30,6 +30,7 @@ from demo_node.store.snapshots import Snapshot, SnapshotStore
 from demo_node.sync import Start, catch_up, choose_start, ensure_corpus, fetch_manifest
 from demo_node.system_clock import SystemClock
 from demo_node.trainer.client import TrainerClient
+from demo_node.trainer.forkserver import wait_for_server
 from demo_node.trainer.settings import TrainerSettings
 from demo_node.trainer.supervisor import Supervisor
 from demo_node.views import NodeState, RoundObserver
@@ -189,6 +190,7 @@ async def _find_manifest(node: Node, puller: Puller) -> Manifest:
     if config.manifest is not None:
         path = config.manifest
     if config.wait_manifest:
+        await asyncio.to_thread(wait_for_server)  # who waits for us sets genesis: be up by then
         node.operations.set_state(NodeState.WAITING, "waiting for a manifest")
         while not path.exists():  # noqa: ASYNC110  another process makes it
             await asyncio.sleep(POLL_S)
