@@ -31,7 +31,7 @@ POLL_S: Final = 0.5
 UP_DEADLINE_S: Final = 180.0
 """Starting is mostly importing; on a busy machine with cold disks that takes long."""
 
-GENESIS_DELAY_MS: Final = 10_000
+GENESIS_DELAY_MS: Final = 6_000
 """From the manifest being there to round 0: the mesh forms and the trainers load."""
 
 AGREE_ROUNDS: Final = 3
