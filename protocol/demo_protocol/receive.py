@@ -77,11 +77,16 @@ def on_records(view: View, event: RecordsFetched) -> list[Effect]:
 
 
 def pull_again(view: View) -> list[Effect]:
-    """Rule 16: what a vote builds on and is not here is asked for in every round."""
+    """Rule 16: what a vote builds on and is not here is asked for in every round.
+
+    Also the record itself, though the peer be long gone: nodes must count the same votes.
+    """
     effects: list[Effect] = []
     seen: set[bytes] = set()
-    for _round, vote in view.votes.newest.values():
+    for peer, (round_, vote) in view.votes.newest.items():
         if vote not in view.chain:
+            if peer in view.head_state.known and round_ > view.chain.root.round:
+                effects += _pull_towards(view, vote, round_, (peer,))
             continue
         for step in view.chain.ancestors(vote):
             if step.hash in view.digests or step.hash in seen:

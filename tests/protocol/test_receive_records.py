@@ -168,6 +168,26 @@ def test_rule_16_what_a_vote_builds_on_is_pulled_again_until_it_is_here() -> Non
     assert pull_again(believed) == []
 
 
+def test_the_record_a_member_voted_for_last_is_asked_for_though_the_member_be_gone() -> None:
+    """A dead member's vote for an orphan of one branch decides a tie: all must be able to count it."""
+    tree, records = grown(6)
+    orphan = tree.grow(records[3], 4, [0, 1], by=tree.ranked(records[3], 4)[1])
+    believed = view(root=tree.state(records[3]))
+    believed.round = 6
+    believed.votes.add(peer_name(2), 5, orphan)
+    believed.votes.add(peer_name(9), 5, b"x" * 32)  # a stranger's vote counts nowhere
+    assert pull_again(believed) == [PullRecords(orphan, (peer_name(2),), 2)]
+    give(believed, bundle(tree, orphan))
+    assert not [e for e in pull_again(believed) if isinstance(e, PullRecords)]
+
+
+def test_a_vote_from_before_the_chains_first_record_is_not_asked_for() -> None:
+    tree, records = grown(6)
+    believed = view(root=tree.state(records[3]))
+    believed.votes.add(peer_name(2), 3, b"x" * 32)
+    assert pull_again(believed) == []
+
+
 # --- garbage -------------------------------------------------------------------------------------
 
 
