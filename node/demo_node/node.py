@@ -53,6 +53,9 @@ PATIENCE_MS = 5_000
 LEAVE_S = 5.0
 """At most this long for the leave to go out."""
 
+LAST_SNAPSHOT_S = 4.0
+"""At most this long, and a round, for the last snapshot: whoever asked us to leave is waiting."""
+
 
 class NodeStopped(Exception):
     """Ends the TaskGroup after a clean leave."""
@@ -195,10 +198,11 @@ async def _find_manifest(node: Node, puller: Puller) -> Manifest:
         while not path.exists():  # noqa: ASYNC110  another process makes it
             await asyncio.sleep(POLL_S)
     node.operations.set_state(NodeState.STARTING, "connecting")
-    holders = await node.peering.connect_named()
     manifest = await asyncio.to_thread(load_manifest, node.disk, path)
     if manifest is None and config.peers:
-        manifest = await fetch_manifest(puller, holders, config.run_id)
+        manifest = await fetch_manifest(puller, node.peering, config.run_id, node.say)
+    else:
+        await node.peering.connect_named()
     if manifest is None:
         raise ConfigError(
             f"{node.datadir.path} holds no run; make one with demo-node init, or join one with"
@@ -270,6 +274,9 @@ async def _leave(node: Node) -> None:
     except TimeoutError:
         node.observer.on_event("leave.unsent")
     try:
-        await operations.snapshotting.save_head()
+        async with asyncio.timeout(operations.status().round_ms / 1000 + LAST_SNAPSHOT_S):
+            await operations.snapshotting.save_head()
     except LearnerLost:
         node.observer.on_event("snapshot.missed", reason="the trainer has died")
+    except TimeoutError:
+        node.observer.on_event("snapshot.missed", reason="it took too long")
