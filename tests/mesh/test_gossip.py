@@ -4,11 +4,11 @@ import os
 import pytest
 from libp2p.pubsub.pb import rpc_pb2
 
-from demo_node.mesh.libp2p import Libp2pMesh
+from demo_node.mesh import bounds
 from demo_node.ports import Topic, Unreachable
 from demo_protocol.errors import LocalFault
 from demo_protocol.limits import GOSSIP_BYTES_MAX, HEADER_BYTES_MAX
-from tests.mesh.hosts import RUN, Host, guests, hosts, link, link_all, on_uvloop, seed
+from tests.mesh.hosts import RUN, hosts, link, link_all, on_uvloop
 from tests.waiting import wait_until
 
 
@@ -185,17 +185,32 @@ async def test_an_empty_mesh_shows() -> None:
 
 
 @on_uvloop
-async def test_fourteen_hosts_keep_everybody_in_the_mesh() -> None:
-    """Trap 4: with a higher degree than links, pruning must not isolate anybody."""
-    async with guests() as guest:
-        made = [Host(Libp2pMesh(seed(i + 1), guest=guest)) for i in range(14)]
-        await asyncio.gather(*(h.mesh.start() for h in made))
-        for host in made:
-            await host.join()
-        for i, host in enumerate(made):
-            await asyncio.gather(*(host.mesh.connect(o.address) for o in made[:i]))
-        await wait_until(lambda: all(h.mesh.mesh_peers(Topic.HEADERS) >= 4 for h in made))
-        for host in made:
-            await host.mesh.publish(Topic.HEADERS, host.mesh.peer)
-        await wait_until(lambda: all(len(h.heard) == 13 for h in made), deadline_s=40)
-        await asyncio.gather(*(h.mesh.stop() for h in made))
+async def test_pruning_and_grafting_leave_a_mesh_that_both_sides_agree_on() -> None:
+    """Traps 4 and 32: more links than the upper degree; nobody may end outside."""
+    beats = 0
+
+    def beat() -> None:
+        nonlocal beats
+        beats += 1
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in [("", 3), ("_LOW", 2), ("_HIGH", 4)]:
+            patch.setattr(bounds, f"GOSSIP_DEGREE{name}", value)
+        patch.setattr(bounds, "GOSSIP_HEARTBEAT_S", 0.05)
+        patch.setattr(bounds, "GOSSIP_PRUNE_BACK_OFF_S", 1)
+        async with hosts(8) as made:
+            pairs = [(a, b) for i, a in enumerate(made) for b in made[:i]]
+            await asyncio.gather(*(a.mesh.connect(b.address) for a, b in pairs))
+            routers = {h.mesh._host.get_id(): h.mesh._gossip.router for h in made}
+            name = f"demo/{RUN.hex()}/{Topic.HEADERS}"
+
+            def agreed() -> bool:
+                links = {(a, b) for a, r in routers.items() for b in r.mesh[name]}
+                return all((b, a) in links for a, b in links)
+
+            patch.setattr(made[0].mesh._gossip.router.mcache, "shift", beat)
+            await wait_until(lambda: beats > 30 and agreed())
+            assert all(1 <= h.mesh.mesh_peers(t) <= 7 for h in made for t in Topic)
+            for host in made:
+                await host.mesh.publish(Topic.HEADERS, host.mesh.peer)
+            await wait_until(lambda: all(len(h.heard) == 7 for h in made))

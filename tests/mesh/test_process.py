@@ -1,0 +1,84 @@
+"""Peers that freeze or die: processes of their own, on loopback."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from demo_node.mesh import bounds
+from demo_node.ports import Blob, BlobRequest, Topic, Unreachable
+from tests.mesh.hosts import RUN, Host, hosts, link, on_uvloop
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.swarm
+
+NOTICED_S = 25.0
+"""For a peer that freezes; 2 to 3 s at this test's interval, 8 to 10 s in life."""
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounds, "HEALTH_INTERVAL_S", 0.5)
+
+
+@contextlib.asynccontextmanager
+async def child(host: Host, size: int) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+    """A process that pulls `size` bytes from `host` for ever, and its address."""
+    host.held[RUN] = os.urandom(size)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "tests.mesh.child",
+        host.address,
+        str(size),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        address = (await process.stdout.readline()).decode().strip()
+        await wait_until(lambda: host.asked)
+        yield process, address
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.communicate()
+
+
+@pytest.mark.parametrize("size", [1000, 100_000_000], ids=["idle", "amid a transfer"])
+@on_uvloop
+async def test_a_frozen_peer_is_dropped_others_are_not_and_it_may_come_back(size: int) -> None:
+    async with hosts(2) as (a, b):
+        await link((a, b))
+        async with child(a, size) as (process, address):
+            (frozen,) = {p.peer for p in a.mesh.peers()} - {b.mesh.peer}
+            process.send_signal(signal.SIGSTOP)
+            with pytest.raises(Unreachable):
+                await a.mesh.request(frozen, BlobRequest(Blob.HEAD), bytes_max=9, timeout_s=0.5)
+            await b.mesh.publish(Topic.HEADERS, b"meanwhile")
+            await wait_until(lambda: a.messages() == [b"meanwhile"], 5)
+            await wait_until(lambda: [p.peer for p in a.mesh.peers()] == [b.mesh.peer], NOTICED_S)
+            await wait_until(lambda: not a.mesh._blobs._serving)
+            process.send_signal(signal.SIGCONT)
+            assert await a.mesh.connect(address) == frozen
+
+
+@on_uvloop
+async def test_a_killed_peer_is_noticed_at_once() -> None:
+    async with hosts(1) as (a,), child(a, 1000) as (process, _):
+        process.kill()
+        await wait_until(lambda: not a.mesh.peers(), 5)
+
+
+@on_uvloop
+async def test_a_stop_does_not_wait_for_a_frozen_peer() -> None:
+    async with hosts(1) as (a,), child(a, 100_000_000) as (process, _):
+        process.send_signal(signal.SIGSTOP)
+        await wait_until(lambda: a.mesh._blobs._serving)
+        begin = time.monotonic()
+        await a.mesh.stop()
+        assert time.monotonic() - begin < 5
