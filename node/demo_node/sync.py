@@ -6,9 +6,10 @@ hash; that its history is the swarm's is believed on that peer's word (rule 22 c
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from demo_node.peering import Peering
 from demo_node.ports import Blob, BlobRequest, Clock
 from demo_node.pull import Puller
 from demo_node.round import RoundDriver
@@ -31,6 +32,9 @@ from demo_protocol.roster import ChainState
 SNAPSHOT_TIMEOUT_S = 1800.0
 """Half a gigabyte at 2 Mbit/s."""
 
+MANIFEST_PAUSES_S = (0.5, 1.0, 2.0)
+"""Between attempts to get the manifest: a busy peer, or one just starting, may miss the first."""
+
 LOOK_AGAIN_MS = 200
 """How often a syncing node compares itself with its peers."""
 
@@ -46,20 +50,25 @@ class Start:
     snapshot: Snapshot | None
 
 
-async def fetch_manifest(puller: Puller, holders: Iterable[bytes], run_id: str) -> Manifest:
+async def fetch_manifest(puller: Puller, peering: Peering, run_id: str, say: Say) -> Manifest:
     """The manifest of the run that the named peers take part in; its hash is the run id.
 
     `run_id` in hex, or empty for any. Raises ConfigError: 75 when no peer gave one, 76 when they
     take part in another run.
     """
     found: Manifest | None = None
-    for holder in holders:
-        raw = await puller.ask(holder, BlobRequest(Blob.MANIFEST), MANIFEST_BYTES_MAX)
-        if raw is None:
-            continue
-        found = decode_manifest(raw)
-        if not run_id or compute_run_id(found).hex() == run_id:
-            return found
+    for pause_s in (*MANIFEST_PAUSES_S, None):
+        for holder in await peering.connect_named():
+            raw = await puller.ask(holder, BlobRequest(Blob.MANIFEST), MANIFEST_BYTES_MAX)
+            if raw is None:
+                continue
+            found = decode_manifest(raw)
+            if not run_id or compute_run_id(found).hex() == run_id:
+                return found
+        if found is not None or pause_s is None:
+            break
+        say("no peer has answered yet; asking again")
+        await asyncio.sleep(pause_s)
     if found is None:
         raise ConfigError(
             "no peer of --peers gave a manifest; check the address, and that the node there runs",
