@@ -90,7 +90,7 @@ def test_the_chains_state_round_trips(state: ChainState) -> None:
 
 def test_equal_states_have_equal_bytes_in_whatever_order_peers_became_known() -> None:
     state = states()[1]
-    shuffled = replace(state, known=dict(reversed(state.known.items())))
+    shuffled = replace(state, known=dict(reversed(list(state.known.items()))))
     assert shuffled == state
     assert encode_chain_state(shuffled) == encode_chain_state(state)
 

@@ -169,7 +169,7 @@ def test_rule_16_what_a_vote_builds_on_is_pulled_again_until_it_is_here() -> Non
 
 
 def test_the_record_a_member_voted_for_last_is_asked_for_though_the_member_be_gone() -> None:
-    """A dead member's vote for an orphan of one branch decides a tie: all must be able to count it."""
+    """Its vote for an orphan of one branch may decide a tie: everybody must be able to count it."""
     tree, records = grown(6)
     orphan = tree.grow(records[3], 4, [0, 1], by=tree.ranked(records[3], 4)[1])
     believed = view(root=tree.state(records[3]))
