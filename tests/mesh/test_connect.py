@@ -1,13 +1,22 @@
 import asyncio
+import contextlib
 import logging
 import os
 import socket
+import struct
 import time
 import warnings
 
 import pytest
+import trio
+from libp2p.abc import INetStream
+from libp2p.exceptions import BaseLibp2pError
+from libp2p.network.stream.net_stream import NetStream
+from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11
+from libp2p.stream_muxer.yamux.yamux import TYPE_DATA, YAMUX_HEADER_FORMAT, YamuxStream
 
 from demo_node.mesh import bounds
+from demo_node.mesh.blob import PROTOCOL
 from demo_node.mesh.libp2p import Libp2pMesh
 from demo_node.mesh.peer_id import encode_peer_id
 from demo_node.ports import Blob, BlobRequest, Topic, Unreachable
@@ -229,6 +238,58 @@ async def test_garbage_on_the_port_does_no_harm() -> None:
         await wait_until(lambda: a.messages() == [b"x"])
         for _, writer in idle:
             writer.close()
+
+
+@on_uvloop
+async def test_a_peer_that_opens_too_many_streams_is_dropped() -> None:
+    """Trap 33: they would count against the streams of everybody."""
+    async with hosts(2) as (a, evil):
+        await link((a, evil))
+        ended: list[str] = []
+
+        async def open_streams() -> None:
+            for _ in range(2 * bounds.STREAMS_PER_CONNECTION_MAX):
+                await evil.mesh._host.new_stream(a.mesh._host.get_id(), [PROTOCOL_ID_V11])
+
+        async def flood() -> None:
+            try:
+                await evil.mesh._guest.call(open_streams)
+            except BaseLibp2pError as error:
+                ended.append(type(error).__name__)
+
+        await asyncio.gather(flood(), wait_until(lambda: not a.mesh.peers()))
+        assert ended
+        assert await evil.mesh.connect(a.address) == a.mesh.peer
+
+
+@on_uvloop
+async def test_a_peer_that_ignores_flow_control_is_dropped() -> None:
+    """Trap 33: the library takes whatever comes, read or not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bounds, "HEALTH_INTERVAL_S", 0.1)
+        patch.setattr(bounds, "UNREAD_BYTES_MAX", 1 << 20)
+        async with hosts(2) as (a, evil):
+            await link((a, evil))
+
+            async def flood() -> None:
+                stream = await evil.mesh._host.new_stream(a.mesh._host.get_id(), [PROTOCOL])
+                assert isinstance(stream, NetStream)
+                assert isinstance(stream.muxed_stream, YamuxStream)
+                await stream.write((1000).to_bytes(8))  # a request that is never read to its end
+                yamux, number = stream.muxed_stream.conn, stream.muxed_stream.stream_id
+                piece = bytes(60_000)
+                head = struct.pack(YAMUX_HEADER_FORMAT, 0, TYPE_DATA, 0, number, len(piece))
+                with contextlib.suppress(BaseLibp2pError):
+                    for _ in range(100):
+                        await yamux._write_frame(head + piece)
+
+            a.mesh._host.set_stream_handler(PROTOCOL, _never_read)
+            await evil.mesh._guest.call(flood)
+            await wait_until(lambda: not a.mesh.peers())
+
+
+async def _never_read(stream: INetStream) -> None:
+    await trio.sleep_forever()
 
 
 @on_uvloop

@@ -21,6 +21,12 @@ CONNECTIONS_PER_PEER_MAX: Final = 3
 STREAMS_MAX: Final = 4096
 """Open streams of all connections: 16 a connection, of which gossip, ping and identify take 5."""
 
+STREAMS_PER_CONNECTION_MAX: Final = 128
+"""Open streams of one connection: honest peers have about 30, most of them pulls."""
+
+UNREAD_BYTES_MAX: Final = 64 << 20
+"""Received on one connection and not read yet; we read at once, so this is a flood."""
+
 BLOB_STREAMS_MAX: Final = 128
 """Blobs served at once. Each holds its bytes in memory while it is written."""
 

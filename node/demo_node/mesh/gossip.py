@@ -46,6 +46,7 @@ class SteadyGossipSub(GossipSub):
         peers_to_prune: dict[ID, list[str]],
         peers_to_gossip: dict[ID, dict[str, list[bytes]]],
     ) -> None:
+        self.recent_message_deliveries.clear()  # a time for every message ever, for adaptive gossip
         for peer in {*peers_to_graft, *peers_to_prune, *peers_to_gossip}:
             control = rpc_pb2.ControlMessage(
                 graft=[rpc_pb2.ControlGraft(topicID=t) for t in peers_to_graft.get(peer, ())],

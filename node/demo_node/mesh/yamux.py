@@ -4,7 +4,7 @@ import struct
 from typing import Final
 
 import trio
-from libp2p.abc import IMuxedConn, ISecureConn
+from libp2p.abc import IMuxedConn, IMuxedStream, ISecureConn
 from libp2p.custom_types import TProtocol
 from libp2p.exceptions import BaseLibp2pError
 from libp2p.peer.id import ID
@@ -55,6 +55,13 @@ class PatientYamux(Yamux):
         self._aside = bytearray()
         self._flush_is_due = False
 
+    async def accept_stream(self) -> IMuxedStream:
+        """The next stream the peer opens. One that opens too many is no peer (trap 33)."""
+        stream = await super().accept_stream()
+        if len(self.streams) > bounds.STREAMS_PER_CONNECTION_MAX:
+            self._stream.abort()
+        return stream
+
     async def _write_frame(self, data: bytes) -> None:
         if len(data) == HEADER_SIZE and len(self._aside) < bounds.CONTROL_BYTES_MAX:
             if data[1] != TYPE_GO_AWAY:  # the end of TCP says as much
@@ -94,7 +101,8 @@ class PatientYamux(Yamux):
 
         Runs in the place of the library's loop of this name. Any byte is a sign of life, so that a
         full uplink is not taken for death, and silence is counted in turns of this loop, so that
-        our own sleep is not taken for the peer's.
+        our own sleep is not taken for the peer's. Looks for a peer that ignores the flow control,
+        too, for the library does not (trap 33).
         """
         heard = -1
         silent = 0
@@ -104,7 +112,8 @@ class PatientYamux(Yamux):
             else:
                 heard = self._stream.bytes_in
                 silent = 0
-            if silent > bounds.HEALTH_SILENT_MAX:
+            unread = sum(map(len, self.stream_buffers.values()))
+            if silent > bounds.HEALTH_SILENT_MAX or unread > bounds.UNREAD_BYTES_MAX:
                 self._stream.abort()
                 return
             if silent or not self._rtt:
