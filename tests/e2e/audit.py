@@ -1,16 +1,20 @@
 """One node's data folder replayed from the genesis, in this process: who needs to believe nodes?"""
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from demo_node.ports import ApplyOrder
-from demo_node.store.chainlog import ChainLog
+from demo_node.store.chainlog import ChainEntry, ChainLog
 from demo_node.store.corpus import compute_corpus_path
 from demo_node.store.datadir import DataDir
 from demo_node.store.disk import FileDisk
+from demo_node.store.journal import Journal
 from demo_node.store.key import verify
 from demo_node.store.manifest_file import load_manifest
 from demo_node.store.payloads import PayloadStore
@@ -96,3 +100,40 @@ def read_books(folder: Path) -> Books:
 def replay(learner: LocalLearner, orders: Sequence[ApplyOrder]) -> list[bytes]:
     """The digest after each record."""
     return [learner.apply(order) for order in orders]
+
+
+def read_chain(folder: Path) -> list[ChainEntry]:
+    """The entries of a node's chain log, oldest first. The node may be running."""
+    with _copied(DataDir(folder).chain_log) as path:
+        log = ChainLog(FileDisk(), path, _find_run_id(folder))
+        entries = list(log.entries())
+        log.close()
+    return entries
+
+
+def read_signed(folder: Path) -> list[tuple[str, int, bytes]]:
+    """(kind, round, message) of what a node's log of signed messages holds."""
+    found: list[tuple[str, int, bytes]] = []
+
+    def keep(_position: int, entry: bytes) -> None:
+        end = 1 + entry[0]
+        found.append(
+            (entry[1:end].decode(), int.from_bytes(entry[end : end + 8]), entry[end + 8 :])
+        )
+
+    with _copied(DataDir(folder).signed_log) as path:
+        Journal.open(FileDisk(), path, "signed", _find_run_id(folder), keep).close()
+    return found
+
+
+@contextlib.contextmanager
+def _copied(path: Path) -> Iterator[Path]:
+    """A copy to read: to open a log means to repair it, which is its node's business."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(shutil.copy(path, folder))
+
+
+def _find_run_id(folder: Path) -> bytes:
+    manifest = load_manifest(FileDisk(), DataDir(folder).manifest)
+    assert manifest is not None
+    return compute_run_id(manifest)

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,17 +44,22 @@ def nothing_left(mark: Path) -> Iterator[None]:
 def is_alive(pid: int) -> bool:
     """Whether the process runs; a zombie does not."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return _read_stat(Path(f"/proc/{pid}"))[0] != "Z"
     except OSError:
         return False
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether SIGSTOP has reached every thread: on busy cores that takes a while."""
+    return all(_read_stat(thread)[0] == "T" for thread in Path(f"/proc/{pid}/task").iterdir())
+
+
 def measure_cpu_seconds(pid: int) -> float:
     """Processor time a process has spent so far, its children not counted."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    fields = _read_stat(Path(f"/proc/{pid}"))
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def now_s() -> float:
-    """A clock for measuring; no test may depend on what it says."""
-    return time.monotonic()
+def _read_stat(folder: Path) -> list[str]:
+    """Fields of `stat` behind the command's name: the state comes first."""
+    return (folder / "stat").read_text().rpartition(")")[2].split()

@@ -1,0 +1,180 @@
+"""What an operator got wrong: one clear line on stderr, the documented exit code, no traceback."""
+
+import contextlib
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from demo_node.config import DEFAULT_LISTEN, DEFAULT_METRICS_ADDRESS, split_host_port
+from demo_node.mesh.addresses import split_address
+from demo_node.views import NodeState
+from tests.cli.command import demo_node
+from tests.e2e.nodes import LOCAL, make_run, started
+
+pytestmark = [pytest.mark.swarm, pytest.mark.slow]
+
+SOMEBODY = "12D3KooWLVpKcDpwAhihM1FTddC8TdnZhVykYN8NRHzW7beYoCCB"
+"""A peer id that is well formed; nobody has its key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """How a command ended that could not work."""
+
+    exit_code: int
+    line: str
+    log: str
+
+
+def refuse(*arguments: object) -> Refusal:
+    """Run a command that ends by itself; there must be one line for the operator, the last one."""
+    done = demo_node(*arguments, timeout_s=100)
+    *log, line = done.stderr.splitlines()
+    assert "Traceback" not in done.stderr
+    assert "demo-node start --peers" not in done.stdout
+    assert line.startswith("demo-node: "), done.stderr
+    assert not [other for other in log if other.startswith("demo-node: ")]
+    return Refusal(done.returncode, line, "\n".join(log))
+
+
+def start(datadir: Path, *flags: object) -> Refusal:
+    """`demo-node start` that refuses."""
+    return refuse("start", "--datadir", datadir, "--log-format", "json", *(flags or LOCAL))
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data folder of a run that nobody started yet."""
+    folder = tmp_path_factory.mktemp("refusals") / "node"
+    make_run(folder)
+    return folder
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    """A port of this machine that somebody else listens on."""
+    with listening("127.0.0.1", 0) as port:
+        yield port
+
+
+@contextlib.contextmanager
+def listening(host: str, port: int) -> Iterator[int]:
+    """Somebody listens there: we, unless another process already does."""
+    with socket.socket() as taken:
+        with contextlib.suppress(OSError):
+            taken.bind((host, port))
+            taken.listen()
+        yield port or taken.getsockname()[1]
+
+
+def test_an_empty_folder_needs_peers(tmp_path: Path) -> None:
+    refusal = start(tmp_path)
+    assert refusal.exit_code == 78
+    assert "holds no run; make one with demo-node init" in refusal.line
+
+
+@pytest.mark.parametrize(
+    "address", [f"/ip4/127.0.0.1/tcp/1/p2p/{SOMEBODY[:-1]}", "/ip4/127.0.0.1/tcp/1/p2p/QmFoo"]
+)
+def test_a_peer_that_cannot_exist_is_wrong_use(tmp_path: Path, address: str) -> None:
+    refusal = start(tmp_path, "--peers", address, *LOCAL)
+    assert refusal.exit_code == 2
+    assert address in refusal.line
+
+
+def test_a_peer_that_does_not_answer_may_do_so_later(tmp_path: Path) -> None:
+    refusal = start(tmp_path, "--peers", f"/ip4/127.0.0.1/tcp/1/p2p/{SOMEBODY}", *LOCAL)
+    assert refusal.exit_code == 75
+    assert "no peer of --peers gave a manifest" in refusal.line
+
+
+def test_a_folder_of_another_run_is_refused(run_folder: Path) -> None:
+    refusal = start(run_folder, "--run-id", "0" * 64, *LOCAL)
+    assert refusal.exit_code == 76
+    assert "not 0000000000000000; choose another --datadir" in refusal.line
+
+
+def test_a_named_mesh_port_in_use_is_an_error(run_folder: Path, taken_port: int) -> None:
+    listen = f"/ip4/127.0.0.1/tcp/{taken_port}"
+    refusal = start(run_folder, "--listen", listen, "--metrics-address", "127.0.0.1:0")
+    assert refusal.exit_code == 78
+    assert f"port {taken_port} of 127.0.0.1" in refusal.line
+    assert "port.replaced" not in refusal.log
+
+
+def test_a_named_metrics_port_in_use_is_an_error(run_folder: Path, taken_port: int) -> None:
+    address = f"127.0.0.1:{taken_port}"
+    refusal = start(run_folder, *LOCAL[:2], "--metrics-address", address)
+    assert refusal.exit_code == 78
+    assert f"--metrics-address {address}" in refusal.line
+    assert "port.replaced" not in refusal.log
+
+
+def test_ports_that_were_not_named_fall_back_and_say_so(tmp_path: Path) -> None:
+    _where, mesh_port = split_address(DEFAULT_LISTEN[0])
+    host, metrics_port = split_host_port(DEFAULT_METRICS_ADDRESS)
+    with listening("0.0.0.0", mesh_port), listening(host, metrics_port):
+        refusal = start(tmp_path, "--log-level", "info")
+    assert "holds no run" in refusal.line, "it came as far as that"
+    replaced = [line for line in refusal.log.splitlines() if "port.replaced" in line]
+    assert len(replaced) == 2
+    assert DEFAULT_LISTEN[0] in replaced[0]
+    assert DEFAULT_METRICS_ADDRESS in replaced[1]
+
+
+def break_key(folder: Path) -> None:
+    (folder / "node.key").chmod(0o640)
+
+
+def misspell_key(folder: Path) -> None:
+    (folder / "config.toml").write_text('log_levle = "info"\n')
+
+
+def break_toml(folder: Path) -> None:
+    (folder / "config.toml").write_text("threads = \n")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code", "words"),
+    [
+        (break_key, 77, "other users can read the key; run: chmod 600"),
+        (misspell_key, 78, "unknown key 'log_levle'; did you mean 'log_level'?"),
+        (break_toml, 78, "config.toml: Invalid value (at line 1"),
+    ],
+)
+def test_a_spoiled_folder_is_named(
+    tmp_path: Path, spoil: Callable[[Path], None], code: int, words: str
+) -> None:
+    make_run(tmp_path)
+    spoil(tmp_path)
+    refusal = start(tmp_path)
+    assert refusal.exit_code == code
+    assert words in refusal.line
+    assert str(tmp_path) in refusal.line
+
+
+def test_a_second_init_refuses(run_folder: Path) -> None:
+    before = (run_folder / "manifest.json").read_bytes()
+    refusal = refuse("init", "--datadir", run_folder)
+    assert refusal.exit_code == 78
+    assert "this folder has a run; start it with demo-node start" in refusal.line
+    assert (run_folder / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("command", ["status", "peers", "rounds"])
+def test_who_asks_a_node_that_does_not_run_is_told(run_folder: Path, command: str) -> None:
+    refusal = refuse(command, "--datadir", run_folder, "--json")
+    assert refusal.exit_code == 69
+    assert f"no node is running in {run_folder}" in refusal.line
+
+
+def test_a_node_that_still_waits_leaves_at_the_first_signal(tmp_path: Path) -> None:
+    with started(tmp_path / "node", "start", "--wait-manifest") as node:
+        node.wait_for_status(lambda status: status.state is NodeState.WAITING)
+        node.signal(signal.SIGINT)
+        assert node.wait() == 0
+        assert "Traceback" not in node.stderr
