@@ -11,8 +11,8 @@ from demo_protocol.view import View
 def make_proposal(view: View, now_ms: int) -> Sealed[Proposal] | None:
     """The proposal this node owes the running round now, or None.
 
-    Rule 12: in its slot, when no proposal of this round came that is covered and whose payloads
-    are all here.
+    Rule 12: in its slot, when no proposal of this round came that continues its head, is covered,
+    and whose payloads are all here.
     """
     manifest, round_ = view.manifest, view.round
     parent = view.head_state
@@ -29,9 +29,15 @@ def make_proposal(view: View, now_ms: int) -> Sealed[Proposal] | None:
 
 
 def _has_good_proposal(view: View) -> bool:
+    """Is there one that this node can follow?
+
+    Only children of its head are asked: under an old parent anybody who was a member then has
+    slot 0, under the genesis anybody at all, and one such record a round would silence everybody.
+    """
+    children = (view.chain[child] for child in view.chain.children[view.head])
     return any(
         record.round == view.round and view.is_usable(record.hash) and view.is_covered(record)
-        for record in view.chain.records.values()
+        for record in children
     )
 
 
