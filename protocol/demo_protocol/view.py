@@ -56,13 +56,17 @@ class View:
         return all(self.pool.is_held(h.body) for h in self.chain[record].contributions)
 
     def is_covered(self, record: Record) -> bool:
-        """Rule 17: it lists at least half of the members' contributions that I held at the cut."""
+        """Rule 17: it lists at least half of the members' contributions that I held at the cut.
+
+        Under a parent without members, half of everybody's: else the first stranger to propose
+        would be the only member of a new run.
+        """
         members = self.chain[record.parent].members
         mine = [
             held
             for held in self.held_at_cut.get(record.round, frozenset())
             if (header := self.pool.headers.get(held)) is not None
-            and header.body.peer in members
+            and (not members or header.body.peer in members)
             and not self.is_accused(header.body)
         ]
         listed = {h.hash for h in record.contributions}
