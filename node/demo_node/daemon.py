@@ -157,7 +157,7 @@ def _check_addresses(config: Config) -> None:
         try:
             decode_address(address)
         except ValueError as error:
-            raise ConfigError(f"--peers {address}: {error}", exit_code=2) from None
+            raise ConfigError(f"--peers {address}: {error}") from None
 
 
 def _load_or_create_key(disk: FileDisk, datadir: DataDir) -> NodeKey:

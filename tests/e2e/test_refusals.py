@@ -78,11 +78,17 @@ def test_an_empty_folder_needs_peers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "address", [f"/ip4/127.0.0.1/tcp/1/p2p/{SOMEBODY[:-1]}", "/ip4/127.0.0.1/tcp/1/p2p/QmFoo"]
+    "address",
+    [
+        f"/ip4/127.0.0.1/tcp/1/p2p/{SOMEBODY[:-1]}",
+        "/ip4/127.0.0.1/tcp/1/p2p/QmFoo",
+        f"/ip4/999.0.0.1/tcp/1/p2p/{SOMEBODY}",
+        "nonsense",
+    ],
 )
-def test_a_peer_that_cannot_exist_is_wrong_use(tmp_path: Path, address: str) -> None:
+def test_a_peer_that_cannot_exist_is_refused_for_good(tmp_path: Path, address: str) -> None:
     refusal = start(tmp_path, "--peers", address, *LOCAL)
-    assert refusal.exit_code == 2
+    assert refusal.exit_code == 78
     assert address in refusal.line
 
 

@@ -39,6 +39,8 @@ def decode_address(address: str) -> tuple[str, bytes]:
         raise ValueError(f"{address!r} names no host and port")
     if not 0 < int(parts[4]) < 1 << 16:
         raise ValueError(f"{address!r} has no valid port")
+    if parts[1] in ("ip4", "ip6"):
+        ipaddress.ip_address(parts[2])
     return "/".join(parts[:5]), decode_peer_id(parts[6])
 
 
