@@ -268,3 +268,19 @@ def test_the_head_does_not_depend_on_the_head_before_where_votes_decide(
     chosen = choose(tree, votes, head=records[head % len(records)])
     assert chosen == choose(tree, votes, head=records[0])
     assert not tree.chain.children[chosen] or choose(tree, votes, head=chosen) == chosen
+
+
+def test_votes_of_strangers_are_forgotten_and_those_of_known_peers_are_not() -> None:
+    votes = votes_of([(0, 3, b"a"), (8, 3, b"a"), (9, 7, b"a")])
+    votes.forget(known={peer_name(0)}, stranger_round=5, equivocator_round=0)
+    assert set(votes.newest) == {peer_name(0), peer_name(9)}
+
+
+def test_an_equivocation_is_held_against_a_peer_until_forget_rounds_have_passed() -> None:
+    votes = votes_of([(0, 9, b"a")])
+    votes.add_equivocation(peer_name(0), 5)
+    votes.add_equivocation(peer_name(0), 4)
+    votes.forget(known={peer_name(0)}, stranger_round=9, equivocator_round=5)
+    assert votes.get(peer_name(0)) is None
+    votes.forget(known={peer_name(0)}, stranger_round=9, equivocator_round=6)
+    assert votes.get(peer_name(0)) == (9, b"a")
