@@ -48,11 +48,17 @@ def on_gossip(view: View, event: GossipReceived) -> list[Effect]:
 def on_headers(view: View, event: HeadersFetched) -> list[Effect]:
     """Take headers that waiting proposals name: older ones too, they come as part of a chain.
 
+    None of rounds that have not begun: nothing could outdate such a vote.
+
     Raises Reject, having changed nothing, where an honest peer would have given none of them.
     """
     wanted = {h for p in view.pool.pending.values() for h in _missing(view, p.body)}
     headers = [decode_header(raw, view.run_id) for raw in event.raws]
-    headers = [header for header in headers if header.hash in wanted]
+    headers = [
+        header
+        for header in headers
+        if header.hash in wanted and _has_begun(view, header.body.round, event.now_ms)
+    ]
     for header in headers:
         _check_header(view, header)
     effects = [effect for header in headers for effect in _take_header(view, header)]
@@ -64,7 +70,10 @@ def on_records(view: View, event: RecordsFetched) -> list[Effect]:
     checked = [_check_bundle(view, bundle) for bundle in event.bundles]
     effects: list[Effect] = []
     for proposal, headers in checked:
-        if proposal.hash in view.chain or not _may_enter(view, proposal.body, event.now_ms):
+        round_ = proposal.body.round
+        if proposal.hash in view.chain or round_ <= view.chain.root.round:
+            continue
+        if not _has_begun(view, round_, event.now_ms):
             continue
         for header in headers:
             effects += _take_header(view, header)
@@ -181,11 +190,9 @@ def _check_bundle(view: View, bundle: Bundle) -> tuple[Sealed[Proposal], list[Se
     return proposal, headers
 
 
-def _may_enter(view: View, body: Proposal, now_ms: int) -> bool:
-    """Is this record neither older than our chain's first nor of a round that has not begun?"""
+def _has_begun(view: View, round_: int, now_ms: int) -> bool:
     schedule = view.manifest.schedule
-    begun = now_ms + schedule.skew_max_ms >= round_start_ms(schedule, body.round)
-    return begun and body.round > view.chain.root.round
+    return now_ms + schedule.skew_max_ms >= round_start_ms(schedule, round_)
 
 
 def _on_proposal(view: View, proposal: Sealed[Proposal], event: GossipReceived) -> list[Effect]:

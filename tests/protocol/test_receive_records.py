@@ -59,6 +59,17 @@ def test_pulled_headers_are_all_checked_before_one_is_taken() -> None:
     assert snapshot(believed) == before
 
 
+def test_rule_2_a_pulled_header_of_a_round_that_has_not_begun_is_not_taken() -> None:
+    tree, records = grown()
+    believed = view(root=tree.state(records[-1]))
+    early = header(1, 10**6, vote=records[-1])
+    gossip(
+        believed, proposal(tree.ranked(records[-1], 4)[0], 4, records[-1], contributions=[early])
+    )
+    assert fetched(believed, early) == []
+    assert believed.votes.get(peer_name(1)) is None
+
+
 # --- pulled records ------------------------------------------------------------------------------
 
 
