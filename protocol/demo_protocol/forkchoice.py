@@ -43,6 +43,7 @@ class Votes:
 @dataclass(frozen=True, slots=True)
 class _Choice:
     chain: Chain
+    head: Record
     votes: Votes
     usable: Callable[[bytes], bool]
     covered: Callable[[Record], bool]
@@ -65,7 +66,7 @@ def choose_head(
     nobody votes for another child. So a cut may last as long as records are kept.
     """
     start, supporters = _locate_votes(chain, head, votes)
-    choice = _Choice(chain, votes, usable, covered, supporters)
+    choice = _Choice(chain, chain[head], votes, usable, covered, supporters)
     current = chain[start]
     while True:
         children = [chain[h] for h in chain.children[current.hash] if usable(h)]
@@ -100,6 +101,8 @@ def _locate_votes(chain: Chain, head: bytes, votes: Votes) -> tuple[bytes, dict[
 
 
 def _best_child(choice: _Choice, parent: Record, children: list[Record]) -> Record | None:
+    if not parent.members and _is_settled(choice, parent):
+        return choice.chain.path(parent.hash, choice.head.hash)[0]
     tally = [len(parent.members & choice.supporters.get(c.hash, frozenset())) for c in children]
     most = max(tally)
     best = [child for child, count in zip(children, tally, strict=True) if count == most]
@@ -107,6 +110,18 @@ def _best_child(choice: _Choice, parent: Record, children: list[Record]) -> Reco
     if most == 0 and _prefers_parent(choice, parent, chosen):
         return None
     return chosen
+
+
+def _is_settled(choice: _Choice, parent: Record) -> bool:
+    """Have enough peers built enough records on our child of a parent without members?
+
+    There work decides, and work is cheap to make up: two such chains are two runs (rule 19).
+    """
+    agreement = choice.chain.manifest.agreement
+    above = choice.head.state.height - parent.state.height
+    if above < agreement.final_min_records or len(choice.head.members) < agreement.final_min_peers:
+        return False
+    return choice.chain.is_ancestor(parent.hash, choice.head.hash)
 
 
 def _prefers_parent(choice: _Choice, parent: Record, child: Record) -> bool:

@@ -169,6 +169,25 @@ def test_rule_18_records_that_are_not_usable_are_no_work(fork: Fork) -> None:
     assert choose(tree, votes_of([(0, 3, low), (1, 3, high)]), unusable=[withheld]) == low
 
 
+@pytest.mark.parametrize(
+    ("members", "records", "stands"), [(3, 63, False), (3, 64, True), (2, 64, False)]
+)
+def test_rule_19_what_work_decided_below_the_genesis_stands_once_enough_was_built_on_it(
+    members: int, records: int, stands: bool
+) -> None:
+    """Work is cheap: many ids, heartbeats, a chain made up in a minute."""
+    tree = Tree()
+    honest = tree.start(members)
+    for round_ in range(1, records):
+        honest = tree.grow(honest, round_, range(members))
+    sybils = range(100, 110)
+    bought = tree.grow(tree.genesis, 0, sybils, joins=sybils)
+    for round_ in range(1, 30):
+        bought = tree.grow(bought, round_, sybils)
+    cast = [(0, records, honest), (1, records, honest), *((a, 30, bought) for a in sybils)]
+    assert choose(tree, votes_of(cast), head=honest) == (honest if stands else bought)
+
+
 # --- staying on P --------------------------------------------------------------------------------
 
 
