@@ -322,3 +322,16 @@ def test_garbage_is_refused_by_the_machine_which_stays_as_it_was(
     with pytest.raises((Ignore, Reject)):
         stage.machine.step(GossipReceived(time_of(0, ms), kind, raw, SENDER))
     assert repr(stage.machine) == before
+
+
+def test_nothing_is_trained_while_the_replay_to_the_head_waits_for_a_payload() -> None:
+    tree, records = grown_tree()
+    stage = Stage(tree, records[1], 9)
+    stage.give(records[2], records[3], round_=4)
+    lost = tree.chain[records[2]].contributions[0]
+    stage.machine.step(StatesLost(time_of(5), records[1], digest_after(records[1])))
+    stage.machine.step(PayloadsLost(time_of(5), (lost.body.payload_hash,)))
+    assert not only(Train, stage.tick(5, 10) + stage.tick(6))
+    effects = stage.hold(lost, 20, round_=6)
+    assert [a.record for a in only(Apply, effects)] == records[2:4]
+    assert [order.base for order in only(Train, effects)] == [records[3]]
