@@ -1,0 +1,212 @@
+"""Nodes that lie: honest ones agree all the same (rules 12, 15 to 18 and 20)."""
+
+from demo_node.ports import Topic
+from demo_node.sim.faults import Heard
+from demo_node.sim.swarm import SimNode, SimSwarm, peer_name
+from demo_protocol.messages import Membership, decode_header, seal_membership
+from demo_protocol.roster import compute_rank
+from tests.sim.rogue import PROPOSE, TRAIN_END, Rogue
+from tests.sim.scenes import assert_agree, height, play
+
+
+def rounds_listing(node: SimNode, author: bytes) -> set[int]:
+    """Rounds whose record on the node's chain lists a contribution of this peer."""
+    return {
+        step.round
+        for step in node.view.chain.ancestors(node.view.head)
+        if any(h.body.peer == author for h in step.contributions)
+    }
+
+
+def test_an_equivocating_author_is_counted_nowhere_by_anybody() -> None:
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(4)
+        rogue = Rogue(swarm)
+        await rogue.enter()
+        await rogue.become_member()
+        half = {peer_name(0), peer_name(1)}
+
+        def split(heard: Heard) -> float | None:
+            """The first half hears one header first, the second half the other."""
+            if heard.topic is not Topic.HEADERS:
+                return 0.0
+            body = decode_header(heard.message, rogue.honest.run_id).body
+            if body.peer != rogue.name:
+                return 0.0
+            return 0.0 if (heard.receiver in half) == (body.samples == 8) else 0.2
+
+        swarm.faults.held_back_s = split
+        for round_ in range(3, 10):
+            await rogue.wait_until(round_, TRAIN_END)
+            await rogue.publish(rogue.header(round_))
+            await rogue.publish(rogue.header(round_, samples=7))
+        await swarm.run_until_round(12)
+        assert_agree(swarm)
+        for node in swarm.nodes:
+            assert height(node) == 12
+            assert node.view.votes.get(rogue.name) is None
+            assert node.view.votes.newest[rogue.name][0] == 9
+
+    play(scenario)
+
+
+def test_a_forged_digest_accuses_its_author_and_changes_nothing_else() -> None:
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(4)
+        rogue = Rogue(swarm)
+        await rogue.enter()
+        await rogue.become_member()
+        for round_ in range(3, 7):
+            await rogue.wait_until(round_, TRAIN_END)
+            await rogue.publish(rogue.header(round_, digest=b"forged!!"))
+        await swarm.run_until_round(8)
+        assert_agree(swarm)
+        for node in swarm.nodes:
+            assert height(node) == 8
+            assert rounds_listing(node, rogue.name) == set(range(7))  # its payload is as good
+            accused = [f for name, f in node.observer.events if name == "digest.differed"]
+            assert {fields["author"] for fields in accused} == {rogue.name.hex()}
+
+    play(scenario)
+
+
+def test_a_payload_that_is_none_is_never_listed_by_honest_nodes() -> None:
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(4)
+        rogue = Rogue(swarm)
+        await rogue.enter()
+        await rogue.become_member()
+        length = rogue.header(3).body.payload_bytes
+        for round_ in range(3, 8):
+            await rogue.wait_until(round_, TRAIN_END)
+            await rogue.publish(rogue.header(round_, payload=bytes(length - 1) + b"\x01"))
+        await swarm.run_until_round(9)
+        assert_agree(swarm)
+        for node in swarm.nodes:
+            assert height(node) == 9
+            assert rounds_listing(node, rogue.name) == {0, 1, 2}
+            assert [r.participants for r in node.observer.rounds][3:] == [4] * 5
+            assert any(name == "payload.rejected" for name, _ in node.observer.events)
+
+    play(scenario)
+
+
+def test_a_record_that_lists_such_a_payload_is_followed_by_nobody() -> None:
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(4)
+        rogue = Rogue(swarm)
+        await rogue.enter()
+        await rogue.become_member()
+        made = set()
+        for round_ in range(3, 14):
+            await rogue.wait_until(round_, TRAIN_END)
+            garbage = rogue.header(round_, payload=bytes([round_]) * 63)
+            await rogue.publish(garbage)
+            await rogue.wait_until(round_, PROPOSE)
+            others = [h.hash for h in rogue.honest.pool.of_round(round_)]
+            parent = rogue.honest.head
+            sealed = rogue.proposal(round_, parent, {*others, garbage.hash})
+            await rogue.publish(sealed)
+            made.add(sealed.hash)
+        await swarm.run_until_round(15)
+        assert_agree(swarm)
+        for node in swarm.nodes:
+            view = node.view
+            assert made & set(view.chain.records)  # valid by content, where it had a slot
+            assert not any(step.hash in made for step in view.chain.ancestors(view.head))
+            assert height(node) == 15
+
+    play(scenario)
+
+
+def test_a_proposal_of_headers_that_do_not_exist_is_replaced_in_the_same_round() -> None:
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(4)
+        rogue = Rogue(swarm)
+        await rogue.enter()
+        await rogue.become_member()
+        for round_ in range(3, 12):
+            await rogue.wait_until(round_, TRAIN_END)
+            await rogue.publish(rogue.header(round_))
+            await rogue.wait_until(round_, PROPOSE)
+            listed = [h.hash for h in rogue.honest.pool.of_round(round_)]
+            await rogue.publish(
+                rogue.proposal(round_, rogue.honest.head, {*listed, bytes([round_]) * 32})
+            )
+        await swarm.run_until_round(13)
+        assert_agree(swarm)
+        assert {height(node) for node in swarm.nodes} == {13}
+        ranks = [
+            compute_rank(s.state, rogue.name, s.round + 1, swarm.manifest.agreement)
+            for s in rogue.honest.chain.ancestors(rogue.honest.head)
+        ]
+        assert 0 in ranks  # it was its turn at least once
+
+    play(scenario)
+
+
+def test_rule_12_a_strangers_record_below_the_genesis_keeps_nobody_from_proposing() -> None:
+    """Under a parent without members everybody has rank 0, and nothing has to be covered."""
+
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(4)
+        rogue = Rogue(swarm)
+        await rogue.enter()
+        for round_ in range(2, 10):
+            await rogue.wait_until(round_, TRAIN_END)
+            mine = rogue.header(round_)
+            await rogue.publish(mine)
+            wish = seal_membership(
+                Membership(joins=True, peer=rogue.name, round=round_),
+                rogue.honest.run_id,
+                rogue.sign,
+            )
+            genesis = rogue.honest.chain.root.record
+            await rogue.wait_until(round_, PROPOSE - 100)
+            await rogue.publish(rogue.proposal(round_, genesis, [mine.hash], joins=(wish.raw,)))
+        await swarm.run_until_round(11)
+        assert_agree(swarm)
+        assert {height(node) for node in swarm.nodes} == {11}
+
+    play(scenario)
+
+
+def test_rule_17_a_stranger_that_proposes_first_does_not_become_the_only_member() -> None:
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(4)
+        rogue = Rogue(swarm)
+        await rogue.enter()
+        await rogue.wait_until(0, TRAIN_END)
+        mine = rogue.header(0)
+        await rogue.publish(mine)
+        wish = Membership(joins=True, peer=rogue.name, round=0)
+        sealed = seal_membership(wish, rogue.honest.run_id, rogue.sign)
+        genesis = rogue.honest.chain.root.record
+        await rogue.wait_until(0, PROPOSE - 50)
+        await rogue.publish(rogue.proposal(0, genesis, [mine.hash], joins=(sealed.raw,)))
+        await swarm.run_until_round(4)
+        assert_agree(swarm)
+        names = {node.name for node in swarm.nodes}
+        assert names <= set(swarm.nodes[0].view.chain[swarm.nodes[0].view.head].members)
+
+    play(scenario)
+
+
+def test_rule_12_a_members_record_on_an_old_parent_keeps_nobody_from_proposing() -> None:
+    """It lists everybody, but nobody's head is its parent, so nobody will follow it."""
+
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(4)
+        rogue = Rogue(swarm)
+        await rogue.enter()
+        await rogue.become_member()
+        old = rogue.honest.head
+        for round_ in range(6, 12):
+            await rogue.wait_until(round_, PROPOSE - 100)
+            listed = [h.hash for h in rogue.honest.pool.of_round(round_)]
+            await rogue.publish(rogue.proposal(round_, old, listed))
+        await swarm.run_until_round(13)
+        assert_agree(swarm)
+        assert {height(node) for node in swarm.nodes} == {13}
+
+    play(scenario)

@@ -1,0 +1,137 @@
+"""Payloads that some nodes do not get, for a while or from some of the others (rule 16)."""
+
+import pytest
+
+from demo_node.sim.faults import Asked
+from demo_node.sim.model_learner import ModelLearner
+from demo_node.sim.swarm import SimSwarm, peer_name
+from tests.sim.scenes import (
+    assert_agree,
+    height,
+    is_payload_of,
+    play,
+    resyncs,
+    rolled_back,
+)
+
+HALF = {peer_name(2), peer_name(3)}
+
+
+def test_an_author_that_serves_only_half_of_the_nodes_is_served_by_them() -> None:
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(4)
+
+        def answered(asked: Asked) -> float | None:
+            refuses = asked.holder == peer_name(0) and asked.asking in HALF
+            return None if refuses and is_payload_of(asked, swarm, 0, range(4, 12)) else 0.0
+
+        swarm.faults.answered_s = answered
+        await swarm.run_until_round(16)
+        assert_agree(swarm)
+        for node in swarm.nodes:
+            assert height(node) == 16
+            assert [r.participants for r in node.observer.rounds] == [4] * 15
+
+    play(scenario)
+
+
+def test_an_author_that_hangs_does_not_keep_others_from_asking_who_has_it() -> None:
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(4)
+
+        def answered(asked: Asked) -> float | None:
+            hangs = asked.holder == peer_name(0) and asked.asking in HALF
+            return 1e9 if hangs and is_payload_of(asked, swarm, 0, range(4, 100)) else 0.0
+
+        swarm.faults.answered_s = answered
+        await swarm.run_until_round(16)
+        assert_agree(swarm)
+        assert height(swarm.nodes[0]) >= 15
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("until", [7, 14], ids=["within L rounds", "longer than L rounds"])
+def test_a_payload_nobody_gives_to_half_of_the_nodes_ends_in_equal_digests(until: int) -> None:
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(4)
+
+        def answered(asked: Asked) -> float | None:
+            refuses = asked.holder not in HALF and asked.asking in HALF
+            if refuses and swarm.nodes[0].view.round < until:
+                return None if is_payload_of(asked, swarm, 0, range(4, 5)) else 0.0
+            return 0.0
+
+        swarm.faults.answered_s = answered
+        await swarm.run_until_round(5)
+        views = {node.name: node.view for node in swarm.nodes}
+        rounds = {name: view.head_state.round for name, view in views.items()}
+        assert {rounds[name] for name in HALF} == {3}  # they stayed on the parent
+        assert {r for name, r in rounds.items() if name not in HALF} == {4}
+        await swarm.run_until_round(until + 4)
+        assert_agree(swarm)
+        assert height(swarm.nodes[0]) >= until + 2
+        assert any(rolled_back(node) for node in swarm.nodes)
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("until", [7, 14], ids=["within L rounds", "longer than L rounds"])
+def test_one_node_that_misses_a_payload_trains_alone_and_follows_once_it_is_served(
+    until: int,
+) -> None:
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(4)
+        alone = peer_name(3)
+
+        def answered(asked: Asked) -> float | None:
+            if asked.asking == alone and swarm.nodes[0].view.round < until:
+                return None if is_payload_of(asked, swarm, 0, range(4, 5)) else 0.0
+            return 0.0
+
+        swarm.faults.answered_s = answered
+        await swarm.run_until_round(until)
+        behind = swarm.nodes[3]
+        assert behind.view.head != swarm.nodes[0].view.head
+        assert len({node.view.head for node in swarm.nodes[:3]}) == 1
+        trained = [round_ for round_ in range(until) if behind.machine.ordered_round >= round_]
+        assert len(trained) == until  # it never waited
+        await swarm.run_until_round(until + 3)
+        assert_agree(swarm)
+        assert height(swarm.nodes[0]) >= until + 2
+
+    play(scenario)
+
+
+def test_payloads_that_do_not_arrive_in_their_round_are_not_listed() -> None:
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(4)
+
+        def answered(asked: Asked) -> float | None:
+            return 5.0 if is_payload_of(asked, swarm, 0, range(4, 8)) else 0.0
+
+        swarm.faults.answered_s = answered
+        await swarm.run_until_round(16)
+        assert_agree(swarm)
+        view, author = swarm.nodes[1].view, swarm.nodes[0]
+        listing = {
+            step.round
+            for step in view.chain.ancestors(view.head)
+            for listed in step.contributions
+            if listed.body.peer == author.name
+        }
+        # Its own proposals may list it; all others list it late.
+        late = {
+            listed.body.round
+            for step in view.chain.ancestors(view.head)
+            for listed in step.late
+            if listed.body.peer == author.name
+        }
+        assert late
+        assert late == set(range(4, 8)) - listing
+        assert isinstance(author.learner, ModelLearner)
+        assert set(author.learner.restored) >= late  # rule 24
+        assert set(author.learner.released) >= {0, 1, 2, 3, 8}
+        assert not any(resyncs(node) for node in swarm.nodes)
+
+    play(scenario)
