@@ -92,7 +92,7 @@ class RoundDriver:
         self.history = History(self.view.manifest, observer)
         self.puller = Puller(mesh, clock)
         self._outbox: asyncio.Queue[Persist | Announce] = asyncio.Queue()
-        self._pulling: set[bytes] = set()
+        self._pulling: set[tuple[bytes, int]] = set()
         self._head_changed = asyncio.Event()
 
     # --- what happens ----------------------------------------------------------------------------
@@ -159,8 +159,9 @@ class RoundDriver:
             case Announce():
                 self._outbox.put_nowait(effect)
             case PullPayload():
-                if effect.payload_hash not in self._pulling:
-                    self._pulling.add(effect.payload_hash)
+                # By length too: a header that names it with a wrong one must not be in the way.
+                if (effect.payload_hash, effect.payload_bytes) not in self._pulling:
+                    self._pulling.add((effect.payload_hash, effect.payload_bytes))
                     self._start(self._pull_payload(effect))
             case PullHeaders():
                 self._start(self._pull_headers(effect))
@@ -309,7 +310,7 @@ class RoundDriver:
                 now_ms = self.clock.now_ms()
                 self.post(PayloadHeld(now_ms, effect.payload_hash, effect.round))
         finally:
-            self._pulling.discard(effect.payload_hash)
+            self._pulling.discard((effect.payload_hash, effect.payload_bytes))
 
     def _is_payload_wanted(self) -> Callable[[], bool]:
         """Rule 16: keep fetching until L rounds later."""

@@ -38,6 +38,9 @@ MANIFEST_PAUSES_S = (0.5, 1.0, 2.0)
 LOOK_AGAIN_MS = 200
 """How often a syncing node compares itself with its peers."""
 
+STALLED_ROUNDS = 3
+"""A round without progress may be a slow payload; three are a branch that does not win."""
+
 Say = Callable[[str], None]
 """Shows one line of progress."""
 
@@ -185,12 +188,14 @@ async def choose_start(
 async def catch_up(driver: RoundDriver, clock: Clock, say: Say, patience_ms: int) -> None:
     """Pull and apply until our head is as high as every connected peer's, then take part.
 
-    While nobody is connected, waits for at most `patience_ms`.
+    While nobody is connected, waits for at most `patience_ms`. A peer may stand on a branch that
+    is higher and still loses: without progress for STALLED_ROUNDS the node takes part as it is.
     """
     view = driver.view
     alone_until_ms = clock.now_ms() + patience_ms
-    shown = -1
-    while True:
+    stalled_ms = STALLED_ROUNDS * view.manifest.schedule.round_ms
+    shown, stalled_at_ms = -1, clock.now_ms() + stalled_ms
+    while clock.now_ms() < stalled_at_ms:
         heads = await fetch_heads(driver.puller)
         for holder, head in heads:
             if head.head not in view.chain:
@@ -200,6 +205,8 @@ async def catch_up(driver: RoundDriver, clock: Clock, say: Say, patience_ms: int
         is_level = max(targets, default=height) <= height and (targets or not heads)
         if is_level and (heads or clock.now_ms() >= alone_until_ms):
             break
+        if height != shown or driver.machine.applying is not None:
+            stalled_at_ms = clock.now_ms() + stalled_ms
         if height != shown:
             shown = height
             say(f"replaying: {height} of {max(targets, default=height)} records")

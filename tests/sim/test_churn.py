@@ -2,7 +2,7 @@
 
 import pytest
 
-from demo_node.ports import ApplyOrder, LearnerLost, Trained, TrainOrder
+from demo_node.ports import ApplyOrder, Blob, LearnerLost, Trained, TrainOrder
 from demo_node.sim.model_learner import ModelLearner
 from demo_node.sim.swarm import SimSwarm, peer_name
 from demo_node.sim.virtual_loop import VirtualClock
@@ -168,5 +168,25 @@ def test_a_payload_lost_from_the_disk_is_pulled_again() -> None:
         assert_agree(swarm)
         assert any(name == "payload.lost" for name, _ in swarm.nodes[0].observer.events)
         assert height(swarm.nodes[0]) == 12
+
+    play(scenario)
+
+
+def test_a_joiner_that_cannot_get_level_takes_part_after_three_rounds() -> None:
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(3)
+        await swarm.run_until_round(10)
+        joiner_name = peer_name(3)
+        swarm.faults.answered_s = lambda asked: (
+            None if asked.asking == joiner_name and asked.request.kind is Blob.PAYLOAD else 0.0
+        )
+        joiner = await swarm.add(3, syncing=True)
+        await swarm.run_until_round(12)
+        assert joiner.machine.syncing
+        await swarm.run_until_round(15)
+        assert not joiner.machine.syncing
+        swarm.faults.answered_s = lambda asked: 0.0
+        await swarm.run_until_round(20)
+        assert_agree(swarm)
 
     play(scenario)
