@@ -18,8 +18,8 @@ PRESETS: Final[dict[str, Preset]] = {
     # 147,776 parameters: an ordinary laptop core does a step in some ten milliseconds.
     "tiny": Preset(
         Model(layers=2, width=64, hidden=256, heads=4, context=64),
-        # Bytes are free at this size: k 128 learns faster (reference/learning.md).
-        Learning(k=128, samples_start=1024),
+        # By trial (docs/benchmarks.md). Bytes are free at this size: k 128 learns faster.
+        Learning(k=128, inner_lr_ppb=4_500_000, lr_warmup_rounds=5, samples_start=1024),
     ),
     # 1,082,496 parameters.
     "small": Preset(

@@ -30,9 +30,9 @@ BASELINE_NODES: Final = 4
 
 CHANGED: Final[dict[What, dict[str, Any]]] = {
     What.SWARM: {},
-    What.PLAIN: {"inner_lr_ppb": 3_000_000},
-    What.ACCUMULATE: {"local": "accumulate", "lr_ppb": 8_000_000, "beta_ppm": 990_000},
-    What.AVERAGED: {"inner_lr_ppb": 3_000_000},
+    What.PLAIN: {"inner_lr_ppb": 3_000_000, "inner_beta2_ppm": 990_000},
+    What.ACCUMULATE: {"local": "accumulate", "lr_ppb": 6_000_000, "beta_ppm": 990_000},
+    What.AVERAGED: {},
 }
 """Where a baseline's best learning differs from the preset's (docs/benchmarks.md, "Trials")."""
 

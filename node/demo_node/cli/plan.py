@@ -1,7 +1,9 @@
 """A new run's manifest from a preset and a few choices. Used by `init` and by the swarm."""
 
+from dataclasses import replace
+
 from demo_protocol.errors import ConfigError
-from demo_protocol.manifest import Agreement, Data, Manifest, validate_manifest
+from demo_protocol.manifest import Agreement, Data, Learning, Manifest, validate_manifest
 from demo_protocol.presets import PRESETS
 from demo_protocol.schedule import BPS, Schedule
 
@@ -31,8 +33,13 @@ def plan_schedule(genesis_ms: int, round_ms: int) -> Schedule:
     )
 
 
-def plan_run(*, name: str, seed: int, preset: str, schedule: Schedule, data: Data) -> Manifest:
-    """A manifest that makes a working run. Raises ConfigError where the choices make none."""
+def plan_run(
+    *, name: str, seed: int, preset: str, schedule: Schedule, data: Data, rounds: int = 0
+) -> Manifest:
+    """A manifest that makes a working run. Raises ConfigError where the choices make none.
+
+    A run of known length, in `rounds`, gets a learning rate that falls over it.
+    """
     if preset not in PRESETS:
         raise ConfigError(f"{preset!r} is no preset; there are {', '.join(PRESETS)}")
     defaults = Agreement()
@@ -44,8 +51,23 @@ def plan_run(*, name: str, seed: int, preset: str, schedule: Schedule, data: Dat
         schedule=schedule,
         agreement=Agreement(forget_rounds=forget_rounds),
         model=PRESETS[preset].model,
-        learning=PRESETS[preset].learning,
+        learning=_plan_learning(PRESETS[preset].learning, rounds),
         data=data,
     )
     validate_manifest(manifest)
     return manifest
+
+
+def _plan_learning(learning: Learning, rounds: int) -> Learning:
+    """What a short run with dozens of local steps a round wants: larger steps, steadier gradients.
+
+    By trial, 40 rounds: docs/benchmarks.md.
+    """
+    if not rounds:
+        return learning
+    return replace(
+        learning,
+        lr_decay_rounds=rounds,
+        lr_ppb=2 * learning.lr_ppb,
+        micro_batch=2 * learning.micro_batch,
+    )

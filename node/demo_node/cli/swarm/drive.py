@@ -46,7 +46,12 @@ async def run_swarm(folder: Path, options: SwarmOptions, view: SwarmView) -> Swa
         await _until(nodes, _all_waiting(nodes), UP_DEADLINE_S, view)
         schedule = plan_schedule(_now_ms() + GENESIS_DELAY_MS, options.round_ms)
         manifest = plan_run(
-            name="swarm", seed=options.seed, preset=options.preset, schedule=schedule, data=data
+            name="swarm",
+            seed=options.seed,
+            preset=options.preset,
+            schedule=schedule,
+            data=data,
+            rounds=options.rounds,
         )
         await asyncio.to_thread(_give_manifest, nodes, manifest)
         view.begin(options.rounds)
