@@ -39,7 +39,9 @@ class Mismatch(AssertionError):
 def main(arguments: list[str]) -> int:
     """Run all cases of the folder named on the command line; returns the exit code."""
     if len(arguments) != 1 or not (Path(arguments[0]) / "index.json").is_file():
-        sys.stderr.write("usage: python -m tests.conformance DIR (with an index.json in it)\n")
+        sys.stderr.write(
+            "say where the vectors are, index.json and all: make conformance VECTORS=DIR\n"
+        )
         return 2
     passed = failed = 0
     for name, check in iterate_cases(Path(arguments[0])):

@@ -20,4 +20,5 @@ for step in range(100):
     if step % 20 == 0:
         print(f"process {dist.get_rank()} step {step} loss {loss.item():.3f}")
 print(f"process {dist.get_rank()} parameters {sum(p.sum() for p in model.parameters()):.6f}")
+dist.barrier()  # gloo aborts where one process takes the group down before the other is done
 dist.destroy_process_group()

@@ -90,6 +90,10 @@ def _read_toml(path: Path) -> dict[str, Any]:
             tree = tomllib.load(file)
     except FileNotFoundError:
         return {}
+    except NotADirectoryError:
+        raise ConfigError(
+            f"{path.parent} is not a folder; choose another --datadir", exit_code=73
+        ) from None
     except PermissionError:
         raise ConfigError(f"{path} cannot be read; check its owner", exit_code=77) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -130,15 +130,15 @@ class History:
             outcome = Outcome.LATE if late else Outcome.RECORDED
         elif tally.rolled_back:
             outcome = Outcome.FORKED
-        authors = {h.body.peer for h in record.contributions} if record else set()
+        counted = [h.body for h in record.contributions if h.body.k] if record else []
         trained, traffic = tally.trained, tally.counters or MeshCounters(0, 0)
         return RoundView(
             round=round_,
             outcome=outcome,
             record=record.hash if record else b"",
             digest=view.digests.get(record.hash, b"") if record else b"",
-            participants=sum(h.body.k > 0 for h in record.contributions) if record else 0,
-            included=view.me in authors,
+            participants=len(counted),
+            included=any(header.peer == view.me for header in counted),
             latency_ms=tally.applied_ms - round_start_ms(schedule, round_) if record else 0,
             exchange_ms=tally.applied_ms - train_end_ms(schedule, round_) if record else 0,
             train_ms=trained.train_ms if trained else 0,

@@ -88,3 +88,10 @@ def test_the_data_folder_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_host_and_port_are_split() -> None:
     assert split_host_port("127.0.0.1:0") == ("127.0.0.1", 0)
     assert split_host_port("[::1]:9464") == ("::1", 9464)
+
+
+def test_a_file_where_the_folder_should_be_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="is not a folder") as caught:
+        resolve_config({"datadir": tmp_path / "file"}, {})
+    assert caught.value.exit_code == 73

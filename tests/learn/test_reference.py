@@ -248,6 +248,7 @@ for step in range(4):
         give_gradient(tensor, 1000 * step + 10 * i + int(sys.argv[1]))
     optimizer.step()
 torch.save([t.detach() for t in tensors], sys.argv[2])
+dist.barrier()  # gloo aborts where one takes the group down before the other is done
 dist.destroy_process_group()
 """
 

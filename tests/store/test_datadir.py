@@ -84,3 +84,9 @@ def test_taking_the_lock_clears_what_a_crash_left(tmp_path: Path) -> None:
     leftover.touch()
     with hold_lock(DISK, datadir):
         assert not leftover.exists()
+
+
+def test_a_place_where_the_system_makes_no_folder_is_one_line() -> None:
+    with pytest.raises(ConfigError, match="no folder can be made there") as caught:
+        open_datadir(DISK, Path("/proc/demo-node"))
+    assert caught.value.exit_code == 73

@@ -71,8 +71,8 @@ def init(
     with hold_lock(disk, folder):
         if load_manifest(disk, folder.manifest) is not None:
             raise ConfigError(
-                f"{folder.manifest} exists: this folder has a run; start it with demo-node start,"
-                " or choose another --datadir"
+                f"{folder.manifest} exists: this folder has a run; start it with"
+                f" demo-node start --datadir {folder.path}, or choose another --datadir"
             )
         corpus = build_stdlib_corpus()
         manifest = plan_run(

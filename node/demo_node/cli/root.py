@@ -19,6 +19,7 @@ INTERNAL: Final = 70
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="demo-node")
 def commands() -> None:
     """Train one neural network together with other people's machines.
 

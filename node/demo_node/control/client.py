@@ -27,7 +27,8 @@ class NotRunning(ConfigError):
 
     def __init__(self, datadir: Path) -> None:
         super().__init__(
-            f"no node is running in {datadir}; start one with: demo-node start", exit_code=69
+            f"no node is running in {datadir}; start one with: demo-node start --datadir {datadir}",
+            exit_code=69,
         )
 
 

@@ -83,8 +83,7 @@ def open_datadir(disk: Disk, path: Path) -> DataDir:
     datadir = DataDir(path)
     _make_parents(path)
     if not disk.names(path):
-        disk.make_folder(path)
-        path.chmod(0o700)  # an empty folder someone made for us
+        _make_folder(disk, path)
     if path.stat().st_mode & 0o022:
         raise ConfigError(
             f"{path}: other users can write to it; run: chmod go-w '{path}'", exit_code=_PERMISSION
@@ -135,6 +134,16 @@ def _lock(fd: int, datadir: DataDir) -> None:
             " stop it first or choose another --datadir",
             exit_code=_LOCKED,
         ) from error
+
+
+def _make_folder(disk: Disk, path: Path) -> None:
+    try:
+        disk.make_folder(path)
+        path.chmod(0o700)  # an empty folder someone made for us
+    except FileNotFoundError:  # where the system itself makes the folders, as in /proc
+        raise ConfigError(
+            f"{path}: no folder can be made there; choose another --datadir", exit_code=_LOCKED
+        ) from None
 
 
 def _make_parents(path: Path) -> None:
