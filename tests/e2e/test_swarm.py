@@ -104,9 +104,15 @@ def test_a_replay_of_the_chain_gives_the_digests_that_the_nodes_reported(
         reported = {v.record: v.digest for v in look.rounds if v.outcome is Outcome.RECORDED}
         assert len(reported) >= ROUNDS // 2
         assert reported.items() <= digests.items()
-    for record in swarm_audit.books.path_to(swarm_audit.head):
-        for header in record.contributions:
-            assert header.body.digest == digests[header.body.base]
+    headers = [
+        header.body
+        for record in swarm_audit.books.path_to(swarm_audit.head)
+        for header in record.contributions
+    ]
+    # Rule 9: after a fork, a base may be a sibling that the chain left; its state is not replayed.
+    on_chain = [header for header in headers if header.base in digests]
+    assert len(on_chain) > len(headers) / 2
+    assert all(header.digest == digests[header.base] for header in on_chain)
 
 
 def test_every_node_kept_the_same_chain_and_the_parameters_at_its_end(
