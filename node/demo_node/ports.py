@@ -168,13 +168,6 @@ class ApplyOrder:
     """The payloads' bytes, sorted by header hash; heartbeats left out."""
 
 
-@dataclass(frozen=True, slots=True)
-class SnapshotTensors:
-    """Parameters as safetensors bytes."""
-
-    raw: bytes
-
-
 class Learner(Protocol):
     """The trainer as the round driver sees it: states are named by the record they follow."""
 

@@ -25,7 +25,6 @@ class What(StrEnum):
     """Machines that average all gradients at every step, as in a data centre."""
 
 
-SWARM_NODES: Final = (1, 4, 8)
 BASELINE_NODES: Final = 4
 
 CHANGED: Final[dict[What, dict[str, Any]]] = {

@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from demo_node.learn.exact import validate_state
 from demo_protocol.errors import ConfigError, Reject
 from demo_protocol.manifest import Data
 from demo_protocol.schema import Schema
@@ -22,20 +23,15 @@ def encode_tensors(tensors: Mapping[str, Tensor]) -> bytes:
 def decode_tensors(raw: bytes, schema: Schema) -> dict[str, Tensor]:
     """Inverse of `encode_tensors`, for bytes from outside.
 
-    Raises Reject unless they are exactly the schema's tensors, fp32 and finite.
+    Raises Reject unless they are a state of this model (rules E3, E4 and E6).
     """
     # [REJECT] it is a safetensors file
     try:
         tensors = safetensors.torch.load(raw)
     except SafetensorError as error:
         raise Reject(f"snapshot: not safetensors ({error})") from None
-    # [REJECT] it has the tensors of this model, no other
-    if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != schema.shapes:
-        raise Reject("snapshot: its tensors are not those of this run's model")
-    for name, tensor in tensors.items():
-        # [REJECT] fp32 (rule E3), and no NaN or infinity (rule E6)
-        if tensor.dtype != torch.float32 or not torch.isfinite(tensor).all():
-            raise Reject(f"snapshot: {name} is not finite fp32")
+    # [REJECT] it is a state that updates of this model can lead to
+    validate_state(tensors, schema)
     return tensors
 
 
