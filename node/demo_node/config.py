@@ -5,6 +5,7 @@ The three sources use the same keys: `--metrics-address`, `DEMO_NODE_METRICS_ADD
 """
 
 import difflib
+import math
 import re
 import tomllib
 from collections.abc import Callable, Mapping
@@ -42,11 +43,15 @@ class Config:
     metrics_address: str = DEFAULT_METRICS_ADDRESS
     device: str = "auto"
     threads: int = 0
+    nice: int = 10
+    gpu_memory_mb: int = 0
+    disk_budget_mb: int = 0
+    upload_kbit_s: int = 0
     rounds: int = 0
     train: bool = True
     log_format: str = "auto"
     log_level: str = "info"
-    clock_offset_ms: int = 0
+    clock_offset: float = 0.0
     named: frozenset[str] = frozenset()
 
 
@@ -127,14 +132,26 @@ def _texts(raw: object) -> tuple[str, ...]:
     return tuple(text for text in (_text(item).strip() for item in items) if text)
 
 
-def _number(least: int) -> Callable[[object], int]:
+def _number(least: int, most: int = 10**18) -> Callable[[object], int]:
     def read(raw: object) -> int:
         text = str(raw)
-        if isinstance(raw, bool) or not re.fullmatch(r"-?\d{1,18}", text) or int(text) < least:
-            raise ValueError(f"{raw!r} is not a whole number of at least {least}")
+        is_number = not isinstance(raw, bool) and re.fullmatch(r"-?\d{1,18}", text)
+        if not is_number or not least <= int(text) <= most:
+            bound = f"of at least {least}" if most == 10**18 else f"from {least} to {most}"
+            raise ValueError(f"{raw!r} is not a whole number {bound}")
         return int(text)
 
     return read
+
+
+def _seconds(raw: object) -> float:
+    try:
+        value = float(str(raw))
+    except ValueError:
+        value = math.nan
+    if not abs(value) <= 1e9:
+        raise ValueError(f"{raw!r} is not a number of seconds")
+    return value
 
 
 def _switch(raw: object) -> bool:
@@ -202,10 +219,14 @@ _READERS: Final[dict[str, Callable[[object], object]]] = {
     "metrics_address": _host_port,
     "device": _device,
     "threads": _number(0),
+    "nice": _number(0, 19),
+    "gpu_memory_mb": _number(0),
+    "disk_budget_mb": _number(0),
+    "upload_kbit_s": _number(0),
     "rounds": _number(0),
     "train": _switch,
     "log_format": _choice(*LOG_FORMATS),
     "log_level": _choice(*LOG_LEVELS),
-    "clock_offset_ms": _number(-(10**9)),
+    "clock_offset": _seconds,
 }
 """One reader per key of Config that an operator may set: raw value in, checked value out."""

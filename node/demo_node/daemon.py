@@ -68,7 +68,7 @@ async def _main(config: Config, show: Callable[[str], None]) -> int:
     datadir = open_datadir(disk, config.datadir)
     with hold_lock(disk, datadir):
         key = _load_or_create_key(disk, datadir)
-        clock = SystemClock(config.clock_offset_ms)
+        clock = SystemClock(round(config.clock_offset * 1000))
         async with _mesh(key, config, observer) as mesh:
             operations = NodeOperations(clock=clock, mesh=mesh, stopping=stopping)
             book = AddressBook(disk, datadir.peers)

@@ -170,7 +170,7 @@ async def _join_run(node: Node, group: asyncio.TaskGroup, files: ExitStack) -> N
         resync=resync,
     )
     archive = FileArchive(snapshots, corpus, node.book, node.mesh.addresses)
-    server = Server(view, store, archive)
+    server = Server(machine, store, archive, node.clock.now_ms)
     bundles = await asyncio.to_thread(_read_records, chain_log, start.state.round)
     driver.post(RecordsFetched(node.clock.now_ms(), bundles, view.me))
     await node.mesh.join(run_id, driver.on_gossip, server.answer)
@@ -181,7 +181,8 @@ async def _join_run(node: Node, group: asyncio.TaskGroup, files: ExitStack) -> N
     group.create_task(snapshotting.run())
     node.operations.driver, node.operations.learner = driver, learner
     node.operations.snapshotting = snapshotting
-    node.show("Others join this run with:\n  " + _compose_invitation(node, run_id))
+    node.operations.invitation = _compose_invitation(node, run_id)
+    node.show("Others join this run with:\n  " + node.operations.invitation)
     patience_ms = PATIENCE_MS if node.peering.knows_others else 0
     await catch_up(driver, node.clock, node.say, patience_ms)
     node.operations.set_state(NodeState.ACTIVE)

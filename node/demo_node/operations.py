@@ -10,10 +10,18 @@ from demo_node.ports import Clock, Learner, Mesh, PeerView
 from demo_node.round import RoundDriver
 from demo_node.snapshotting import Snapshotting
 from demo_node.stopping import Stopping
-from demo_node.views import NodeState, Phase, RoundView, StatusView
+from demo_node.views import (
+    ClockView,
+    ContributorView,
+    NodeState,
+    Phase,
+    RoundView,
+    Standing,
+    StatusView,
+)
 from demo_protocol.limits import DIGEST_BYTES, HASH_BYTES
-from demo_protocol.manifest import Manifest
-from demo_protocol.roster import get_candidates, get_members
+from demo_protocol.manifest import Agreement, Manifest, has_ended
+from demo_protocol.roster import ChainState, Member, get_candidates, get_members, is_member
 from demo_protocol.schedule import (
     Schedule,
     contribute_end_ms,
@@ -39,6 +47,7 @@ class NodeOperations:
     detail: str = ""
     manifest: Manifest | None = None
     trainer_pid: int = 0
+    invitation: str = ""
     learner: Learner | None = None
     driver: RoundDriver | None = None
     snapshotting: Snapshotting | None = None
@@ -90,7 +99,28 @@ class NodeOperations:
             forks_total=history.forks_total if history else 0,
             snapshot_record=saved.info.record if saved else b"",
             snapshot_path=str(saved.path) if saved else "",
+            invitation=self.invitation,
+            rounds_total=manifest.rounds_total if manifest else 0,
+            replayed_total=history.replayed_total if history else 0,
+            micro_batch=0,
+            payload_bytes_held=0,
+            clock=ClockView(correction_ms=0, error_ms=0, peers=0, verified=False),
+            contribution=self._own_contribution(),
         )
+
+    def contributors(self) -> Sequence[ContributorView]:
+        """What every peer has contributed, most samples first."""
+        if self.driver is None or self.manifest is None:
+            return []
+        return show_contributors(self.driver.view.head_state, self.manifest.agreement)
+
+    def pause(self) -> None:
+        """Train no more until `resume`. Raises LookupError while starting."""
+        self._running()[1].machine.paused = True
+
+    def resume(self) -> None:
+        """Train again. Raises LookupError while starting."""
+        self._running()[1].machine.paused = False
 
     def peers(self) -> Sequence[PeerView]:
         """Connected peers."""
@@ -130,17 +160,65 @@ class NodeOperations:
         """Leave cleanly."""
         self.stopping.request()
 
+    def _own_contribution(self) -> ContributorView:
+        found = (view for view in self.contributors() if view.peer == self.mesh.peer)
+        return next(
+            found,
+            ContributorView(
+                peer=self.mesh.peer,
+                standing=Standing.UNKNOWN,
+                rounds=0,
+                samples=0,
+                share=0.0,
+                first_round=-1,
+                last_round=-1,
+            ),
+        )
+
     def _running(self) -> tuple[Learner, RoundDriver]:
         if self.learner is None or self.driver is None:
             raise NotRunningYet("the node has no parameters yet")
         return self.learner, self.driver
 
     def _shown_state(self, schedule: Schedule | None, now_ms: int) -> tuple[NodeState, str]:
-        """An active node before genesis waits for it."""
-        if self.state is NodeState.ACTIVE and schedule and now_ms < schedule.genesis_ms:
+        """An active node may be waiting for genesis, be paused, or be at the run's end."""
+        if self.state is not NodeState.ACTIVE or self.driver is None or schedule is None:
+            return self.state, self.detail
+        if now_ms < schedule.genesis_ms:
             seconds = (schedule.genesis_ms - now_ms + 999) // 1000
             return NodeState.WAITING, f"the run begins in {seconds} s"
+        manifest = self.driver.view.manifest
+        if has_ended(manifest, round_at(schedule, now_ms)):
+            return NodeState.FINISHED, f"the run has had its {manifest.rounds_total} rounds"
+        if self.driver.machine.paused:
+            return NodeState.PAUSED, "not training until demo-node resume"
         return self.state, self.detail
+
+
+def show_contributors(state: ChainState, agreement: Agreement) -> list[ContributorView]:
+    """What every peer has contributed up to the record of `state`, most samples first."""
+    samples = sum(member.samples_total for member in state.known.values())
+    views = [
+        ContributorView(
+            peer=member.peer,
+            standing=_find_standing(member, state, agreement),
+            rounds=member.contributed,
+            samples=member.samples_total,
+            share=member.samples_total / samples if samples else 0.0,
+            first_round=member.first_round,
+            last_round=member.last_round,
+        )
+        for member in state.known.values()
+    ]
+    return sorted(views, key=lambda view: (-view.samples, view.peer))
+
+
+def _find_standing(member: Member, state: ChainState, agreement: Agreement) -> Standing:
+    if member.left:
+        return Standing.LEFT
+    if is_member(member, state, agreement):
+        return Standing.MEMBER
+    return Standing.EXPIRED if member.admitted_by else Standing.CANDIDATE
 
 
 def compute_phase(schedule: Schedule, now_ms: int) -> Phase:

@@ -40,6 +40,7 @@ class Blob(IntEnum):
     SNAPSHOT = 6
     CORPUS_BLOCK = 7
     PEERS = 8
+    TIME = 9
 
 
 @dataclass(frozen=True, slots=True)

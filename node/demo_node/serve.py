@@ -1,5 +1,7 @@
 """Answers to what peers pull from this node (the blob protocol)."""
 
+from collections.abc import Callable
+
 from demo_node.ports import Archive, Blob, BlobRequest, RoundStore
 from demo_protocol.answers import (
     HeadAnswer,
@@ -7,21 +9,30 @@ from demo_protocol.answers import (
     encode_head,
     encode_peers,
     encode_records,
+    encode_time,
 )
 from demo_protocol.limits import (
     RECORDS_PER_REPLY_MAX,
     RECORDS_REPLY_BYTES_MAX,
 )
 from demo_protocol.manifest import encode_manifest
-from demo_protocol.round import make_bundle
-from demo_protocol.view import View
+from demo_protocol.round import Round, make_bundle
 
 
 class Server:
     """Gives what this node holds. It never computes: an answer costs a look-up and a read."""
 
-    def __init__(self, view: View, store: RoundStore, archive: Archive) -> None:
-        self._view = view
+    def __init__(
+        self,
+        machine: Round,
+        store: RoundStore,
+        archive: Archive,
+        raw_now_ms: Callable[[], int],
+    ) -> None:
+        """`raw_now_ms`: the machine's clock, uncorrected (rule 3)."""
+        self._machine = machine
+        self._raw_now_ms = raw_now_ms
+        self._view = view = machine.view
         self._store = store
         self._archive = archive
         self._manifest = encode_manifest(view.manifest)
@@ -46,6 +57,8 @@ class Server:
                 return await self._archive.read_corpus(request.key)
             case Blob.PEERS:
                 return encode_peers(self._archive.addresses())
+            case Blob.TIME:
+                return encode_time(self._raw_now_ms())
 
     def _head(self) -> bytes:
         snapshot = self._archive.newest_snapshot()
@@ -56,6 +69,8 @@ class Server:
                 snapshot_record=snapshot.record if snapshot else b"",
                 snapshot_hash=snapshot.hash if snapshot else b"",
                 snapshot_bytes=snapshot.size if snapshot else 0,
+                height=self._view.head_state.height,
+                syncing=self._machine.syncing,
             )
         )
 

@@ -18,6 +18,8 @@ class NodeState(StrEnum):
     WAITING = "waiting"  # for the manifest or for genesis
     SYNCING = "syncing"
     ACTIVE = "active"
+    PAUSED = "paused"  # in the run, but not training: its operator said so
+    FINISHED = "finished"  # the run has come to its last round
     DRAINING = "draining"
     STOPPED = "stopped"
 
@@ -63,6 +65,46 @@ class RoundView:
     bytes_out: int
 
 
+class Standing(StrEnum):
+    """A peer's place in the run, by the chain."""
+
+    UNKNOWN = "unknown"
+    CANDIDATE = "candidate"
+    MEMBER = "member"
+    EXPIRED = "expired"  # not heard of for expire_rounds
+    LEFT = "left"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContributorView:
+    """What one peer has contributed, by the chain; rounds of -1 where it has not yet.
+
+    `share` is that of all samples on the chain, 0 to 1.
+    """
+
+    peer: bytes
+    standing: Standing
+    rounds: int
+    samples: int
+    share: float
+    first_round: int
+    last_round: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClockView:
+    """How far the machine's clock is corrected (rules 3 and 4), in milliseconds.
+
+    The corrected clock is within `error_ms` of the median of `peers` peers; unless `verified`,
+    too few have answered.
+    """
+
+    correction_ms: int
+    error_ms: int
+    peers: int
+    verified: bool
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusView:
     """The node now. Loss in nats per byte, NaN before the first training round."""
@@ -97,6 +139,13 @@ class StatusView:
     forks_total: int
     snapshot_record: bytes
     snapshot_path: str
+    invitation: str
+    rounds_total: int
+    replayed_total: int
+    micro_batch: int
+    payload_bytes_held: int
+    clock: ClockView
+    contribution: ContributorView
 
 
 class Operations(Protocol):
@@ -112,6 +161,18 @@ class Operations(Protocol):
 
     def rounds(self, limit: int) -> Sequence[RoundView]:
         """The newest rounds, oldest first."""
+        ...
+
+    def contributors(self) -> Sequence[ContributorView]:
+        """What every peer has contributed, most samples first."""
+        ...
+
+    def pause(self) -> None:
+        """Train no more until `resume`; the node stays in the run, votes and serves."""
+        ...
+
+    def resume(self) -> None:
+        """Train again."""
         ...
 
     async def save_snapshot(self) -> str:

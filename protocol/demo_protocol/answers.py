@@ -28,13 +28,18 @@ AnyMessage = TypeVar("AnyMessage", bound=Message)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadAnswer:
-    """Where a peer stands, and the newest snapshot it can give (empty hash: none)."""
+    """Where a peer stands, and the newest snapshot it can give (empty hash: none).
+
+    One that is `syncing` knows no better than whoever asks: others are to be asked.
+    """
 
     head: bytes
     round: int
     snapshot_record: bytes
     snapshot_hash: bytes
     snapshot_bytes: int
+    height: int
+    syncing: bool
 
 
 def encode_bundle(bundle: Bundle) -> bytes:
@@ -73,6 +78,8 @@ def encode_head(answer: HeadAnswer) -> bytes:
         snapshot_record=answer.snapshot_record,
         snapshot_hash=answer.snapshot_hash,
         snapshot_bytes=answer.snapshot_bytes,
+        height=answer.height,
+        syncing=answer.syncing,
     ).SerializeToString()
 
 
@@ -88,7 +95,19 @@ def decode_head(raw: bytes) -> HeadAnswer:
         snapshot_record=message.snapshot_record,
         snapshot_hash=message.snapshot_hash,
         snapshot_bytes=message.snapshot_bytes,
+        height=message.height,
+        syncing=message.syncing,
     )
+
+
+def encode_time(now_ms: int) -> bytes:
+    """Answer to TIME: this machine's raw clock."""
+    return wire_pb2.Time(now_ms=now_ms).SerializeToString()
+
+
+def decode_time(raw: bytes) -> int:
+    """Inverse of `encode_time`: Unix milliseconds."""
+    return _parse(wire_pb2.Time(), raw).now_ms
 
 
 def encode_peers(addresses: Iterable[str]) -> bytes:
@@ -125,6 +144,10 @@ def encode_chain_state(state: ChainState) -> bytes:
             left=member.left,
             samples=member.samples,
             member_round=member.member_round,
+            contributed=member.contributed,
+            samples_total=member.samples_total,
+            first_round=member.first_round,
+            last_round=member.last_round,
         )
     for round_, peer in sorted(state.credits):
         message.credits.add(round=round_, peer=peer)
@@ -165,6 +188,10 @@ def _member(message: wire_pb2.ChainState.Member) -> Member:
         left=message.left,
         samples=tuple(message.samples),
         member_round=message.member_round,
+        contributed=message.contributed,
+        samples_total=message.samples_total,
+        first_round=message.first_round,
+        last_round=message.last_round,
     )
 
 

@@ -91,11 +91,17 @@ class Data:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """Everything two nodes must have in common to take part in one run."""
+    """Everything two nodes must have in common to take part in one run.
+
+    `initial` is the SHA-256 of a snapshot file whose parameters are state 0; empty: they are made
+    from the seed. `rounds_total` 0 means an open end.
+    """
 
     version: int = PROTOCOL_VERSION
     name: str
     seed: int
+    initial: str = ""
+    rounds_total: int = 0
     schedule: Schedule
     agreement: Agreement
     model: Model
@@ -142,6 +148,11 @@ def compute_run_id(manifest: Manifest) -> bytes:
     return hashlib.sha256(b"demo-node/run/1\0" + encode_manifest(manifest)).digest()
 
 
+def has_ended(manifest: Manifest, round_: int) -> bool:
+    """Is `round_` after the run's last one? No record is of such a round."""
+    return 0 < manifest.rounds_total <= round_
+
+
 def validate_manifest(manifest: Manifest) -> None:
     """Raise ConfigError, naming the key, where a value makes no working run."""
     for key, holds, wanted in _conditions(manifest):
@@ -156,6 +167,8 @@ def _conditions(m: Manifest) -> list[tuple[str, bool, str]]:
     return [
         ("name", 0 < len(m.name) <= 64 and m.name.isprintable(), "1 to 64 printable characters"),
         ("seed", 0 <= m.seed < 2**32, "an unsigned 32-bit number"),
+        ("initial", not m.initial or _is_hash(m.initial), "64 hexadecimal digits, or empty"),
+        ("rounds_total", 0 <= m.rounds_total < 2**31, "0 (open end) or more"),
         ("schedule.genesis_ms", 0 <= s.genesis_ms < 2**53, "milliseconds since 1970"),
         ("schedule.round_ms", 100 <= s.round_ms <= 86_400_000, "100 ms to one day"),
         ("schedule.train_bps", 0 < s.train_bps < BPS, "between 1 and 9999"),

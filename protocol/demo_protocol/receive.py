@@ -18,6 +18,7 @@ from demo_protocol.events import (
 )
 from demo_protocol.identity import Kind
 from demo_protocol.limits import HEADERS_PER_ROUND_MAX, RECORDS_PER_REPLY_MAX
+from demo_protocol.manifest import has_ended
 from demo_protocol.messages import (
     Header,
     Membership,
@@ -135,6 +136,9 @@ def _on_header(view: View, header: Sealed[Header], event: GossipReceived) -> lis
     body = header.body
     # [IGNORE] it is of a round that gossip still carries
     _validate_round(view, body.round, event.now_ms)
+    # [IGNORE] the run goes on, or ended so recently that votes still decide what its end was
+    if has_ended(view.manifest, body.round - view.manifest.agreement.late_rounds):
+        raise Ignore("the run has ended")
     # [IGNORE] it is new
     if header.hash in view.pool.headers:
         raise Ignore("header is known")

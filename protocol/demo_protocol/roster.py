@@ -24,7 +24,8 @@ class Member:
     """One peer the chain knows: a candidate until `admitted_by` names a record.
 
     `since_round` is the round of the record that listed its newest join or leave: an older signed
-    wish, replayed, is refused by it.
+    wish, replayed, is refused by it. `included` counts contributions since that join; what
+    follows `member_round` counts payloads over the whole chain, also across leaves: -1 for none.
     """
 
     peer: bytes
@@ -36,6 +37,10 @@ class Member:
     left: bool
     samples: tuple[int, ...]
     member_round: int
+    contributed: int = 0
+    samples_total: int = 0
+    first_round: int = -1
+    last_round: int = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +155,7 @@ def advance(
     known = dict(parent.known)
     for join in joins:
         admitted = record if parent.height < agreement.probation else b""
-        known[join.peer] = _joined(join.peer, admitted, proposal.round)
+        known[join.peer] = _joined(join.peer, admitted, proposal.round, known.get(join.peer))
     for leave in leaves:
         known[leave.peer] = replace(known[leave.peer], left=True, since_round=proposal.round)
     credits = {c for c in parent.credits if c[0] > proposal.round - agreement.late_rounds}
@@ -175,8 +180,8 @@ def advance(
     return state
 
 
-def _joined(peer: bytes, admitted_by: bytes, round_: int) -> Member:
-    return Member(
+def _joined(peer: bytes, admitted_by: bytes, round_: int, before: Member | None) -> Member:
+    joined = Member(
         peer=peer,
         key=compute_key(admitted_by, peer),
         admitted_by=admitted_by,
@@ -187,6 +192,15 @@ def _joined(peer: bytes, admitted_by: bytes, round_: int) -> Member:
         samples=(),
         member_round=GENESIS_ROUND - 1,
     )
+    if before is None:
+        return joined
+    return replace(
+        joined,
+        contributed=before.contributed,
+        samples_total=before.samples_total,
+        first_round=before.first_round,
+        last_round=before.last_round,
+    )
 
 
 def _credited(member: Member, round_: int) -> Member:
@@ -194,12 +208,16 @@ def _credited(member: Member, round_: int) -> Member:
 
 
 def _included(member: Member, header: Header) -> Member:
-    # A heartbeat says nothing about speed, so it stays out of the sample history.
-    samples = member.samples if header.k == 0 else (*member.samples, header.samples)
+    member = replace(_credited(member, header.round), included=member.included + 1)
+    if header.k == 0:
+        return member  # a heartbeat says nothing about speed, and brings nothing
     return replace(
-        _credited(member, header.round),
-        included=member.included + 1,
-        samples=samples[-SAMPLES_HISTORY:],
+        member,
+        samples=(*member.samples, header.samples)[-SAMPLES_HISTORY:],
+        contributed=member.contributed + 1,
+        samples_total=member.samples_total + header.samples,
+        first_round=header.round if member.first_round < 0 else member.first_round,
+        last_round=header.round,
     )
 
 

@@ -40,6 +40,7 @@ from demo_protocol.events import (
 from demo_protocol.forkchoice import choose_head
 from demo_protocol.identity import Kind
 from demo_protocol.limits import STATES_KEPT
+from demo_protocol.manifest import has_ended
 from demo_protocol.messages import Header, Membership, seal_header, seal_membership
 from demo_protocol.propose import make_proposal
 from demo_protocol.receive import (
@@ -69,7 +70,8 @@ class Round:
     `signed_until` says for each kind the newest round this key has signed before (rule 10): it
     signs nothing for those rounds again. From `stop_round` on the node neither trains nor
     proposes; it keeps voting by heartbeats. While `syncing` it signs nothing at all: its head is
-    an old one. `contributes` is False where the device failed the known-answer test.
+    an old one. `contributes` is False where the device failed the known-answer test. While
+    `paused` it votes and serves, and trains nothing.
     """
 
     view: View
@@ -78,6 +80,7 @@ class Round:
     leaving: bool = False
     syncing: bool = False
     contributes: bool = True
+    paused: bool = False
 
     states: set[bytes] = field(init=False)
     applying: bytes | None = field(init=False, default=None)
@@ -162,7 +165,7 @@ class Round:
     def _announce_membership(self, round_: int) -> list[Effect]:
         """Say every round that we want in (or out), until the chain says so too."""
         view = self.view
-        if round_ < 0 or self.syncing:
+        if round_ < 0 or self.syncing or has_ended(view.manifest, round_):
             return []
         known = view.head_state.known.get(view.me)
         is_in = known is not None and not known.left
@@ -192,7 +195,7 @@ class Round:
     def is_over(self) -> bool:
         """Is this node done with training and proposing? It still votes."""
         stopped = self.stop_round is not None and self.view.round >= self.stop_round
-        return self.leaving or stopped
+        return self.leaving or stopped or has_ended(self.view.manifest, self.view.round)
 
     def _order_training(self, now_ms: int) -> list[Effect]:
         """Rule T1: train from the replicated parameters, until the boundary (rule T2)."""
@@ -204,6 +207,7 @@ class Round:
             or view.head not in self.states  # or was lost
             or self.training is not None
             or self.is_over()
+            or self.paused
             or not self.contributes
             or now_ms >= deadline_ms
         ):
@@ -230,10 +234,14 @@ class Round:
         return self._announce(event)
 
     def _announce_heartbeat(self, now_ms: int) -> list[Effect]:
-        """Rule T4: nothing to send is still a vote, and keeps the member alive."""
+        """Rule T4: nothing to send is still a vote, and keeps the member alive.
+
+        After the run's end votes are wanted for L rounds more: they settle its last record.
+        """
         view = self.view
         if (
             self.announced_round >= view.round
+            or has_ended(view.manifest, view.round - view.manifest.agreement.late_rounds)
             or self.training == view.round
             or now_ms < train_end_ms(view.manifest.schedule, view.round)
         ):

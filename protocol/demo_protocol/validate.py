@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from demo_protocol.errors import Ignore, Reject
 from demo_protocol.identity import Verify
-from demo_protocol.manifest import Manifest
+from demo_protocol.manifest import Manifest, has_ended
 from demo_protocol.messages import (
     Header,
     Membership,
@@ -83,6 +83,8 @@ def validate_proposal(
 
 def validate_slot(body: Proposal, parent: ChainState, manifest: Manifest) -> None:
     """Rules 12 and 14: may its author propose on this parent in this round at all?"""
+    if has_ended(manifest, body.round):
+        raise Reject("the run had ended by then")
     if body.round <= parent.round:
         raise Reject("a record's round follows its parent's")
     slot = compute_slot(parent, body.peer, body.round, manifest.agreement)

@@ -9,7 +9,26 @@ from pathlib import Path
 
 from demo_node.control.service import control_server
 from demo_node.ports import NotHeld, PeerView
-from demo_node.views import NodeState, Outcome, Phase, RoundView, StatusView
+from demo_node.views import (
+    ClockView,
+    ContributorView,
+    NodeState,
+    Outcome,
+    Phase,
+    RoundView,
+    Standing,
+    StatusView,
+)
+
+CONTRIBUTOR = ContributorView(
+    peer=bytes(range(32)),
+    standing=Standing.MEMBER,
+    rounds=6,
+    samples=384,
+    share=0.25,
+    first_round=0,
+    last_round=6,
+)
 
 
 def status_view(**changes: object) -> StatusView:
@@ -44,6 +63,13 @@ def status_view(**changes: object) -> StatusView:
         forks_total=0,
         snapshot_record=b"",
         snapshot_path="",
+        invitation="demo-node start --peers /ip4/127.0.0.1/tcp/4001/p2p/12D3KooWFake",
+        rounds_total=0,
+        replayed_total=12,
+        micro_batch=8,
+        payload_bytes_held=4_096,
+        clock=ClockView(correction_ms=-40, error_ms=25, peers=3, verified=True),
+        contribution=CONTRIBUTOR,
     )
     return replace(view, **changes)  # type: ignore[arg-type]  # names are checked by replace
 
@@ -79,12 +105,22 @@ class FakeOperations:
     def __init__(self) -> None:
         self.view = status_view()
         self.drained = False
+        self.paused = False
 
     def status(self) -> StatusView:
         return self.view
 
     def peers(self) -> Sequence[PeerView]:
         return [PEER]
+
+    def contributors(self) -> Sequence[ContributorView]:
+        return [CONTRIBUTOR]
+
+    def pause(self) -> None:
+        self.paused = True
+
+    def resume(self) -> None:
+        self.paused = False
 
     def rounds(self, limit: int) -> Sequence[RoundView]:
         return [round_view(r) for r in range(7)][-limit:]

@@ -54,13 +54,21 @@ def test_a_head_answer_round_trips_with_and_without_a_snapshot(
         snapshot_record=head if has else b"",
         snapshot_hash=head[::-1] if has else b"",
         snapshot_bytes=size,
+        height=round_,
+        syncing=has,
     )
     assert decode_head(encode_head(answer)) == answer
 
 
 def test_a_head_at_the_genesis_is_given_as_round_0() -> None:
     answer = HeadAnswer(
-        head=bytes(32), round=-1, snapshot_record=b"", snapshot_hash=b"", snapshot_bytes=0
+        head=bytes(32),
+        round=-1,
+        snapshot_record=b"",
+        snapshot_hash=b"",
+        snapshot_bytes=0,
+        height=0,
+        syncing=True,
     )
     assert decode_head(encode_head(answer)).round == 0
 

@@ -49,6 +49,26 @@ from demo_node.config import (
     help="Processor threads to train with. [default: 0, as many as torch likes]",
 )
 @click.option(
+    "--nice",
+    type=click.IntRange(0, 19),
+    help="How readily training gives way to other programs. [default: 10]",
+)
+@click.option(
+    "--gpu-memory-mb",
+    type=click.IntRange(min=0),
+    help="MiB of a graphics card's memory to use at most. [default: 0, all]",
+)
+@click.option(
+    "--disk-budget-mb",
+    type=click.IntRange(min=0),
+    help="MiB of disk for others' payloads at most. [default: 0, what the run asks for]",
+)
+@click.option(
+    "--upload-kbit-s",
+    type=click.IntRange(min=0),
+    help="Kilobits a second to send at most. [default: 0, no limit]",
+)
+@click.option(
     "--rounds",
     type=click.IntRange(min=0),
     help="Stop training after this many rounds of the run, but stay. [default: 0, never]",
@@ -61,7 +81,7 @@ from demo_node.config import (
 @click.option("--log-format", type=click.Choice(LOG_FORMATS), help="[default: auto]")
 @click.option("--log-level", type=click.Choice(LOG_LEVELS), help="[default: info]")
 @click.option("--wait-manifest", is_flag=True, default=None, hidden=True)
-@click.option("--clock-offset-ms", type=int, hidden=True)
+@click.option("--clock-offset", metavar="SECONDS", hidden=True)
 def start(**flags: object) -> None:
     """Run a node until Ctrl-C or SIGTERM; a second one ends it at once.
 

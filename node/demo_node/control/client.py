@@ -8,11 +8,16 @@ from typing import Final
 import grpc
 
 from demo_node.control.address import socket_path
-from demo_node.control.convert import decode_peer, decode_round, decode_status
+from demo_node.control.convert import (
+    decode_contributor,
+    decode_peer,
+    decode_round,
+    decode_status,
+)
 from demo_node.control.pb import control_pb2 as pb
 from demo_node.control.pb import control_pb2_grpc as rpc
 from demo_node.ports import PeerView
-from demo_node.views import RoundView, StatusView
+from demo_node.views import ContributorView, RoundView, StatusView
 from demo_protocol.errors import ConfigError
 
 QUICK_S: Final = 5.0
@@ -98,6 +103,22 @@ class ControlClient:
         with self._errors():
             reply = await self._stub.Sample(pb.SampleRequest(length=length), timeout=SLOW_S)
         return reply.text
+
+    async def contributors(self) -> Sequence[ContributorView]:
+        """What every peer has contributed, most samples first."""
+        with self._errors():
+            reply = await self._stub.ListContributors(pb.ListContributorsRequest(), timeout=QUICK_S)
+        return [decode_contributor(message) for message in reply.contributors]
+
+    async def pause(self) -> None:
+        """Have it train no more."""
+        with self._errors():
+            await self._stub.Pause(pb.PauseRequest(), timeout=QUICK_S)
+
+    async def resume(self) -> None:
+        """Have it train again."""
+        with self._errors():
+            await self._stub.Resume(pb.ResumeRequest(), timeout=QUICK_S)
 
     async def drain(self) -> None:
         """Ask the node to leave cleanly; returns at once."""

@@ -2,7 +2,16 @@
 
 from demo_node.control.pb import control_pb2 as pb
 from demo_node.ports import PeerView
-from demo_node.views import NodeState, Outcome, Phase, RoundView, StatusView
+from demo_node.views import (
+    ClockView,
+    ContributorView,
+    NodeState,
+    Outcome,
+    Phase,
+    RoundView,
+    Standing,
+    StatusView,
+)
 
 
 def encode_status(view: StatusView) -> pb.Status:
@@ -38,6 +47,13 @@ def encode_status(view: StatusView) -> pb.Status:
         forks_total=view.forks_total,
         snapshot_record=view.snapshot_record,
         snapshot_path=view.snapshot_path,
+        invitation=view.invitation,
+        rounds_total=view.rounds_total,
+        replayed_total=view.replayed_total,
+        micro_batch=view.micro_batch,
+        payload_bytes_held=view.payload_bytes_held,
+        clock=encode_clock(view.clock),
+        contribution=encode_contributor(view.contribution),
     )
 
 
@@ -74,6 +90,62 @@ def decode_status(message: pb.Status) -> StatusView:
         forks_total=message.forks_total,
         snapshot_record=message.snapshot_record,
         snapshot_path=message.snapshot_path,
+        invitation=message.invitation,
+        rounds_total=message.rounds_total,
+        replayed_total=message.replayed_total,
+        micro_batch=message.micro_batch,
+        payload_bytes_held=message.payload_bytes_held,
+        clock=decode_clock(message.clock),
+        contribution=decode_contributor(message.contribution),
+    )
+
+
+def encode_clock(view: ClockView) -> pb.Clock:
+    """The message that `decode_clock` reads."""
+    return pb.Clock(
+        correction_ms=view.correction_ms,
+        error_ms=view.error_ms,
+        peers=view.peers,
+        verified=view.verified,
+    )
+
+
+def decode_clock(message: pb.Clock) -> ClockView:
+    """Inverse of `encode_clock`."""
+    return ClockView(
+        correction_ms=message.correction_ms,
+        error_ms=message.error_ms,
+        peers=message.peers,
+        verified=message.verified,
+    )
+
+
+def encode_contributor(view: ContributorView) -> pb.Contributor:
+    """The message that `decode_contributor` reads."""
+    unknown = view.standing is Standing.UNKNOWN
+    name = "UNSPECIFIED" if unknown else view.standing.name
+    return pb.Contributor(
+        peer=view.peer,
+        standing=pb.Standing.Value(f"STANDING_{name}"),
+        rounds=view.rounds,
+        samples=view.samples,
+        share=view.share,
+        first_round=view.first_round,
+        last_round=view.last_round,
+    )
+
+
+def decode_contributor(message: pb.Contributor) -> ContributorView:
+    """Inverse of `encode_contributor`."""
+    name = pb.Standing.Name(message.standing).removeprefix("STANDING_")
+    return ContributorView(
+        peer=message.peer,
+        standing=Standing.UNKNOWN if name == "UNSPECIFIED" else Standing[name],
+        rounds=message.rounds,
+        samples=message.samples,
+        share=message.share,
+        first_round=message.first_round,
+        last_round=message.last_round,
     )
 
 

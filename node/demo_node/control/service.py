@@ -10,7 +10,12 @@ from typing import Any, Final, TypeVar
 import grpc
 
 from demo_node.control.address import prepare_socket_folder, socket_path
-from demo_node.control.convert import encode_peer, encode_round, encode_status
+from demo_node.control.convert import (
+    encode_contributor,
+    encode_peer,
+    encode_round,
+    encode_status,
+)
 from demo_node.control.pb import control_pb2 as pb
 from demo_node.control.pb import control_pb2_grpc as rpc
 from demo_node.views import Operations
@@ -118,10 +123,36 @@ class ControlService(rpc.ControlServicer):
         text = await _answer(context, lambda: self._operations.sample(request.length))
         return pb.SampleReply(text=text)
 
+    async def ListContributors(
+        self, request: pb.ListContributorsRequest, context: Context
+    ) -> pb.ListContributorsReply:
+        """What every peer has contributed."""
+        views = self._operations.contributors()
+        return pb.ListContributorsReply(contributors=[encode_contributor(view) for view in views])
+
+    async def Pause(self, request: pb.PauseRequest, context: Context) -> pb.PauseReply:
+        """Train no more."""
+        await _answer(context, _call(self._operations.pause))
+        return pb.PauseReply()
+
+    async def Resume(self, request: pb.ResumeRequest, context: Context) -> pb.ResumeReply:
+        """Train again."""
+        await _answer(context, _call(self._operations.resume))
+        return pb.ResumeReply()
+
     async def Drain(self, request: pb.DrainRequest, context: Context) -> pb.DrainReply:
         """Leave cleanly."""
         self._operations.drain()
         return pb.DrainReply()
+
+
+def _call(act: Callable[[], None]) -> Callable[[], Awaitable[None]]:
+    """`act` as `_answer` wants it."""
+
+    async def called() -> None:
+        act()
+
+    return called
 
 
 async def _answer(context: Context, ask: Callable[[], Awaitable[Reply]]) -> Reply:

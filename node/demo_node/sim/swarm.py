@@ -152,7 +152,9 @@ class SimSwarm:
                 await mesh.join(
                     run_id,
                     self.faults.wrap_gossip(name, driver.on_gossip),
-                    self.faults.wrap_blob(name, Server(view, store, NoArchive()).answer),
+                    self.faults.wrap_blob(
+                        name, Server(machine, store, NoArchive(), clock.now_ms).answer
+                    ),
                 )
                 group.create_task(driver.run_outbox())
                 group.create_task(driver.run_clock())

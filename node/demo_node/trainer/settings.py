@@ -24,6 +24,12 @@ class TrainerSettings:
     """auto, cpu, cuda, cuda:N or mps."""
     threads: int = 0
     """Cores that one operation may use; 0: all that this process may use."""
+    initial: Path | None = None
+    """A snapshot file whose parameters are state 0; None: they are made from the seed."""
+    nice: int = 10
+    """Niceness: the network has to answer while every core trains."""
+    gpu_memory_mb: int = 0
+    """MiB of a graphics card's memory that may be used; 0: all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +44,8 @@ class TrainerInfo:
     """Where updates are applied: the CPU where the device failed the known-answer test."""
     can_contribute: bool
     """False: the known-answer test failed on the CPU too. It trains nothing, sends heartbeats."""
+    micro_batch: int = 0
+    """Samples taken at once: what fits of the manifest's micro-batch, found by trial."""
 
 
 def compute_threads(nodes: int = 1) -> int:

@@ -286,6 +286,8 @@ class Head(_message.Message):
     SNAPSHOT_RECORD_FIELD_NUMBER: _builtins.int
     SNAPSHOT_HASH_FIELD_NUMBER: _builtins.int
     SNAPSHOT_BYTES_FIELD_NUMBER: _builtins.int
+    SYNCING_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
     head: _builtins.bytes
     round: _builtins.int
     snapshot_record: _builtins.bytes
@@ -293,6 +295,10 @@ class Head(_message.Message):
     snapshot_hash: _builtins.bytes
     """SHA-256 of that snapshot file"""
     snapshot_bytes: _builtins.int
+    syncing: _builtins.bool
+    """this peer is catching up itself: ask others"""
+    height: _builtins.int
+    """records between genesis and the head"""
     def __init__(
         self,
         *,
@@ -301,14 +307,38 @@ class Head(_message.Message):
         snapshot_record: _builtins.bytes = ...,
         snapshot_hash: _builtins.bytes = ...,
         snapshot_bytes: _builtins.int = ...,
+        syncing: _builtins.bool = ...,
+        height: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "round", b"round", "snapshot_bytes", b"snapshot_bytes", "snapshot_hash", b"snapshot_hash", "snapshot_record", b"snapshot_record"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "height", b"height", "round", b"round", "snapshot_bytes", b"snapshot_bytes", "snapshot_hash", b"snapshot_hash", "snapshot_record", b"snapshot_record", "syncing", b"syncing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Head: _TypeAlias = Head  # noqa: Y015
+
+@_typing.final
+class Time(_message.Message):
+    """Reply to TIME."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NOW_MS_FIELD_NUMBER: _builtins.int
+    now_ms: _builtins.int
+    """the peer's raw clock, uncorrected (rule 3), Unix milliseconds"""
+    def __init__(
+        self,
+        *,
+        now_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["now_ms", b"now_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Time: _TypeAlias = Time  # noqa: Y015
 
 @_typing.final
 class Peers(_message.Message):
@@ -350,6 +380,10 @@ class ChainState(_message.Message):
         LEFT_FIELD_NUMBER: _builtins.int
         SAMPLES_FIELD_NUMBER: _builtins.int
         MEMBER_ROUND_FIELD_NUMBER: _builtins.int
+        CONTRIBUTED_FIELD_NUMBER: _builtins.int
+        SAMPLES_TOTAL_FIELD_NUMBER: _builtins.int
+        FIRST_ROUND_FIELD_NUMBER: _builtins.int
+        LAST_ROUND_FIELD_NUMBER: _builtins.int
         peer: _builtins.bytes
         admitted_by: _builtins.bytes
         """record that admitted it; empty for a candidate"""
@@ -358,6 +392,13 @@ class ChainState(_message.Message):
         included: _builtins.int
         left: _builtins.bool
         member_round: _builtins.int
+        contributed: _builtins.int
+        """records that list a payload of this peer"""
+        samples_total: _builtins.int
+        """samples it worked through for them"""
+        first_round: _builtins.int
+        """of the first and the newest of them; -1 before"""
+        last_round: _builtins.int
         @_builtins.property
         def samples(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
         def __init__(
@@ -371,10 +412,14 @@ class ChainState(_message.Message):
             left: _builtins.bool = ...,
             samples: _abc.Iterable[_builtins.int] | None = ...,
             member_round: _builtins.int = ...,
+            contributed: _builtins.int = ...,
+            samples_total: _builtins.int = ...,
+            first_round: _builtins.int = ...,
+            last_round: _builtins.int = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted_by", b"admitted_by", "credited_round", b"credited_round", "included", b"included", "left", b"left", "member_round", b"member_round", "peer", b"peer", "samples", b"samples", "since_round", b"since_round"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted_by", b"admitted_by", "contributed", b"contributed", "credited_round", b"credited_round", "first_round", b"first_round", "included", b"included", "last_round", b"last_round", "left", b"left", "member_round", b"member_round", "peer", b"peer", "samples", b"samples", "samples_total", b"samples_total", "since_round", b"since_round"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -33,6 +33,10 @@ class _NodeStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NodeState.V
     NODE_STATE_ACTIVE: _NodeState.ValueType  # 4
     NODE_STATE_DRAINING: _NodeState.ValueType  # 5
     NODE_STATE_STOPPED: _NodeState.ValueType  # 6
+    NODE_STATE_PAUSED: _NodeState.ValueType  # 7
+    """In the run, but not training, because its operator said so."""
+    NODE_STATE_FINISHED: _NodeState.ValueType  # 8
+    """The run has come to its last round; the node keeps and serves what came of it."""
 
 class NodeState(_NodeState, metaclass=_NodeStateEnumTypeWrapper): ...
 
@@ -44,6 +48,10 @@ NODE_STATE_SYNCING: NodeState.ValueType  # 3
 NODE_STATE_ACTIVE: NodeState.ValueType  # 4
 NODE_STATE_DRAINING: NodeState.ValueType  # 5
 NODE_STATE_STOPPED: NodeState.ValueType  # 6
+NODE_STATE_PAUSED: NodeState.ValueType  # 7
+"""In the run, but not training, because its operator said so."""
+NODE_STATE_FINISHED: NodeState.ValueType  # 8
+"""The run has come to its last round; the node keeps and serves what came of it."""
 Global___NodeState: _TypeAlias = NodeState  # noqa: Y015
 
 class _Phase:
@@ -92,6 +100,31 @@ OUTCOME_LATE: Outcome.ValueType  # 2
 OUTCOME_SKIPPED: Outcome.ValueType  # 3
 OUTCOME_FORKED: Outcome.ValueType  # 4
 Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
+
+class _Standing:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StandingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Standing.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STANDING_UNSPECIFIED: _Standing.ValueType  # 0
+    """The chain does not know this peer."""
+    STANDING_CANDIDATE: _Standing.ValueType  # 1
+    STANDING_MEMBER: _Standing.ValueType  # 2
+    STANDING_EXPIRED: _Standing.ValueType  # 3
+    """Not heard of for expire_rounds."""
+    STANDING_LEFT: _Standing.ValueType  # 4
+
+class Standing(_Standing, metaclass=_StandingEnumTypeWrapper): ...
+
+STANDING_UNSPECIFIED: Standing.ValueType  # 0
+"""The chain does not know this peer."""
+STANDING_CANDIDATE: Standing.ValueType  # 1
+STANDING_MEMBER: Standing.ValueType  # 2
+STANDING_EXPIRED: Standing.ValueType  # 3
+"""Not heard of for expire_rounds."""
+STANDING_LEFT: Standing.ValueType  # 4
+Global___Standing: _TypeAlias = Standing  # noqa: Y015
 
 @_typing.final
 class GetStatusRequest(_message.Message):
@@ -162,6 +195,13 @@ class Status(_message.Message):
     FORKS_TOTAL_FIELD_NUMBER: _builtins.int
     SNAPSHOT_RECORD_FIELD_NUMBER: _builtins.int
     SNAPSHOT_PATH_FIELD_NUMBER: _builtins.int
+    INVITATION_FIELD_NUMBER: _builtins.int
+    ROUNDS_TOTAL_FIELD_NUMBER: _builtins.int
+    REPLAYED_TOTAL_FIELD_NUMBER: _builtins.int
+    MICRO_BATCH_FIELD_NUMBER: _builtins.int
+    PAYLOAD_BYTES_HELD_FIELD_NUMBER: _builtins.int
+    CLOCK_FIELD_NUMBER: _builtins.int
+    CONTRIBUTION_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     pid: _builtins.int
     trainer_pid: _builtins.int
@@ -200,8 +240,24 @@ class Status(_message.Message):
     snapshot_record: _builtins.bytes
     """The newest snapshot on disk; empty before the first."""
     snapshot_path: _builtins.str
+    invitation: _builtins.str
+    """The line that the next volunteer pastes; empty before the run is known."""
+    rounds_total: _builtins.int
+    """Rounds the run has; 0: open end."""
+    replayed_total: _builtins.int
+    """Rounds this process has replayed to catch up."""
+    micro_batch: _builtins.int
+    """Samples the trainer takes at once; 0 before it is ready."""
+    payload_bytes_held: _builtins.int
+    """Payloads kept on disk."""
     @_builtins.property
     def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def clock(self) -> Global___Clock: ...
+    @_builtins.property
+    def contribution(self) -> Global___Contributor:
+        """This node's own part in the run."""
+
     def __init__(
         self,
         *,
@@ -235,14 +291,194 @@ class Status(_message.Message):
         forks_total: _builtins.int = ...,
         snapshot_record: _builtins.bytes = ...,
         snapshot_path: _builtins.str = ...,
+        invitation: _builtins.str = ...,
+        rounds_total: _builtins.int = ...,
+        replayed_total: _builtins.int = ...,
+        micro_batch: _builtins.int = ...,
+        payload_bytes_held: _builtins.int = ...,
+        clock: Global___Clock | None = ...,
+        contribution: Global___Contributor | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "contribution", b"contribution"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "bytes_in", b"bytes_in", "bytes_out", b"bytes_out", "candidates", b"candidates", "detail", b"detail", "digest", b"digest", "forks_total", b"forks_total", "genesis_ms", b"genesis_ms", "head", b"head", "head_round", b"head_round", "height", b"height", "loss", b"loss", "members", b"members", "parameters", b"parameters", "peer", b"peer", "peer_id", b"peer_id", "peers", b"peers", "phase", b"phase", "pid", b"pid", "round", b"round", "round_ms", b"round_ms", "run_id", b"run_id", "run_name", b"run_name", "snapshot_path", b"snapshot_path", "snapshot_record", b"snapshot_record", "state", b"state", "tokens_total", b"tokens_total", "train_ms_total", b"train_ms_total", "trainer_pid", b"trainer_pid", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "bytes_in", b"bytes_in", "bytes_out", b"bytes_out", "candidates", b"candidates", "clock", b"clock", "contribution", b"contribution", "detail", b"detail", "digest", b"digest", "forks_total", b"forks_total", "genesis_ms", b"genesis_ms", "head", b"head", "head_round", b"head_round", "height", b"height", "invitation", b"invitation", "loss", b"loss", "members", b"members", "micro_batch", b"micro_batch", "parameters", b"parameters", "payload_bytes_held", b"payload_bytes_held", "peer", b"peer", "peer_id", b"peer_id", "peers", b"peers", "phase", b"phase", "pid", b"pid", "replayed_total", b"replayed_total", "round", b"round", "round_ms", b"round_ms", "rounds_total", b"rounds_total", "run_id", b"run_id", "run_name", b"run_name", "snapshot_path", b"snapshot_path", "snapshot_record", b"snapshot_record", "state", b"state", "tokens_total", b"tokens_total", "train_ms_total", b"train_ms_total", "trainer_pid", b"trainer_pid", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Status: _TypeAlias = Status  # noqa: Y015
+
+@_typing.final
+class Clock(_message.Message):
+    """How far this machine's clock is corrected (rules 3 and 4)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CORRECTION_MS_FIELD_NUMBER: _builtins.int
+    ERROR_MS_FIELD_NUMBER: _builtins.int
+    PEERS_FIELD_NUMBER: _builtins.int
+    VERIFIED_FIELD_NUMBER: _builtins.int
+    correction_ms: _builtins.int
+    """Added to the machine's clock."""
+    error_ms: _builtins.int
+    """The corrected clock is within this of the peers' median; 0 while unverified."""
+    peers: _builtins.int
+    """Peers that answered."""
+    verified: _builtins.bool
+    """Whether enough peers answered."""
+    def __init__(
+        self,
+        *,
+        correction_ms: _builtins.int = ...,
+        error_ms: _builtins.int = ...,
+        peers: _builtins.int = ...,
+        verified: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["correction_ms", b"correction_ms", "error_ms", b"error_ms", "peers", b"peers", "verified", b"verified"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Clock: _TypeAlias = Clock  # noqa: Y015
+
+@_typing.final
+class Contributor(_message.Message):
+    """What one peer has contributed, by the chain."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PEER_FIELD_NUMBER: _builtins.int
+    STANDING_FIELD_NUMBER: _builtins.int
+    ROUNDS_FIELD_NUMBER: _builtins.int
+    SAMPLES_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    FIRST_ROUND_FIELD_NUMBER: _builtins.int
+    LAST_ROUND_FIELD_NUMBER: _builtins.int
+    peer: _builtins.bytes
+    standing: Global___Standing.ValueType
+    rounds: _builtins.int
+    """Rounds whose record lists its payload."""
+    samples: _builtins.int
+    share: _builtins.float
+    """Of all samples on the chain."""
+    first_round: _builtins.int
+    """First and newest round whose record lists its payload; -1 before."""
+    last_round: _builtins.int
+    def __init__(
+        self,
+        *,
+        peer: _builtins.bytes = ...,
+        standing: Global___Standing.ValueType = ...,
+        rounds: _builtins.int = ...,
+        samples: _builtins.int = ...,
+        share: _builtins.float = ...,
+        first_round: _builtins.int = ...,
+        last_round: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_round", b"first_round", "last_round", b"last_round", "peer", b"peer", "rounds", b"rounds", "samples", b"samples", "share", b"share", "standing", b"standing"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Contributor: _TypeAlias = Contributor  # noqa: Y015
+
+@_typing.final
+class ListContributorsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListContributorsRequest: _TypeAlias = ListContributorsRequest  # noqa: Y015
+
+@_typing.final
+class ListContributorsReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTRIBUTORS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def contributors(self) -> _containers.RepeatedCompositeFieldContainer[Global___Contributor]:
+        """Most samples first."""
+
+    def __init__(
+        self,
+        *,
+        contributors: _abc.Iterable[Global___Contributor] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contributors", b"contributors"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListContributorsReply: _TypeAlias = ListContributorsReply  # noqa: Y015
+
+@_typing.final
+class PauseRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseRequest: _TypeAlias = PauseRequest  # noqa: Y015
+
+@_typing.final
+class PauseReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseReply: _TypeAlias = PauseReply  # noqa: Y015
+
+@_typing.final
+class ResumeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeRequest: _TypeAlias = ResumeRequest  # noqa: Y015
+
+@_typing.final
+class ResumeReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeReply: _TypeAlias = ResumeReply  # noqa: Y015
 
 @_typing.final
 class ListPeersRequest(_message.Message):

@@ -69,6 +69,21 @@ class ControlStub(object):
                 request_serializer=demo__node_dot_control_dot_pb_dot_control__pb2.SampleRequest.SerializeToString,
                 response_deserializer=demo__node_dot_control_dot_pb_dot_control__pb2.SampleReply.FromString,
                 _registered_method=True)
+        self.ListContributors = channel.unary_unary(
+                '/demo.v1.Control/ListContributors',
+                request_serializer=demo__node_dot_control_dot_pb_dot_control__pb2.ListContributorsRequest.SerializeToString,
+                response_deserializer=demo__node_dot_control_dot_pb_dot_control__pb2.ListContributorsReply.FromString,
+                _registered_method=True)
+        self.Pause = channel.unary_unary(
+                '/demo.v1.Control/Pause',
+                request_serializer=demo__node_dot_control_dot_pb_dot_control__pb2.PauseRequest.SerializeToString,
+                response_deserializer=demo__node_dot_control_dot_pb_dot_control__pb2.PauseReply.FromString,
+                _registered_method=True)
+        self.Resume = channel.unary_unary(
+                '/demo.v1.Control/Resume',
+                request_serializer=demo__node_dot_control_dot_pb_dot_control__pb2.ResumeRequest.SerializeToString,
+                response_deserializer=demo__node_dot_control_dot_pb_dot_control__pb2.ResumeReply.FromString,
+                _registered_method=True)
         self.Drain = channel.unary_unary(
                 '/demo.v1.Control/Drain',
                 request_serializer=demo__node_dot_control_dot_pb_dot_control__pb2.DrainRequest.SerializeToString,
@@ -128,6 +143,27 @@ class ControlServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListContributors(self, request, context):
+        """What every peer has contributed, by the chain at the head.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Pause(self, request, context):
+        """Train no more until Resume: the node stays in the run, votes and serves.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Resume(self, request, context):
+        """Train again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Drain(self, request, context):
         """Leave cleanly. The reply comes at once, the node's process ends within a round.
         """
@@ -172,6 +208,21 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.Sample,
                     request_deserializer=demo__node_dot_control_dot_pb_dot_control__pb2.SampleRequest.FromString,
                     response_serializer=demo__node_dot_control_dot_pb_dot_control__pb2.SampleReply.SerializeToString,
+            ),
+            'ListContributors': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListContributors,
+                    request_deserializer=demo__node_dot_control_dot_pb_dot_control__pb2.ListContributorsRequest.FromString,
+                    response_serializer=demo__node_dot_control_dot_pb_dot_control__pb2.ListContributorsReply.SerializeToString,
+            ),
+            'Pause': grpc.unary_unary_rpc_method_handler(
+                    servicer.Pause,
+                    request_deserializer=demo__node_dot_control_dot_pb_dot_control__pb2.PauseRequest.FromString,
+                    response_serializer=demo__node_dot_control_dot_pb_dot_control__pb2.PauseReply.SerializeToString,
+            ),
+            'Resume': grpc.unary_unary_rpc_method_handler(
+                    servicer.Resume,
+                    request_deserializer=demo__node_dot_control_dot_pb_dot_control__pb2.ResumeRequest.FromString,
+                    response_serializer=demo__node_dot_control_dot_pb_dot_control__pb2.ResumeReply.SerializeToString,
             ),
             'Drain': grpc.unary_unary_rpc_method_handler(
                     servicer.Drain,
@@ -368,6 +419,87 @@ class Control(object):
             '/demo.v1.Control/Sample',
             demo__node_dot_control_dot_pb_dot_control__pb2.SampleRequest.SerializeToString,
             demo__node_dot_control_dot_pb_dot_control__pb2.SampleReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListContributors(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/demo.v1.Control/ListContributors',
+            demo__node_dot_control_dot_pb_dot_control__pb2.ListContributorsRequest.SerializeToString,
+            demo__node_dot_control_dot_pb_dot_control__pb2.ListContributorsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Pause(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/demo.v1.Control/Pause',
+            demo__node_dot_control_dot_pb_dot_control__pb2.PauseRequest.SerializeToString,
+            demo__node_dot_control_dot_pb_dot_control__pb2.PauseReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Resume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/demo.v1.Control/Resume',
+            demo__node_dot_control_dot_pb_dot_control__pb2.ResumeRequest.SerializeToString,
+            demo__node_dot_control_dot_pb_dot_control__pb2.ResumeReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,6 +45,12 @@ class ControlStub:
     """Held-out loss of a state. NOT_FOUND where the node does not hold that state any more."""
     Sample: _grpc.UnaryUnaryMultiCallable[_control_pb2.SampleRequest, _control_pb2.SampleReply]
     """Text generated deterministically from the head's parameters."""
+    ListContributors: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListContributorsRequest, _control_pb2.ListContributorsReply]
+    """What every peer has contributed, by the chain at the head."""
+    Pause: _grpc.UnaryUnaryMultiCallable[_control_pb2.PauseRequest, _control_pb2.PauseReply]
+    """Train no more until Resume: the node stays in the run, votes and serves."""
+    Resume: _grpc.UnaryUnaryMultiCallable[_control_pb2.ResumeRequest, _control_pb2.ResumeReply]
+    """Train again."""
     Drain: _grpc.UnaryUnaryMultiCallable[_control_pb2.DrainRequest, _control_pb2.DrainReply]
     """Leave cleanly. The reply comes at once, the node's process ends within a round."""
 
@@ -65,6 +71,12 @@ class ControlAsyncStub(ControlStub):
     """Held-out loss of a state. NOT_FOUND where the node does not hold that state any more."""
     Sample: _aio.UnaryUnaryMultiCallable[_control_pb2.SampleRequest, _control_pb2.SampleReply]  # type: ignore[assignment]
     """Text generated deterministically from the head's parameters."""
+    ListContributors: _aio.UnaryUnaryMultiCallable[_control_pb2.ListContributorsRequest, _control_pb2.ListContributorsReply]  # type: ignore[assignment]
+    """What every peer has contributed, by the chain at the head."""
+    Pause: _aio.UnaryUnaryMultiCallable[_control_pb2.PauseRequest, _control_pb2.PauseReply]  # type: ignore[assignment]
+    """Train no more until Resume: the node stays in the run, votes and serves."""
+    Resume: _aio.UnaryUnaryMultiCallable[_control_pb2.ResumeRequest, _control_pb2.ResumeReply]  # type: ignore[assignment]
+    """Train again."""
     Drain: _aio.UnaryUnaryMultiCallable[_control_pb2.DrainRequest, _control_pb2.DrainReply]  # type: ignore[assignment]
     """Leave cleanly. The reply comes at once, the node's process ends within a round."""
 
@@ -124,6 +136,30 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.SampleReply, _abc.Awaitable[_control_pb2.SampleReply]]:
         """Text generated deterministically from the head's parameters."""
+
+    @_abc_1.abstractmethod
+    def ListContributors(
+        self,
+        request: _control_pb2.ListContributorsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ListContributorsReply, _abc.Awaitable[_control_pb2.ListContributorsReply]]:
+        """What every peer has contributed, by the chain at the head."""
+
+    @_abc_1.abstractmethod
+    def Pause(
+        self,
+        request: _control_pb2.PauseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.PauseReply, _abc.Awaitable[_control_pb2.PauseReply]]:
+        """Train no more until Resume: the node stays in the run, votes and serves."""
+
+    @_abc_1.abstractmethod
+    def Resume(
+        self,
+        request: _control_pb2.ResumeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ResumeReply, _abc.Awaitable[_control_pb2.ResumeReply]]:
+        """Train again."""
 
     @_abc_1.abstractmethod
     def Drain(

@@ -1,0 +1,96 @@
+"""How a run ends, how a node pauses, and what the chain says that each has contributed."""
+
+from dataclasses import replace
+
+import pytest
+
+from demo_node.operations import show_contributors
+from demo_node.sim.swarm import SimSwarm, peer_name
+from demo_node.views import Standing
+from demo_protocol.errors import Reject
+from tests.builders import Tree, manifest
+from tests.sim.scenes import assert_agree, height, play
+
+
+def test_a_run_of_so_many_rounds_has_records_of_these_and_goes_silent() -> None:
+    run = replace(manifest(), rounds_total=12)
+
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(4)
+        await swarm.run_until_round(13)
+        assert_agree(swarm)
+        assert {node.view.head_state.round for node in swarm.nodes} == {11}
+        assert {height(node) for node in swarm.nodes} == {12}
+        await swarm.run_until_round(40)
+        last_heard = {max(node.machine.view.votes.newest.values())[0] for node in swarm.nodes}
+        assert last_heard == {12 + run.agreement.late_rounds - 1}
+        joiner = await swarm.add(4, syncing=True)
+        await swarm.run_until_round(45)
+        assert_agree(swarm)
+        assert height(joiner) == 12
+
+    play(scenario, SimSwarm(run))
+
+
+def test_a_record_after_the_runs_last_round_is_rejected_by_content() -> None:
+    run = replace(manifest(), rounds_total=3)
+    tree = Tree(run)
+    parent = tree.start(1)
+    parent = tree.grow(parent, 2, [0])
+    with pytest.raises(Reject, match="ended"):
+        tree.grow(parent, 3, [0])
+
+
+def test_a_paused_node_stays_a_member_votes_and_trains_nothing_until_it_is_resumed() -> None:
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(4)
+        await swarm.run_until_round(6)
+        idler = swarm.nodes[3]
+        idler.machine.paused = True
+        await swarm.run_until_round(40)  # longer than expire_rounds
+        assert_agree(swarm)
+        view = idler.view
+        assert idler.name in view.chain[view.head].members
+        listed = [h.body for r in view.chain.ancestors(view.head) for h in r.contributions]
+        idle = [h for h in listed if h.peer == idler.name and h.round > 6]
+        assert len(idle) > 25
+        assert all(h.k == 0 for h in idle)
+        assert height(idler) == 40
+        idler.machine.paused = False
+        await swarm.run_until_round(43)
+        newest = view.chain[view.head].contributions
+        assert [h.body.k > 0 for h in newest if h.body.peer == idler.name] == [True]
+
+    play(scenario)
+
+
+def test_what_each_has_contributed_is_counted_over_the_whole_chain_and_across_leaves() -> None:
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(3)
+        await swarm.run_until_round(10)
+        leaver = swarm.nodes[2]
+        leaver.driver.leave()
+        await leaver.driver.flush()
+        await swarm.run_until_round(12)
+        await swarm.kill(leaver)
+        await swarm.run_until_round(20)
+        await swarm.add(2, store=leaver.store, syncing=True)
+        await swarm.run_until_round(30)
+        view = swarm.nodes[0].view
+        listed = [
+            h.body for r in view.chain.ancestors(view.head) for h in r.contributions if h.body.k
+        ]
+        shown = show_contributors(view.head_state, swarm.manifest.agreement)
+        assert len(shown) == 3
+        for contributor in shown:
+            own = [h for h in listed if h.peer == contributor.peer]
+            assert contributor.rounds == len(own)
+            assert contributor.samples == sum(h.samples for h in own)
+            assert contributor.first_round == own[-1].round
+            assert contributor.last_round == own[0].round
+            assert contributor.standing is Standing.MEMBER
+        assert sum(c.share for c in shown) == pytest.approx(1)
+        back = next(c for c in shown if c.peer == peer_name(2))
+        assert 10 < back.rounds < 24
+
+    play(scenario)
