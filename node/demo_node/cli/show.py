@@ -3,11 +3,14 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from demo_node.mesh.peer_id import encode_peer_id
 from demo_node.ports import PeerView
-from demo_node.views import RoundView, StatusView
+from demo_node.views import ClockView, ContributorView, RoundView, StatusView
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 SCHEMA: Final = 1
 """Version of every JSON document. Keys are added; none changes its meaning or goes away."""
@@ -29,12 +32,14 @@ def describe_rounds(views: Iterable[RoundView]) -> dict[str, Any]:
     return {"schema": SCHEMA, "rounds": [_describe(view) for view in views]}
 
 
-def _describe(view: StatusView | RoundView | PeerView) -> dict[str, Any]:
+def _describe(view: "DataclassInstance") -> dict[str, Any]:
     return {field.name: _to_json(getattr(view, field.name)) for field in fields(view)}
 
 
 def _to_json(value: object) -> object:
     match value:
+        case ClockView() | ContributorView():
+            return _describe(value)
         case bytes():
             return value.hex()
         case float():
