@@ -45,7 +45,7 @@ def test_a_saved_key_signs_the_same(tmp_path: Path) -> None:
 
 def test_an_existing_key_is_never_overwritten(tmp_path: Path) -> None:
     create_key(DISK, tmp_path / "node.key", NodeKey(bytes(32)))
-    with pytest.raises(ConfigError, match="a key is there already"):
+    with pytest.raises(ConfigError, match="nothing is overwritten"):
         create_key(DISK, tmp_path / "node.key", generate_key())
     assert load_key(DISK, tmp_path / "node.key").seed == bytes(32)
 

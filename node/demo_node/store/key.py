@@ -72,7 +72,7 @@ def decode_key(raw: bytes) -> NodeKey | None:
 def create_key(disk: Disk, path: Path, key: NodeKey) -> None:
     """Write `key` to a new file, 0600 (fsyncs). Raises ConfigError when a file is there."""
     if path.name in disk.names(path.parent):
-        raise ConfigError(f"{path}: a key is there already; move it away first")
+        raise ConfigError(f"{path}: there already; nothing is overwritten, move it away first")
     write_atomic(disk, path, encode_key(key), mode=PRIVATE)
 
 
