@@ -59,7 +59,7 @@ def test_init_keeps_the_key_of_a_node_that_joined_before(tmp_path: Path) -> None
     assert (tmp_path / "node.key").read_bytes() == key
 
 
-@pytest.mark.parametrize("command", ["status", "peers", "rounds"])
+@pytest.mark.parametrize("command", ["status", "peers", "rounds", "pause", "resume"])
 def test_without_a_node_there_is_one_line_and_exit_code_69(tmp_path: Path, command: str) -> None:
     done = demo_node(command, "--datadir", tmp_path)
     assert done.returncode == 69
@@ -106,6 +106,14 @@ def test_peers_and_rounds_are_shown(fake_node: Path) -> None:
     assert [line.split()[0] for line in table] == ["round", "5", "6"]
     rounds = json.loads(demo_node("rounds", "--datadir", fake_node, "--json").stdout)["rounds"]
     assert [view["round"] for view in rounds] == list(range(7))
+
+
+def test_a_pause_and_its_end_may_be_said_twice(fake_node: Path) -> None:
+    for command, state in [("pause", "paused"), ("pause", "paused"), ("resume", "active")] * 2:
+        done = demo_node(command, "--datadir", fake_node)
+        assert (done.returncode, done.stdout.count("\n")) == (0, 1), done.stderr
+        status = json.loads(demo_node("status", "--datadir", fake_node, "--json").stdout)
+        assert status["state"] == state
 
 
 def test_version_names_the_parts() -> None:

@@ -108,7 +108,7 @@ class FakeOperations:
         self.paused = False
 
     def status(self) -> StatusView:
-        return self.view
+        return replace(self.view, state=NodeState.PAUSED) if self.paused else self.view
 
     def peers(self) -> Sequence[PeerView]:
         return [PEER]

@@ -29,7 +29,7 @@ Answer = TypeVar("Answer")
 @json_option
 def status(datadir: str | None, as_json: bool) -> None:
     """Show what the node is doing."""
-    view = _ask(resolve_datadir(datadir), lambda client: client.status())
+    view = ask_node(resolve_datadir(datadir), lambda client: client.status())
     click.echo(json.dumps(describe_status(view)) if as_json else format_status(view))
 
 
@@ -38,7 +38,7 @@ def status(datadir: str | None, as_json: bool) -> None:
 @json_option
 def peers(datadir: str | None, as_json: bool) -> None:
     """Show who is connected."""
-    views = _ask(resolve_datadir(datadir), lambda client: client.peers())
+    views = ask_node(resolve_datadir(datadir), lambda client: client.peers())
     click.echo(json.dumps(describe_peers(views)) if as_json else format_peers(views))
 
 
@@ -54,11 +54,11 @@ def peers(datadir: str | None, as_json: bool) -> None:
 )
 def rounds(datadir: str | None, as_json: bool, limit: int) -> None:
     """Show how the newest rounds went, oldest first."""
-    views = _ask(resolve_datadir(datadir), lambda client: client.rounds(limit))
+    views = ask_node(resolve_datadir(datadir), lambda client: client.rounds(limit))
     click.echo(json.dumps(describe_rounds(views)) if as_json else format_rounds(views))
 
 
-def _ask(datadir: Path, question: Callable[["ControlClient"], Awaitable[Answer]]) -> Answer:
+def ask_node(datadir: Path, question: Callable[["ControlClient"], Awaitable[Answer]]) -> Answer:
     """The node's answer. Exits with 69 where none runs, with 1 where it refuses."""
     from demo_node.control.client import Refused, control_client  # grpc: not for --help
 

@@ -10,6 +10,7 @@ from demo_node.cli.ask import peers, rounds, status
 from demo_node.cli.bench import bench
 from demo_node.cli.init import init
 from demo_node.cli.key import key
+from demo_node.cli.pause import pause, resume
 from demo_node.cli.start import start
 from demo_node.cli.swarm.command import swarm
 from demo_node.cli.version import version
@@ -29,7 +30,7 @@ def commands() -> None:
     """
 
 
-for _command in (swarm, init, start, status, peers, rounds, key, bench, version):
+for _command in (swarm, init, start, status, peers, rounds, pause, resume, key, bench, version):
     commands.add_command(_command)
 
 
