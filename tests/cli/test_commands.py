@@ -116,6 +116,18 @@ def test_a_pause_and_its_end_may_be_said_twice(fake_node: Path) -> None:
         assert status["state"] == state
 
 
+def test_contributions_are_shown_by_peer(fake_node: Path) -> None:
+    asked = ("rounds", "--datadir", fake_node, "--by-peer")
+    (row,) = demo_node(*asked).stdout.splitlines()[1:]
+    assert " you " in row
+    (peer,) = json.loads(demo_node(*asked, "--json").stdout)["peers"]
+    assert (peer["you"], peer["samples"], peer["share"]) == (True, 384, 0.25)
+    header, line = demo_node(*asked, "--csv").stdout.splitlines()
+    assert header.startswith("peer_id,you,standing,rounds,samples,share")
+    assert line.startswith(f"{peer['peer_id']},yes,member,6,384,0.25,0,")
+    assert demo_node("rounds", "--datadir", fake_node, "--csv").returncode == 2
+
+
 def test_version_names_the_parts() -> None:
     document = json.loads(demo_node("version", "--json").stdout)
     assert document["schema"] == 1

@@ -17,6 +17,12 @@ from demo_node.cli.show import (
     format_rounds,
     format_status,
 )
+from demo_node.cli.show_contributors import (
+    Contributors,
+    describe_contributors,
+    format_contributors,
+    format_contributors_csv,
+)
 
 if TYPE_CHECKING:
     from demo_node.control.client import ControlClient
@@ -52,10 +58,30 @@ def peers(datadir: str | None, as_json: bool) -> None:
     show_default=True,
     help="How many of the newest rounds.",
 )
-def rounds(datadir: str | None, as_json: bool, limit: int) -> None:
+@click.option("--by-peer", is_flag=True, help="What each peer has contributed since the start.")
+@click.option("--csv", "as_csv", is_flag=True, help="With --by-peer: comma-separated values.")
+def rounds(datadir: str | None, as_json: bool, limit: int, by_peer: bool, as_csv: bool) -> None:
     """Show how the newest rounds went, oldest first."""
+    if as_csv and (as_json or not by_peer):
+        raise click.UsageError("--csv goes with --by-peer, and without --json")
+    if by_peer:
+        _show_contributors(resolve_datadir(datadir), as_json=as_json, as_csv=as_csv)
+        return
     views = ask_node(resolve_datadir(datadir), lambda client: client.rounds(limit))
     click.echo(json.dumps(describe_rounds(views)) if as_json else format_rounds(views))
+
+
+def _show_contributors(datadir: Path, *, as_json: bool, as_csv: bool) -> None:
+    async def question(client: "ControlClient") -> Contributors:
+        return Contributors(await client.status(), await client.contributors())
+
+    contributors = ask_node(datadir, question)
+    if as_json:
+        click.echo(json.dumps(describe_contributors(contributors)))
+    elif as_csv:
+        click.echo(format_contributors_csv(contributors))
+    else:
+        click.echo(format_contributors(contributors))
 
 
 def ask_node(datadir: Path, question: Callable[["ControlClient"], Awaitable[Answer]]) -> Answer:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from demo_node.mesh.peer_id import encode_peer_id
@@ -67,6 +68,7 @@ def format_status(view: StatusView) -> str:
             ("parameters", f"{view.parameters:,}, digest {view.digest.hex()}"),
             ("swarm", f"{view.members} members, {view.candidates} candidates"),
             ("training", _format_training(view)),
+            ("contributed", _format_contribution(view)),
         ]
     lines.append(("peers", f"{view.peers} connected"))
     lines.append(
@@ -81,6 +83,35 @@ def format_status(view: StatusView) -> str:
 def _format_training(view: StatusView) -> str:
     tokens = f"{view.tokens_total:,} tokens in {view.train_ms_total / 1000:.1f} s"
     return tokens if math.isnan(view.loss) else f"loss {view.loss:.3f} nats per byte; {tokens}"
+
+
+def _format_contribution(view: StatusView) -> str:
+    mine = view.contribution
+    if mine.first_round < 0:
+        return "nothing that counted yet"
+    return (
+        f"{mine.rounds:,} {'round' if mine.rounds == 1 else 'rounds'}, {mine.samples:,} samples,"
+        f" {mine.share:.1%} of all, since {format_since(mine, view)}"
+    )
+
+
+def format_since(view: ContributorView, status: StatusView) -> str:
+    """The first round a peer contributed to, and when that was; it must have one."""
+    since_ms = compute_since_ms(view, status)
+    when = "" if since_ms is None else f" ({to_time(since_ms):%Y-%m-%d %H:%M} UTC)"
+    return f"round {view.first_round}{when}"
+
+
+def compute_since_ms(view: ContributorView, status: StatusView) -> int | None:
+    """Start of the first round contributed to, Unix milliseconds; None where there is none."""
+    if view.first_round < 0 or not status.round_ms:
+        return None
+    return status.genesis_ms + view.first_round * status.round_ms
+
+
+def to_time(unix_ms: int) -> datetime:
+    """Unix milliseconds as a time in UTC."""
+    return datetime.fromtimestamp(unix_ms // 1000, UTC)
 
 
 def format_peers(views: Sequence[PeerView]) -> str:
