@@ -8,41 +8,28 @@ from dataclasses import dataclass
 from demo_node.config import Config
 from demo_node.mesh.libp2p import Libp2pMesh
 from demo_node.operations import NodeOperations
+from demo_node.participant import Participant, Surroundings
 from demo_node.peering import Peering
 from demo_node.ports import LearnerLost
 from demo_node.pull import Puller
-from demo_node.round import RoundDriver
-from demo_node.serve import Server
-from demo_node.snapshotting import Snapshotting
 from demo_node.stopping import Stopping
 from demo_node.store.addresses import AddressBook
 from demo_node.store.archive import FileArchive
-from demo_node.store.chainlog import ChainLog
 from demo_node.store.corpus import compute_corpus_path
 from demo_node.store.datadir import DataDir
 from demo_node.store.disk import FileDisk
 from demo_node.store.key import NodeKey, verify
 from demo_node.store.manifest_file import load_manifest, save_manifest
-from demo_node.store.payloads import PayloadStore
-from demo_node.store.round_store import FileRoundStore
-from demo_node.store.signed import SignedLog
-from demo_node.store.snapshots import Snapshot, SnapshotStore
-from demo_node.sync import Start, catch_up, choose_start, ensure_corpus, fetch_manifest
+from demo_node.store.snapshots import SnapshotStore
+from demo_node.sync import ensure_corpus, fetch_manifest
 from demo_node.system_clock import SystemClock
 from demo_node.trainer.client import TrainerClient
 from demo_node.trainer.forkserver import wait_for_server
 from demo_node.trainer.settings import TrainerSettings
 from demo_node.trainer.supervisor import Supervisor
 from demo_node.views import NodeState, RoundObserver
-from demo_protocol.answers import decode_bundle, decode_chain_state
-from demo_protocol.errors import ConfigError, LocalFault
-from demo_protocol.events import Bundle, RecordsFetched
-from demo_protocol.identity import Kind
+from demo_protocol.errors import ConfigError
 from demo_protocol.manifest import Manifest, compute_run_id, encode_manifest
-from demo_protocol.roster import genesis_state
-from demo_protocol.round import Round
-from demo_protocol.schedule import round_at
-from demo_protocol.view import View
 
 POLL_S = 0.05
 """How often a waiting node looks for its manifest."""
@@ -110,7 +97,6 @@ async def _join_run(node: Node, group: asyncio.TaskGroup, files: ExitStack) -> N
     node.operations.manifest = manifest
     node.operations.set_state(NodeState.SYNCING)
     run_id = compute_run_id(manifest)
-    corpus = await ensure_corpus(node.disk, node.datadir, manifest.data, puller, node.say)
     supervisor = Supervisor(
         TrainerSettings(
             manifest=encode_manifest(manifest),
@@ -120,71 +106,43 @@ async def _join_run(node: Node, group: asyncio.TaskGroup, files: ExitStack) -> N
         ),
         node.observer.on_event,
     )
-    group.create_task(supervisor.run())
     learner = TrainerClient(supervisor)
     snapshots = SnapshotStore(node.disk, node.datadir.snapshots, run_id)
-    own = await asyncio.to_thread(_find_own_start, snapshots, run_id)
-    start = await choose_start(own, manifest, snapshots, puller, node.say)
-    digest = await _load(learner, snapshots, start.state.record, start.snapshot)
-    trainer = await supervisor.wait_ready()
-    node.operations.trainer_pid = supervisor.pid
-
-    chain_log = await asyncio.to_thread(ChainLog, node.disk, node.datadir.chain_log, run_id)
-    signed = await asyncio.to_thread(SignedLog, node.disk, node.datadir.signed_log, run_id)
-    payloads = await asyncio.to_thread(PayloadStore, node.disk, node.datadir.payloads)
-    store = FileRoundStore(signed, chain_log, payloads)
-    files.callback(store.close)
-    view = View(
+    around = Surroundings(
         manifest=manifest,
         me=node.key.public,
         sign=node.key.sign,
         verify=verify,
-        root=start.state,
-        digest=digest,
-    )
-    machine = Round(
-        view,
-        signed_until=_find_signed_until(signed, manifest, node.clock.now_ms()),
-        stop_round=node.config.rounds or None,
-        syncing=True,
-        contributes=node.config.train and (trainer.info is None or trainer.info.can_contribute),
-    )
-
-    async def resync(target: bytes) -> tuple[bytes, bytes]:
-        snapshot = await asyncio.to_thread(_find_snapshot_below, snapshots, view, target)
-        record = snapshot.info.record if snapshot else run_id
-        if record not in view.chain:
-            raise LocalFault("no snapshot on disk leads to the chain; start again to fetch one")
-        loaded = await _load(learner, snapshots, record, snapshot)
-        node.operations.trainer_pid = supervisor.pid
-        return record, loaded
-
-    driver = RoundDriver(
-        machine,
         clock=node.clock,
         mesh=node.mesh,
         learner=learner,
-        store=store,
+        disk=node.disk,
+        datadir=node.datadir,
         observer=node.observer,
         group=group,
-        resync=resync,
+        say=node.say,
     )
-    archive = FileArchive(snapshots, corpus, node.book, node.mesh.addresses)
-    server = Server(machine, store, archive, node.clock.now_ms)
-    bundles = await asyncio.to_thread(_read_records, chain_log, start.state.round)
-    driver.post(RecordsFetched(node.clock.now_ms(), bundles, view.me))
-    await node.mesh.join(run_id, driver.on_gossip, server.answer)
-    group.create_task(driver.run_outbox())
-    group.create_task(driver.run_clock())
+    archive = FileArchive(snapshots, node.book, node.mesh.addresses)
+    participant = Participant(around, archive, snapshots)
+    await node.mesh.join(run_id, participant.on_gossip, participant.server.answer)
     group.create_task(node.peering.run())
-    snapshotting = Snapshotting(driver, learner, snapshots, node.observer, start.snapshot)
-    group.create_task(snapshotting.run())
-    node.operations.driver, node.operations.learner = driver, learner
-    node.operations.snapshotting = snapshotting
+    corpus = await ensure_corpus(node.disk, node.datadir, manifest.data, puller, node.say)
+    archive.corpus = corpus
+    group.create_task(supervisor.run())
+    patience_ms = PATIENCE_MS if node.peering.knows_others else 0
+    start = await participant.finder.choose(patience_ms)
+    trainer = await supervisor.wait_ready()
+    can_contribute = trainer.info is None or trainer.info.can_contribute
+    driver, snapshotting = await participant.begin(
+        start,
+        files,
+        stop_round=node.config.rounds or None,
+        contributes=node.config.train and can_contribute,
+    )
+    node.operations.begin(driver, learner, snapshotting, supervisor)
     node.operations.invitation = _compose_invitation(node, run_id)
     node.show("Others join this run with:\n  " + node.operations.invitation)
-    patience_ms = PATIENCE_MS if node.peering.knows_others else 0
-    await catch_up(driver, node.clock, node.say, patience_ms)
+    await participant.catch_up(patience_ms)
     node.operations.set_state(NodeState.ACTIVE)
 
 
@@ -219,48 +177,9 @@ async def _find_manifest(node: Node, puller: Puller) -> Manifest:
     return manifest
 
 
-def _find_signed_until(signed: SignedLog, manifest: Manifest, now_ms: int) -> dict[Kind, int]:
-    """Rule 10, after a restart. A damaged log may have forgotten what was signed up to now."""
-    forgotten = round_at(manifest.schedule, now_ms) if signed.cut_bytes else -1
-    return {kind: max(signed.newest(kind), forgotten) for kind in Kind}
-
-
 def _compose_invitation(node: Node, run_id: bytes) -> str:
     """The line that the next volunteer pastes."""
     return f"demo-node start --peers {node.mesh.addresses()[0]} --run-id {run_id.hex()}"
-
-
-def _find_own_start(snapshots: SnapshotStore, run_id: bytes) -> Start:
-    """The newest snapshot on disk, or state 0."""
-    snapshot, _skipped = snapshots.newest()
-    if snapshot is None:
-        return Start(genesis_state(run_id), None)
-    return Start(decode_chain_state(snapshot.info.chain_state), snapshot)
-
-
-def _read_records(chain_log: ChainLog, after_round: int) -> tuple[Bundle, ...]:
-    """What our own log has beyond a snapshot."""
-    entries = (entry for entry in chain_log.entries() if entry.round > after_round)
-    return tuple(decode_bundle(entry.raw) for entry in entries)
-
-
-def _find_snapshot_below(snapshots: SnapshotStore, view: View, target: bytes) -> Snapshot | None:
-    """The newest snapshot from which records lead to `target`; None: state 0 it is."""
-    snapshot, _skipped = snapshots.newest(
-        lambda info: info.record in view.chain and view.chain.is_ancestor(info.record, target)
-    )
-    return snapshot
-
-
-async def _load(
-    learner: TrainerClient, snapshots: SnapshotStore, record: bytes, snapshot: Snapshot | None
-) -> bytes:
-    """Have the trainer hold a state; its digest must be what the snapshot says."""
-    raw = await asyncio.to_thread(snapshots.read, snapshot) if snapshot else None
-    digest = await learner.load(record, raw)
-    if snapshot is not None and digest != snapshot.info.digest:
-        raise ConfigError(f"{snapshot.path}: not what it says it holds; remove it and start again")
-    return digest
 
 
 async def _leave(node: Node) -> None:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from typing import Protocol
 
 from demo_node.mesh.peer_id import encode_peer_id
 from demo_node.ports import Clock, Learner, Mesh, PeerView
@@ -32,6 +33,15 @@ from demo_protocol.schedule import (
 )
 
 
+class TrainerProcess(Protocol):
+    """What keeps the trainer alive, as far as an operator sees it."""
+
+    @property
+    def pid(self) -> int:
+        """Process id of the trainer that is ready; 0 while there is none."""
+        ...
+
+
 class NotRunningYet(LookupError):
     """The node has not come far enough to answer."""
 
@@ -46,16 +56,27 @@ class NodeOperations:
     state: NodeState = NodeState.STARTING
     detail: str = ""
     manifest: Manifest | None = None
-    trainer_pid: int = 0
     invitation: str = ""
     learner: Learner | None = None
     driver: RoundDriver | None = None
     snapshotting: Snapshotting | None = None
+    trainer: TrainerProcess | None = None
     version: str = field(default_factory=lambda: version("demo-node"))
 
     def set_state(self, state: NodeState, detail: str = "") -> None:
         """Move on in the node's life; `detail` is one line for people."""
         self.state, self.detail = state, detail
+
+    def begin(
+        self,
+        driver: RoundDriver,
+        learner: Learner,
+        snapshotting: Snapshotting,
+        trainer: TrainerProcess,
+    ) -> None:
+        """The node has a chain and parameters."""
+        self.driver, self.learner = driver, learner
+        self.snapshotting, self.trainer = snapshotting, trainer
 
     def status(self) -> StatusView:
         """The node now."""
@@ -71,7 +92,7 @@ class NodeOperations:
         return StatusView(
             version=self.version,
             pid=os.getpid(),
-            trainer_pid=self.trainer_pid,
+            trainer_pid=self.trainer.pid if self.trainer else 0,
             peer=self.mesh.peer,
             peer_id=encode_peer_id(self.mesh.peer),
             run_id=view.run_id if view else bytes(HASH_BYTES),

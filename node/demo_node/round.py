@@ -23,7 +23,7 @@ from demo_node.ports import (
 from demo_node.pull import Puller, sha256
 from demo_node.views import RoundObserver
 from demo_protocol.answers import decode_records, encode_bundle
-from demo_protocol.errors import Ignore, Reject
+from demo_protocol.errors import ConfigError, Ignore, Reject
 from demo_protocol.events import (
     Announce,
     Apply,
@@ -35,6 +35,7 @@ from demo_protocol.events import (
     HeadChanged,
     HeadersFetched,
     KeepRecord,
+    KeyInUse,
     PayloadHeld,
     PayloadsLost,
     Persist,
@@ -94,6 +95,8 @@ class RoundDriver:
         self._outbox: asyncio.Queue[Persist | Announce] = asyncio.Queue()
         self._pulling: set[tuple[bytes, int]] = set()
         self._head_changed = asyncio.Event()
+        self.first_round = 0
+        """The round in which this process began to take part."""
 
     # --- what happens ----------------------------------------------------------------------------
 
@@ -187,9 +190,18 @@ class RoundDriver:
                 self._start(self._unless_lost(self.learner.restore(round_)))
             case DigestAccused(peer, base):
                 self.observer.on_event("digest.differed", author=peer.hex(), base=base.hex())
+            case KeyInUse(round_):
+                self._on_key_in_use(round_)
             case RoundEnded(round_):
                 self.history.on_round_ended(round_, self.view, self.mesh.counters())
                 self._start(self._forget_payloads(round_))
+
+    def _on_key_in_use(self, round_: int) -> None:
+        """Whoever came last goes. Both, where both have just begun: nobody can tell who is who."""
+        self.observer.on_event("key.in_use", round=round_)
+        late_rounds = self.view.manifest.agreement.late_rounds
+        if self.machine.syncing or round_ < self.first_round + late_rounds:
+            self._start(_refuse_key())
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
         self.group.create_task(work)
@@ -292,8 +304,10 @@ class RoundDriver:
             await self.store.keep_record(record, step.parent, step.round, raw)
 
     async def _forget_payloads(self, round_: int) -> None:
+        """Of the chain's rounds: what a run that stood still needs to go on stays."""
         window = self.view.manifest.agreement.payload_window_rounds
-        await self.store.forget_payloads_before(round_ - window)
+        newest = min(round_, self.view.head_state.round)
+        await self.store.forget_payloads_before(newest - window)
 
     # --- pulling ---------------------------------------------------------------------------------
 
@@ -355,3 +369,11 @@ class RoundDriver:
             self.observer.on_event("answer.rejected", reason=str(error))
             return False
         return True
+
+
+async def _refuse_key() -> None:
+    """Ends the node, by way of the group that owns all tasks."""
+    raise ConfigError(
+        "another node in this run signs with this node's key: a copied data folder? Stop one of"
+        " the two, or start this one with another --datadir, which makes a key of its own"
+    )

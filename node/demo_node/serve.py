@@ -15,42 +15,41 @@ from demo_protocol.limits import (
     RECORDS_PER_REPLY_MAX,
     RECORDS_REPLY_BYTES_MAX,
 )
-from demo_protocol.manifest import encode_manifest
+from demo_protocol.manifest import Manifest, compute_run_id, encode_manifest
 from demo_protocol.round import Round, make_bundle
 
 
 class Server:
-    """Gives what this node holds. It never computes: an answer costs a look-up and a read."""
+    """Gives what this node holds. It never computes: an answer costs a look-up and a read.
 
-    def __init__(
-        self,
-        machine: Round,
-        store: RoundStore,
-        archive: Archive,
-        raw_now_ms: Callable[[], int],
-    ) -> None:
+    Before `open` it has no chain yet, but can point a joiner on: manifest, corpus, addresses.
+    """
+
+    def __init__(self, manifest: Manifest, archive: Archive, raw_now_ms: Callable[[], int]) -> None:
         """`raw_now_ms`: the machine's clock, uncorrected (rule 3)."""
-        self._machine = machine
-        self._raw_now_ms = raw_now_ms
-        self._view = view = machine.view
-        self._store = store
+        self._manifest = manifest
         self._archive = archive
-        self._manifest = encode_manifest(view.manifest)
+        self._raw_now_ms = raw_now_ms
+        self._machine: Round | None = None
+        self._store: RoundStore | None = None
+
+    def open(self, machine: Round, store: RoundStore) -> None:
+        """From now on there is a chain to answer from."""
+        self._machine, self._store = machine, store
 
     async def answer(self, asking: bytes, request: BlobRequest) -> bytes | None:
         """The bytes asked for, or None where they are not held here."""
         match request.kind:
             case Blob.MANIFEST:
-                return self._manifest
+                return encode_manifest(self._manifest)
             case Blob.PAYLOAD:
-                return await self._store.read_payload(request.key)
+                return await self._store.read_payload(request.key) if self._store else None
             case Blob.HEADER:
-                header = self._view.pool.headers.get(request.key)
-                return header.raw if header else None
+                return self._header(request.key)
             case Blob.RECORDS:
                 return await self._records(request)
             case Blob.HEAD:
-                return self._head()
+                return encode_head(self._head())
             case Blob.SNAPSHOT:
                 return await self._archive.read_snapshot(request.key)
             case Blob.CORPUS_BLOCK:
@@ -60,18 +59,22 @@ class Server:
             case Blob.TIME:
                 return encode_time(self._raw_now_ms())
 
-    def _head(self) -> bytes:
+    def _header(self, name: bytes) -> bytes | None:
+        header = self._machine.view.pool.headers.get(name) if self._machine else None
+        return header.raw if header else None
+
+    def _head(self) -> HeadAnswer:
+        """Where we stand; before there is a chain, at the genesis."""
         snapshot = self._archive.newest_snapshot()
-        return encode_head(
-            HeadAnswer(
-                head=self._view.head,
-                round=self._view.head_state.round,
-                snapshot_record=snapshot.record if snapshot else b"",
-                snapshot_hash=snapshot.hash if snapshot else b"",
-                snapshot_bytes=snapshot.size if snapshot else 0,
-                height=self._view.head_state.height,
-                syncing=self._machine.syncing,
-            )
+        state = self._machine.view.head_state if self._machine else None
+        return HeadAnswer(
+            head=state.record if state else compute_run_id(self._manifest),
+            round=state.round if state else 0,
+            snapshot_record=snapshot.record if snapshot else b"",
+            snapshot_hash=snapshot.hash if snapshot else b"",
+            snapshot_bytes=snapshot.size if snapshot else 0,
+            height=state.height if state else 0,
+            syncing=self._machine is None or self._machine.syncing,
         )
 
     async def _records(self, request: BlobRequest) -> bytes | None:
@@ -90,8 +93,11 @@ class Server:
 
     async def _record(self, name: bytes) -> tuple[bytes | None, bytes]:
         """A record's bundle and its parent, from memory or from the log."""
-        if name in self._view.chain:
-            record = self._view.chain[name]
+        if self._machine is None or self._store is None:
+            return None, b""
+        chain = self._machine.view.chain
+        if name in chain:
+            record = chain[name]
             if record.proposal is not None:
                 return encode_bundle(make_bundle(record)), record.parent
         return await self._store.read_record(name)

@@ -1,13 +1,12 @@
-"""Getting to where the others are: manifest, corpus, snapshot, records.
+"""Getting to where the others are: manifest, corpus, records.
 
-Late join and return after a pause are one walk: start from a snapshot (or state 0), pull the
+Late join and return after a pause are one walk: start from a snapshot (`starting.py`), pull the
 records after it, apply them, compare digests. What is taken from one peer here is checked by
 hash; that its history is the swarm's is believed on that peer's word (rule 22 comes later).
 """
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from demo_node.peering import Peering
 from demo_node.ports import Blob, BlobRequest, Clock
@@ -16,21 +15,16 @@ from demo_node.round import RoundDriver
 from demo_node.store.corpus import Corpus, CorpusAssembler, load_corpus, save_corpus
 from demo_node.store.datadir import DataDir
 from demo_node.store.disk import Disk
-from demo_node.store.snapshots import Snapshot, SnapshotStore
 from demo_node.store.stdlib import build_stdlib_corpus
-from demo_protocol.answers import HeadAnswer, decode_chain_state, decode_head
+from demo_protocol.answers import HeadAnswer, decode_head
 from demo_protocol.errors import ConfigError, Reject
 from demo_protocol.events import PullRecords, Tick
 from demo_protocol.limits import (
-    BLOB_BYTES_MAX,
     HEAD_REPLY_BYTES_MAX,
     MANIFEST_BYTES_MAX,
 )
 from demo_protocol.manifest import Data, Manifest, compute_run_id, decode_manifest
-from demo_protocol.roster import ChainState
-
-SNAPSHOT_TIMEOUT_S = 1800.0
-"""Half a gigabyte at 2 Mbit/s."""
+from demo_protocol.schedule import contribute_end_ms, round_at, train_end_ms
 
 MANIFEST_PAUSES_S = (0.5, 1.0, 2.0)
 """Between attempts to get the manifest: a busy peer, or one just starting, may miss the first."""
@@ -43,14 +37,6 @@ STALLED_ROUNDS = 3
 
 Say = Callable[[str], None]
 """Shows one line of progress."""
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """Where this node's chain begins. `snapshot` is None for state 0."""
-
-    state: ChainState
-    snapshot: Snapshot | None
 
 
 async def fetch_manifest(puller: Puller, peering: Peering, run_id: str, say: Say) -> Manifest:
@@ -158,39 +144,22 @@ async def fetch_heads(puller: Puller) -> list[tuple[bytes, HeadAnswer]]:
     return heads
 
 
-async def choose_start(
-    own: Start, manifest: Manifest, snapshots: SnapshotStore, puller: Puller, say: Say
-) -> Start:
-    """Our own start where the others' payloads still reach back to it, else their snapshot."""
-    heads = await fetch_heads(puller)
-    agreement = manifest.agreement
-    # Replaying a few records costs less than a snapshot; those of half the window are surely held.
-    reach = agreement.payload_window_rounds // 2 if own.snapshot else agreement.snapshot_every
-    for holder, head in sorted(heads, key=lambda h: -h[1].round):
-        is_behind = head.round - own.state.round > reach
-        if not is_behind or not head.snapshot_hash or head.snapshot_bytes > BLOB_BYTES_MAX:
-            continue
-        say(f"fetching a snapshot ({head.snapshot_bytes / 1e6:.1f} MB)")
-        request = BlobRequest(Blob.SNAPSHOT, head.snapshot_hash)
-        raw = await puller.ask(holder, request, head.snapshot_bytes, SNAPSHOT_TIMEOUT_S)
-        if raw is None:
-            continue
-        try:
-            snapshot = await asyncio.to_thread(snapshots.adopt, raw, head.snapshot_hash)
-            state = decode_chain_state(snapshot.info.chain_state)
-        except Reject:
-            continue
-        if state.record == snapshot.info.record and state.round > own.state.round:
-            return Start(state, snapshot)
-    return own
-
-
 async def catch_up(driver: RoundDriver, clock: Clock, say: Say, patience_ms: int) -> None:
     """Pull and apply until our head is as high as every connected peer's, then take part.
 
     While nobody is connected, waits for at most `patience_ms`. A peer may stand on a branch that
     is higher and still loses: without progress for STALLED_ROUNDS the node takes part as it is.
     """
+    heard_ms = clock.now_ms()
+    await _come_level(driver, clock, say, patience_ms)
+    if driver.puller.holders():
+        await _listen(driver, clock, say, heard_ms)
+    driver.first_round = driver.view.round
+    driver.machine.syncing = False
+    driver.post(Tick(clock.now_ms()))
+
+
+async def _come_level(driver: RoundDriver, clock: Clock, say: Say, patience_ms: int) -> None:
     view = driver.view
     alone_until_ms = clock.now_ms() + patience_ms
     stalled_ms = STALLED_ROUNDS * view.manifest.schedule.round_ms
@@ -211,5 +180,20 @@ async def catch_up(driver: RoundDriver, clock: Clock, say: Say, patience_ms: int
             shown = height
             say(f"replaying: {height} of {max(targets, default=height)} records")
         await clock.sleep_until_ms(clock.now_ms() + LOOK_AGAIN_MS)
-    driver.machine.syncing = False
-    driver.post(Tick(clock.now_ms()))
+
+
+async def _listen(driver: RoundDriver, clock: Clock, say: Say, since_ms: int) -> None:
+    """Hear one contribute phase before signing: somebody may be signing with this very key.
+
+    `since_ms`: from then on this node has heard what others announce.
+    """
+    schedule = driver.view.manifest.schedule
+    now_ms = clock.now_ms()
+    if now_ms < schedule.genesis_ms:
+        return  # nobody signs yet
+    round_ = round_at(schedule, max(since_ms, schedule.genesis_ms))
+    if since_ms > train_end_ms(schedule, round_):
+        round_ += 1
+    if now_ms < contribute_end_ms(schedule, round_):
+        say("listening for a round")
+    await clock.sleep_until_ms(contribute_end_ms(schedule, round_))

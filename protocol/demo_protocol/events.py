@@ -238,6 +238,13 @@ class DigestAccused:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyInUse:
+    """Another node has signed with our key: a copied data folder. Two of one name are none."""
+
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
 class RoundEnded:
     """The clock left `round`; what it decided so far is on the chain."""
 
@@ -259,5 +266,6 @@ Effect = (
     | Release
     | Restore
     | DigestAccused
+    | KeyInUse
     | RoundEnded
 )

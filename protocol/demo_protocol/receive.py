@@ -11,6 +11,7 @@ from demo_protocol.events import (
     GossipReceived,
     HeadersFetched,
     KeepRecord,
+    KeyInUse,
     PullHeaders,
     PullPayload,
     PullRecords,
@@ -151,10 +152,22 @@ def _on_header(view: View, header: Sealed[Header], event: GossipReceived) -> lis
     if not is_first and view.votes.equivocators.get(body.peer, -1) >= body.round:
         raise Ignore("its author is known to sign several headers")
     _check_header(view, header)
+    is_twins = _is_twins(view, header)
     effects = _take_header(view, header) + resolve_pending(view)
+    if is_twins:
+        effects.append(KeyInUse(body.round))
     if is_first and not view.pool.is_held(body):
         effects.append(_pull_payload(body, event.sender))
     return effects + _pull_towards(view, body.vote, body.round, (body.peer, event.sender))
+
+
+def _is_twins(view: View, header: Sealed[Header]) -> bool:
+    """Is it signed with our key, and not by us? What we said before a restart is ours."""
+    body = header.body
+    if body.peer != view.me:
+        return False
+    own = view.pool.by_round.get(body.round, {}).get(view.me)
+    return body.round > view.signed_round if own is None else own.hash != header.hash
 
 
 def _check_header(view: View, header: Sealed[Header]) -> None:

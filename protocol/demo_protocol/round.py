@@ -93,6 +93,7 @@ class Round:
     def __post_init__(self) -> None:
         self.states = {self.view.head}
         self.announced_round = self.signed_until.get(Kind.HEADER, -1)
+        self.view.signed_round = self.announced_round
         self.proposed_round = self.signed_until.get(Kind.PROPOSAL, -1)
 
     def step(self, event: Event) -> list[Effect]:
@@ -159,7 +160,8 @@ class Round:
         effects += self._settle_sent(round_ - agreement.late_rounds)
         effects += pull_again(view)
         self._prune()
-        view.forget_before(round_ - agreement.late_rounds, round_ - agreement.payload_window_rounds)
+        newest = min(round_, view.head_state.round)  # a run may have stood still for a week
+        view.forget_before(round_ - agreement.late_rounds, newest - agreement.payload_window_rounds)
         return effects + self._announce_membership(round_)
 
     def _announce_membership(self, round_: int) -> list[Effect]:
@@ -274,7 +276,7 @@ class Round:
             loss_micronats=done.loss_micronats,
         )
         sealed = seal_header(header, view.run_id, view.sign)
-        self.announced_round = done.round
+        self.announced_round = view.signed_round = done.round
         if done.k:
             self.sent[done.round] = sealed.hash
         view.pool.add_header(sealed)

@@ -17,6 +17,7 @@ class View:
     """Read and changed by the parts of the round machine; no one else touches it.
 
     `digests` holds the parameters' fingerprint after every record ever applied here.
+    `signed_round` is the newest round for which this key has, or may have, signed a header.
     """
 
     manifest: Manifest
@@ -31,6 +32,7 @@ class View:
     chain: Chain = field(init=False)
     head: bytes = field(init=False)
     round: int = field(init=False, default=-1)
+    signed_round: int = field(init=False, default=-1)
     votes: Votes = field(init=False, default_factory=Votes)
     pool: Pool = field(init=False, default_factory=Pool)
     digests: dict[bytes, bytes] = field(init=False)

@@ -104,7 +104,7 @@ def test_a_node_killed_and_restarted_in_a_round_never_signs_twice_for_it(died_at
             await VirtualClock().sleep_until_ms(at_ms)
             old = next(node for node in swarm.nodes if node.name == peer_name(3))
             await swarm.kill(old)
-            await swarm.add(3, store=old.store, syncing=True)
+            await swarm.add(3, disk=old.disk, syncing=True)
         await swarm.run_until_round(14)
         assert_agree(swarm)
         assert height(swarm.nodes[0]) >= 13

@@ -54,7 +54,7 @@ def test_at_least_four_records_are_rolled_back_from_kept_states() -> None:
     play(scenario)
 
 
-@pytest.mark.parametrize("length", [12, 60])
+@pytest.mark.parametrize("length", [20, 60])
 def test_a_deeper_rollback_goes_through_a_snapshot(length: int) -> None:
     """60 rounds: longer than members stay members without a word, on either side."""
 

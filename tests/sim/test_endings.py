@@ -74,7 +74,7 @@ def test_what_each_has_contributed_is_counted_over_the_whole_chain_and_across_le
         await swarm.run_until_round(12)
         await swarm.kill(leaver)
         await swarm.run_until_round(20)
-        await swarm.add(2, store=leaver.store, syncing=True)
+        await swarm.add(2, disk=leaver.disk, syncing=True)
         await swarm.run_until_round(30)
         view = swarm.nodes[0].view
         listed = [

@@ -10,9 +10,9 @@ import pytest
 
 from demo_node.ports import ApplyOrder, Blob, LearnerLost, Trained, TrainOrder
 from demo_node.sim.faults import Asked
-from demo_node.sim.memory_store import MemoryStore
 from demo_node.sim.model_learner import ModelLearner
 from demo_node.sim.swarm import SimSwarm
+from demo_node.store.memory import MemoryDisk
 from tests.builders import manifest
 from tests.sim.scenes import assert_agree, height, play
 
@@ -28,7 +28,7 @@ class Storm:
         self.is_over = False
         self.sides: dict[bytes, int] = {}
         self.numbers: dict[bytes, int] = {}
-        self.graves: dict[int, MemoryStore] = {}
+        self.graves: dict[int, MemoryDisk] = {}
         loss, delay_s = rng.choice([0.0, 0.1, 0.3]), rng.choice([0.01, 0.1, 0.5])
         swarm.network.is_cut = self.is_cut
         swarm.network.delay_s = lambda sender, receiver, size: (
@@ -50,9 +50,9 @@ class Storm:
     def kills_trainer(self) -> bool:
         return not self.is_over and self.rng.random() < 0.01
 
-    async def add(self, number: int, store: MemoryStore | None = None) -> None:
+    async def add(self, number: int, disk: MemoryDisk | None = None) -> None:
         offset_ms, syncing = self.rng.randint(-80, 80), self.rng.random() < 0.5
-        node = await self.swarm.add(number, offset_ms=offset_ms, store=store, syncing=syncing)
+        node = await self.swarm.add(number, offset_ms=offset_ms, disk=disk, syncing=syncing)
         self.numbers[node.name] = number
 
     async def strike(self) -> None:
@@ -65,7 +65,7 @@ class Storm:
                 self.sides = {}
             case "kill" if len(swarm.nodes) > 2:
                 victim = rng.choice(swarm.nodes)
-                self.graves[self.numbers[victim.name]] = victim.store
+                self.graves[self.numbers[victim.name]] = victim.disk
                 await swarm.kill(victim)
             case "return" if self.graves:
                 number = rng.choice(sorted(self.graves))

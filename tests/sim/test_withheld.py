@@ -5,6 +5,7 @@ import pytest
 from demo_node.sim.faults import Asked
 from demo_node.sim.model_learner import ModelLearner
 from demo_node.sim.swarm import SimSwarm, peer_name
+from demo_protocol.roster import compute_rank
 from tests.sim.scenes import (
     assert_agree,
     height,
@@ -51,23 +52,37 @@ def test_an_author_that_hangs_does_not_keep_others_from_asking_who_has_it() -> N
     play(scenario)
 
 
-@pytest.mark.parametrize("until", [7, 14], ids=["within L rounds", "longer than L rounds"])
-def test_a_payload_nobody_gives_to_half_of_the_nodes_ends_in_equal_digests(until: int) -> None:
+def round_proposed_by_others(swarm: SimSwarm) -> int:
+    """The next round whose proposers, in both slots, are not of HALF: they hold every payload."""
+    head, agreement = swarm.nodes[0].view.head_state, swarm.manifest.agreement
+    return next(
+        round_
+        for round_ in range(head.round + 2, head.round + 100)
+        if all((compute_rank(head, name, round_, agreement) or 0) >= 2 for name in HALF)
+    )
+
+
+@pytest.mark.parametrize("length", [3, 10], ids=["within L rounds", "longer than L rounds"])
+def test_a_payload_nobody_gives_to_half_of_the_nodes_ends_in_equal_digests(length: int) -> None:
     async def scenario(swarm: SimSwarm) -> None:
         await swarm.start(4)
+        await swarm.run_until_round(4)
+        withheld = round_proposed_by_others(swarm)
+        until = withheld + length
 
         def answered(asked: Asked) -> float | None:
             refuses = asked.holder not in HALF and asked.asking in HALF
             if refuses and swarm.nodes[0].view.round < until:
-                return None if is_payload_of(asked, swarm, 0, range(4, 5)) else 0.0
+                is_it = is_payload_of(asked, swarm, 0, range(withheld, withheld + 1))
+                return None if is_it else 0.0
             return 0.0
 
         swarm.faults.answered_s = answered
-        await swarm.run_until_round(5)
+        await swarm.run_until_round(withheld + 1)
         views = {node.name: node.view for node in swarm.nodes}
         rounds = {name: view.head_state.round for name, view in views.items()}
-        assert {rounds[name] for name in HALF} == {3}  # they stayed on the parent
-        assert {r for name, r in rounds.items() if name not in HALF} == {4}
+        assert {rounds[name] for name in HALF} == {withheld - 1}  # they stayed on the parent
+        assert {r for name, r in rounds.items() if name not in HALF} == {withheld}
         await swarm.run_until_round(until + 4)
         assert_agree(swarm)
         assert height(swarm.nodes[0]) >= until + 2

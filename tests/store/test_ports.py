@@ -63,7 +63,8 @@ def test_a_joiner_gets_snapshot_corpus_and_addresses(tmp_path: Path) -> None:
     book = AddressBook(disk, tmp_path / "peers.json")
     book.add("/ip4/2.2.2.2/tcp/1/p2p/B", 1)
     book.add("/ip4/1.1.1.1/tcp/1/p2p/A", 2)
-    archive: Archive = FileArchive(snapshots, text, book, lambda: ["/ip4/1.1.1.1/tcp/1/p2p/A"])
+    archive = FileArchive(snapshots, book, lambda: ["/ip4/1.1.1.1/tcp/1/p2p/A"])
+    port: Archive = archive
 
     assert archive.newest_snapshot() is None
     saved = asyncio.run(snapshots.save(snapshot_info(4), pieces(tensors())))
@@ -72,5 +73,7 @@ def test_a_joiner_gets_snapshot_corpus_and_addresses(tmp_path: Path) -> None:
     )
     assert asyncio.run(archive.read_snapshot(saved.sha256)) == saved.path.read_bytes()
     assert asyncio.run(archive.read_snapshot(bytes(32))) is None
+    assert asyncio.run(port.read_corpus(text.leaves[3])) is None
+    archive.corpus = text
     assert asyncio.run(archive.read_corpus(text.leaves[3])) == text.block(3)
     assert archive.addresses() == ["/ip4/1.1.1.1/tcp/1/p2p/A", "/ip4/2.2.2.2/tcp/1/p2p/B"]

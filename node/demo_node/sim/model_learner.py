@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import AsyncIterator, Sequence
 
 import numpy as np
+import safetensors.numpy
 
 from demo_node.ports import ApplyOrder, Clock, Trained, TrainOrder
 from demo_protocol.errors import LocalFault
@@ -35,7 +36,7 @@ class ModelLearner:
 
     async def load(self, record: bytes, snapshot: bytes | None) -> bytes:
         """State 0, or the digest that a snapshot carries. Of all others nothing is left."""
-        digest = _digest(b"state 0") if snapshot is None else snapshot
+        digest = _digest(b"state 0") if snapshot is None else snapshot[-DIGEST_BYTES:]
         self.states = {record: digest}
         return digest
 
@@ -84,8 +85,9 @@ class ModelLearner:
         self.released.append(round_)
 
     async def snapshot(self, record: bytes) -> AsyncIterator[bytes]:
-        """A state is its digest."""
-        yield self.states[record]
+        """A safetensors file whose one tensor is the digest, which is all there is of a state."""
+        digest = np.frombuffer(self.states[record], dtype=np.uint8)
+        yield safetensors.numpy.save({"digest": digest})
 
     async def evaluate(self, record: bytes) -> float:
         """There is nothing to evaluate."""

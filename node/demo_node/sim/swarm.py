@@ -1,23 +1,30 @@
-"""A swarm in one process: real machines and drivers over a memory mesh and virtual time."""
+"""A swarm in one process: whole nodes over a memory mesh, disks in memory and virtual time."""
 
 import asyncio
+import functools
 import hashlib
 import hmac
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from demo_node.mesh.memory import MemoryNetwork
-from demo_node.ports import Clock, Learner, SnapshotFile
+from demo_node.mesh.memory import MemoryMesh, MemoryNetwork
+from demo_node.participant import Participant, Surroundings
+from demo_node.ports import Clock, Learner
 from demo_node.round import RoundDriver
-from demo_node.serve import Server
 from demo_node.sim.faults import Faults
-from demo_node.sim.memory_store import MemoryStore
 from demo_node.sim.model_learner import ModelLearner
 from demo_node.sim.silent_observer import SilentObserver
 from demo_node.sim.virtual_loop import VirtualClock
-from demo_node.sync import catch_up
+from demo_node.starting import Start
+from demo_node.store.addresses import AddressBook
+from demo_node.store.archive import FileArchive
+from demo_node.store.datadir import DataDir
+from demo_node.store.memory import MemoryDisk
+from demo_node.store.round_store import FileRoundStore
+from demo_node.store.snapshots import SnapshotStore
 from demo_protocol.events import Effect, Event
-from demo_protocol.identity import Kind
 from demo_protocol.manifest import Manifest, compute_run_id
 from demo_protocol.roster import genesis_state
 from demo_protocol.round import Round
@@ -44,13 +51,14 @@ def cheap_verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
 
 @dataclass(slots=True)
 class SimNode:
-    """One node of the simulated swarm, as long as it runs."""
+    """One node of the simulated swarm, as long as it runs. `disk` is what stays of it."""
 
     name: bytes
     driver: RoundDriver
-    store: MemoryStore
+    store: FileRoundStore
     learner: Learner
     observer: SilentObserver
+    disk: MemoryDisk
     task: asyncio.Task[None] | None = None
 
     @property
@@ -107,63 +115,43 @@ class SimSwarm:
         *,
         offset_ms: int = 0,
         stop_round: int | None = None,
-        store: MemoryStore | None = None,
+        disk: MemoryDisk | None = None,
         syncing: bool = False,
     ) -> SimNode:
-        """Bring up a node from state 0 and connect it to all that are up.
+        """Bring up a node and connect it to all that are up.
 
-        `store` is what an earlier node of the same key left on its disk. With `syncing` it first
-        catches up with the others, as the daemon does.
+        `disk` is what an earlier node of the same key left. With `syncing` it looks for a start
+        and catches up first, as the daemon does; else it begins at state 0 and at once.
         """
         name = peer_name(index)
-        clock, store = VirtualClock(offset_ms), store or MemoryStore()
-        learner = self.make_learner(self.manifest, clock, name)
-        run_id = compute_run_id(self.manifest)
-        view = View(
-            manifest=self.manifest,
-            me=name,
-            sign=cheap_sign(name),
-            verify=cheap_verify,
-            root=genesis_state(run_id),
-            digest=await learner.load(run_id, None),
-        )
-        machine = WatchedRound(
-            view,
-            signed_until={kind: store.newest_signed(kind) for kind in Kind},
-            stop_round=stop_round,
-            syncing=syncing,
-            watch=self.watch,
-        )
-        observer = SilentObserver()
+        mesh = self.network.add(name)
+        self.network.connect_all()
         ready: asyncio.Future[SimNode] = asyncio.get_running_loop().create_future()
 
         async def live() -> None:
-            async with asyncio.TaskGroup() as group:
-                driver = RoundDriver(
-                    machine,
-                    clock=clock,
-                    mesh=mesh,
-                    learner=learner,
-                    store=store,
-                    observer=observer,
-                    group=group,
-                    resync=lambda target: _load_snapshot(view, learner, target),
-                )
-                await mesh.join(
-                    run_id,
-                    self.faults.wrap_gossip(name, driver.on_gossip),
-                    self.faults.wrap_blob(
-                        name, Server(machine, store, NoArchive(), clock.now_ms).answer
-                    ),
-                )
-                group.create_task(driver.run_outbox())
-                group.create_task(driver.run_clock())
-                if syncing:
-                    group.create_task(catch_up(driver, clock, lambda line: None, 0))
-                ready.set_result(SimNode(name, driver, store, learner, observer))
+            with ExitStack() as files:
+                async with asyncio.TaskGroup() as group:
+                    around = self._surround(name, mesh, VirtualClock(offset_ms), disk, group)
+                    participant = _make_participant(around)
+                    await mesh.join(
+                        participant.run_id,
+                        self.faults.wrap_gossip(name, participant.on_gossip),
+                        self.faults.wrap_blob(name, participant.server.answer),
+                    )
+                    start = Start(genesis_state(participant.run_id), None)
+                    if syncing:
+                        start = await participant.finder.choose(0)
+                    driver, _ = await participant.begin(
+                        start,
+                        files,
+                        make_round=functools.partial(WatchedRound, watch=self.watch),
+                        stop_round=stop_round,
+                        syncing=syncing,
+                    )
+                    if syncing:
+                        group.create_task(participant.catch_up(0))
+                    ready.set_result(_show(around, participant, driver))
 
-        mesh = self.network.add(name)
-        self.network.connect_all()
         task = asyncio.create_task(live())
         pending: list[asyncio.Future[SimNode] | asyncio.Task[None]] = [ready, task]
         await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
@@ -173,6 +161,34 @@ class SimSwarm:
         node.task = task
         self.nodes.append(node)
         return node
+
+    def _surround(
+        self,
+        name: bytes,
+        mesh: MemoryMesh,
+        clock: VirtualClock,
+        disk: MemoryDisk | None,
+        group: asyncio.TaskGroup,
+    ) -> Surroundings:
+        datadir = DataDir(Path("/") / name.hex()[:8])
+        if disk is None:
+            disk = MemoryDisk()
+            for folder in (datadir.path, datadir.payloads, datadir.snapshots, datadir.corpus):
+                disk.make_folder(folder)
+        return Surroundings(
+            manifest=self.manifest,
+            me=name,
+            sign=cheap_sign(name),
+            verify=cheap_verify,
+            clock=clock,
+            mesh=mesh,
+            learner=self.make_learner(self.manifest, clock, name),
+            disk=disk,
+            datadir=datadir,
+            observer=SilentObserver(),
+            group=group,
+            say=lambda line: None,
+        )
 
     async def run_until_round(self, round_: int) -> None:
         """Let virtual time pass until `round_` begins by the true clock."""
@@ -194,7 +210,7 @@ class SimSwarm:
             await self.kill(node)
 
     async def kill(self, node: SimNode) -> None:
-        """End one node without a word. Its `store` is what stays of it."""
+        """End one node without a word. Its `disk` is what stays of it."""
         self.nodes.remove(node)
         mesh = self.network.find(node.name)
         if mesh is not None:
@@ -204,36 +220,27 @@ class SimSwarm:
             await asyncio.gather(node.task, return_exceptions=True)
 
 
-async def _load_snapshot(view: View, learner: Learner, target: bytes) -> tuple[bytes, bytes]:
-    """The newest record with a snapshot that `target` descends from, loaded."""
-    every = view.manifest.agreement.snapshot_every
-    record = next(
-        step
-        for step in view.chain.ancestors(target)
-        if step.hash in view.digests
-        and (step.state.height % every == 0 or step.hash == view.chain.root.record)
+def _make_participant(around: Surroundings) -> Participant:
+    snapshots = SnapshotStore(
+        around.disk, around.datadir.snapshots, compute_run_id(around.manifest)
     )
-    return record.hash, await learner.load(record.hash, view.digests[record.hash])
+    book = AddressBook(around.disk, around.datadir.peers)
+    archive = FileArchive(snapshots, book, around.mesh.addresses)
+    return Participant(around, archive, snapshots)
 
 
-class NoArchive:
-    """Implements ports.Archive for nodes without a disk."""
-
-    def newest_snapshot(self) -> SnapshotFile | None:
-        """There is none."""
-        return None
-
-    async def read_snapshot(self, hash_: bytes) -> bytes | None:
-        """There is none."""
-        return None
-
-    async def read_corpus(self, hash_: bytes) -> bytes | None:
-        """There is none."""
-        return None
-
-    def addresses(self) -> list[str]:
-        """Everybody is connected already."""
-        return []
+def _show(around: Surroundings, participant: Participant, driver: RoundDriver) -> SimNode:
+    assert participant.store is not None
+    assert isinstance(around.observer, SilentObserver)
+    assert isinstance(around.disk, MemoryDisk)
+    return SimNode(
+        name=around.me,
+        driver=driver,
+        store=participant.store,
+        learner=around.learner,
+        observer=around.observer,
+        disk=around.disk,
+    )
 
 
 def peer_name(index: int) -> bytes:

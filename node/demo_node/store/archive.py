@@ -11,17 +11,16 @@ from demo_protocol.limits import ADDRESSES_MAX
 
 
 class FileArchive:
-    """Implements `ports.Archive`. `own` gives the multiaddrs this node listens on."""
+    """Implements `ports.Archive`. `own` gives the multiaddrs this node listens on.
+
+    `corpus` is set once this node has it itself.
+    """
 
     def __init__(
-        self,
-        snapshots: SnapshotStore,
-        corpus: Corpus,
-        book: AddressBook,
-        own: Callable[[], Sequence[str]],
+        self, snapshots: SnapshotStore, book: AddressBook, own: Callable[[], Sequence[str]]
     ) -> None:
+        self.corpus: Corpus | None = None
         self._snapshots = snapshots
-        self._corpus = corpus
         self._book = book
         self._own = own
 
@@ -47,7 +46,7 @@ class FileArchive:
 
     async def read_corpus(self, hash_: bytes) -> bytes | None:
         """For the corpus root the list of its leaf hashes, for a leaf hash the block."""
-        return self._corpus.get(hash_)
+        return self.corpus.get(hash_) if self.corpus else None
 
     def addresses(self) -> Sequence[str]:
         """Our own, then those of peers, the most recently seen first."""

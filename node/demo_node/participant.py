@@ -1,0 +1,204 @@
+"""One node's part in a run, over whatever mesh, disk and learner: daemon and simulator alike.
+
+Three steps: the doors open as soon as the run is known (`Participant`), `begin` finds where to
+start and makes the round machine, `catch_up` brings it level with the others.
+"""
+
+import asyncio
+import itertools
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Protocol
+
+from demo_node.ports import Clock, Learner, Mesh, Topic
+from demo_node.pull import Puller
+from demo_node.round import RoundDriver
+from demo_node.serve import Server
+from demo_node.snapshotting import Snapshotting
+from demo_node.starting import Start, StartFinder
+from demo_node.store.archive import FileArchive
+from demo_node.store.chainlog import ChainEntry, ChainLog
+from demo_node.store.datadir import DataDir
+from demo_node.store.disk import Disk
+from demo_node.store.payloads import PayloadStore
+from demo_node.store.round_store import FileRoundStore
+from demo_node.store.signed import SignedLog
+from demo_node.store.snapshots import SnapshotStore
+from demo_node.sync import Say, catch_up
+from demo_node.views import RoundObserver
+from demo_protocol.answers import decode_bundle
+from demo_protocol.errors import ConfigError
+from demo_protocol.events import Bundle, RecordsFetched
+from demo_protocol.identity import Kind, Sign, Verify
+from demo_protocol.manifest import Manifest, compute_run_id
+from demo_protocol.round import Round
+from demo_protocol.schedule import round_at
+from demo_protocol.view import View
+
+RECORDS_AT_ONCE = 64
+"""Records of our own log taken between two looks at the rest of the world."""
+
+ASK_AGAIN_S = 2.0
+"""Pause before peers are asked again for a snapshot that nobody gave."""
+
+
+class MakeRound(Protocol):
+    """How a round machine is made: the simulator watches its own."""
+
+    def __call__(
+        self,
+        view: View,
+        *,
+        signed_until: dict[Kind, int],
+        stop_round: int | None,
+        syncing: bool,
+        contributes: bool,
+    ) -> Round:
+        """See `Round`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What one node has around it in one run. `group` owns every task that is started."""
+
+    manifest: Manifest
+    me: bytes
+    sign: Sign
+    verify: Verify
+    clock: Clock
+    mesh: Mesh
+    learner: Learner
+    disk: Disk
+    datadir: DataDir
+    observer: RoundObserver
+    group: asyncio.TaskGroup
+    say: Say
+
+
+class Participant:
+    """Answers peers from the first moment; trains, proposes and votes once it is level."""
+
+    def __init__(
+        self, around: Surroundings, archive: FileArchive, snapshots: SnapshotStore
+    ) -> None:
+        self.around = around
+        self.run_id = compute_run_id(around.manifest)
+        self.archive = archive
+        self.snapshots = snapshots
+        self.server = Server(around.manifest, archive, around.clock.now_ms)
+        self.puller = Puller(around.mesh, around.clock)
+        self.finder = StartFinder(around.manifest, snapshots, self.puller, around.clock, around.say)
+        self.driver: RoundDriver | None = None
+        self.store: FileRoundStore | None = None
+
+    def on_gossip(self, topic: Topic, sender: bytes, message: bytes) -> bool:
+        """Judge a message; before there is a chain to judge by, none is passed on."""
+        return self.driver is not None and self.driver.on_gossip(topic, sender, message)
+
+    async def begin(
+        self,
+        start: Start,
+        files: ExitStack,
+        *,
+        make_round: MakeRound = Round,
+        stop_round: int | None = None,
+        contributes: bool = True,
+        syncing: bool = True,
+    ) -> tuple[RoundDriver, Snapshotting]:
+        """Make the round machine at `start` and let it run. What is open goes into `files`."""
+        around = self.around
+        digest = await self._load(start)
+        chain_log, signed, payloads = await asyncio.to_thread(self._open_stores)
+        store = self.store = FileRoundStore(signed, chain_log, payloads)
+        files.callback(store.close)
+        view = View(
+            manifest=around.manifest,
+            me=around.me,
+            sign=around.sign,
+            verify=around.verify,
+            root=start.state,
+            digest=digest,
+        )
+        machine = make_round(
+            view,
+            signed_until=find_signed_until(signed, around.manifest, around.clock.now_ms()),
+            stop_round=stop_round,
+            syncing=syncing,
+            contributes=contributes,
+        )
+        driver = RoundDriver(
+            machine,
+            clock=around.clock,
+            mesh=around.mesh,
+            learner=around.learner,
+            store=store,
+            observer=around.observer,
+            group=around.group,
+            resync=self._resync,
+        )
+        self.driver = driver
+        await self._read_own_records(chain_log, start.state.round)
+        self.server.open(machine, store)
+        snapshotting = Snapshotting(
+            driver, around.learner, self.snapshots, around.observer, start.snapshot
+        )
+        around.group.create_task(driver.run_outbox())
+        around.group.create_task(driver.run_clock())
+        around.group.create_task(snapshotting.run())
+        return driver, snapshotting
+
+    async def catch_up(self, patience_ms: int) -> None:
+        """Come level with the others, then take part (`sync.catch_up`)."""
+        assert self.driver is not None
+        await catch_up(self.driver, self.around.clock, self.around.say, patience_ms)
+
+    def _open_stores(self) -> tuple[ChainLog, SignedLog, PayloadStore]:
+        disk, datadir = self.around.disk, self.around.datadir
+        return (
+            ChainLog(disk, datadir.chain_log, self.run_id),
+            SignedLog(disk, datadir.signed_log, self.run_id),
+            PayloadStore(disk, datadir.payloads),
+        )
+
+    async def _read_own_records(self, chain_log: ChainLog, after_round: int) -> None:
+        """What our own log has beyond the start."""
+        assert self.driver is not None
+        entries = (entry for entry in chain_log.entries() if entry.round > after_round)
+        while bundles := await asyncio.to_thread(_take, entries, RECORDS_AT_ONCE):
+            now_ms = self.around.clock.now_ms()
+            self.driver.post(RecordsFetched(now_ms, bundles, self.around.me))
+
+    async def _load(self, start: Start) -> bytes:
+        """Have the trainer hold a state; its digest must be what the snapshot says."""
+        snapshot = start.snapshot
+        raw = await asyncio.to_thread(self.snapshots.read, snapshot) if snapshot else None
+        digest = await self.around.learner.load(start.state.record, raw)
+        if snapshot is not None and digest != snapshot.info.digest:
+            raise ConfigError(
+                f"{snapshot.path}: not what it says it holds; remove it and start again"
+            )
+        return digest
+
+    async def _resync(self, target: bytes) -> tuple[bytes, bytes]:
+        """Load a state that `target` descends from: from our disk, else from a peer."""
+        assert self.driver is not None
+        view = self.driver.view
+        while True:
+            found = await self.finder.find_below(view.chain, target)
+            if found is not None:
+                return found.state.record, await self._load(found)
+            self.around.say("no snapshot leads to the swarm's record; asking peers for one")
+            await asyncio.sleep(ASK_AGAIN_S)
+
+
+def find_signed_until(signed: SignedLog, manifest: Manifest, now_ms: int) -> dict[Kind, int]:
+    """Rule 10, after a restart. A damaged log may have forgotten what was signed up to now."""
+    forgotten = round_at(manifest.schedule, now_ms) if signed.cut_bytes else -1
+    return {kind: max(signed.newest(kind), forgotten) for kind in Kind}
+
+
+def _take(entries: Iterable[ChainEntry], count: int) -> tuple[Bundle, ...]:
+    """The next bundles of our own log. Reads disk."""
+    return tuple(decode_bundle(entry.raw) for entry in itertools.islice(entries, count))
