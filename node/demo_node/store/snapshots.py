@@ -144,8 +144,8 @@ class SnapshotStore:
     def _commit(self, file: "_HashedFile", info: SnapshotInfo) -> Snapshot:
         path = file.path
         sha256 = file.compute_sha256()
-        line = f"{sha256.hex()}  {path.name}\n"
-        write_atomic(self._disk, _checksum_path(path), line.encode())
+        line = compute_checksum_line(path.name, sha256)
+        write_atomic(self._disk, compute_checksum_path(path), line)
         file.commit()
         snapshot = Snapshot(info=info, path=path, sha256=sha256, file_bytes=file.size)
         self._verified[sha256] = snapshot
@@ -169,7 +169,7 @@ class SnapshotStore:
             hasher = hashlib.sha256()
             for offset in range(0, size, PIECE_BYTES):
                 hasher.update(self._disk.read(path, offset, PIECE_BYTES))
-            expected = self._disk.read(_checksum_path(path), 0, 2 * HASH_BYTES)
+            expected = self._disk.read(compute_checksum_path(path), 0, 2 * HASH_BYTES)
             start = self._disk.read(path, 0, 8)
             header = decode_header(self._disk.read(path, 0, compute_header_end(start)))
         except FileNotFoundError:
@@ -182,7 +182,7 @@ class SnapshotStore:
     def _check(self, header: TensorHeader, size: int) -> SnapshotInfo:
         if size != header.header_bytes + header.tensor_bytes:
             raise NotTensors("its length is not what its header says")
-        info = _decode_info(header.metadata)
+        info = decode_info(header.metadata)
         if info.run_id != self._run_id:
             raise NotTensors("it belongs to another run")
         return info
@@ -194,7 +194,17 @@ class SnapshotStore:
         return [m.string for m in sorted(found, key=lambda m: (int(m[1]), m.string), reverse=True)]
 
     def _compute_path(self, info: SnapshotInfo) -> Path:
-        return self._folder / f"{info.round}-{info.record.hex()[:16]}.safetensors"
+        return self._folder / compute_name(info)
+
+
+def compute_name(info: SnapshotInfo) -> str:
+    """Name of a snapshot's file."""
+    return f"{info.round}-{info.record.hex()[:16]}.safetensors"
+
+
+def compute_checksum_line(name: str, sha256: bytes) -> bytes:
+    """What stands in the checksum file of the snapshot file `name`."""
+    return f"{sha256.hex()}  {name}\n".encode()
 
 
 class _HashedFile(AtomicFile):
@@ -215,7 +225,8 @@ class _HashedFile(AtomicFile):
         return self._hasher.digest()
 
 
-def _checksum_path(path: Path) -> Path:
+def compute_checksum_path(path: Path) -> Path:
+    """Where the SHA-256 of a snapshot file stands."""
     return path.with_name(path.name + ".sha256")
 
 
@@ -231,7 +242,8 @@ def _encode_info(info: SnapshotInfo) -> dict[str, str]:
     }
 
 
-def _decode_info(metadata: Mapping[str, str]) -> SnapshotInfo:
+def decode_info(metadata: Mapping[str, str]) -> SnapshotInfo:
+    """What a snapshot's metadata says of it. Raises NotTensors where it is none."""
     if metadata.get("demo.format") != FORMAT:
         raise NotTensors("it is not a snapshot of a run, or of a newer version")
     try:
