@@ -11,6 +11,7 @@ import pytest
 
 from demo_node.control.address import socket_path
 from tests.cli.command import COMMAND, demo_node, environment
+from tests.e2e.processes import is_stopped
 from tests.waiting import wait_until_sync
 
 pytestmark = [pytest.mark.swarm, pytest.mark.slow]
@@ -63,6 +64,16 @@ def test_no_process_is_left_behind(tmp_path: Path, number: signal.Signals, code:
         swarm.send_signal(number)
         assert swarm.wait(timeout=30) == code
         wait_until_sync(lambda: not processes_of(tmp_path), deadline_s=30)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_node_is_not_left_behind(tmp_path: Path, number: signal.Signals) -> None:
+    with started_swarm(tmp_path) as swarm:
+        (victim,) = processes_of(tmp_path, str(tmp_path / "s" / "node1").encode())
+        os.kill(victim, signal.SIGSTOP)
+        wait_until_sync(lambda: is_stopped(victim))
+        swarm.send_signal(number)
+        wait_until_sync(lambda: not processes_of(tmp_path), deadline_s=40)
 
 
 def test_a_node_that_dies_ends_the_swarm(tmp_path: Path) -> None:

@@ -3,13 +3,18 @@ import json
 import math
 import os
 import socket
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
+from rich.live import Live
 from safetensors.numpy import save_file
 
+from demo_node.cli.swarm.faults import Fault, FaultKind
+from demo_node.cli.swarm.killing import Suffered
 from demo_node.cli.swarm.links import find_links, parse_port
 from demo_node.cli.swarm.live import SwarmView
 from demo_node.cli.swarm.measure import (
@@ -45,10 +50,26 @@ KEYS = [
     "links",
     "kills",
     "joins",
+    "stalls",
+    "replayed_rounds",
+    "faults",
 ]
 
 
-def report(digests: tuple[bytes, ...] = (b"\x3f\x9c",) * 4, loss_last: float = 2.5) -> SwarmReport:
+EVERY_KIND = [
+    Suffered(Fault(6_000, 1, FaultKind.KILL, 3_000), 2, back_s=9.5),
+    Suffered(Fault(12_000, 2, FaultKind.KILL_TRAINER, 0), 4, back_s=0.6),
+    Suffered(Fault(18_000, 0, FaultKind.STALL, 2_000), 6, back_s=2.0),
+]
+
+
+def report(
+    digests: tuple[bytes, ...] = (b"\x3f\x9c",) * 4,
+    loss_last: float = 2.5,
+    suffered: Sequence[Suffered] = (),
+    replayed: int = 0,
+    records: int = 9,
+) -> SwarmReport:
     rounds = [round_view(r) for r in range(9)]
     rounds.append(round_view(9, outcome=Outcome.SKIPPED, record=b"", participants=0, latency_ms=0))
     nodes = [
@@ -58,6 +79,8 @@ def report(digests: tuple[bytes, ...] = (b"\x3f\x9c",) * 4, loss_last: float = 2
             text=b"import os\x1b[31m\n",
             rounds=rounds,
             bytes_sent=310_000,
+            replayed=replayed,
+            joins=int(bool(suffered) and index == 1),
         )
         for index, digest in enumerate(digests)
     ]
@@ -67,7 +90,8 @@ def report(digests: tuple[bytes, ...] = (b"\x3f\x9c",) * 4, loss_last: float = 2
         loss_first=5.5,
         loss_last=loss_last,
         links=[(101, 100)],
-        schedule=status_view(),
+        status=status_view(height=records),
+        suffered=suffered,
     )
 
 
@@ -101,10 +125,55 @@ def test_faults_are_named() -> None:
     assert report(loss_last=math.nan).find_faults()
 
 
+def test_a_swarm_that_survived_its_faults_has_none_itself() -> None:
+    hurt = report(suffered=EVERY_KIND, replayed=3, records=8)
+    assert hurt.find_faults() == []
+    document = json.loads(format_document(hurt))
+    assert (document["kills"], document["stalls"], document["joins"]) == (2, 1, 1)
+    assert document["replayed_rounds"] == 12
+    assert document["faults"][0] == {
+        "round": 2,
+        "node": 1,
+        "kind": "kill",
+        "back_s": 9.5,
+        "rounds_lost": 0,
+        "rounds_without_record": 0,
+    }
+
+
+def test_damage_that_faults_should_not_do_is_named() -> None:
+    (few,) = report(suffered=EVERY_KIND, replayed=3, records=7).find_faults()
+    assert few == "only 7 of 10 rounds got a record"
+    (idle,) = report(suffered=EVERY_KIND, replayed=0).find_faults()
+    assert "none has replayed" in idle
+    assert report(suffered=EVERY_KIND[1:], replayed=0).find_faults() == []
+    gone = [*EVERY_KIND, Suffered(Fault(21_000, 3, FaultKind.KILL_TRAINER, 0), 7)]
+    (lost,) = report(suffered=gone, replayed=3).find_faults()
+    assert lost == "node 3 never got another trainer after round 7"
+    assert report(records=7).find_faults() == []  # without faults a slow machine is no failure
+
+
+def test_a_swarm_that_does_not_end_cleanly_has_failed() -> None:
+    (unclean,) = replace(report(), unclean=[2]).find_faults()
+    assert "nodes 2" in unclean
+    (left,) = replace(report(), left_behind=[77, 78]).find_faults()
+    assert left == "processes were left behind: 77, 78"
+
+
+def test_the_table_shows_what_faults_cost_only_where_there_were_any() -> None:
+    calm, hurt = io.StringIO(), io.StringIO()
+    print_report(report(), Console(file=calm, width=200))
+    print_report(report(suffered=EVERY_KIND, replayed=3), Console(file=hurt, width=200))
+    assert "killed" not in calm.getvalue()
+    assert "took part again after 9.5 s (median)" in hurt.getvalue()
+    assert "another one after 0.6 s (median), 0.6 s (most)" in hurt.getvalue()
+    assert "12 by killed nodes, 1 of which came back" in hurt.getvalue()
+
+
 def test_a_swarm_without_records_still_has_a_document() -> None:
     node = NodeReport(pid=1, state=FileState(b"", 1), text=b"", rounds=[], bytes_sent=0)
     empty = compute_report(
-        [node], rounds=1, loss_first=5.5, loss_last=5.5, links=[], schedule=status_view()
+        [node], rounds=1, loss_first=5.5, loss_last=5.5, links=[], status=status_view(height=0)
     )
     document = json.loads(format_document(empty))
     assert document["rounds_completed"] == 0
@@ -125,6 +194,19 @@ def test_the_train_share_counts_from_genesis_to_the_last_record() -> None:
     rounds = [round_view(0), round_view(1), round_view(2, record=b"")]
     assert compute_train_share(rounds, 3_000) == pytest.approx(3_000 / (3_000 + 2_600))
     assert compute_train_share([], 3_000) == 0
+
+
+def test_a_victim_is_shown_as_what_it_is_and_its_faults_one_per_line() -> None:
+    out = io.StringIO()
+    console = Console(file=out, width=200)
+    view = SwarmView(console, None)
+    view.tell("round 3: node 1 killed (SIGKILL), back in 3 s")
+    assert out.getvalue() == "round 3: node 1 killed (SIGKILL), back in 3 s\n"
+    live = io.StringIO()
+    with Live(console=Console(file=live, width=200), auto_refresh=False) as table:
+        SwarmView(console, table).show([status_view(), None, None], ["", "killed", ""])
+    assert "killed" in live.getvalue()
+    assert "starting" in live.getvalue()
 
 
 def test_quantiles() -> None:

@@ -43,6 +43,9 @@ KEYS: dict[str, Callable[[Any], bool]] = {
     "links": lambda v: all(isinstance(pid, int) for a, b in v for pid in (a, b)),
     "kills": lambda v: v == 0,
     "joins": lambda v: v == 0,
+    "stalls": lambda v: v == 0,
+    "replayed_rounds": lambda v: v == 0,
+    "faults": lambda v: v == [],
 }
 
 

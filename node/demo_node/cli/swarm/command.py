@@ -5,7 +5,7 @@ import contextlib
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +14,7 @@ import click
 from demo_protocol.presets import PRESETS
 
 if TYPE_CHECKING:
+    from demo_node.cli.swarm.faults import Fault
     from demo_node.cli.swarm.measure import SwarmReport
     from demo_node.cli.swarm.nodes import SwarmOptions
 
@@ -51,7 +52,14 @@ TERMINATED: Final = 128 + signal.SIGTERM
     type=click.IntRange(0, 2**32 - 1),
     default=0,
     show_default=True,
-    help="Seed of the parameters at genesis.",
+    help="Seed of the parameters at genesis, and of whom --kill-every hurts how.",
+)
+@click.option(
+    "--kill-every",
+    type=click.FloatRange(1, 3_600),
+    metavar="SECONDS",
+    help="So often a random node is killed and started again, loses its trainer, or is stopped"
+    " for 20 s.",
 )
 @click.option(
     "--device", default="cpu", show_default=True, help="What nodes train on; see demo-node start."
@@ -71,6 +79,7 @@ def swarm(
     round_seconds: float,
     preset: str,
     seed: int,
+    kill_every: float | None,
     device: str,
     as_json: bool,
     keep: Path | None,
@@ -79,7 +88,8 @@ def swarm(
 
     Starts real nodes that find each other over the loopback, train together on the source text
     of Python's standard library, and stop after some rounds. Exits with 0 only if all nodes then
-    hold the very same parameters and the held-out loss has fallen.
+    hold the very same parameters, the held-out loss has fallen, and nothing is left running; with
+    --kill-every also only if four rounds of five got a record and who was killed has replayed.
     """
     from rich.console import Console
 
@@ -94,9 +104,10 @@ def swarm(
         seed=seed,
         device=device,
     )
+    faults = _plan_faults(options, kill_every) if kill_every else ()
     try:
         with _folder(keep) as folder:
-            report = _run(folder, options)
+            report = _run(folder, options, faults)
     except SwarmFailed as error:
         raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:
@@ -106,11 +117,30 @@ def swarm(
     print_report(report, Console(stderr=as_json))
     if as_json:
         click.echo(format_document(report))
-    if faults := report.find_faults():
-        raise click.ClickException("; ".join(faults))
+    if reasons := report.find_faults():
+        raise click.ClickException("; ".join(reasons))
 
 
-def _run(folder: Path, options: "SwarmOptions") -> "SwarmReport":
+def _plan_faults(options: "SwarmOptions", kill_every_s: float) -> "Sequence[Fault]":
+    from demo_node.cli.swarm.faults import plan_faults
+
+    faults = plan_faults(
+        seed=options.seed,
+        nodes=options.nodes,
+        every_ms=round(kill_every_s * 1000),
+        rounds=options.rounds,
+        round_ms=options.round_ms,
+    )
+    if not faults:
+        raise click.BadParameter(
+            "the run is too short for that: its end is left in peace, for all to come back;"
+            " more --rounds give time",
+            param_hint="--kill-every",
+        )
+    return faults
+
+
+def _run(folder: Path, options: "SwarmOptions", faults: "Sequence[Fault]") -> "SwarmReport":
     from demo_node.cli.swarm.drive import run_swarm
     from demo_node.cli.swarm.live import swarm_view
 
@@ -120,7 +150,7 @@ def _run(folder: Path, options: "SwarmOptions") -> "SwarmReport":
         # asyncio cancels us on SIGINT; SIGTERM must end the nodes just as orderly.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         with swarm_view() as view:
-            return await run_swarm(folder, options, view)
+            return await run_swarm(folder, options, faults, view)
 
     return asyncio.run(run())
 

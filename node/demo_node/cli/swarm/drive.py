@@ -1,21 +1,26 @@
 """A swarm's life: up, genesis, rounds, agreement, measurement."""
 
 import asyncio
+import contextlib
 import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from demo_node.cli.plan import plan_run, plan_schedule
+from demo_node.cli.swarm.faults import Fault
+from demo_node.cli.swarm.killing import Killer
 from demo_node.cli.swarm.live import SwarmView
+from demo_node.cli.swarm.lives import TAKES_PART, count_sent
 from demo_node.cli.swarm.measure import SwarmReport, evaluate_genesis, measure_swarm
 from demo_node.cli.swarm.nodes import (
     SwarmFailed,
     SwarmNode,
     SwarmOptions,
     check_alive,
-    running_nodes,
+    running_swarm,
 )
 from demo_node.store.corpus import compute_corpus_path, save_corpus
 from demo_node.store.disk import FileDisk
@@ -35,12 +40,16 @@ GENESIS_DELAY_MS: Final = 6_000
 """From the manifest being there to round 0: the mesh forms and the trainers load."""
 
 AGREE_ROUNDS: Final = 3
-"""At most so long after the last round for all nodes to hold the last record."""
+AGREE_MS: Final = 15_000
+"""At most so long after the last round, the longer of both, for all to hold the last record."""
 
 
-async def run_swarm(folder: Path, options: SwarmOptions, view: SwarmView) -> SwarmReport:
+async def run_swarm(
+    folder: Path, options: SwarmOptions, faults: Sequence[Fault], view: SwarmView
+) -> SwarmReport:
     """Run it to its end; no process is left afterwards. Raises SwarmFailed."""
-    async with running_nodes(folder, options) as nodes:
+    async with running_swarm(folder, options) as swarm:
+        nodes = swarm.nodes
         view.say(f"starting {options.nodes} nodes; logs in {folder}/node*/node.log")
         data = await asyncio.to_thread(_share_corpus, nodes)
         await _until(nodes, _all_waiting(nodes), UP_DEADLINE_S, view)
@@ -58,11 +67,30 @@ async def run_swarm(folder: Path, options: SwarmOptions, view: SwarmView) -> Swa
         await _until(nodes, _all_loaded(nodes), UP_DEADLINE_S, view)
         loss_first = await evaluate_genesis(nodes[0])  # now: no trainer is busy, each holds it
         end_ms = round_start_ms(schedule, options.rounds)
-        await _until(nodes, lambda: _now_ms() >= end_ms, (end_ms - _now_ms()) / 1000 + 60, view)
-        sent = [node.status.bytes_out if node.status else 0 for node in nodes]
-        await _agree(nodes, schedule, options.rounds, view)
+        killer = Killer(nodes, schedule, view.tell)
+        async with _meanwhile(killer.run(faults)):
+            await _until(nodes, lambda: _now_ms() >= end_ms, (end_ms - _now_ms()) / 1000 + 60, view)
+            sent = [count_sent(node.lives) for node in nodes]
+            await _agree(nodes, schedule, options.rounds, view)
         view.say("reading the nodes' snapshot files")
-        return await measure_swarm(nodes, options.rounds, sent, loss_first)
+        report = await measure_swarm(
+            nodes, options.rounds, sent, loss_first, tuple(killer.suffered)
+        )
+    unclean = [node.index for node in nodes if node.process.returncode]
+    return replace(report, unclean=unclean, left_behind=swarm.left_behind)
+
+
+@contextlib.asynccontextmanager
+async def _meanwhile(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """Do `work` while the block lasts; what is not done by its end is given up."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        (result,) = await asyncio.gather(task, return_exceptions=True)
+        if isinstance(result, Exception):  # a bug: it explains whatever else went wrong
+            raise result
 
 
 def _share_corpus(nodes: Sequence[SwarmNode]) -> Data:
@@ -91,20 +119,27 @@ def _all_loaded(nodes: Sequence[SwarmNode]) -> Callable[[], bool]:
 async def _agree(
     nodes: Sequence[SwarmNode], schedule: Schedule, rounds: int, view: SwarmView
 ) -> None:
-    """Wait until all hold the same last record; after the deadline the files will tell.
+    """Wait until all take part and hold the same last record; if they differ, the files will tell.
 
     A node shows a round one round after it has ended, so at least that long is waited.
     """
     shown_ms = round_start_ms(schedule, rounds + 1) + schedule.round_ms // 10
-    deadline_ms = round_start_ms(schedule, rounds + AGREE_ROUNDS)
+    end_ms = round_start_ms(schedule, rounds)
+    deadline_ms = end_ms + max(AGREE_ROUNDS * schedule.round_ms, AGREE_MS)
+
+    def missing() -> list[SwarmNode]:
+        return [n for n in nodes if n.status is None or n.status.state not in TAKES_PART]
 
     def agreed() -> bool:
         heads = {node.status.head for node in nodes if node.status}
         now_ms = _now_ms()
-        return now_ms >= deadline_ms or (now_ms >= shown_ms and len(heads) == 1)
+        return now_ms >= deadline_ms or (now_ms >= shown_ms and not missing() and len(heads) == 1)
 
     view.say("waiting for every node to hold the last record")
     await _until(nodes, agreed, (deadline_ms - _now_ms()) / 1000 + 60, view)
+    for node in missing():
+        state = node.status.state.value if node.status else node.away or "silent"
+        raise SwarmFailed(f"node {node.index} is not back at the end: {state}")
 
 
 async def _until(
@@ -117,7 +152,7 @@ async def _until(
         refreshes: list[Awaitable[None]] = [node.refresh() for node in nodes]
         await asyncio.gather(*refreshes)
         check_alive(nodes)
-        view.show([node.status for node in nodes])
+        view.show([node.status for node in nodes], [node.away for node in nodes])
         if holds():
             return
         if loop.time() > deadline:

@@ -31,15 +31,19 @@ class SwarmView:
         if self._live is None:
             self._console.print(note, highlight=False, soft_wrap=True)
 
+    def tell(self, event: str) -> None:
+        """Something happened to a node: one line that stays, above a live table too."""
+        self._console.print(event, highlight=False, soft_wrap=True)
+
     def begin(self, rounds: int) -> None:
         """Genesis is set."""
         self._rounds = rounds
         self.say(f"all nodes are up: {rounds} rounds begin in a few seconds")
 
-    def show(self, statuses: Statuses) -> None:
-        """The nodes now."""
+    def show(self, statuses: Statuses, away: Sequence[str] = ()) -> None:
+        """The nodes now. `away`: for each node why it cannot answer, or nothing."""
         if self._live is not None:
-            self._live.update(self._draw(statuses), refresh=True)
+            self._live.update(self._draw(statuses, away), refresh=True)
             return
         round_ = max((s.round for s in statuses if s), default=-1)
         if self._round_shown < round_ <= self._rounds and round_ >= 0:
@@ -59,7 +63,7 @@ class SwarmView:
             f"  sent per node {format_bytes(sent)}"
         )
 
-    def _draw(self, statuses: Statuses) -> Table:
+    def _draw(self, statuses: Statuses, away: Sequence[str]) -> Table:
         known = [status for status in statuses if status]
         clock = max(known, key=lambda status: status.round, default=None)
         title = self._note
@@ -70,7 +74,7 @@ class SwarmView:
             table.add_column(name, justify="left" if name in ("state", "record") else "right")
         for index, status in enumerate(statuses):
             if status is None:
-                table.add_row(str(index), "", "starting")
+                table.add_row(str(index), "", (away[index] if away else "") or "starting")
                 continue
             table.add_row(
                 str(index),

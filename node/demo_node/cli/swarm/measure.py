@@ -14,14 +14,21 @@ from typing import Final
 
 from safetensors.numpy import load_file
 
+from demo_node.cli.swarm.faults import FaultKind
+from demo_node.cli.swarm.killing import Suffered
 from demo_node.cli.swarm.links import find_links, parse_port
+from demo_node.cli.swarm.lives import count_joins, count_replayed, merge_rounds
 from demo_node.cli.swarm.nodes import SwarmNode
+from demo_node.cli.swarm.outcomes import FaultOutcome, compute_outcomes
 from demo_node.views import RoundView, StatusView
 from demo_protocol.digest import compute_digest
 
 SAMPLE_BYTES: Final = 120
 DENSE_BYTES_PER_PARAMETER: Final = 4
 """fp32."""
+
+RECORDS_WANTED: Final = 0.8
+"""Of the rounds of a swarm whose nodes are killed, that so many get a record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +41,15 @@ class FileState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeReport:
-    """What one node had at the end."""
+    """What one node had at the end; rounds and counts over all its processes, if it was killed."""
 
     pid: int
     state: FileState
     text: bytes
     rounds: Sequence[RoundView]
     bytes_sent: int
+    replayed: int = 0
+    joins: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +68,35 @@ class SwarmReport:
     round_latencies_s: Sequence[float]
     exchanges_s: Sequence[float]
     train_share: float
+    outcomes: Sequence[FaultOutcome] = ()
+    unclean: Sequence[int] = ()
+    """Nodes that did not end with 0."""
+    left_behind: Sequence[int] = ()
+    """Processes that had to be killed after all nodes had ended."""
+
+    @property
+    def kills(self) -> int:
+        """Processes killed: nodes and trainers."""
+        return len(self.get_outcomes(FaultKind.KILL, FaultKind.KILL_TRAINER))
+
+    @property
+    def stalls(self) -> int:
+        """How often a node was stopped for a while."""
+        return len(self.get_outcomes(FaultKind.STALL))
+
+    @property
+    def joins(self) -> int:
+        """How often a killed node came back and took part again."""
+        return sum(node.joins for node in self.nodes)
+
+    @property
+    def replayed_rounds(self) -> int:
+        """Records that nodes applied to catch up, all nodes together."""
+        return sum(node.replayed for node in self.nodes)
+
+    def get_outcomes(self, *kinds: FaultKind) -> list[FaultOutcome]:
+        """Faults of these kinds, oldest first."""
+        return [outcome for outcome in self.outcomes if outcome.kind in kinds]
 
     @property
     def digests_equal(self) -> bool:
@@ -83,7 +121,29 @@ class SwarmReport:
             faults.append(f"the nodes hold different parameters (digests {digests})")
         if not self.loss_last < self.loss_first:
             faults.append(f"the loss did not fall ({self.loss_first:.4f} to {self.loss_last:.4f})")
-        return faults
+        if self.unclean:
+            faults.append(f"not left cleanly: nodes {_join(self.unclean)}; see their node.log")
+        if self.left_behind:
+            faults.append(f"processes were left behind: {_join(self.left_behind)}")
+        return faults + (self._find_damage() if self.outcomes else [])
+
+    def _find_damage(self) -> list[str]:
+        """What the faults should not have done."""
+        damage = []
+        if self.records < RECORDS_WANTED * self.rounds:
+            damage.append(f"only {self.records} of {self.rounds} rounds got a record")
+        if self.get_outcomes(FaultKind.KILL) and not self.replayed_rounds:
+            damage.append("nodes were killed, and none has replayed a round")
+        damage += [
+            f"node {lost.node} never got another trainer after round {lost.round}"
+            for lost in self.get_outcomes(FaultKind.KILL_TRAINER)
+            if lost.back_s is None
+        ]
+        return damage
+
+
+def _join(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
 
 
 async def evaluate_genesis(node: SwarmNode) -> float:
@@ -94,7 +154,11 @@ async def evaluate_genesis(node: SwarmNode) -> float:
 
 
 async def measure_swarm(
-    nodes: Sequence[SwarmNode], rounds: int, bytes_sent: Sequence[int], loss_first: float
+    nodes: Sequence[SwarmNode],
+    rounds: int,
+    bytes_sent: Sequence[int],
+    loss_first: float,
+    suffered: Sequence[Suffered],
 ) -> SwarmReport:
     """Ask every node, read every snapshot file.
 
@@ -107,7 +171,15 @@ async def measure_swarm(
     async with nodes[0].client() as client:  # replicas are equal: one node's trainer will do
         loss_last = await client.evaluate()
     reports = [
-        NodeReport(pid=node.pid, state=state, text=text, rounds=own, bytes_sent=sent)
+        NodeReport(
+            pid=node.pid,
+            state=state,
+            text=text,
+            rounds=own,
+            bytes_sent=sent,
+            replayed=count_replayed(node.lives),
+            joins=count_joins(node.lives),
+        )
         for node, state, text, own, sent in zip(
             nodes, states, texts, views, bytes_sent, strict=True
         )
@@ -118,7 +190,8 @@ async def measure_swarm(
         loss_first=loss_first,
         loss_last=loss_last,
         links=await asyncio.to_thread(_find_links, nodes),
-        schedule=statuses[0],
+        status=max(statuses, key=lambda status: status.height),
+        suffered=suffered,
     )
 
 
@@ -129,11 +202,15 @@ def compute_report(
     loss_first: float,
     loss_last: float,
     links: Sequence[tuple[int, int]],
-    schedule: StatusView,
+    status: StatusView,
+    suffered: Sequence[Suffered] = (),
 ) -> SwarmReport:
-    """Figures from the nodes' rounds. `schedule`: any status, for genesis and round length."""
+    """Figures from the nodes' rounds. `status`: of a node at the end, for round length and height.
+
+    No node need have seen all records happen: participants are those of any node that did.
+    """
     recorded = [[view for view in node.rounds if view.record] for node in nodes]
-    chain = max(recorded, key=len)
+    participants = {view.round: view.participants for own in recorded for view in own}
     payloads = [v.payload_bytes for node in nodes for v in node.rounds if v.payload_bytes]
     applied = [view for own in recorded for view in own]
     return SwarmReport(
@@ -142,15 +219,16 @@ def compute_report(
         loss_first=loss_first,
         loss_last=loss_last,
         links=links,
-        records=len(chain),
-        participants_median=statistics.median([v.participants for v in chain] or [0]),
+        records=status.height,
+        participants_median=statistics.median(participants.values() or [0]),
         payload_bytes=statistics.fmean(payloads or [0]),
         parameters=nodes[0].state.parameters,
         round_latencies_s=sorted(v.latency_ms / 1000 for v in applied),
         exchanges_s=sorted(v.exchange_ms / 1000 for v in applied),
         train_share=statistics.fmean(
-            compute_train_share(node.rounds, schedule.round_ms) for node in nodes
+            compute_train_share(node.rounds, status.round_ms) for node in nodes
         ),
+        outcomes=compute_outcomes(suffered, [node.rounds for node in nodes], rounds),
     )
 
 
@@ -185,8 +263,8 @@ async def _save_and_read(node: SwarmNode) -> FileState:
 
 async def _fetch_rounds(node: SwarmNode, rounds: int) -> list[RoundView]:
     async with node.client() as client:
-        views = await client.rounds(limit=rounds + 100)
-    return [view for view in views if 0 <= view.round < rounds]
+        node.life.look(await client.status(), await client.rounds(limit=rounds + 100))
+    return [view for view in merge_rounds(node.lives) if 0 <= view.round < rounds]
 
 
 async def _sample(node: SwarmNode) -> bytes:

@@ -1,18 +1,17 @@
-"""The swarm's node processes: each with a data folder of its own, none outliving the swarm."""
+"""The swarm's nodes: each with a data folder of its own, none outliving the swarm."""
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from demo_node.config import ENV_PREFIX
+from demo_node.cli.swarm.lives import Life
+from demo_node.cli.swarm.processes import end_marked, find_free_ports, spawn
 from demo_node.control.client import ControlClient, NotRunning, Refused, control_client
 from demo_node.mesh.peer_id import encode_peer_id
 from demo_node.store.datadir import DataDir, open_datadir
@@ -26,8 +25,8 @@ LEAVE_MARGIN_S: Final = 15.0
 LOG_TAIL_BYTES: Final = 2_000
 """Of a failed node's log, enough for its last lines and a traceback."""
 
-PR_SET_PDEATHSIG: Final = 1
-"""Linux prctl: the signal to get when the parent dies."""
+ROUNDS_LOOKED_AT: Final = 64
+"""At every look: more than a node can show at once after it was stopped."""
 
 
 class SwarmFailed(Exception):
@@ -48,13 +47,19 @@ class SwarmOptions:
 
 @dataclass(slots=True)
 class SwarmNode:
-    """One node process and what it last said of itself."""
+    """One node, its process now and what all its processes said of themselves."""
 
     index: int
     datadir: DataDir
-    peer_id: str
+    command: Sequence[str]
+    mark: Path
     process: asyncio.subprocess.Process
-    status: StatusView | None = None
+    lives: list[Life] = field(default_factory=list)
+    away: str = ""
+    """Why it cannot answer just now, if we know: "killed" or "stopped"."""
+
+    def __post_init__(self) -> None:
+        self.lives.append(Life(self.pid))
 
     @property
     def pid(self) -> int:
@@ -62,19 +67,62 @@ class SwarmNode:
         return self.process.pid
 
     @property
+    def life(self) -> Life:
+        """Its process now, or the last one it had."""
+        return self.lives[-1]
+
+    @property
+    def status(self) -> StatusView | None:
+        """What it last said, unless it cannot speak now."""
+        return None if self.away else self.life.status
+
+    @property
     def log(self) -> Path:
         """Everything it printed."""
         return compute_log_path(self.datadir)
 
     async def refresh(self) -> None:
-        """Ask for its status; what does not answer just now keeps the last one."""
+        """Ask for its status and rounds; what does not answer just now keeps the last ones."""
+        if self.away:
+            return
+        life = self.life  # it may be killed while we ask
         with contextlib.suppress(NotRunning, Refused):
             async with self.client() as client:
-                self.status = await client.status()
+                status = await client.status()
+                if status.pid == life.pid:
+                    life.look(status, await client.rounds(ROUNDS_LOOKED_AT))
 
     def client(self) -> contextlib.AbstractAsyncContextManager[ControlClient]:
         """Its control service. Raises NotRunning."""
         return control_client(self.datadir.path)
+
+    async def kill(self) -> None:
+        """End the node process as a power cut would."""
+        self.away = "killed"
+        self.process.kill()
+        await self.process.wait()
+
+    async def start_again(self) -> None:
+        """Same data folder, same options."""
+        self.process = await spawn(self.command, self.log, self.mark)
+        self.lives.append(Life(self.pid))
+        self.away = ""
+
+    def stop(self) -> None:
+        """Freeze the node process until `go_on`."""
+        self.away = "stopped"
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let it run again."""
+        self.process.send_signal(signal.SIGCONT)
+        self.away = ""
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it has ended, and not by our hand."""
+        code = self.process.returncode
+        return code is not None and (self.away != "killed" or code != -signal.SIGKILL)
 
 
 def compute_log_path(datadir: DataDir) -> Path:
@@ -82,25 +130,33 @@ def compute_log_path(datadir: DataDir) -> Path:
     return datadir.path / "node.log"
 
 
+@dataclass(slots=True)
+class Swarm:
+    """All nodes; once they have ended, also what of them did not go by itself."""
+
+    nodes: list[SwarmNode] = field(default_factory=list)
+    left_behind: Sequence[int] = ()
+
+
 @contextlib.asynccontextmanager
-async def running_nodes(folder: Path, options: SwarmOptions) -> AsyncIterator[list[SwarmNode]]:
+async def running_swarm(folder: Path, options: SwarmOptions) -> AsyncIterator[Swarm]:
     """Start the nodes; when the block ends, however it ends, no process of theirs is left."""
-    nodes: list[SwarmNode] = []
+    swarm = Swarm()
     try:
-        first = f"/ip4/127.0.0.1/tcp/{_find_free_port()}"
+        ports = find_free_ports(options.nodes)
         invitation = ""
-        for index in range(options.nodes):
+        for index, port in enumerate(ports):
+            listen = f"/ip4/127.0.0.1/tcp/{port}"
             datadir, peer_id = await asyncio.to_thread(_make_datadir, folder / f"node{index}")
-            flags = ["--listen", first if index == 0 else "/ip4/127.0.0.1/tcp/0"]
-            if index == 0:
-                invitation = f"{first}/p2p/{peer_id}"
-            else:
-                flags += ["--peers", invitation]
-            process = await _spawn(datadir, flags, options)
-            nodes.append(SwarmNode(index, datadir, peer_id, process))
-        yield nodes
+            invitation = invitation or f"{listen}/p2p/{peer_id}"
+            flags = ["--listen", listen, *(["--peers", invitation] if index else [])]
+            command = _make_command(datadir, flags, options)
+            process = await spawn(command, compute_log_path(datadir), folder)
+            swarm.nodes.append(SwarmNode(index, datadir, command, folder, process))
+        yield swarm
     finally:
-        await stop_nodes(nodes, options.round_ms / 1000 + LEAVE_MARGIN_S)
+        await stop_nodes(swarm.nodes, options.round_ms / 1000 + LEAVE_MARGIN_S)
+        swarm.left_behind = await end_marked(folder)
 
 
 def _make_datadir(path: Path) -> tuple[DataDir, str]:
@@ -110,48 +166,18 @@ def _make_datadir(path: Path) -> tuple[DataDir, str]:
     return datadir, encode_peer_id(key.public)
 
 
-def _find_free_port() -> int:
-    """A port of the loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-async def _spawn(
-    datadir: DataDir, flags: Sequence[str], options: SwarmOptions
-) -> asyncio.subprocess.Process:
+def _make_command(datadir: DataDir, flags: Sequence[str], options: SwarmOptions) -> list[str]:
     threads = max(1, (os.cpu_count() or 1) // options.nodes)
     command = [sys.executable, "-m", "demo_node.cli", "start", "--wait-manifest"]
     command += ["--datadir", str(datadir.path), "--metrics-address", "127.0.0.1:0"]
     command += ["--rounds", str(options.rounds), "--threads", str(threads)]
-    command += ["--device", options.device, "--log-format", "json", *flags]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(ENV_PREFIX)}
-    with compute_log_path(datadir).open("wb") as log:
-        return await asyncio.create_subprocess_exec(
-            *command,
-            env=environment,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,  # Ctrl-C is ours to handle, once
-            preexec_fn=_leave_with_parent,
-        )
-
-
-_LIBC: Final = ctypes.CDLL(None) if sys.platform == "linux" else None
-
-
-def _leave_with_parent() -> None:
-    """Runs in the new process: a killed swarm must not leave nodes behind."""
-    if _LIBC is not None:
-        _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    return [*command, "--device", options.device, "--log-format", "json", *flags]
 
 
 def check_alive(nodes: Sequence[SwarmNode]) -> None:
-    """Raise SwarmFailed, with the end of its log, if a node has ended."""
+    """Raise SwarmFailed, with the end of its log, if a node has ended that was not killed."""
     for node in nodes:
-        if node.process.returncode is not None:
+        if node.has_failed:
             tail = node.log.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace").rstrip()
             raise SwarmFailed(
                 f"node {node.index} ended with exit code {node.process.returncode};"
@@ -159,11 +185,12 @@ def check_alive(nodes: Sequence[SwarmNode]) -> None:
             )
 
 
-async def stop_nodes(nodes: Sequence[SwarmNode], deadline_s: float) -> list[int]:
-    """Ask all to leave, wait, kill what is left; the indexes of those that left uncleanly."""
+async def stop_nodes(nodes: Sequence[SwarmNode], deadline_s: float) -> None:
+    """Ask all to leave, wait, kill what is left."""
     running = [node for node in nodes if node.process.returncode is None]
     for node in running:
         node.process.send_signal(signal.SIGTERM)
+        node.process.send_signal(signal.SIGCONT)  # one that was stopped could not hear it
     try:
         async with asyncio.timeout(deadline_s):
             await asyncio.gather(*(node.process.wait() for node in running))
@@ -174,4 +201,3 @@ async def stop_nodes(nodes: Sequence[SwarmNode], deadline_s: float) -> list[int]
             if node.process.returncode is None:
                 node.process.kill()
         await asyncio.gather(*(node.process.wait() for node in running))
-    return [node.index for node in running if node.process.returncode != 0]

@@ -2,18 +2,22 @@
 
 import json
 import math
+import statistics
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from rich.console import Console
 from rich.table import Table
 
 from demo_node.cli.show import SCHEMA, format_bytes
+from demo_node.cli.swarm.faults import FaultKind
 from demo_node.cli.swarm.measure import (
     DENSE_BYTES_PER_PARAMETER,
     SAMPLE_BYTES,
     SwarmReport,
     compute_quantile,
 )
+from demo_node.cli.swarm.outcomes import FaultOutcome
 
 
 def format_document(report: SwarmReport) -> str:
@@ -35,8 +39,11 @@ def format_document(report: SwarmReport) -> str:
         "train_share": report.train_share,
         "pids": [node.pid for node in report.nodes],
         "links": [list(link) for link in report.links],
-        "kills": 0,
-        "joins": 0,
+        "kills": report.kills,
+        "joins": report.joins,
+        "stalls": report.stalls,
+        "replayed_rounds": report.replayed_rounds,
+        "faults": [asdict(outcome) for outcome in report.outcomes],
     }
     finite = {
         key: None if isinstance(value, float) and math.isnan(value) else value
@@ -91,7 +98,40 @@ def _rows(report: SwarmReport) -> list[tuple[str, str]]:
         ("round latency", _format_quantiles(report.round_latencies_s)),
         ("exchange time", _format_quantiles(report.exchanges_s)),
         ("train share", f"{report.train_share:.2f} of the time"),
+        *_fault_rows(report),
     ]
+
+
+def _fault_rows(report: SwarmReport) -> list[tuple[str, str]]:
+    """None where nobody was hurt."""
+    rows = [
+        (name, f"{len(outcomes)}; {_format_losses(outcomes, back)}")
+        for kind, name, back in (
+            (FaultKind.KILL, "nodes killed", "took part again"),
+            (FaultKind.KILL_TRAINER, "trainers killed", "another one"),
+            (FaultKind.STALL, "nodes stopped", "ran again"),
+        )
+        if (outcomes := report.get_outcomes(kind))
+    ]
+    if rows:
+        text = f"{report.replayed_rounds} by killed nodes, {report.joins} of which came back"
+        rows += [
+            ("replayed rounds", text),
+            ("times and shares", "of all processes of a node; without the rounds it replayed"),
+        ]
+    return rows
+
+
+def _format_losses(outcomes: Sequence[FaultOutcome], back: str) -> str:
+    """How long the victims were away and what it cost them, half of them and at most."""
+    seconds = [outcome.back_s for outcome in outcomes if outcome.back_s is not None]
+    lost = [outcome.rounds_lost for outcome in outcomes]
+    when = (
+        f"{back} after {statistics.median(seconds):.1f} s (median), {max(seconds):.1f} s (most)"
+        if seconds
+        else "none came back"
+    )
+    return f"{when}; rounds lost {statistics.median(lost):g} (median), {max(lost)} (most)"
 
 
 def _format_quantiles(ordered: Sequence[float]) -> str:

@@ -1,0 +1,95 @@
+"""Node processes: how they are started, and that none is left behind.
+
+Everything a swarm starts inherits a mark in its environment, by which it is found: fork servers
+and trainers of a killed node too, and no stranger who got the number of a process that has died.
+Linux only: elsewhere there is no table of processes to read, and none is found.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import random
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from demo_node.config import ENV_PREFIX
+
+MARK: Final = "DEMO_SWARM"
+"""Environment variable; its value is the swarm's folder."""
+
+GONE_S: Final = 20.0
+"""What a node leaves behind goes by itself; a fork server first finishes importing torch."""
+
+LOOK_S: Final = 0.1
+"""How often it is looked for meanwhile."""
+
+PORTS: Final = range(20_000, 32_000)
+"""Below those that kernels give to whoever dials: a port must still be free after a restart."""
+
+PROC: Final = Path("/proc")
+
+PR_SET_PDEATHSIG: Final = 1
+"""Linux prctl: the signal to get when the parent dies."""
+
+_LIBC: Final = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def find_free_ports(count: int) -> list[int]:
+    """Ports of the loopback that nobody listens on now."""
+    found: list[int] = []
+    for port in random.sample(PORTS, len(PORTS)):
+        if len(found) == count:
+            break
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            found.append(port)
+    return found
+
+
+async def spawn(command: Sequence[str], log: Path, mark: Path) -> asyncio.subprocess.Process:
+    """Start a process that ends with us; what it prints is added to `log`."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(ENV_PREFIX)}
+    with log.open("ab") as output:
+        return await asyncio.create_subprocess_exec(
+            *command,
+            env={**environment, MARK: str(mark)},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # Ctrl-C is ours to handle, once
+            preexec_fn=_die_with_parent,
+        )
+
+
+def _die_with_parent() -> None:
+    """Runs in the new process: a killed swarm must not leave nodes behind, stopped ones neither."""
+    if _LIBC is not None:
+        _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def find_marked(mark: Path, proc: Path = PROC) -> list[int]:
+    """Living processes of the swarm in that folder."""
+    wanted = f"{MARK}={mark}".encode()
+    found = []
+    for entry in proc.glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended, or is not ours
+            if wanted in (entry / "environ").read_bytes().split(b"\0"):
+                found.append(int(entry.name))
+    return sorted(found)
+
+
+async def end_marked(mark: Path) -> list[int]:
+    """Kill what of the swarm does not go by itself; returns the process ids that had to be."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + GONE_S
+    while (left := find_marked(mark)) and loop.time() < deadline:  # noqa: ASYNC110  others' end
+        await asyncio.sleep(LOOK_S)
+    for pid in left:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return left

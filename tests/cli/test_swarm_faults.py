@@ -1,0 +1,164 @@
+"""The plan of a killing swarm, and what its victims' rounds are made of."""
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from demo_node.cli.swarm.faults import (
+    LEAST_MS,
+    QUIET_MS,
+    QUIET_ROUNDS,
+    STALL_MS,
+    STARTING_MS,
+    Fault,
+    FaultKind,
+    plan_faults,
+)
+from demo_node.cli.swarm.killing import Suffered
+from demo_node.cli.swarm.lives import (
+    Life,
+    count_joins,
+    count_replayed,
+    count_sent,
+    merge_rounds,
+)
+from demo_node.cli.swarm.outcomes import compute_outcomes
+from demo_node.views import NodeState
+from tests.cli.command import demo_node
+from tests.control.fake_node import round_view, status_view
+
+PLANS = st.builds(
+    lambda seed, nodes, every_ms, rounds, round_ms: (
+        (nodes, every_ms, rounds * round_ms - max(QUIET_ROUNDS * round_ms, QUIET_MS)),
+        plan_faults(seed=seed, nodes=nodes, every_ms=every_ms, rounds=rounds, round_ms=round_ms),
+    ),
+    seed=st.integers(0, 2**32 - 1),
+    nodes=st.integers(1, 9),
+    every_ms=st.integers(1_000, 40_000),
+    rounds=st.integers(1, 200),
+    round_ms=st.integers(500, 10_000),
+)
+
+
+def issue_plan(seed: int = 0) -> list[Fault]:
+    """`--kill-every 15` and nothing else."""
+    return list(plan_faults(seed=seed, nodes=4, every_ms=15_000, rounds=40, round_ms=3_000))
+
+
+def life(pid: int, *rounds: int, **changes: object) -> Life:
+    made = Life(pid)
+    made.look(status_view(pid=pid, **changes), [round_view(r) for r in rounds])
+    return made
+
+
+def test_the_issues_plan_hurts_somebody_every_15_s_and_leaves_the_end_in_peace() -> None:
+    faults = issue_plan()
+    assert [fault.at_ms for fault in faults] == [15_000, 30_000, 45_000, 60_000, 75_000, 90_000]
+    assert all(fault.at_ms + fault.lasts_ms <= 100_000 for fault in faults)
+    for begin in (0, 3):
+        assert {fault.kind for fault in faults[begin : begin + 3]} == set(FaultKind)
+
+
+def test_equal_seeds_give_equal_faults_and_others_do_not() -> None:
+    assert issue_plan() == issue_plan()
+    assert len({tuple(issue_plan(seed)) for seed in range(20)}) > 10
+
+
+def test_every_node_is_hurt_in_some_plan_the_first_one_too() -> None:
+    hurt = {fault.node for seed in range(20) for fault in issue_plan(seed)}
+    assert hurt == {0, 1, 2, 3}
+
+
+@given(PLANS)
+def test_no_node_is_hurt_while_it_is_away_and_all_are_back_in_time(
+    plan: tuple[tuple[int, int, int], list[Fault]],
+) -> None:
+    (nodes, every_ms, quiet_ms), faults = plan
+    for fault in faults:
+        assert 0 <= fault.node < nodes
+        assert fault.at_ms % every_ms == 0
+        assert fault.at_ms + LEAST_MS <= quiet_ms
+        assert fault.at_ms + fault.lasts_ms <= quiet_ms
+        assert (fault.lasts_ms == 0) == (fault.kind is FaultKind.KILL_TRAINER)
+        assert fault.lasts_ms <= STALL_MS
+    for node in range(nodes):
+        own = [fault for fault in faults if fault.node == node]
+        for before, after in itertools.pairwise(own):
+            starting_ms = STARTING_MS if before.kind is FaultKind.KILL else 0
+            assert before.at_ms + before.lasts_ms + starting_ms <= after.at_ms
+
+
+def test_a_run_too_short_to_hurt_anybody_is_refused() -> None:
+    done = demo_node("swarm", "--rounds", "8", "--kill-every", "15")
+    assert done.returncode == 2
+    assert "--kill-every: the run is too short" in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+
+
+def test_what_a_killed_process_told_is_kept() -> None:
+    first = life(100, 0, 1, 2, replayed_total=0, bytes_out=1_000)
+    second = life(101, 5, 6, replayed_total=5, bytes_out=300)
+    third = life(102, replayed_total=7, bytes_out=20)
+    lives = [first, second, third]
+    assert [view.round for view in merge_rounds(lives)] == [0, 1, 2, 5, 6]
+    assert count_replayed(lives) == 12
+    assert count_sent(lives) == 1_320
+    assert count_joins(lives) == 2
+
+
+def test_a_life_is_its_last_status_and_all_rounds_it_ever_showed() -> None:
+    made = life(100, 0, 1, replayed_total=1)
+    made.look(status_view(replayed_total=3), [round_view(1, included=False), round_view(2)])
+    assert [view.round for view in merge_rounds([made])] == [0, 1, 2]
+    assert not merge_rounds([made])[1].included
+    assert count_replayed([made]) == 3
+
+
+def test_a_later_life_does_not_overrule_what_an_earlier_one_saw() -> None:
+    second = Life(101)
+    second.look(status_view(), [round_view(1, included=False)])
+    (view,) = merge_rounds([life(100, 1), second])
+    assert view.included
+
+
+def test_only_a_killed_node_that_takes_part_again_has_joined() -> None:
+    never_answered = Life(102)
+    syncing = life(101, state=NodeState.SYNCING)
+    assert count_joins([life(100)]) == 0
+    assert count_joins([life(100), syncing, never_answered]) == 0
+    syncing.look(status_view(state=NodeState.ACTIVE), [])
+    syncing.look(status_view(state=NodeState.DRAINING), [])
+    assert count_joins([life(100), syncing, never_answered]) == 1
+
+
+def suffered(round_: int, node: int, kind: FaultKind = FaultKind.KILL) -> Suffered:
+    return Suffered(Fault(round_ * 3_000, node, kind, 0), round_, back_s=1.0)
+
+
+@pytest.mark.parametrize(
+    ("included", "lost"),
+    [
+        ({0, 1, 2, 3, 4}, 0),  # the fault came after round 2's payload was out, and was over at 3
+        ({0, 1, 3, 4}, 1),  # round 2 was lost
+        ({0, 1, 2, 4}, 1),  # round 2 was out already, round 3 was lost
+        ({0, 1}, 8),  # it never contributed again
+    ],
+)
+def test_rounds_lost_are_those_until_the_victim_counts_again(included: set[int], lost: int) -> None:
+    own = [round_view(r, included=r in included) for r in range(5)]
+    (outcome,) = compute_outcomes([suffered(2, node=1)], [[], own], rounds=10)
+    assert outcome.rounds_lost == lost
+
+
+def test_rounds_without_record_are_charged_to_the_fault_before_them() -> None:
+    one = [round_view(r) for r in (0, 2, 3, 4)]
+    other = [round_view(5), round_view(6, record=b""), round_view(7), round_view(8)]
+    first, second, third = compute_outcomes(
+        [suffered(1, 0), suffered(4, 1), suffered(8, 0)], [one, other], rounds=10
+    )
+    assert first.rounds_without_record == 1  # round 1
+    assert second.rounds_without_record == 1  # round 6
+    assert third.rounds_without_record == 1  # round 9
+    assert compute_outcomes([], [one, other], rounds=10) == []
