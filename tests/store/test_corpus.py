@@ -155,6 +155,25 @@ def test_a_block_changed_on_disk_is_fetched_again(tmp_path: Path) -> None:
     raw[-1500] ^= 1  # in the last block but one
     part.write_bytes(raw)
     again = CorpusAssembler.open(DISK, tmp_path, source.data)
-    assert again.missing() == [compute_leaf(source.block(7)), compute_leaf(source.block(8))]
+    assert again.missing() == [compute_leaf(source.block(7))]
+    fetch(again, source, again.missing())
+    assert again.finish() == source
+    assert os.listdir(tmp_path) == [f"{source.data.root}.bin"]
+
+
+def test_a_list_of_blocks_changed_on_disk_is_fetched_again(tmp_path: Path) -> None:
+    source = corpus()
+    assembler = CorpusAssembler.open(DISK, tmp_path, source.data)
+    assembler.add_leaves(leaf_list(source))
+    fetch(assembler, source, assembler.missing()[:6])
+    assembler.close()
+    part = tmp_path / f"{source.data.root}.part"
+    raw = bytearray(part.read_bytes())
+    raw[100] ^= 1  # in the first entry
+    part.write_bytes(raw)
+    again = CorpusAssembler.open(DISK, tmp_path, source.data)
+    assert not again.has_leaves()
+    again.add_leaves(leaf_list(source))
+    assert again.missing() == [compute_leaf(source.block(index)) for index in (6, 7, 8)]
     fetch(again, source, again.missing())
     assert again.finish() == source

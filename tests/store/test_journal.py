@@ -1,4 +1,4 @@
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -7,12 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from demo_node.store.disk import Appender, FileDisk
-from demo_node.store.journal import ENTRY_BYTES_MAX, Journal
+from demo_node.store.frames import ENTRY_BYTES_MAX
+from demo_node.store.journal import DAMAGED, Journal
 from demo_node.store.memory import MemoryDisk
 from demo_protocol.errors import ConfigError, LocalFault
 
 FOLDER = Path("/d")
 PATH = FOLDER / "log"
+ASIDE = FOLDER / f"log{DAMAGED}"
 OWNER = bytes(range(32))
 
 payload_lists = st.lists(st.binary(max_size=40), max_size=6)
@@ -26,9 +28,11 @@ def disk_with(content: bytes | None = None) -> MemoryDisk:
     return disk
 
 
-def reopen(disk: MemoryDisk) -> tuple[Journal, list[bytes]]:
+def reopen(disk: MemoryDisk, after_damage: Sequence[bytes] = ()) -> tuple[Journal, list[bytes]]:
     found: list[bytes] = []
-    journal = Journal.open(disk, PATH, "test", OWNER, lambda _, payload: found.append(payload))
+    journal = Journal.open(
+        disk, PATH, "test", OWNER, lambda _, payload: found.append(payload), after_damage
+    )
     return journal, found
 
 
@@ -62,15 +66,47 @@ def test_a_tail_torn_at_any_byte_is_cut_to_whole_entries() -> None:
 
 
 @given(payload_lists, st.data())
-def test_a_bit_flipped_anywhere_never_gives_other_entries(
+def test_a_bit_flipped_anywhere_costs_one_entry_at_most_and_its_bytes_are_set_aside(
     payloads: list[bytes], data: st.DataObject
 ) -> None:
     content = bytearray(written(payloads))
     bit = data.draw(st.integers(0, len(content) * 8 - 1))
     content[bit // 8] ^= 1 << bit % 8
-    journal, found = reopen(disk_with(bytes(content)))
-    assert found == payloads[: len(found)]
-    assert journal.cut_bytes > 0
+    ends = [len(written(payloads[:count])) for count in range(len(payloads) + 1)]
+    hit = sum(end <= bit // 8 for end in ends)  # 0: the file's header, n: the n-th entry
+    start, end = [0, *ends][hit : hit + 2]
+    disk = disk_with(bytes(content))
+    journal, found = reopen(disk)
+    assert found == (payloads[: hit - 1] + payloads[hit:] if hit else payloads)
+    assert journal.cut_bytes == end - start
+    assert disk.read(ASIDE) == content[start:end]
+    journal.append(b"after")
+    again, found_again = reopen(disk)
+    assert found_again == [*found, b"after"]
+    assert again.cut_bytes == 0
+
+
+def test_a_damaged_stretch_of_any_length_costs_only_the_entries_it_touches() -> None:
+    payloads = [b"%d" % number * 9 for number in range(8)]
+    content = written(payloads)
+    ends = [len(written(payloads[:count])) for count in range(9)]
+    for length in (1, 7, 30, 65):
+        for start in range(ends[0], len(content) - length):
+            noise = bytes(byte ^ 0x5A for byte in content[start : start + length])
+            spoiled = content[:start] + noise + content[start + length :]
+            found = reopen(disk_with(spoiled))[1]
+            whole = [
+                payload
+                for payload, first, end in zip(payloads, ends, ends[1:], strict=False)
+                if end <= start or first >= start + length
+            ]
+            assert found == whole
+
+
+def test_what_is_added_after_damage_is_added_only_then() -> None:
+    disk = disk_with(written([b"first", b"second"])[:-1])
+    for _ in range(2):
+        assert reopen(disk, [b"said"])[1] == [b"first", b"said"]
 
 
 def test_entries_in_the_wrong_place_are_not_believed() -> None:

@@ -12,7 +12,7 @@ from typing import Self
 
 from demo_node.store.atomic import write_atomic
 from demo_node.store.disk import Disk
-from demo_node.store.journal import Journal
+from demo_node.store.journal import DAMAGED, Journal
 from demo_protocol.errors import ConfigError, LocalFault, Reject
 from demo_protocol.manifest import Data
 from demo_protocol.merkle import compute_leaf, compute_leaves, compute_root, split_leaves
@@ -170,7 +170,8 @@ class CorpusAssembler:
             )
         save_corpus(self._disk, self._folder, corpus)
         self.close()
-        self._disk.unlink(self._journal.path)
+        for name in (self._journal.path.name, self._journal.path.name + DAMAGED):
+            self._disk.unlink(self._folder / name)
         return corpus
 
     def close(self) -> None:
@@ -178,11 +179,12 @@ class CorpusAssembler:
         self._journal.close()
 
     def _restore(self, position: int, raw: bytes) -> None:
-        """Entries are the list of leaves, then blocks; each was checked before it was written."""
-        if self._leaves:
-            self._held[compute_leaf(raw)] = position
+        """Entries are the list of leaves and blocks; where the list was lost, blocks only."""
+        leaves = None if self._leaves else split_leaves(raw)
+        if leaves and len(leaves) == self.leaf_count and compute_root(leaves) == self._root:
+            self._leaves = leaves
         else:
-            self._leaves = split_leaves(raw) or ()
+            self._held[compute_leaf(raw)] = position
 
     def _read(self, leaf: bytes) -> bytes:
         block = self._journal.read(self._held[leaf])

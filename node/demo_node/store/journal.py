@@ -1,14 +1,9 @@
-"""An append-only file of checksummed entries. What cannot be trusted is cut off when it is opened.
+"""An append-only file of checksummed entries (`store.frames`), made whole again when it is opened.
 
-    file  = magic (32) owner (32) check (8) entry*
-    entry = length (4, big endian) check (8) payload
-
-A check is the start of a SHA-256 over the entry's position and payload, so neither a flipped bit
-nor a block that the disk put in the wrong place passes. Nothing after a bad entry is believed:
-its length may be what is wrong.
+What is damaged is moved to `<name>.damaged`; intact entries before and behind it are kept.
 """
 
-import hashlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from threading import Lock
@@ -16,25 +11,35 @@ from typing import Final, Self
 
 from demo_node.store.atomic import write_atomic
 from demo_node.store.disk import Appender, Disk
-from demo_protocol.errors import ConfigError, LocalFault
+from demo_node.store.frames import (
+    ENTRY_BYTES_MAX,
+    FRAME_BYTES,
+    START,
+    Damage,
+    Entry,
+    compute_file_header,
+    compute_frame,
+    decode_length,
+    encode_entry,
+    encode_file,
+    scan_file,
+)
+from demo_protocol.errors import LocalFault
 
-ENTRY_BYTES_MAX: Final = 8 << 20
-"""A record with all its headers is below 1 MiB, so is a corpus block."""
+DAMAGED: Final = ".damaged"
+"""Behind a log's name: the bytes of it that were last set aside."""
 
-_MAGIC_BYTES: Final = 32
-_OWNER_BYTES: Final = 32
-_CHECK_BYTES: Final = 8
-_LENGTH_BYTES: Final = 4
-_FRAME_BYTES: Final = _LENGTH_BYTES + _CHECK_BYTES
-_START: Final = _MAGIC_BYTES + _OWNER_BYTES + _CHECK_BYTES
-_READ_BYTES: Final = 1 << 20
+_PIECE_BYTES: Final = 1 << 20
+
+_READ_BYTES: Final = 16 << 10
+"""Read at once where the length is not known: most entries are shorter."""
 
 OnEntry = Callable[[int, bytes], None]
 """(position, payload) of an intact entry, in order."""
 
 
 class Journal:
-    """One log, open for appending. `cut_bytes` were not trusted when it was opened."""
+    """One log, open for appending. `cut_bytes` were damaged and set aside when it was opened."""
 
     def __init__(self, disk: Disk, path: Path, header: bytes) -> None:
         self.path = path
@@ -48,14 +53,23 @@ class Journal:
         self._file: Appender | None = None
 
     @classmethod
-    def open(cls, disk: Disk, path: Path, purpose: str, owner: bytes, on_entry: OnEntry) -> Self:
-        """Read all entries once, cut what is damaged, and be ready to append. May fsync.
+    def open(
+        cls,
+        disk: Disk,
+        path: Path,
+        purpose: str,
+        owner: bytes,
+        on_entry: OnEntry,
+        after_damage: Iterable[bytes] = (),
+    ) -> Self:
+        """Read all entries once, set aside what is damaged, be ready to append. May fsync.
 
-        Raises ConfigError when the file is whole but of another owner (32 bytes: run or corpus),
-        purpose or version.
+        Where something was damaged, the entries `after_damage` are added in the same step. Raises
+        ConfigError when the file is whole but of another owner (32 bytes: run or corpus), purpose
+        or version.
         """
-        journal = cls(disk, path, _compute_header(purpose, owner))
-        journal._recover(on_entry)
+        journal = cls(disk, path, compute_file_header(purpose, owner))
+        journal._recover(on_entry, after_damage)
         journal._file = disk.append(path)
         return journal
 
@@ -66,7 +80,7 @@ class Journal:
         with self._lock:
             file = self._writable()
             position = self._size
-            entry = _encode_entry(position, payload)
+            entry = encode_entry(position, payload)
             self._torn = True  # until all of it was taken
             file.write(entry)
             self._torn = False
@@ -82,20 +96,23 @@ class Journal:
 
     def read(self, position: int) -> bytes | None:
         """The payload at `position`; None when it is damaged by now."""
-        frame = self._disk.read(self.path, position, _FRAME_BYTES)
-        length = int.from_bytes(frame[:_LENGTH_BYTES], "big")
-        if len(frame) < _FRAME_BYTES or length > ENTRY_BYTES_MAX:
+        raw = self._disk.read(self.path, position, _READ_BYTES)
+        frame = raw[:FRAME_BYTES]
+        length = decode_length(frame)
+        if length is None:
             return None
-        payload = self._disk.read(self.path, position + _FRAME_BYTES, length)
-        return payload if frame == _compute_frame(position, payload) else None
+        payload = raw[FRAME_BYTES : FRAME_BYTES + length]
+        if len(payload) < length:
+            payload = self._disk.read(self.path, position + FRAME_BYTES, length)
+        return payload if frame == compute_frame(position, payload) else None
 
     def rewrite(self, payloads: Iterable[bytes]) -> None:
         """Replace all entries, all or nothing (fsyncs). Positions change."""
         with self._lock:
-            self._writable().close()
+            before = self._writable()
+            write_atomic(self._disk, self.path, encode_file(self._header, payloads))
+            before.close()
             self._file = None
-            content = _encode_file(self._header, payloads)
-            write_atomic(self._disk, self.path, content)
             self._size = self._synced = self._disk.size(self.path)
             self._file = self._disk.append(self.path)
 
@@ -115,86 +132,46 @@ class Journal:
             self._torn = False
         return self._file
 
-    def _recover(self, on_entry: OnEntry) -> None:
-        try:
-            size = self._disk.size(self.path)
-        except FileNotFoundError:
-            size = 0
-        header = self._disk.read(self.path, 0, _START) if size else b""
-        if header != self._header:
-            if len(header) == _START and header == _seal(header[:-_CHECK_BYTES]):
-                raise ConfigError(
-                    f"{self.path}: belongs to another run or version; choose another --datadir"
-                )
-            self.cut_bytes = size
+    def _recover(self, on_entry: OnEntry, after_damage: Iterable[bytes]) -> None:
+        if self.path.name not in self._disk.names(self.path.parent):
             write_atomic(self._disk, self.path, self._header)
-            self._size = _START
-            return
-        self._size = _START
-        for position, payload in self._scan(size):
-            on_entry(position, payload)
-            self._size = position + _FRAME_BYTES + len(payload)
-        self.cut_bytes = size - self._size
-        if self.cut_bytes:
-            self._disk.truncate(self.path, self._size)
-
-    def _scan(self, size: int) -> Iterator[tuple[int, bytes]]:
-        """Intact entries up to the first that is not; a few MiB in memory at most."""
-        window = _Window(self._disk, self.path)
-        position = _START
-        while position + _FRAME_BYTES <= size:
-            frame = window.read(position, _FRAME_BYTES)
-            length = int.from_bytes(frame[:_LENGTH_BYTES], "big")
-            if length > ENTRY_BYTES_MAX:
+        self._size = START
+        for found in scan_file(self._disk, self.path, self._header):
+            if isinstance(found, Damage):
+                # Entries before the damage stay where they are; the others get new positions.
+                start = max(found.position, START)
+                self._repair(after_damage)
+                for entry in scan_file(self._disk, self.path, self._header, start):
+                    assert isinstance(entry, Entry)
+                    self._restore(entry, on_entry)
                 return
-            payload = window.read(position + _FRAME_BYTES, length)
-            if frame != _compute_frame(position, payload):
-                return
-            yield position, payload
-            position += _FRAME_BYTES + length
+            self._restore(found, on_entry)
 
+    def _restore(self, entry: Entry, on_entry: OnEntry) -> None:
+        on_entry(entry.position, entry.payload)
+        self._size = entry.end
 
-class _Window:
-    """Reads ahead, so that a log of small entries is not a system call each."""
+    def _repair(self, after_damage: Iterable[bytes]) -> None:
+        """Set what is damaged aside, then write the log anew without it (fsyncs)."""
+        found = list(self._find_damage())
+        self.cut_bytes = sum(damage.length for damage in found)
+        aside = self.path.with_name(self.path.name + DAMAGED)
+        write_atomic(self._disk, aside, self._read_pieces(found))
+        payloads = itertools.chain(self._read_payloads(), after_damage)
+        write_atomic(self._disk, self.path, encode_file(self._header, payloads))
 
-    def __init__(self, disk: Disk, path: Path) -> None:
-        self._disk = disk
-        self._path = path
-        self._start = 0
-        self._held = b""
+    def _find_damage(self) -> Iterator[Damage]:
+        for found in scan_file(self._disk, self.path, self._header):
+            if isinstance(found, Damage):
+                yield found
 
-    def read(self, position: int, length: int) -> bytes:
-        at = position - self._start
-        if at < 0 or at + length > len(self._held):
-            self._held = self._disk.read(self._path, position, max(length, _READ_BYTES))
-            self._start, at = position, 0
-        return self._held[at : at + length]
+    def _read_payloads(self) -> Iterator[bytes]:
+        for found in scan_file(self._disk, self.path, self._header):
+            if isinstance(found, Entry):
+                yield found.payload
 
-
-def _compute_header(purpose: str, owner: bytes) -> bytes:
-    magic = f"demo-node/{purpose}/1\n".encode().ljust(_MAGIC_BYTES, b"\0")
-    if len(magic) != _MAGIC_BYTES or len(owner) != _OWNER_BYTES:
-        raise LocalFault("a log's purpose is at most 20 characters, its owner 32 bytes")
-    return _seal(magic + owner)
-
-
-def _seal(start: bytes) -> bytes:
-    return start + hashlib.sha256(start).digest()[:_CHECK_BYTES]
-
-
-def _compute_frame(position: int, payload: bytes) -> bytes:
-    check = hashlib.sha256(position.to_bytes(8, "big") + payload).digest()[:_CHECK_BYTES]
-    return len(payload).to_bytes(_LENGTH_BYTES, "big") + check
-
-
-def _encode_entry(position: int, payload: bytes) -> bytes:
-    return _compute_frame(position, payload) + payload
-
-
-def _encode_file(header: bytes, payloads: Iterable[bytes]) -> Iterator[bytes]:
-    yield header
-    position = len(header)
-    for payload in payloads:
-        entry = _encode_entry(position, payload)
-        yield entry
-        position += len(entry)
+    def _read_pieces(self, found: Iterable[Damage]) -> Iterator[bytes]:
+        for damage in found:
+            end = damage.position + damage.length
+            for position in range(damage.position, end, _PIECE_BYTES):
+                yield self._disk.read(self.path, position, min(_PIECE_BYTES, end - position))

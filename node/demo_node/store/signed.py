@@ -4,12 +4,13 @@ After a restart a node says the same bytes again for a round, or nothing: withou
 between two messages would make it an equivocator.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Lock
 from typing import Final
 
 from demo_node.store.disk import Disk
+from demo_node.store.frames import Damage, compute_file_header, scan_file
 from demo_node.store.journal import Journal
 from demo_protocol.errors import LocalFault
 
@@ -19,6 +20,7 @@ KEPT_ROUNDS: Final = 64
 _STALE_MAX: Final = 256
 """Old entries in the file before it is rewritten without them."""
 
+_PURPOSE: Final = "signed"
 _ROUND_BYTES: Final = 8
 
 _FLOOR: Final = ""
@@ -39,7 +41,7 @@ class SignedLog:
         self._newest = -1
         self._stale = 0
         self._lock = Lock()
-        self._journal = Journal.open(disk, path, "signed", run_id, self._restore)
+        self._journal = Journal.open(disk, path, _PURPOSE, run_id, self._restore)
         self.cut_bytes = self._journal.cut_bytes
 
     def get(self, kind: str, round_: int) -> bytes | None:
@@ -97,6 +99,22 @@ class SignedLog:
         yield _encode(_FLOOR, self.floor, b"")
         for (kind, round_), raw in self._held.items():
             yield _encode(kind, round_, raw)
+
+
+def scan_signed_log(
+    disk: Disk, path: Path, run_id: bytes, on_damage: Callable[[Damage], None]
+) -> Iterator[tuple[str, int, bytes]]:
+    """(kind, round, message) of every intact entry in the file, oldest first. Changes nothing.
+
+    See `chainlog.scan_chain_log`.
+    """
+    for found in scan_file(disk, path, compute_file_header(_PURPOSE, run_id)):
+        if isinstance(found, Damage):
+            on_damage(found)
+            continue
+        kind, round_, raw = _decode(found.payload)
+        if kind != _FLOOR:
+            yield kind, round_, raw
 
 
 def _encode(kind: str, round_: int, raw: bytes) -> bytes:
