@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from demo_node.learn.faults import Diverged, OutOfMemory
 from demo_node.learn.local import LocalTrainer, LocalWork
 from demo_node.learn.model import Decoder, load_state
-from demo_protocol.errors import LocalFault
 from demo_protocol.fp32 import compute_step
 from demo_protocol.manifest import Learning, Model
 from demo_protocol.schema import compute_schema
@@ -156,8 +156,105 @@ def test_who_runs_out_of_samples_idles() -> None:
     assert work.steps == 2
 
 
-def test_divergence_is_a_local_fault() -> None:
-    state = make_state(SCHEMA)
-    state["embedding.weight"][:] = float("nan")
-    with pytest.raises(LocalFault, match="round 4"):
-        make_trainer().train(state, 4, iter(make_batches(1)), lambda _: True)
+def test_divergence_is_told_and_the_next_round_starts_clean() -> None:
+    trainer, broken = make_trainer(), make_state(SCHEMA)
+    broken["embedding.weight"][:] = float("nan")
+    with pytest.raises(Diverged, match="round 4"):
+        trainer.train(broken, 4, iter(make_batches(1)), lambda _: True)
+    trainer.drop_optimizer_state()
+    assert_same_work(train(trainer, make_batches(2)), train(make_trainer(), make_batches(2)))
+
+
+def assert_same_work(work: LocalWork, expected: LocalWork) -> None:
+    assert work.loss == expected.loss
+    assert all(torch.equal(work.delta[n], expected.delta[n]) for n in expected.delta)
+
+
+class Memory:
+    """Holds `samples` at once: larger batches fail as torch's CPU allocator does."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, samples: int) -> None:
+        self.samples = samples
+        self.asked: list[int] = []
+        real = Decoder.loss
+
+        def loss(decoder: Decoder, batch: Tensor) -> Tensor:
+            self.asked.append(len(batch))
+            if len(batch) > self.samples:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to")
+            return real(decoder, batch)
+
+        monkeypatch.setattr(Decoder, "loss", loss)
+
+
+EIGHT = replace(LEARNING, micro_batch=8, clip_ppm=10**9)
+
+
+@pytest.mark.parametrize("local", ["steps", "accumulate"])
+@pytest.mark.parametrize("samples", [1, 3, 4])
+def test_what_does_not_fit_is_halved_and_adds_up_to_the_same_step(
+    local: str, samples: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learning = replace(EIGHT, local=local)
+    batches = [torch.cat(make_batches(4, seed)) for seed in (1, 2)]
+    batches[1] = batches[1][:7]
+    whole = train(make_trainer(learning), batches)
+    Memory(monkeypatch, samples)
+    trainer = make_trainer(learning)
+    work = train(trainer, batches)
+    assert trainer.micro_batch in (samples, samples - 1)
+    assert (work.samples, work.steps) == (whole.samples, whole.steps)
+    assert work.loss == pytest.approx(whole.loss, abs=1e-5)
+    for name, expected in whole.delta.items():
+        # AdamW's first steps are of one length: where a gradient is almost 0 its sign decides.
+        differs = (work.delta[name] - expected).abs() > 1e-5 + 1e-3 * expected.abs()
+        assert differs.float().mean() < 0.01, name
+
+
+def test_a_part_that_fails_half_way_leaves_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    learning = replace(EIGHT, local="accumulate")
+    batches = [torch.cat(make_batches(4, seed)) for seed in (1, 2)]
+    whole = train(make_trainer(learning), batches)
+    real, calls = torch.autograd.grad, []
+
+    def grad(*given: object) -> object:
+        gradients = real(*given)  # type: ignore[arg-type]  # as they came
+        calls.append(given)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError
+        return gradients
+
+    monkeypatch.setattr(torch.autograd, "grad", grad)
+    trainer = make_trainer(learning)
+    work = train(trainer, batches)
+    assert (trainer.micro_batch, len(calls)) == (4, 4)
+    for name, expected in whole.delta.items():
+        assert torch.allclose(work.delta[name], expected, atol=1e-8), name
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def loss(_decoder: Decoder, _batch: Tensor) -> Tensor:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(Decoder, "loss", loss)
+    with pytest.raises(RuntimeError, match="shapes"):
+        train(make_trainer(), make_batches(1))
+
+
+def test_a_rehearsal_finds_what_fits_and_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = train(make_trainer(EIGHT), make_batches(2))
+    rehearsed = make_trainer(EIGHT)
+    rehearsed.rehearse()
+    assert rehearsed.micro_batch == 8
+    assert_same_work(train(rehearsed, make_batches(2)), expected)
+    memory = Memory(monkeypatch, 2)
+    small = make_trainer(EIGHT)
+    small.rehearse()
+    assert (small.micro_batch, memory.asked) == (2, [8, 4, 2, 2, 2, 2])
+
+
+@pytest.mark.parametrize("local", ["steps", "accumulate"])
+def test_who_cannot_take_one_sample_says_so(local: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    Memory(monkeypatch, 0)
+    with pytest.raises(OutOfMemory):
+        make_trainer(replace(EIGHT, local=local)).rehearse()

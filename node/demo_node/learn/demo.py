@@ -15,11 +15,15 @@ import torch
 from torch import Tensor
 
 from demo_node.learn.dct import compute_basis, forward_dct, inverse_dct, to_chunks
+from demo_node.learn.faults import Diverged
 from demo_protocol.errors import LocalFault
 from demo_protocol.manifest import PPM, Learning
 from demo_protocol.payload import Payload
 from demo_protocol.scale import SCALE_MIDPOINTS, SCALE_VALUES, compute_unit_exponent
 from demo_protocol.schema import CHUNK, SLOTS, Schema
+
+DELTA_MAX: Final = 2.0**64
+"""No element of a sound delta comes near; sums of larger ones could leave what fp32 holds."""
 
 _BLOCK: Final = 128
 """Chunks transformed at once on a processor; they stay in its cache."""
@@ -53,12 +57,12 @@ class Encoder:
     def accumulate(self, delta: Mapping[str, Tensor]) -> None:
         """residual <- beta * residual + DCT(delta), once per round (rule T1).
 
-        delta: fp32 tensors of the schema's shapes. Raises LocalFault, with the residual as it
-        was, when one holds a NaN or infinity: it would stay in the residual for ever.
+        delta: fp32 tensors of the schema's shapes. Raises Diverged, with the residual as it
+        was, when one holds a NaN or is beyond DELTA_MAX: it would stay in the residual for ever.
         """
         chunks = to_chunks(delta, self.schema)
-        if not torch.isfinite(chunks).all():
-            raise LocalFault("encode: local training diverged, its delta is not finite")
+        if not (chunks.abs() <= DELTA_MAX).all():  # false for a NaN
+            raise Diverged("encode: local training diverged, its delta is not finite")
         self._project()
         residual = self.residual.view(-1, CHUNK, CHUNK)
         size = _BLOCK if chunks.device.type == "cpu" else self.schema.chunks

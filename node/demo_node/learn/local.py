@@ -3,6 +3,8 @@
 "steps": AdamW takes a step per micro-batch, delta = start - end, the local copy is dropped;
 AdamW's own state stays on the node. "accumulate" (DeMo as published): the parameters stand
 still, delta = lr * mean gradient. No clock is read here: it is an argument.
+
+What does not fit into memory at once is taken in parts whose gradients add up to the same step.
 """
 
 from collections import deque
@@ -13,13 +15,16 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from demo_node.learn.faults import Diverged, OutOfMemory, is_out_of_memory
 from demo_node.learn.model import Decoder, load_state
-from demo_protocol.errors import LocalFault
 from demo_protocol.fp32 import compute_inner_lr, compute_step
 from demo_protocol.manifest import PPM, Learning, Model
 
 STEP_TIMES: Final = 4
 """The next step is expected to last as long as the slowest of this many."""
+
+REHEARSED: Final = 0.02
+"""Every parameter in a rehearsal: memory does not depend on values, but time may (subnormals)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +49,8 @@ class LocalTrainer:
         self.learning = learning
         self.device = device
         self.decoder = Decoder(model).to(device)
+        self.micro_batch = learning.micro_batch
+        """Samples taken at once: at most the manifest's, halved whenever memory was too short."""
         self._now_ns = now_ns
         self._step_ns: deque[int] = deque(maxlen=STEP_TIMES)
         self._parameters = list(self.decoder.parameters())
@@ -69,8 +76,10 @@ class LocalTrainer:
         """Work through `batches` (int64 [B, T + 1]) from `state` until told to stop.
 
         Before each, `should_continue` gets the nanoseconds the next step will probably take (0:
-        unknown) and says whether it still fits (rule T2). Raises LocalFault on divergence.
+        unknown) and says whether it still fits (rule T2). Raises Diverged where the loss is not
+        finite, OutOfMemory where not even one sample fits; the next round starts clean.
         """
+        self._optimizer.zero_grad()
         load_state(self.decoder, state)
         steps = self.learning.local == "steps"
         for group in self._optimizer.param_groups:
@@ -92,7 +101,7 @@ class LocalTrainer:
             count += 1
         mean_loss = loss.item() / max(samples, 1)
         if mean_loss != mean_loss or mean_loss == float("inf"):
-            raise LocalFault(f"train: the loss of round {round_} is not finite")
+            raise Diverged(f"train: the loss of round {round_} is not finite")
         return LocalWork(
             delta=self._moved(state) if steps else self._scaled_gradient(round_, samples),
             samples=samples,
@@ -102,20 +111,83 @@ class LocalTrainer:
             busy_ns=busy_ns,
         )
 
+    def rehearse(self) -> None:
+        """Take one step of the manifest's size that nobody keeps, and so find `micro_batch`.
+
+        Whatever a round needs is then allocated, and stays. Call it before the first round: the
+        optimizer is left as new. Raises OutOfMemory where not even one sample fits.
+        """
+        with torch.no_grad():
+            for parameter in self._parameters:
+                parameter.fill_(REHEARSED)
+        size = (self.learning.micro_batch, self.decoder.model.context + 1)
+        batch = torch.zeros(size, dtype=torch.int64, device=self.device)
+        if self.learning.local == "steps":
+            self._take_step(batch)
+        else:
+            self._add_gradient(batch)
+        self._finish()
+        self._optimizer.zero_grad()
+        for state in self._optimizer.state.values():
+            for tensor in state.values():
+                tensor.zero_()  # as AdamW makes them
+
+    def drop_optimizer_state(self) -> None:
+        """Forget AdamW's moments: one NaN in them would make every later step one."""
+        self._optimizer.state.clear()
+
     def _take_step(self, batch: Tensor) -> Tensor:
         """One optimizer step; returns the batch's summed loss."""
-        loss = self._loss(batch)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        loss = self._add_gradients(batch, len(batch))
         self._clip()
         self._optimizer.step()
         self._optimizer.zero_grad()
-        return loss.detach() * len(batch)
+        return loss
 
     def _add_gradient(self, batch: Tensor) -> Tensor:
         """Add the batch's gradient, weighted by its samples; returns its summed loss."""
-        loss = self._loss(batch) * len(batch)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        return self._add_gradients(batch, 1)
+
+    def _add_gradients(self, batch: Tensor, divisor: int) -> Tensor:
+        """Add the gradient of (summed loss / divisor), part by part; returns the summed loss."""
+        total = torch.zeros((), device=self.device)
+        done = 0
+        while done < len(batch):
+            part = batch[done : done + self.micro_batch]
+            loss = self._try_part(part, len(part) / divisor)
+            if loss is None:
+                self._halve(len(part))
+            else:
+                total += loss * len(part)
+                done += len(part)
+        return total
+
+    def _try_part(self, part: Tensor, weight: float) -> Tensor | None:
+        """Add the gradient of weight * mean loss, or nothing: None where memory was too short.
+
+        All or nothing, which backward() is not: it adds to some parameters before it fails.
+        """
+        try:
+            loss = self._loss(part)
+            gradients = torch.autograd.grad(loss * weight, self._parameters)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return None  # and with the traceback goes what its frames held
+        for parameter, gradient in zip(self._parameters, gradients, strict=True):
+            if parameter.grad is None:
+                parameter.grad = gradient
+            else:
+                parameter.grad += gradient
         return loss.detach()
+
+    def _halve(self, failed: int) -> None:
+        """Take half of what failed at once from now on. Raises OutOfMemory below one sample."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()  # blocks of sizes that will not be asked for again
+        if failed == 1:
+            raise OutOfMemory("train: not even one sample fits into the memory")
+        self.micro_batch = failed // 2
 
     def _loss(self, batch: Tensor) -> Tensor:
         """Mean loss; in bf16 on graphics cards, where it is several times faster."""
