@@ -8,6 +8,8 @@ import selectors
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from demo_node.system_clock import SystemClock
+
 T = TypeVar("T")
 
 EPOCH_MS = 1_700_000_000_000
@@ -58,20 +60,21 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return done
 
 
-class VirtualClock:
-    """A node's clock on a virtual loop; `offset_ms` is how far it is wrong."""
+class VirtualClock(SystemClock):
+    """A node's clock on a virtual loop.
 
-    def __init__(self, offset_ms: int = 0) -> None:
+    Its wall clock is wrong by `offset_ms`, which may be set at any time; all its time goes by too
+    fast by `drift_ppm`.
+    """
+
+    def __init__(self, offset_ms: int = 0, drift_ppm: int = 0) -> None:
         self.offset_ms = offset_ms
 
-    def now_ms(self) -> int:
-        """Virtual Unix milliseconds, as this node believes."""
-        true_ms = round(asyncio.get_running_loop().time() * 1000)
-        return EPOCH_MS + true_ms + self.offset_ms
+        def boot_ms() -> int:
+            true_ms = round(asyncio.get_running_loop().time() * 1000)
+            return true_ms + true_ms * drift_ppm // 1_000_000
 
-    async def sleep_until_ms(self, deadline_ms: int) -> None:
-        """Return at or after `deadline_ms`."""
-        await asyncio.sleep(max(deadline_ms - self.now_ms(), 0) / 1000)
+        super().__init__(boot_ms=boot_ms, wall_ms=lambda: EPOCH_MS + boot_ms() + self.offset_ms)
 
 
 def run_virtual(main: Coroutine[Any, Any, T]) -> T:
