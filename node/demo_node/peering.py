@@ -47,7 +47,7 @@ class Peering:
         self._book = book
         self._known = {*self._named, *filter(_is_address, book.newest())}
         self._asked: set[bytes] = set()
-        self._not_before_ms: dict[str, int] = {}
+        self._not_before_s: dict[str, float] = {}
         self._failures: dict[str, int] = {}
 
     @property
@@ -63,8 +63,8 @@ class Peering:
             pace_s = PACE_FIRST_S if turn < EAGER_ROUNDS else PACE_S
             turn += 1
             # Jitter, so that two nodes that know each other do not dial in the same instant.
-            pause_ms = int(pace_s * 1000 * random.uniform(0.75, 1.25))
-            await self._clock.sleep_until_ms(self._clock.now_ms() + pause_ms)
+            # Not by the clock: this is how the peers are found by whom it may be corrected.
+            await asyncio.sleep(pace_s * random.uniform(0.75, 1.25))
 
     async def connect_named(self) -> list[bytes]:
         """Dial what the operator named, once; the peers that answered."""
@@ -75,11 +75,11 @@ class Peering:
         connected = {view.peer for view in self._mesh.peers()}
         if len(connected) >= CONNECTIONS_WANTED:
             return
-        now_ms = self._clock.now_ms()
+        now_s = asyncio.get_running_loop().time()
         due = [
             address
             for address in self._known
-            if self._not_before_ms.get(address, 0) <= now_ms
+            if self._not_before_s.get(address, now_s) <= now_s
             and decode_address(address)[1] not in {*connected, self._mesh.peer}
         ]
         random.shuffle(due)
@@ -93,10 +93,10 @@ class Peering:
         except Unreachable:
             failures = self._failures[address] = self._failures.get(address, 0) + 1
             pause_s = min(BACKOFF_FIRST_S * 2 ** (failures - 1), BACKOFF_MAX_S)
-            self._not_before_ms[address] = self._clock.now_ms() + int(pause_s * 1000)
+            self._not_before_s[address] = asyncio.get_running_loop().time() + pause_s
             return None
         self._failures.pop(address, None)
-        self._not_before_ms.pop(address, None)
+        self._not_before_s.pop(address, None)
         self._book.add(address, self._clock.now_ms())
         return peer
 

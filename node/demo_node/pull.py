@@ -67,7 +67,7 @@ class Puller:
                     raw = await self.ask(holder, request, effect.payload_bytes, timeout_s)
                 if raw is not None and await sha256(raw) == effect.payload_hash:
                     return raw
-            await self._clock.sleep_until_ms(self._clock.now_ms() + int(pause_s * 1000))
+            await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, RETRY_MAX_S)
             timeout_s = min(2 * timeout_s, TIMEOUT_S)
         return None
