@@ -95,8 +95,8 @@ class ContributorView:
 class ClockView:
     """How far the machine's clock is corrected (rules 3 and 4), in milliseconds.
 
-    The corrected clock is within `error_ms` of the median of `peers` peers; unless `verified`,
-    too few have answered.
+    Most clocks of `peers` peers and this machine are within `error_ms` of the corrected one; unless
+    `verified`, too few have answered.
     """
 
     correction_ms: int

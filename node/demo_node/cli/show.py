@@ -9,9 +9,13 @@ from typing import TYPE_CHECKING, Any, Final
 from demo_node.mesh.peer_id import encode_peer_id
 from demo_node.ports import PeerView
 from demo_node.views import ClockView, ContributorView, RoundView, StatusView
+from demo_protocol.common_time import PEERS_MIN
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+
+SHOWN_MS: Final = 5
+"""A correction that is not 0.00 s."""
 
 SCHEMA: Final = 1
 """Version of every JSON document. Keys are added; none changes its meaning or goes away."""
@@ -67,6 +71,7 @@ def format_status(view: StatusView) -> str:
             ),
             ("parameters", f"{view.parameters:,}, digest {view.digest.hex()}"),
             ("swarm", f"{view.members} members, {view.candidates} candidates"),
+            ("clock", format_clock(view.clock)),
             ("training", _format_training(view)),
             ("contributed", _format_contribution(view)),
         ]
@@ -78,6 +83,19 @@ def format_status(view: StatusView) -> str:
     if view.snapshot_path:
         lines.append(("snapshot", view.snapshot_path))
     return "\n".join(f"{name:<11} {text}" for name, text in lines)
+
+
+def format_clock(clock: ClockView) -> str:
+    """Whether peers vouch for this machine's clock, and what they make of it."""
+    peers = f"{clock.peers} {'peer' if clock.peers == 1 else 'peers'}"
+    corrected = f"corrected by {clock.correction_ms / 1000:+.2f} s"
+    is_corrected = abs(clock.correction_ms) >= SHOWN_MS
+    if not clock.verified:
+        before = f", {corrected} before" if is_corrected else ""
+        return f"unverified ({peers}; at least {PEERS_MIN} are needed){before}"
+    return (
+        f"{corrected if is_corrected else 'right'}, within {clock.error_ms} ms of most of {peers}"
+    )
 
 
 def _format_training(view: StatusView) -> str:

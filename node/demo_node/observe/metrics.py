@@ -85,6 +85,11 @@ METRICS: Final = (
     ),
     # Rounds.
     Declared(Gauge, "demo_round_current", "The round by the clock; negative before genesis."),
+    Declared(
+        Gauge,
+        "demo_clock_offset_seconds",
+        "By how much peers correct this machine's clock; 0 while they do not.",
+    ),
     Declared(Gauge, "demo_head_round", "The round of the head record."),
     Declared(Gauge, "demo_head_height", "Records between genesis and the head."),
     Declared(
@@ -216,6 +221,7 @@ class Metrics:
         for name, value in {
             "demo_ready": view.state is NodeState.ACTIVE,
             "demo_round_current": view.round,
+            "demo_clock_offset_seconds": view.clock.correction_ms / 1000,
             "demo_head_round": view.head_round,
             "demo_head_height": view.height,
             "demo_train_loss": view.loss,

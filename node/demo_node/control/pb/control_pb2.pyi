@@ -320,7 +320,7 @@ class Clock(_message.Message):
     correction_ms: _builtins.int
     """Added to the machine's clock."""
     error_ms: _builtins.int
-    """The corrected clock is within this of the peers' median; 0 while unverified."""
+    """Most clocks, of peers and this machine, are within this of the corrected one; 0 if unverified."""
     peers: _builtins.int
     """Peers that answered."""
     verified: _builtins.bool
