@@ -236,8 +236,11 @@ class RoundStore(Protocol):
         """The payload, if it is held and its hash still matches."""
         ...
 
-    async def forget_payloads_before(self, round_: int) -> None:
-        """Payloads of older rounds are not needed any more."""
+    async def forget_payloads_before(self, round_: int, needed_from: int | None = None) -> int:
+        """Payloads of older rounds are not needed any more. Returns the first round kept.
+
+        A later one where the disk budget asks for it, but none from `needed_from` on is dropped.
+        """
         ...
 
 

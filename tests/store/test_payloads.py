@@ -90,3 +90,37 @@ def test_foreign_files_are_left_alone(tmp_path: Path) -> None:
     assert store.get(bytes(32)) is None
     store.drop_before(7)
     assert (tmp_path / "notes").exists()
+
+
+def test_over_budget_the_oldest_rounds_go_first_and_what_is_needed_stays(tmp_path: Path) -> None:
+    store = PayloadStore(FileDisk(), tmp_path, budget_bytes=300)
+    keys = [store.put(round_, bytes([round_]) * 100) for round_ in range(6)]
+    assert store.held_bytes == 600
+    assert store.drop_before(1, needed_from=2) == 2  # 300 over budget, but round 2 is needed
+    assert [store.get(key) is not None for key in keys] == [False] * 2 + [True] * 4
+    assert store.held_bytes == 400
+    assert store.drop_before(1, needed_from=5) == 3
+    assert store.held_bytes == 300 == PayloadStore(FileDisk(), tmp_path).held_bytes
+    assert sorted(os.listdir(tmp_path)) == ["3", "4", "5"]
+    assert store.drop_before(1, needed_from=5) == 1  # within the budget: as asked
+
+
+def test_without_a_budget_the_window_is_what_was_asked_for(store: PayloadStore) -> None:
+    for round_ in range(6):
+        store.put(round_, bytes([round_]) * 100)
+    assert store.drop_before(2, needed_from=5) == 2
+    assert store.held_bytes == 400
+
+
+def test_what_is_held_is_counted_through_damage(store: PayloadStore, tmp_path: Path) -> None:
+    key = store.put(3, b"payload")
+    (tmp_path / "3" / key.hex()).write_bytes(b"short")
+    opened = reopened(tmp_path)
+    assert opened.held_bytes == 5
+    assert opened.get(key) is None
+    assert opened.held_bytes == 0
+    opened.put(3, b"payload")
+    opened.put(4, b"payload")  # two rounds, two files
+    assert opened.held_bytes == 14
+    opened.drop_before(4)
+    assert opened.held_bytes == 7

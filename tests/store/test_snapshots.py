@@ -14,8 +14,12 @@ from tests.store.builders import RUN, name, pieces, snapshot_info, tensors
 DISK = FileDisk()
 
 
-def store(folder: Path, keep: int = 2) -> SnapshotStore:
-    return SnapshotStore(DISK, folder, RUN, keep=keep)
+def store(folder: Path, window: int = 0, budget_bytes: int = 0) -> SnapshotStore:
+    return SnapshotStore(DISK, folder, RUN, window=window, budget_bytes=budget_bytes)
+
+
+def list_rounds(folder: Path) -> list[int]:
+    return sorted(int(path.name.partition("-")[0]) for path in folder.glob("*.safetensors"))
 
 
 def save(to: SnapshotStore, info: SnapshotInfo, raw: bytes | None = None) -> Snapshot:
@@ -67,6 +71,45 @@ def test_after_a_rollback_the_older_snapshot_just_saved_is_kept(tmp_path: Path) 
     found, _ = store(tmp_path).newest(lambda info: info.round < 20)
     assert found is not None
     assert found.info.round == 15
+
+
+def test_older_ones_are_kept_spaced_over_the_window(tmp_path: Path) -> None:
+    keeper = store(tmp_path, window=200)
+    sizes = set()
+    for round_ in range(10, 501, 10):
+        sizes.add(save(keeper, snapshot_info(round_)).file_bytes)
+        rounds = list_rounds(tmp_path)
+        assert rounds[-2:] == [round_ - 10, round_][-len(rounds) :]
+        assert len(rounds) <= 7
+        # Wherever in three quarters of the window the chain forks, one lies below, not far.
+        for fork in range(max(round_ - 150, 10), round_):
+            assert any(fork - 60 <= held <= fork for held in rounds)
+    assert rounds == [300, 350, 400, 450, 490, 500]
+    assert keeper.spare_bytes == 4 * max(sizes)
+    assert store(tmp_path, window=200).newest(lambda info: info.round < 350)[0] is not None
+
+
+def test_older_ones_are_spaced_wider_where_the_disk_budget_is_small(tmp_path: Path) -> None:
+    keeper = store(tmp_path, window=200)
+    for round_ in range(10, 501, 10):
+        one = save(keeper, snapshot_info(round_)).file_bytes
+    for budget, expected in ((4, 4), (3, 2), (2, 2), (1, 1)):
+        smaller = store(tmp_path, 200, budget * (one + 100))
+        save(smaller, snapshot_info(500))
+        assert len(list_rounds(tmp_path)) == 2 + expected
+    save(store(tmp_path, 200, one - 100), snapshot_info(500))
+    assert list_rounds(tmp_path) == [490, 500]
+
+
+def test_only_a_snapshot_that_may_serve_is_read_whole(tmp_path: Path) -> None:
+    keeper = store(tmp_path)
+    for round_ in (1, 2):
+        path = save(keeper, snapshot_info(round_)).path
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    found, reasons = store(tmp_path).newest(lambda info: info.round < 2)
+    assert found is not None
+    assert found.info.round == 1
+    assert reasons == ()
 
 
 def test_damage_anywhere_is_found_and_the_older_snapshot_used(tmp_path: Path) -> None:
@@ -172,8 +215,9 @@ def test_every_field_of_the_metadata_is_checked(tmp_path: Path, good: bytes, bad
 
 
 def test_a_dropped_snapshot_reads_as_none(tmp_path: Path) -> None:
-    keeper = store(tmp_path, keep=1)
+    keeper = store(tmp_path)
     first = save(keeper, snapshot_info(1))
     save(keeper, snapshot_info(2))
+    save(keeper, snapshot_info(3))
     assert keeper.read(first) is None
     assert keeper.find(first.sha256) is None

@@ -22,10 +22,21 @@ _ROUND: Final = re.compile(r"\d{1,18}")
 
 
 class PayloadStore:
-    """Payloads of the last rounds. Every method may be called from any thread."""
+    """Payloads of the last rounds. Every method may be called from any thread.
 
-    def __init__(self, disk: Disk, folder: Path, *, memory_bytes: int = MEMORY_BYTES) -> None:
+    `budget_bytes` (0: none) may be exceeded by what is still needed, and by one round's payloads.
+    """
+
+    def __init__(
+        self,
+        disk: Disk,
+        folder: Path,
+        *,
+        memory_bytes: int = MEMORY_BYTES,
+        budget_bytes: int = 0,
+    ) -> None:
         """List what is held; reads no payload."""
+        self.budget_bytes = budget_bytes
         self._disk = disk
         self._folder = folder
         self._memory_bytes = memory_bytes
@@ -34,13 +45,21 @@ class PayloadStore:
         self._rounds: dict[bytes, int] = {}
         self._recent: OrderedDict[bytes, bytes] = OrderedDict()
         self._recent_bytes = 0
+        self._sizes: dict[int, int] = {}  # bytes on disk by round
         for round_ in self._list_rounds():
-            names = filter(_NAME.fullmatch, disk.names(folder / str(round_)))
+            names = list(filter(_NAME.fullmatch, disk.names(folder / str(round_))))
             self._rounds.update((bytes.fromhex(name), round_) for name in names)
+            self._sizes[round_] = sum(disk.size(folder / str(round_) / name) for name in names)
 
     def __contains__(self, payload_hash: object) -> bool:
         """Whether the payload was stored; `get` may still find it damaged. No I/O."""
         return payload_hash in self._rounds
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of all payloads on disk. No I/O."""
+        with self._lock:
+            return sum(self._sizes.values())
 
     def put(self, round_: int, raw: bytes) -> bytes:
         """Keep a payload of `round_`; returns its SHA-256. Hashes and writes; does not sync."""
@@ -52,6 +71,7 @@ class PayloadStore:
                 write_atomic(self._disk, path, raw, durable=False)
                 with self._lock:
                     self._rounds[payload_hash] = round_
+                    self._sizes[round_] = self._sizes.get(round_, 0) + len(raw)
         self._keep_recent(payload_hash, raw)
         return payload_hash
 
@@ -73,25 +93,49 @@ class PayloadStore:
         if hashlib.sha256(raw).digest() != payload_hash:
             self._disk.unlink(path)
             with self._lock:
-                self._rounds.pop(payload_hash, None)
+                if self._rounds.pop(payload_hash, None) is not None:
+                    self._sizes[round_] -= len(raw)
             return None
         self._keep_recent(payload_hash, raw)
         return raw
 
-    def drop_before(self, round_: int) -> None:
-        """Forget the payloads of rounds before `round_`."""
+    def drop_before(self, round_: int, needed_from: int | None = None) -> int:
+        """Forget the payloads of rounds before `round_`; returns the first round that is kept.
+
+        That is a later round than `round_` where the budget asks for it, but never later than
+        `needed_from`: what is still to be applied or sent is not dropped.
+        """
+        first = round_
+        if self.budget_bytes and needed_from is not None:
+            first = max(round_, self._find_first_affordable(round_, needed_from))
         with self._lock:
-            gone = [h for h, held in self._rounds.items() if held < round_]
+            gone = [h for h, held in self._rounds.items() if held < first]
             for payload_hash in gone:
                 del self._rounds[payload_hash]
                 self._recent_bytes -= len(self._recent.pop(payload_hash, b""))
         with self._writing:
             for old in self._list_rounds():
-                if old < round_:
+                if old < first:
                     folder = self._folder / str(old)
                     for name in self._disk.names(folder):
                         self._disk.unlink(folder / name)
                     self._disk.remove_folder(folder)
+                    with self._lock:
+                        self._sizes.pop(old, None)
+        return first
+
+    def _find_first_affordable(self, round_: int, needed_from: int) -> int:
+        """The first round from which on all that is held is within the budget."""
+        with self._lock:
+            sizes = sorted(self._sizes.items())
+        over = sum(size for _, size in sizes) - self.budget_bytes
+        first = round_
+        for held, size in sizes:
+            if over <= 0 or held >= needed_from:
+                break
+            over -= size
+            first = held + 1
+        return first
 
     def _keep_recent(self, payload_hash: bytes, raw: bytes) -> None:
         with self._lock:

@@ -18,6 +18,7 @@ from typing import Final
 
 from demo_node.store.atomic import AtomicFile, write_atomic
 from demo_node.store.disk import Disk
+from demo_node.store.retention import NEWEST, Kept, choose_spare
 from demo_node.store.tensorfile import (
     HeaderRewriter,
     NotTensors,
@@ -60,13 +61,20 @@ class Snapshot:
 
 
 class SnapshotStore:
-    """The last `keep` snapshots of one run."""
+    """The newest snapshots of one run, and older ones spaced over the last `window` rounds.
 
-    def __init__(self, disk: Disk, folder: Path, run_id: bytes, *, keep: int = 2) -> None:
+    All but the newest two together take at most `budget_bytes` (0: no limit).
+    """
+
+    def __init__(
+        self, disk: Disk, folder: Path, run_id: bytes, *, window: int = 0, budget_bytes: int = 0
+    ) -> None:
+        self.spare_bytes = 0
         self._disk = disk
         self._folder = folder
         self._run_id = run_id
-        self._keep = keep
+        self._window = window
+        self._budget_bytes = budget_bytes
         self._verified: dict[bytes, Snapshot] = {}
 
     @property
@@ -98,19 +106,25 @@ class SnapshotStore:
         except NotTensors as error:
             raise LocalFault(f"the trainer's snapshot cannot be kept: {error}") from error
 
-    def adopt(self, raw: bytes, sha256: bytes) -> Snapshot:
-        """Keep a snapshot file that came from a peer, as it is. Hashes all of it; fsyncs.
+    def inspect(self, raw: bytes, sha256: bytes) -> SnapshotInfo:
+        """What a snapshot file from a peer says of itself. Hashes all of it; writes nothing.
 
-        Raises Reject unless it has this hash and is a whole snapshot of this run. Whether its
-        record and digest are to be believed is for the caller to check.
+        Raises Reject unless it has this hash and is a whole snapshot of this run.
         """
         if hashlib.sha256(raw).digest() != sha256:
             raise Reject("the snapshot does not have the hash that was announced")
         try:
-            header = decode_header(raw)
-            info = self._check(header, len(raw))
+            return self._check(decode_header(raw), len(raw))
         except NotTensors as error:
             raise Reject(f"the snapshot cannot be used: {error}") from error
+
+    def adopt(self, raw: bytes, sha256: bytes) -> Snapshot:
+        """Keep a snapshot file that came from a peer, as it is. Hashes all of it; fsyncs.
+
+        Raises Reject as `inspect` does. Whether its record and digest are to be believed is for
+        the caller to find out before: what is kept here is what a restart begins from.
+        """
+        info = self.inspect(raw, sha256)
         with _HashedFile(self._disk, self._compute_path(info)) as file:
             file.write(raw)
             return self._commit(file, info)
@@ -120,18 +134,17 @@ class SnapshotStore:
     ) -> tuple[Snapshot | None, tuple[str, ...]]:
         """The newest intact snapshot that `accept` takes, and why newer ones were passed over.
 
-        Reads and hashes whole files: call it in a thread.
+        Reads and hashes the whole file of each that `accept` takes: call it in a thread.
         """
-        reasons = []
+        reasons: list[str] = []
         for name in self._names():
             try:
-                snapshot = self._load(self._folder / name)
+                if accept(self._read_info(self._folder / name)):
+                    snapshot = self._load(self._folder / name)
+                    self._verified[snapshot.sha256] = snapshot
+                    return snapshot, tuple(reasons)
             except NotTensors as error:
                 reasons.append(f"snapshot {name} was skipped: {error}")
-                continue
-            if accept(snapshot.info):
-                self._verified[snapshot.sha256] = snapshot
-                return snapshot, tuple(reasons)
         return None, tuple(reasons)
 
     def read(self, snapshot: Snapshot, offset: int = 0, length: int | None = None) -> bytes | None:
@@ -154,30 +167,44 @@ class SnapshotStore:
 
     def _prune(self, *, saved: str) -> None:
         """Keep the newest, and what was just saved: after a rollback others may be newer."""
-        others = [name for name in self._names() if name != saved]
-        for name in others[self._keep - 1 :]:
-            self._disk.unlink(self._folder / name)
-        kept = {saved, *others[: self._keep - 1]}
-        self._verified = {h: s for h, s in self._verified.items() if s.path.name in kept}
+        held = [self._measure(name) for name in self._names() if name != saved]
+        newest, older = held[: NEWEST - 1], held[NEWEST - 1 :]
+        spare = choose_spare(older, _read_round(saved), self._window, self._budget_bytes)
+        self.spare_bytes = sum(kept.size for kept in older if kept.name in spare)
+        names = {saved, *(kept.name for kept in newest), *spare}
+        for kept in older:
+            if kept.name not in names:
+                self._disk.unlink(self._folder / kept.name)
+        self._verified = {h: s for h, s in self._verified.items() if s.path.name in names}
         for name in self._disk.names(self._folder):
-            if name.endswith(".sha256") and name.removesuffix(".sha256") not in kept:
+            if name.endswith(".sha256") and name.removesuffix(".sha256") not in names:
                 self._disk.unlink(self._folder / name)
 
+    def _measure(self, name: str) -> Kept:
+        return Kept(name, _read_round(name), self._disk.size(self._folder / name))
+
     def _load(self, path: Path) -> Snapshot:
+        """Raises NotTensors when the file is not, to the last bit, what was written."""
         try:
             size = self._disk.size(path)
             hasher = hashlib.sha256()
             for offset in range(0, size, PIECE_BYTES):
                 hasher.update(self._disk.read(path, offset, PIECE_BYTES))
             expected = self._disk.read(compute_checksum_path(path), 0, 2 * HASH_BYTES)
-            start = self._disk.read(path, 0, 8)
-            header = decode_header(self._disk.read(path, 0, compute_header_end(start)))
         except FileNotFoundError:
             raise NotTensors("its checksum file is missing") from None
         if hasher.hexdigest().encode() != expected:
             raise NotTensors("it is damaged (its checksum differs)")
-        info = self._check(header, size)
+        info = self._read_info(path)
         return Snapshot(info=info, path=path, sha256=hasher.digest(), file_bytes=size)
+
+    def _read_info(self, path: Path) -> SnapshotInfo:
+        """What the file says of itself, which only `_load` makes true. Raises NotTensors."""
+        try:
+            end = compute_header_end(self._disk.read(path, 0, 8))
+            return self._check(decode_header(self._disk.read(path, 0, end)), self._disk.size(path))
+        except FileNotFoundError:
+            raise NotTensors("it is gone") from None
 
     def _check(self, header: TensorHeader, size: int) -> SnapshotInfo:
         if size != header.header_bytes + header.tensor_bytes:
@@ -205,6 +232,10 @@ def compute_name(info: SnapshotInfo) -> str:
 def compute_checksum_line(name: str, sha256: bytes) -> bytes:
     """What stands in the checksum file of the snapshot file `name`."""
     return f"{sha256.hex()}  {name}\n".encode()
+
+
+def _read_round(name: str) -> int:
+    return int(name.rpartition("-")[0])
 
 
 class _HashedFile(AtomicFile):
