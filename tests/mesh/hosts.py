@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec
@@ -61,6 +62,12 @@ class Host:
     async def _on_blob(self, peer: bytes, request: BlobRequest) -> bytes | None:
         self.asked.append((peer, request))
         return self.held.get(request.key)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def seed(number: int) -> bytes:

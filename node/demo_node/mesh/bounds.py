@@ -78,6 +78,13 @@ HEALTH_SILENT_MAX: Final = 3
 
 Not sooner: a home uplink full of payloads makes a ping wait for seconds."""
 
+PROBE_S: Final = 3.0
+"""To answer a ping on an old connection, when the same key has made a new one."""
+
+CROSSING_S: Final = 5.0
+"""Two connections of one peer, one dialled by each side, not further apart than this in age:
+both dialled at the same moment."""
+
 CONTROL_BYTES_MAX: Final = 1 << 20
 """Frames without data that wait for their turn, on one connection; 12 bytes each."""
 

@@ -1,9 +1,9 @@
 """Gossip over libp2p's gossipsub. Trio code."""
 
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import libp2p.pubsub.gossipsub
 import libp2p.pubsub.pubsub
 import trio
 from libp2p.abc import IHost, ISubscriptionAPI
@@ -11,20 +11,25 @@ from libp2p.custom_types import SyncValidatorFn
 from libp2p.peer.id import ID
 from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11, GossipSub
 from libp2p.pubsub.pb import rpc_pb2
-from libp2p.pubsub.pubsub import Pubsub
-from libp2p.pubsub.rpc_queue import RpcQueue
 
 from demo_node.mesh import bounds
+from demo_node.mesh.links import LinkedPubsub, LinkQueue
 from demo_node.mesh.peer_id import decode_peer_id_bytes
 from demo_node.ports import OnGossip, Topic
 from demo_protocol.errors import LocalFault
 
-# The length of the queue is a default argument of a class that the library looks up here.
-setattr(  # noqa: B010
-    libp2p.pubsub.pubsub,
-    "RpcQueue",
-    functools.partial(RpcQueue, max_size=bounds.GOSSIP_QUEUE_MAX),
-)
+# The library looks up by these names what it queues with, and what it does about a signed list of
+# addresses in each frame. It refuses whatever comes with a list older than one it has seen: a peer
+# whose clock was set back, or a second node with its key, would make the other dumb (trap 42).
+# Nobody here reads the lists, and they cost two signature checks a frame.
+_CHANGED = {
+    "RpcQueue": LinkQueue,
+    "maybe_consume_signed_record": lambda message, host, peer_id: True,
+    "env_to_send_in_RPC": lambda host: (b"", False),
+}
+for _module in (libp2p.pubsub.pubsub, libp2p.pubsub.gossipsub):
+    for _name in _CHANGED.keys() & vars(_module).keys():
+        setattr(_module, _name, _CHANGED[_name])
 
 
 class SteadyGossipSub(GossipSub):
@@ -39,6 +44,25 @@ class SteadyGossipSub(GossipSub):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.scorer = None  # who is a member is decided above; no scores, no grafting for scores
+
+    def remove_peer(self, peer_id: ID) -> None:
+        """Forget a peer, and that it must wait: it may have restarted, and be back in a second."""
+        super().remove_peer(peer_id)
+        for waiting in self.back_off.values():
+            waiting.pop(peer_id, None)
+
+    def _get_peers_to_send(
+        self, topic_ids: Iterable[str], msg_forwarder: ID, origin: ID, msg_id: bytes | None = None
+    ) -> Iterable[ID]:
+        """Everybody in the mesh but who sent it; to its author, too, where another sent it.
+
+        The author of a message that comes by a detour has it, unless there are two of it: a copied
+        data folder. Then this is how one learns of the other (trap 41).
+        """
+        assert isinstance(self.pubsub, LinkedPubsub)
+        me = self.pubsub.my_id
+        sender = me if self.pubsub.has_several(msg_forwarder) else msg_forwarder
+        return super()._get_peers_to_send(topic_ids, sender, me, msg_id)
 
     async def _emit_control_msgs(
         self,
@@ -67,7 +91,9 @@ class Gossip:
 
     A message reaches `on_gossip` from the library's topic validator. That is the one place where
     the verdict decides: a message it refuses is neither forwarded nor handed on. It runs inline,
-    between the check for duplicates and the mark that makes one, so each message comes once.
+    between the check for duplicates and the mark that makes one, so each message comes once. One
+    that was published here does not come back; one of another node with our key does, and of our
+    own from before a restart.
     """
 
     def __init__(self, host: IHost, fail: Callable[[Exception], None]) -> None:
@@ -85,7 +111,7 @@ class Gossip:
             spam_protection_enabled=False,  # 10 messages a second and link is a small run (trap 6)
             adaptive_gossip_enabled=False,  # it would set the heartbeat back to a minute (trap 3)
         )
-        self.pubsub = Pubsub(
+        self.pubsub = LinkedPubsub(
             host,
             self.router,
             strict_signing=True,
@@ -120,7 +146,6 @@ class Gossip:
 
     def _validator(self, topic: Topic, on_gossip: OnGossip) -> SyncValidatorFn:
         bytes_max = bounds.TOPIC_BYTES_MAX[topic]
-        me = self._me.to_bytes()
 
         def validate(forwarder: ID, message: rpc_pb2.Message) -> bool:
             if forwarder == self._me:
@@ -128,8 +153,6 @@ class Gossip:
             # Several topics would call several validators, or one of them several times.
             if len(message.topicIDs) != 1 or len(message.data) > bytes_max:
                 return False
-            if message.from_id == me:
-                return False  # our own, come back
             try:
                 peer = decode_peer_id_bytes(forwarder.to_bytes())
             except ValueError:

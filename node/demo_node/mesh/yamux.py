@@ -24,6 +24,9 @@ from demo_node.mesh.transport import MeteredStream, MeteredTCP
 
 YAMUX: Final = TProtocol(PROTOCOL_ID)
 
+PROBE_PAUSE_S: Final = 0.05
+"""Between two looks for an answer."""
+
 
 class YamuxOnly(MuxerMultistream):
     """Negotiates yamux and nothing else; the library's second choice would be mplex (trap 7)."""
@@ -61,6 +64,23 @@ class PatientYamux(Yamux):
         if len(self.streams) > bounds.STREAMS_PER_CONNECTION_MAX:
             self._stream.abort()
         return stream
+
+    async def drop_if_silent(self) -> None:
+        """Ping, and end the connection unless some byte comes soon."""
+        heard = self._stream.bytes_in
+        with trio.move_on_after(bounds.PROBE_S):
+            await self._ping()
+            while self._stream.bytes_in == heard and not self.is_closed:  # noqa: ASYNC110  rare
+                await trio.sleep(PROBE_PAUSE_S)
+            return
+        self._stream.abort()
+
+    async def _ping(self) -> None:
+        self._ping_id += 1
+        self._ping_sent_time = trio.current_time()
+        await self._write_frame(
+            struct.pack(YAMUX_HEADER_FORMAT, 0, TYPE_PING, FLAG_SYN, 0, self._ping_id)
+        )
 
     async def _write_frame(self, data: bytes) -> None:
         if len(data) == HEADER_SIZE and len(self._aside) < bounds.CONTROL_BYTES_MAX:
@@ -117,9 +137,5 @@ class PatientYamux(Yamux):
                 self._stream.abort()
                 return
             if silent or not self._rtt:
-                self._ping_id += 1
-                self._ping_sent_time = trio.current_time()
-                await self._write_frame(
-                    struct.pack(YAMUX_HEADER_FORMAT, 0, TYPE_PING, FLAG_SYN, 0, self._ping_id)
-                )
+                await self._ping()
             await trio.sleep(bounds.HEALTH_INTERVAL_S)

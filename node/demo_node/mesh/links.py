@@ -1,0 +1,175 @@
+"""Whom gossip goes to when a peer has several connections, or comes back over another. Trio code.
+
+The library keeps one outbound gossip stream for each peer, opened on whichever connection came
+first. When that connection is dead without anybody having noticed, or when a second node with the
+same key connects, the newcomer is sent nothing at all, not even our topics (traps 40 and 41).
+Here every live connection of a peer carries gossip, and a silent one makes way for a new one.
+"""
+
+import time
+from contextvars import ContextVar
+from typing import Any, Final
+
+import trio
+from libp2p.abc import IHost, IMuxedConn, INetStream
+from libp2p.exceptions import BaseLibp2pError
+from libp2p.network.connection.swarm_connection import SwarmConn
+from libp2p.peer.id import ID
+from libp2p.protocol_muxer.multiselect_client import MultiselectClient
+from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
+from libp2p.pubsub.gossipsub import GossipSub
+from libp2p.pubsub.pb import rpc_pb2
+from libp2p.pubsub.pubsub import Pubsub
+from libp2p.pubsub.rpc_queue import RpcQueue
+from libp2p.rcmgr import Direction
+from libp2p.utils.varint import encode_varint_prefixed
+
+from demo_node.mesh import bounds
+from demo_node.mesh.yamux import PatientYamux
+
+_LOST: Final = (BaseLibp2pError, trio.TooSlowError, OSError)
+"""What a stream's operations raise when the connection has gone."""
+
+_reading: ContextVar[IMuxedConn] = ContextVar("reading")
+"""The connection whose gossip this task reads."""
+
+
+class LinkQueue(RpcQueue):
+    """What waits to be sent to a peer, by every connection it has."""
+
+    def __init__(self) -> None:
+        # The library's 32 are less than the headers of a large run at one moment (trap 30).
+        super().__init__(max_size=bounds.GOSSIP_QUEUE_MAX)
+        self.others: dict[IMuxedConn, RpcQueue] = {}
+
+    def push(self, rpc: rpc_pb2.RPC, priority: bool = False) -> bool:
+        """Queue for every connection; the answer is the first one's."""
+        for queue in self.others.values():
+            queue.push(rpc, priority)
+        return super().push(rpc, priority)
+
+    def close(self) -> None:
+        """Let every sender end."""
+        for queue in self.others.values():
+            queue.close()
+        super().close()
+
+
+class LinkedPubsub(Pubsub):
+    """Gossip that follows its peers from one connection to the next."""
+
+    def __init__(self, host: IHost, router: GossipSub, **settings: Any) -> None:
+        super().__init__(host, router, **settings)
+        # The library begins with the seconds since 1970: a node that had published more than one
+        # message a second would, after a restart, repeat numbers that its peers have seen, and so
+        # would a second node with the same key. They would take its messages for old ones.
+        self.counter = time.time_ns()
+        self._welcoming: dict[ID, trio.Lock] = {}
+        self._told: dict[IMuxedConn, set[str]] = {}
+
+    def has_several(self, peer_id: ID) -> bool:
+        """Does gossip go to this key by more than one connection?"""
+        queue = self.peer_queues.get(peer_id)
+        return isinstance(queue, LinkQueue) and bool(queue.others)
+
+    async def continuously_read_stream(self, stream: INetStream) -> None:
+        """Read what a peer sends, and remember by which connection it told its topics."""
+        _reading.set(stream.muxed_conn)
+        try:
+            await super().continuously_read_stream(stream)
+        finally:
+            self._told.pop(stream.muxed_conn, None)
+
+    def handle_subscription(self, origin_id: ID, sub_message: rpc_pb2.RPC.SubOpts) -> None:
+        """A peer tells that it takes part in a topic, or no longer."""
+        super().handle_subscription(origin_id, sub_message)
+        if (connection := _reading.get(None)) is None:
+            return
+        told = self._told.setdefault(connection, set())
+        if not sub_message.subscribe:
+            told.discard(sub_message.topicid)
+        elif origin_id in self.peer_topics.get(sub_message.topicid, ()):  # within the limits
+            told.add(sub_message.topicid)
+
+    def _handle_dead_peer(self, peer_id: ID) -> None:
+        """Forget the peer, or begin again on a connection that lives, with what it told there.
+
+        The library calls this when a write fails or the last connection has ended.
+        """
+        topics = {t for c in self._live(peer_id) for t in self._told.get(c.muxed_conn, ())}
+        super()._handle_dead_peer(peer_id)
+        for topic in topics:
+            self.handle_subscription(peer_id, rpc_pb2.RPC.SubOpts(subscribe=True, topicid=topic))
+
+    async def _handle_new_peer(self, peer_id: ID) -> None:
+        """Open gossip to a peer, by each connection it has."""
+        lock = self._welcoming.setdefault(peer_id, trio.Lock())
+        try:
+            async with lock:
+                await self._drop_silent(peer_id)
+                await self._drop_crossing(peer_id)
+                await super()._handle_new_peer(peer_id)
+                self._link_others(peer_id)
+        finally:
+            if not lock.statistics().tasks_waiting and not lock.locked():
+                self._welcoming.pop(peer_id, None)
+
+    async def _drop_silent(self, peer_id: ID) -> None:
+        """End connections that answer no more: a peer that lost power has said no goodbye."""
+        older = self._live(peer_id)[:-1]
+        async with trio.open_nursery() as nursery:
+            for connection in older:
+                assert isinstance(connection.muxed_conn, PatientYamux)
+                nursery.start_soon(connection.muxed_conn.drop_if_silent)
+
+    async def _drop_crossing(self, peer_id: ID) -> None:
+        """Of two connections that two hosts dialled at the same moment, keep one.
+
+        That of the smaller id; its other end does not need to know. Two that are further apart in
+        time may be those of two hosts with one key, and stay.
+        """
+        live = self._live(peer_id)
+        mine = [c for c in live if c.direction == Direction.OUTBOUND]
+        theirs = [c for c in live if c.direction == Direction.INBOUND]
+        if len(live) != 2 or not mine or not theirs:
+            return
+        apart_s = abs(mine[0]._created_at - theirs[0]._created_at)
+        if self.my_id.to_bytes() > peer_id.to_bytes() and apart_s < bounds.CROSSING_S:
+            await mine[0].close()
+
+    def _link_others(self, peer_id: ID) -> None:
+        first, queue = self.peers.get(peer_id), self.peer_queues.get(peer_id)
+        if first is None or not isinstance(queue, LinkQueue):
+            return
+        for connection in self._live(peer_id):
+            other = connection.muxed_conn
+            if other is not first.muxed_conn and other not in queue.others:
+                queue.others[other] = RpcQueue(max_size=bounds.GOSSIP_QUEUE_MAX)
+                self.manager.run_task(self._send_to_other, connection, queue)
+
+    async def _send_to_other(self, connection: SwarmConn, queue: LinkQueue) -> None:
+        """Send what is queued for a peer by one more of its connections."""
+        other = queue.others[connection.muxed_conn]
+        try:
+            stream = await connection.new_stream()
+            chosen = await MultiselectClient().select_one_of(
+                self.protocols, MultiselectCommunicator(stream)
+            )
+            stream.set_protocol(chosen)
+            rpc: rpc_pb2.RPC | None = self.get_hello_packet()
+            while rpc is not None:
+                await stream.write(encode_varint_prefixed(rpc.SerializeToString()))
+                rpc = await other.pop()
+        except _LOST:
+            pass
+        finally:
+            queue.others.pop(connection.muxed_conn, None)
+
+    def _live(self, peer_id: ID) -> list[SwarmConn]:
+        """The peer's connections, the oldest first."""
+        connections = self.host.get_network().get_connections(peer_id)
+        return [
+            c
+            for c in connections
+            if isinstance(c, SwarmConn) and not c.is_closed and not c.muxed_conn.is_closed
+        ]
