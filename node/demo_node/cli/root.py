@@ -7,6 +7,7 @@ from typing import Final, NoReturn
 import click
 
 from demo_node.cli.ask import peers, rounds, status
+from demo_node.cli.audit import replay, verify
 from demo_node.cli.bench import bench
 from demo_node.cli.init import init
 from demo_node.cli.key import key
@@ -30,7 +31,21 @@ def commands() -> None:
     """
 
 
-for _command in (swarm, init, start, status, peers, rounds, pause, resume, key, bench, version):
+for _command in (
+    swarm,
+    init,
+    start,
+    status,
+    peers,
+    rounds,
+    pause,
+    resume,
+    key,
+    verify,
+    replay,
+    bench,
+    version,
+):
     commands.add_command(_command)
 
 

@@ -68,7 +68,7 @@ class ChainLog:
         """The entry of `record`; None when it is not held, or damaged by now. Reads disk."""
         position = self._positions.get(record)
         payload = None if position is None else self._journal.read(position)
-        return None if payload is None else _decode(payload)
+        return None if payload is None else decode_entry(payload)
 
     def entries(self, after_round: int | None = None) -> Iterator[ChainEntry]:
         """Records of rounds after `after_round`, by default all, oldest first. Reads disk.
@@ -81,7 +81,7 @@ class ChainLog:
             if after_round is None or round_ > after_round:
                 payload = self._journal.read(position)
                 if payload is not None:
-                    yield _decode(payload)
+                    yield decode_entry(payload)
 
     def close(self) -> None:
         """Give the file back."""
@@ -106,7 +106,7 @@ def scan_chain_log(
         if isinstance(found, Damage):
             on_damage(found)
         else:
-            yield found.position, _decode(found.payload)
+            yield found.position, decode_entry(found.payload)
 
 
 def _encode(entry: ChainEntry) -> bytes:
@@ -114,7 +114,8 @@ def _encode(entry: ChainEntry) -> bytes:
     return entry.record + entry.parent + round_ + entry.raw
 
 
-def _decode(payload: bytes) -> ChainEntry:
+def decode_entry(payload: bytes) -> ChainEntry:
+    """What an entry of the file says, believed as it stands."""
     return ChainEntry(
         record=payload[:HASH_BYTES],
         parent=payload[HASH_BYTES:_ROUND_AT],

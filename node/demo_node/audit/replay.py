@@ -1,0 +1,371 @@
+"""`demo-node replay`: rounds done again, and everything compared that somebody said of them.
+
+Digests accuse, replays decide (rule 20): what comes out here from payloads that have the right
+hashes is what every honest node had. Reads only.
+"""
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from demo_node.audit.branch import (
+    Branch,
+    Claim,
+    Evidence,
+    Link,
+    Payment,
+    choose_branch,
+    collect_evidence,
+)
+from demo_node.audit.files import list_payloads
+from demo_node.audit.findings import About, Finding, Report
+from demo_node.audit.logs import read_chain_log
+from demo_node.audit.records import FILE, TELL
+from demo_node.audit.snapshots import (
+    REMEDY,
+    SnapshotHead,
+    check_snapshot,
+    list_snapshots,
+    read_head,
+)
+from demo_node.learn.digest import compute_digest
+from demo_node.learn.exact import apply_update
+from demo_node.store.chainlog import ChainEntry
+from demo_node.store.datadir import DataDir
+from demo_node.store.disk import Disk
+from demo_node.store.manifest_file import load_manifest
+from demo_node.store.tensorfile import NotTensors
+from demo_node.trainer.device import choose_devices
+from demo_node.trainer.tensors import decode_tensors
+from demo_protocol.errors import ConfigError, Reject
+from demo_protocol.fp32 import compute_step
+from demo_protocol.initial import compute_initial_state
+from demo_protocol.manifest import Manifest, compute_run_id
+from demo_protocol.payload import Payload, decode_payload
+from demo_protocol.roster import GENESIS_ROUND
+from demo_protocol.schema import compute_schema
+
+State = Mapping[str, Tensor]
+
+Heads = Mapping[bytes, SnapshotHead]
+"""Snapshots by the record they follow."""
+
+Say = Callable[[str], None]
+"""Shows one line of progress."""
+
+SAY_EVERY: Final = 50
+"""Records between two lines of progress."""
+
+FETCH: Final = "ask a peer for it, or replay from a later round"
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A state at hand, after the first `done` records of the branch; state 0 without a snapshot."""
+
+    done: int
+    record: bytes
+    round: int
+    head: SnapshotHead | None
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"the snapshot of round {self.round}" if self.head else "state 0"
+
+
+class _Gap(Exception):
+    """The replay cannot go past this record; the finding says why."""
+
+    def __init__(self, finding: Finding) -> None:
+        super().__init__(finding.text)
+        self.finding = finding
+
+
+@dataclass(slots=True, kw_only=True)
+class _Disputes:
+    """Digests that differ from the replay's, by record in the order of the replay."""
+
+    agreed: int = 0
+    rows: list[tuple[int, bytes, list[Claim], int]] = field(default_factory=list)
+    """(round, our digest, claims that differ, how many agree)."""
+
+    def compare(self, round_: int, digest: bytes, claims: Sequence[Claim]) -> None:
+        """Take what was said of one state."""
+        differing = [claim for claim in claims if claim.digest != digest]
+        self.agreed += len(claims) - len(differing)
+        if claims:
+            self.rows.append((round_, digest, differing, len(claims) - len(differing)))
+
+    def findings(self) -> Iterator[Finding]:
+        """Whom to blame: a peer for each of its digests, or this machine where all differ."""
+        lost = len(self.rows)
+        while lost and not self.rows[lost - 1][3]:
+            lost -= 1
+        tail = self.rows[lost:]
+        peers = {claim.peer for _, _, differing, _ in tail for claim in differing}
+        if len(tail) < 2 or len(peers) < 2:
+            lost = len(self.rows)
+        for round_, digest, differing, _ in self.rows[:lost]:
+            for claim in differing:
+                text = f"says digest {claim.digest.hex()} for the parameters after round {round_},"
+                text += f" the replay gives {digest.hex()}"
+                yield Finding(
+                    file=FILE,
+                    round=claim.round,
+                    peer=claim.peer,
+                    about=About.PEER,
+                    text=text,
+                    remedy=TELL,
+                )
+        if lost < len(self.rows):
+            round_, digest, _, _ = self.rows[lost]
+            text = f"from here on the replay's digest ({digest.hex()}) is nobody else's"
+            yield Finding(
+                file=FILE,
+                round=round_,
+                text=f"{text}: the state it began with or this machine is wrong, not those peers",
+                remedy="replay with --device cpu, or from an earlier round",
+            )
+
+
+def replay_folder(
+    disk: Disk,
+    folder: Path,
+    *,
+    first: int | None = None,
+    last: int | None = None,
+    device: str = "auto",
+    say: Say = lambda line: None,
+) -> Report:
+    """Execute the rounds `first` to `last` again and compare. None: as far as payloads reach.
+
+    Raises ConfigError where there is nothing to replay, or nothing to begin with.
+    """
+    datadir = DataDir(folder)
+    manifest = load_manifest(disk, datadir.manifest)
+    if manifest is None:
+        raise ConfigError(f"{folder} holds no run; name a node's data folder with --datadir")
+    devices = choose_devices(device)
+    if not devices.can_contribute:
+        raise ConfigError("this machine's arithmetic is not exact: replay on another one")
+    replay = _Replay(disk, datadir, manifest, devices.apply, say)
+    replay.run(first, last)
+    return replay.report
+
+
+class _Replay:
+    def __init__(
+        self, disk: Disk, datadir: DataDir, manifest: Manifest, device: torch.device, say: Say
+    ) -> None:
+        self.report = Report()
+        self._disk = disk
+        self._datadir = datadir
+        self._manifest = manifest
+        self._device = device
+        self._say = say
+        self._run_id = compute_run_id(manifest)
+        self._schema = compute_schema(manifest.model)
+        self._payloads = list_payloads(disk, datadir)
+        self._disputes = _Disputes()
+        self._evidence = Evidence()
+        self._applied = 0
+        self._compared = 0
+
+    def run(self, first: int | None, last: int | None) -> None:
+        """Plan, replay, and say what came out."""
+        branch = choose_branch(self._read_log, self._run_id, self._payloads, last)
+        heads, sound = self._read_snapshots()
+        starts = list(self._find_starts(branch, sound))
+        start = _choose_start(branch, starts, first)
+        self._evidence = collect_evidence(self._read_log, self._run_id, branch, start.round)
+        self.report.found(*self._evidence.findings)
+        self.report.looked_at("branch", branch.why)
+        self.report.looked_at("begin", f"with {start.name}")
+        following: Start | None = start
+        while following is not None:
+            done = self._replay_from(following, branch, heads)
+            # Past what is missing, the next snapshot goes on.
+            following = next((s for s in starts if s.done > max(done, following.done)), None)
+        self.report.found(*self._disputes.findings())
+        compared = f"{self._disputes.agreed} digests of peers and {self._compared} snapshots agree"
+        self.report.looked_at("replayed", f"{self._applied} records on {self._device}; {compared}")
+
+    def _read_log(self) -> Iterator[ChainEntry]:
+        return read_chain_log(self._disk, self._datadir, self._run_id)
+
+    def _read_snapshots(self) -> tuple[dict[bytes, SnapshotHead], list[SnapshotHead]]:
+        """Snapshots to compare with, by record; and those of them that may be begun with."""
+        heads, sound = {}, []
+        for path in list_snapshots(self._disk, self._datadir.snapshots):
+            findings = check_snapshot(self._disk, path, self._run_id, self._schema)
+            self.report.found(*findings)
+            try:
+                head = read_head(self._disk, path)
+            except (NotTensors, FileNotFoundError):
+                continue
+            heads[head.info.record] = head
+            if not findings:
+                sound.append(head)
+        return heads, sound
+
+    def _find_starts(self, branch: Branch, heads: Sequence[SnapshotHead]) -> Iterator[Start]:
+        """States on the branch, oldest first."""
+        by_record = {head.info.record: head for head in heads}
+        if branch.before == self._run_id and not self._manifest.initial:
+            yield Start(0, self._run_id, GENESIS_ROUND, None)
+        for done, record in enumerate([branch.before, *(link.record for link in branch.links)]):
+            if record in by_record:
+                yield Start(done, record, by_record[record].info.round, by_record[record])
+
+    def _replay_from(self, start: Start, branch: Branch, heads: Heads) -> int:
+        """Replay until the end or a gap; returns how many of the branch's records are done."""
+        try:
+            state: State = self._load(start)
+        except _Gap as gap:
+            self.report.found(gap.finding)
+            return start.done
+        for done in range(start.done, len(branch.links)):
+            link = branch.links[done]
+            try:
+                payloads = self._read_payloads(link)
+            except _Gap as gap:
+                self.report.found(gap.finding)
+                return done
+            step = compute_step(self._manifest.learning, link.round)
+            state = apply_update(state, payloads, self._schema, step)
+            digest = compute_digest(state)
+            self._applied += 1
+            self._disputes.compare(link.round, digest, self._evidence.claims.get(link.record, []))
+            if link.record in heads:
+                self._compare_snapshot(heads[link.record], state, digest)
+            if self._applied % SAY_EVERY == 0:
+                self._say(f"replayed {done + 1 - start.done} records, up to round {link.round}")
+        return len(branch.links)
+
+    def _load(self, start: Start) -> State:
+        """The tensors to begin with. Raises _Gap where most peers know them to be others."""
+        if start.head is None:
+            initial = compute_initial_state(self._schema, self._manifest.seed)
+            state: State = {n: torch.from_numpy(t).to(self._device) for n, t in initial.items()}
+            digest = compute_digest(state)
+        else:
+            state, digest = self._load_snapshot(start.head), start.head.info.digest
+        claims = self._evidence.claims.get(start.record, [])
+        agreeing = sum(claim.digest == digest for claim in claims)
+        if start.head is not None and 2 * agreeing < len(claims):
+            text = f"{len(claims) - agreeing} of {len(claims)} messages give another digest for it"
+            raise _Gap(_blame(start.head, f"{text} than its own {digest.hex()}"))
+        self._disputes.compare(start.round, digest, claims)
+        return state
+
+    def _load_snapshot(self, head: SnapshotHead) -> State:
+        try:
+            tensors = decode_tensors(self._disk.read(head.path), self._schema)
+        except Reject as error:
+            raise _Gap(_blame(head, str(error))) from None
+        except FileNotFoundError:
+            raise _Gap(_blame(head, "a running node has dropped it meanwhile")) from None
+        return {name: tensor.to(self._device) for name, tensor in tensors.items()}
+
+    def _read_payloads(self, link: Link) -> list[Payload]:
+        """What the record's contributions sent. Raises _Gap where one cannot be used."""
+        payloads = []
+        for payment in self._evidence.contributions[link.record]:
+            name = payment.payload_hash.hex()
+            raw, file = self._read_payload(payment.payload_hash)
+            if raw is None:
+                text = f"payload {name[:16]} is not here (any more)"
+                raise _Gap(_lacking("payloads", link, payment, text))
+            if hashlib.sha256(raw).digest() != payment.payload_hash:
+                text = "its bytes do not have the hash that is its name"
+                raise _Gap(_lacking(file, link, payment, text))
+            try:
+                payloads.append(decode_payload(raw, self._schema, self._manifest.learning.k))
+            except Reject as error:
+                raise _Gap(
+                    Finding(
+                        file=file,
+                        round=link.round,
+                        peer=payment.peer,
+                        about=About.PEER,
+                        text=str(error),
+                        remedy=TELL,
+                    )
+                ) from None
+        return payloads
+
+    def _read_payload(self, payload_hash: bytes) -> tuple[bytes | None, str]:
+        """(bytes, file) of a payload; None where it is not here."""
+        for path in self._payloads.get(payload_hash, []):
+            with contextlib.suppress(FileNotFoundError):
+                file = f"payloads/{path.parent.name}/{path.name}"
+                return self._disk.read(path), file
+        return None, ""
+
+    def _compare_snapshot(self, head: SnapshotHead, state: State, digest: bytes) -> None:
+        """Bit by bit: every tensor of a snapshot and of the replay."""
+        findings = []
+        for spec in self._schema.tensors:
+            offsets = head.tensors.get(spec.name, {}).get("data_offsets", [0, 0])
+            try:
+                raw = self._disk.read(
+                    head.path, len(head.header) + offsets[0], offsets[1] - offsets[0]
+                )
+            except FileNotFoundError:  # a running node has dropped it meanwhile
+                return
+            words = state[spec.name].cpu().numpy().reshape(-1).view(np.uint32)
+            if len(raw) != 4 * spec.size:
+                findings.append(_blame(head, "it is not as large as the model has it", spec.name))
+                continue
+            different = int((np.frombuffer(raw, dtype="<u4") != words).sum())
+            if different:
+                text = f"{different} of {spec.size} values differ from the replay's"
+                findings.append(_blame(head, text, spec.name))
+        if not findings and head.info.digest != digest:
+            text = f"it names digest {head.info.digest.hex()}, the replay gives {digest.hex()}"
+            findings.append(_blame(head, text))
+        self.report.found(*findings)
+        self._compared += not findings
+
+
+def _choose_start(branch: Branch, starts: Sequence[Start], first: int | None) -> Start:
+    """The newest state before round `first`; for None the oldest that payloads reach back to."""
+    if not starts:
+        raise ConfigError(
+            "no sound snapshot lies on this branch, and the log does not begin at the run's start:"
+            " there is no state to begin with"
+        )
+    if first is None:
+        reach = len(branch.links)
+        while reach and branch.links[reach - 1].is_complete:
+            reach -= 1
+        return next((s for s in starts if s.done >= reach), starts[-1])
+    fitting = [s for s in starts if s.round < first] or [s for s in starts if s.round == first]
+    if not fitting:
+        raise ConfigError(
+            f"the oldest state at hand is that after round {starts[0].round}:"
+            f" replay --from {starts[0].round + 1} or later"
+        )
+    return fitting[-1]
+
+
+def _blame(head: SnapshotHead, text: str, tensor: str = "") -> Finding:
+    return Finding(
+        file=f"snapshots/{head.path.name}",
+        round=head.info.round,
+        tensor=tensor,
+        text=text,
+        remedy=REMEDY,
+    )
+
+
+def _lacking(file: str, link: Link, payment: Payment, text: str) -> Finding:
+    return Finding(file=file, round=link.round, peer=payment.peer, text=text, remedy=FETCH)
