@@ -1,0 +1,117 @@
+"""Starting, killing, stopping and finding processes, with ones that do nothing."""
+
+import asyncio
+import functools
+import os
+import signal
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import ParamSpec
+
+import pytest
+
+from demo_node.cli.swarm import processes
+from demo_node.cli.swarm.nodes import SwarmFailed, SwarmNode, check_alive, stop_nodes
+from demo_node.cli.swarm.processes import PORTS, end_marked, find_free_ports, find_marked, spawn
+from demo_node.store.datadir import DataDir
+from tests.e2e.processes import is_stopped
+from tests.waiting import wait_until
+
+IDLE = ("sleep", "600")
+
+Given = ParamSpec("Given")
+
+
+def on_loop(test: Callable[Given, Coroutine[None, None, None]]) -> Callable[Given, None]:
+    @functools.wraps(test)
+    def run(*args: Given.args, **kwargs: Given.kwargs) -> None:
+        asyncio.run(test(*args, **kwargs))
+
+    return run
+
+
+async def idle_node(folder: Path) -> SwarmNode:
+    process = await spawn(IDLE, folder / "node.log", folder)
+    return SwarmNode(3, DataDir(folder), IDLE, folder, process)
+
+
+@on_loop
+async def test_a_killed_node_is_expected_and_starts_again_as_another_life(tmp_path: Path) -> None:
+    node = await idle_node(tmp_path)
+    first = node.pid
+    await node.kill()
+    assert node.process.returncode == -signal.SIGKILL
+    assert node.status is None
+    check_alive([node])
+    await node.start_again()
+    assert [life.pid for life in node.lives] == [first, node.pid]
+    assert node.pid != first
+    assert find_marked(tmp_path) == [node.pid]
+    await stop_nodes([node], deadline_s=10)
+    assert find_marked(tmp_path) == []
+
+
+@on_loop
+async def test_a_node_that_died_by_itself_fails_the_swarm(tmp_path: Path) -> None:
+    node = await idle_node(tmp_path)
+    node.log.write_text("the reason\n")
+    os.kill(node.pid, signal.SIGKILL)
+    await node.process.wait()
+    with pytest.raises(SwarmFailed, match=r"node 3 ended with exit code -9[^\0]*the reason"):
+        check_alive([node])
+
+
+@on_loop
+async def test_a_node_that_was_killed_too_late_fails_the_swarm(tmp_path: Path) -> None:
+    """Whatever it died of, it was not our SIGKILL."""
+    node = await idle_node(tmp_path)
+    os.kill(node.pid, signal.SIGABRT)
+    await node.process.wait()
+    node.away = "killed"
+    with pytest.raises(SwarmFailed, match="-6"):
+        check_alive([node])
+
+
+@on_loop
+async def test_a_stopped_node_goes_on_and_ends(tmp_path: Path) -> None:
+    node = await idle_node(tmp_path)
+    node.stop()
+    await wait_until(lambda: is_stopped(node.pid))
+    assert node.away == "stopped"
+    node.go_on()
+    await wait_until(lambda: not is_stopped(node.pid))
+    assert node.away == ""
+    node.stop()
+    await wait_until(lambda: is_stopped(node.pid))
+    await stop_nodes([node], deadline_s=10)
+    assert node.process.returncode == -signal.SIGTERM  # it heard it: nobody had to kill it
+
+
+@on_loop
+async def test_what_is_left_behind_is_killed_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "GONE_S", 0.2)
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    process = await spawn(IDLE, tmp_path / "log", mine)
+    stranger = await spawn(IDLE, tmp_path / "log", other)
+    assert await end_marked(mine) == [process.pid]
+    assert await process.wait() == -signal.SIGKILL
+    assert await end_marked(mine) == []
+    assert find_marked(other) == [stranger.pid]
+    assert await end_marked(other) == [stranger.pid]
+    await stranger.wait()
+
+
+@on_loop
+async def test_a_log_goes_on_where_it_ended(tmp_path: Path) -> None:
+    for word in ("one", "two"):
+        process = await spawn(("echo", word), tmp_path / "log", tmp_path)
+        assert await process.wait() == 0
+    assert (tmp_path / "log").read_text() == "one\ntwo\n"
+
+
+def test_ports_are_distinct_and_outside_of_what_kernels_give_to_diallers() -> None:
+    ports = find_free_ports(64)
+    assert len(set(ports)) == 64
+    assert set(ports) <= set(PORTS)
