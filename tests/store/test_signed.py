@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from demo_node.store.frames import Damage
 from demo_node.store.memory import MemoryDisk
-from demo_node.store.signed import KEPT_ROUNDS, SignedLog
+from demo_node.store.signed import KEPT_ROUNDS, SignedLog, scan_signed_log
 from demo_protocol.errors import LocalFault
 from tests.store.builders import RUN
 
@@ -66,17 +67,43 @@ def test_a_clock_that_was_once_years_ahead_does_not_silence_the_node() -> None:
     SignedLog(held, PATH, RUN).put("header", 300, b"now")
 
 
-@given(st.integers(0, 10_000))
-def test_a_damaged_file_gives_true_bytes_or_says_that_it_may_have_forgotten(bit: int) -> None:
+@given(st.integers(0, 10_000), st.integers(5, 7))
+def test_a_damaged_file_gives_true_bytes_and_signs_no_round_that_it_may_have_forgotten(
+    bit: int, round_: int
+) -> None:
     held = disk()
     log = SignedLog(held, PATH, RUN)
-    for round_ in range(5):
-        log.put("header", round_, b"header %d" % round_)
+    for signed in range(5):
+        log.put("header", signed, b"header %d" % signed)
     content = bytearray(held.read(PATH))
     bit %= len(content) * 8
     content[bit // 8] ^= 1 << bit % 8
     held.create(PATH).write(bytes(content))
-    again = SignedLog(held, PATH, RUN)
+    again = SignedLog(held, PATH, RUN, round_)
     assert again.cut_bytes > 0
-    for round_ in range(5):
-        assert again.get("header", round_) in (None, b"header %d" % round_)
+    # The next process is as careful, though it finds nothing damaged any more.
+    for opened in (again, SignedLog(held, PATH, RUN, round_ + 1)):
+        assert opened.newest("header") == opened.newest("proposal") == round_
+        for signed in range(round_ + 1):
+            known = opened.get("header", signed)
+            assert known is None or known == b"header %d" % signed
+            with pytest.raises(LocalFault):
+                opened.put("header", signed, b"other")
+    again.put("header", round_ + 1, b"next")
+
+
+def test_a_scan_gives_what_was_signed_and_changes_nothing() -> None:
+    held = disk()
+    log = SignedLog(held, PATH, RUN)
+    for round_ in range(400):
+        log.put("header", round_, b"header %d" % round_)
+    content = held.read(PATH)
+    damage: list[Damage] = []
+    found = list(scan_signed_log(held, PATH, RUN, damage.append))
+    assert found == [("header", n, b"header %d" % n) for n in range(found[0][1], 400)]
+    assert found[0][1] == log.floor + 1
+    assert damage == []
+    held.create(PATH).write(content[:-1])
+    assert list(scan_signed_log(held, PATH, RUN, damage.append)) == found[:-1]
+    assert len(damage) == 1
+    assert held.read(PATH) == content[:-1]

@@ -30,18 +30,25 @@ _FLOOR: Final = ""
 class SignedLog:
     """Remembers what was signed, by kind and round.
 
-    `cut_bytes` of the file were not trusted when it was opened. Where that is not zero, the log
-    may have forgotten: sign nothing for the round in which it was opened, nor an earlier one.
+    `cut_bytes` of the file were damaged and set aside when it was opened.
     """
 
-    def __init__(self, disk: Disk, path: Path, run_id: bytes) -> None:
-        """Read the log, cutting a torn tail. May fsync. Raises ConfigError for another run's."""
+    def __init__(self, disk: Disk, path: Path, run_id: bytes, round_: int = -1) -> None:
+        """Read the log. May fsync. Raises ConfigError for another run's.
+
+        `round_` is the last that something may have been signed for: the present one. A damaged
+        log may have forgotten; then nothing more is signed up to that round, by this process or
+        the next.
+        """
         self.floor = -1
         self._held: dict[tuple[str, int], bytes] = {}
         self._newest = -1
         self._stale = 0
         self._lock = Lock()
-        self._journal = Journal.open(disk, path, _PURPOSE, run_id, self._restore)
+        forgotten = _encode(_FLOOR, round_, b"")
+        self._journal = Journal.open(
+            disk, path, _PURPOSE, run_id, self._restore, after_damage=[forgotten]
+        )
         self.cut_bytes = self._journal.cut_bytes
 
     def get(self, kind: str, round_: int) -> bytes | None:
@@ -78,7 +85,7 @@ class SignedLog:
     def _restore(self, position: int, payload: bytes) -> None:
         kind, round_, raw = _decode(payload)
         if kind == _FLOOR:
-            self.floor = round_
+            self.floor = max(self.floor, round_)
         else:
             # Two for one round: the first could not be synced, so it was never sent.
             self._remember(kind, round_, raw)
