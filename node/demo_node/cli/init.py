@@ -3,33 +3,60 @@
 import datetime
 import re
 import secrets
+import shlex
 import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from demo_node.cli.options import datadir_option, resolve_datadir
 from demo_node.cli.plan import plan_run, plan_schedule
 from demo_protocol.errors import ConfigError
-from demo_protocol.manifest import compute_run_id
+from demo_protocol.manifest import PPB, Data, Manifest, compute_run_id, validate_manifest
 from demo_protocol.presets import PRESETS
+
+if TYPE_CHECKING:
+    from demo_node.cli.origin import Origin
+    from demo_node.store.corpus import Corpus
+    from demo_node.store.datadir import DataDir
+    from demo_node.store.disk import FileDisk
 
 
 @click.command()
 @datadir_option
 @click.option(
+    "--from",
+    "snapshot",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="SNAPSHOT",
+    help="Go on from the parameters in this file, of any run; see above.",
+)
+@click.option(
     "--preset",
     type=click.Choice(tuple(PRESETS)),
-    default="tiny",
-    show_default=True,
-    help="Size of the model: tiny and small for any machine, gpu for graphics cards.",
+    help="Size of the model: tiny and small for any machine, base for patient ones, gpu for"
+    " graphics cards. [default: tiny, or that of --from]",
 )
-@click.option("--name", default="demo", show_default=True, help="What people will call this run.")
+@click.option("--name", help="What people will call this run. [default: demo, or that of --from]")
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=0),
+    default=0,
+    help="How many rounds the run has; its learning rate falls over them."
+    " [default: 0, an open end]",
+)
 @click.option(
     "--round-seconds",
     type=click.FloatRange(0.1, 86_400),
-    default=60.0,
-    show_default=True,
-    help="Length of a round. Over home internet links, tens of seconds.",
+    help="Length of a round. Over home internet links, tens of seconds."
+    " [default: 60, or that of --from]",
+)
+@click.option(
+    "--learning-rate",
+    type=click.FloatRange(1e-9, 1.0),
+    help="How far a round's update moves a parameter. [default: the preset's, or that of --from]",
 )
 @click.option(
     "--genesis",
@@ -41,58 +68,94 @@ from demo_protocol.presets import PRESETS
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),
-    help="Seed of the parameters at genesis. [default: random]",
+    help="Seed of the run: of its parameters at genesis, without --from. [default: random]",
 )
-def init(
-    datadir: str | None,
-    preset: str,
-    name: str,
-    round_seconds: float,
-    genesis: str,
-    seed: int | None,
-) -> None:
+def init(datadir: str | None, snapshot: Path | None, genesis: str, **choices: Any) -> None:
     """Open a new run: write its manifest, and a key for this node.
 
     The manifest holds every number that all peers of the run must share; its hash is the run id.
     It trains on the source text of this machine's Python, which joining peers fetch if theirs
     differs. Nothing that exists is overwritten.
+
+    With --from a new run begins where an old one was: to change its learning rate, or to leave a
+    bad stretch behind. SNAPSHOT is a file like snapshots/120-0123456789abcdef.safetensors in a
+    node's data folder; left there, it also gives the old run's settings and text. Joining peers
+    fetch it. The old run is not touched; the new one needs a --datadir of its own.
     """
     genesis_ms = parse_genesis(genesis, time.time_ns() // 1_000_000)
-    schedule = plan_schedule(genesis_ms, round(round_seconds * 1000))
-    from demo_node.store.corpus import save_corpus  # cryptography and more: not for --help
+    from demo_node.cli.origin import find_origin  # cryptography and more: not for --help
     from demo_node.store.datadir import hold_lock, open_datadir
     from demo_node.store.disk import FileDisk
-    from demo_node.store.key import create_key, generate_key, load_key
-    from demo_node.store.manifest_file import load_manifest, save_manifest
+    from demo_node.store.initial import copy_initial
+    from demo_node.store.manifest_file import save_manifest
     from demo_node.store.stdlib import build_stdlib_corpus
 
     disk = FileDisk()
+    origin = find_origin(disk, snapshot.absolute(), choices["preset"]) if snapshot else None
+    corpus = origin.corpus if origin and origin.corpus else build_stdlib_corpus()
+    manifest = _compose_manifest(choices, genesis_ms, corpus.data, origin)
     folder = open_datadir(disk, resolve_datadir(datadir))
     with hold_lock(disk, folder):
-        if load_manifest(disk, folder.manifest) is not None:
-            raise ConfigError(
-                f"{folder.manifest} exists: this folder has a run; start it with"
-                f" demo-node start --datadir {folder.path}, or choose another --datadir"
-            )
-        corpus = build_stdlib_corpus()
-        manifest = plan_run(
-            name=name,
-            seed=secrets.randbits(32) if seed is None else seed,
-            preset=preset,
-            schedule=schedule,
-            data=corpus.data,
-        )
-        if disk.names(folder.path).count(folder.key.name):
-            load_key(disk, folder.key)  # one that a joining node made: it stays this node's
-        else:
-            create_key(disk, folder.key, generate_key())
-        save_corpus(disk, folder.corpus, corpus)
+        _prepare_folder(disk, folder, corpus)
+        if origin is not None:
+            initial = copy_initial(disk, origin.path, folder.initial).hex()
+            manifest = replace(manifest, initial=initial)
         save_manifest(disk, folder.manifest, manifest)
     click.echo(f"run      {manifest.name}, id {compute_run_id(manifest).hex()}")
     click.echo(f"manifest {folder.manifest}")
-    click.echo(f"begins   {_format_time(genesis_ms)}, rounds of {round_seconds:g} s")
-    suffix = f" --datadir {folder.path}" if datadir else ""
+    if origin is not None:
+        click.echo(f"from     {origin.path}")
+        if origin.manifest is not None and origin.manifest.data != manifest.data:
+            click.echo("text     this Python's library: the old run's text is not beside it")
+    click.echo(f"begins   {_format_time(genesis_ms)}, {_format_rounds(manifest)}")
+    suffix = f" --datadir {shlex.quote(str(folder.path))}" if datadir else ""
     click.echo(f"next     demo-node start{suffix}")
+
+
+def _compose_manifest(
+    choices: dict[str, Any], genesis_ms: int, data: Data, origin: "Origin | None"
+) -> Manifest:
+    """What was chosen, else as it was in the run of `origin`, else the defaults."""
+    old = origin.manifest if origin else None
+    round_ms = old.schedule.round_ms if old else 60_000
+    if choices["round_seconds"] is not None:
+        round_ms = round(choices["round_seconds"] * 1000)
+    rounds, seed, name = choices["rounds"], choices["seed"], choices["name"]
+    manifest = plan_run(
+        name=name if name is not None else old.name if old else "demo",
+        seed=secrets.randbits(32) if seed is None else seed,
+        preset=choices["preset"] or "tiny",
+        schedule=plan_schedule(genesis_ms, round_ms),
+        data=data,
+        rounds=rounds,
+    )
+    model, learning = manifest.model, manifest.learning
+    if origin is not None:
+        model = origin.preset.model
+        learning = replace(origin.preset.learning, lr_decay_rounds=rounds)
+    if choices["learning_rate"] is not None:
+        learning = replace(learning, lr_ppb=round(choices["learning_rate"] * PPB))
+    manifest = replace(manifest, model=model, learning=learning, rounds_total=rounds)
+    validate_manifest(manifest)
+    return manifest
+
+
+def _prepare_folder(disk: "FileDisk", folder: "DataDir", corpus: "Corpus") -> None:
+    """A key and the text, where there is no run yet. Raises ConfigError."""
+    from demo_node.store.corpus import save_corpus
+    from demo_node.store.key import create_key, generate_key, load_key
+    from demo_node.store.manifest_file import load_manifest
+
+    if load_manifest(disk, folder.manifest) is not None:
+        raise ConfigError(
+            f"{folder.manifest} exists: this folder has a run; start it with"
+            f" demo-node start --datadir {folder.path}, or choose another --datadir"
+        )
+    if disk.names(folder.path).count(folder.key.name):
+        load_key(disk, folder.key)  # one that a joining node made: it stays this node's
+    else:
+        create_key(disk, folder.key, generate_key())
+    save_corpus(disk, folder.corpus, corpus)
 
 
 def parse_genesis(text: str, now_ms: int) -> int:
@@ -113,3 +176,8 @@ def parse_genesis(text: str, now_ms: int) -> int:
 def _format_time(ms: int) -> str:
     moment = datetime.datetime.fromtimestamp(ms / 1000).astimezone()
     return moment.isoformat(sep=" ", timespec="seconds")
+
+
+def _format_rounds(manifest: Manifest) -> str:
+    rounds = f"{manifest.rounds_total:,} rounds" if manifest.rounds_total else "rounds"
+    return f"{rounds} of {manifest.schedule.round_ms / 1000:g} s"

@@ -39,6 +39,11 @@ class DataDir:
         return self.path / "manifest.json"
 
     @property
+    def initial(self) -> Path:
+        """State 0 of a run that goes on from a snapshot."""
+        return self.path / "initial.safetensors"
+
+    @property
     def chain_log(self) -> Path:
         """Records with their headers."""
         return self.path / "chain.log"

@@ -50,6 +50,17 @@ def decode_header(raw: bytes) -> TensorHeader:
     return TensorHeader(metadata, end, max(map(_compute_tensor_end, tree.values()), default=0))
 
 
+def decode_shapes(raw: bytes) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the fp32 tensors, from the file's first bytes.
+
+    Raises NotTensors, also where a tensor is of another type.
+    """
+    end = compute_header_end(raw)
+    tree = _parse(raw[_LENGTH_BYTES:end], end - _LENGTH_BYTES)
+    tree.pop(METADATA, None)
+    return {name: _get_shape(entry) for name, entry in tree.items()}
+
+
 class HeaderRewriter:
     """Passes a safetensors file through in pieces, with `metadata` added to its header."""
 
@@ -100,6 +111,14 @@ def _parse(text: bytes, length: int) -> dict[str, Any]:
     if len(text) != length or not isinstance(tree, dict):
         raise NotTensors("its header is damaged")
     return tree
+
+
+def _get_shape(entry: object) -> tuple[int, ...]:
+    match entry:
+        case {"dtype": "F32", "shape": [*sizes]} if all(type(size) is int for size in sizes):
+            return tuple(sizes)
+        case _:
+            raise NotTensors("its tensors are not all fp32")
 
 
 def _compute_tensor_end(entry: object) -> int:
