@@ -19,9 +19,14 @@ class PowerCut(Exception):
 
 @dataclass(slots=True)
 class _File:
+    """Of `content` the first `synced` bytes are on the device; in the place of a file that was
+    emptied the device still has `before`, until the next sync.
+    """
+
     mode: int
-    content: bytes = b""
-    synced: bytes = b""
+    content: bytearray = field(default_factory=bytearray)
+    synced: int = 0
+    before: bytes | None = None
 
 
 @dataclass(slots=True)
@@ -41,7 +46,7 @@ class MemoryDisk:
             file = random.choice([self._files, self._durable]).get(path)
             if file is not None:
                 content = _lose_unsynced(file, random)
-                found._files[path] = _File(file.mode, content, content)
+                found._files[path] = _File(file.mode, content, len(content))
         found._durable = dict(found._files)
         return found
 
@@ -50,7 +55,9 @@ class MemoryDisk:
         self._spend()
         self._check_folder(path)
         file = self._files.setdefault(path, _File(mode))
-        file.content = b""
+        if file.before is None:
+            file.before = bytes(file.content[: file.synced])
+        file.content, file.synced = bytearray(), 0
         return _OpenFile(file, self._spend)
 
     def append(self, path: Path, mode: int = PRIVATE) -> Appender:
@@ -62,7 +69,7 @@ class MemoryDisk:
     def read(self, path: Path, offset: int = 0, length: int | None = None) -> bytes:
         """See `Disk.read`."""
         end = None if length is None else offset + length
-        return self._file(path).content[offset:end]
+        return bytes(memoryview(self._file(path).content)[offset:end])
 
     def size(self, path: Path) -> int:
         """See `Disk.size`."""
@@ -103,7 +110,8 @@ class MemoryDisk:
         """See `Disk.truncate`."""
         self._spend()
         file = self._file(path)
-        file.content = file.synced = file.content[:length]
+        del file.content[length:]
+        file.synced, file.before = len(file.content), None
 
     def sync_folder(self, folder: Path) -> None:
         """See `Disk.sync_folder`."""
@@ -136,23 +144,23 @@ class _OpenFile:
         self._spend = spend
 
     def write(self, piece: bytes | memoryview) -> None:
-        before = self._file.content
-        self._file.content = before + bytes(piece)[: len(piece) // 2]
+        half = len(piece) // 2
+        self._file.content += piece[:half]
         self._spend()  # the power may go in the midst of a write
-        self._file.content = before + bytes(piece)
+        self._file.content += piece[half:]
 
     def sync(self) -> None:
         self._spend()
-        self._file.synced = self._file.content
+        self._file.synced, self._file.before = len(self._file.content), None
 
     def close(self) -> None:
         pass
 
 
-def _lose_unsynced(file: _File, random: Random) -> bytes:
+def _lose_unsynced(file: _File, random: Random) -> bytearray:
     """The synced content and any part of what was written since, or zeros in its place."""
-    if not file.content.startswith(file.synced):
-        return random.choice([file.synced, file.content])
-    tail = file.content.removeprefix(file.synced)
+    if file.before:
+        return random.choice([bytearray(file.before), bytearray(file.content)])
+    synced, tail = file.content[: file.synced], file.content[file.synced :]
     kept = tail[: random.randint(0, len(tail))]
-    return file.synced + (bytes(len(kept)) if random.random() < 0.25 else kept)
+    return synced + (bytes(len(kept)) if random.random() < 0.25 else kept)
