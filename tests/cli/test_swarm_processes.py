@@ -14,6 +14,7 @@ from demo_node.cli.swarm import processes
 from demo_node.cli.swarm.nodes import SwarmFailed, SwarmNode, check_alive, stop_nodes
 from demo_node.cli.swarm.processes import PORTS, end_marked, find_free_ports, find_marked, spawn
 from demo_node.store.datadir import DataDir
+from tests.control.fake_node import status_view
 from tests.e2e.processes import is_stopped
 from tests.waiting import wait_until
 
@@ -39,6 +40,8 @@ async def idle_node(folder: Path) -> SwarmNode:
 async def test_a_killed_node_is_expected_and_starts_again_as_another_life(tmp_path: Path) -> None:
     node = await idle_node(tmp_path)
     first = node.pid
+    node.life.look(status_view(pid=first), [])
+    assert node.status is not None
     await node.kill()
     assert node.process.returncode == -signal.SIGKILL
     assert node.status is None
