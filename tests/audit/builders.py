@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 
 from demo_node.ports import ApplyOrder, Trained, TrainOrder
-from demo_node.store.chainlog import ChainEntry, ChainLog
+from demo_node.store.chainlog import ChainEntry, ChainLog, scan_chain_log
 from demo_node.store.corpus import build_corpus, save_corpus
 from demo_node.store.datadir import DataDir, open_datadir
 from demo_node.store.disk import FileDisk
+from demo_node.store.frames import compute_file_header, encode_file
 from demo_node.store.key import NodeKey, create_key, verify
 from demo_node.store.manifest_file import save_manifest
 from demo_node.store.payloads import PayloadStore
@@ -49,7 +50,7 @@ SNAPSHOT_ROUNDS = (3, 6)
 class Swarm:
     """Peers that train and agree in this process. What peer 0 keeps goes into `folder`.
 
-    `lies` says for (peer, round) which digest its header gives instead of the true one.
+    `lies` says for (peer, round) which digest what it signs gives instead of the true one.
     """
 
     folder: Path
@@ -58,6 +59,7 @@ class Swarm:
     manifest: Manifest = field(init=False)
     run_id: bytes = field(init=False)
     chain: Chain = field(init=False)
+    head: bytes = b""
     digests: dict[bytes, bytes] = field(default_factory=dict)
     payloads: dict[bytes, bytes] = field(default_factory=dict)
     learners: list[LocalLearner] = field(default_factory=list)
@@ -83,13 +85,13 @@ class Swarm:
 
     def run(self) -> None:
         """All rounds, one after the other."""
-        head = self.run_id
+        self.head = self.run_id
         for round_ in range(LAST_ROUND + 1):
-            headers = [self._contribute(peer, head, round_) for peer in range(PEERS)]
-            record = self.propose(head, round_, headers, rank=0)
+            headers = [self.contribute(peer, self.head, round_) for peer in range(PEERS)]
+            record = self.propose(self.head, round_, headers, rank=0)
             if round_ == FORKED_ROUND:
-                self.propose(head, round_, headers[:2], rank=1)
-            head = record.hash
+                self.propose(self.head, round_, headers[:2], rank=1)
+            self.head = record.hash
             if round_ in SNAPSHOT_ROUNDS:
                 self.save_snapshot(record)
 
@@ -98,23 +100,11 @@ class Swarm:
     ) -> Record:
         """A record by the member of that rank; everybody joins in the first one."""
         author = self._find_author(parent, round_, rank)
-        joins = [self._join(peer) for peer in range(PEERS)] if parent == self.run_id else []
-        joins.sort(key=lambda join: join.body.peer)
-        proposal = Proposal(
-            round=round_,
-            peer=self.keys[author].public,
-            parent=parent,
-            parent_digest=self.digests[parent],
-            contributions=tuple(sorted(header.hash for header in headers)),
-            late=(),
-            joins=tuple(join.raw for join in joins),
-            leaves=(),
-        )
-        sealed = seal_proposal(proposal, self.run_id, self.keys[author].sign)
+        sealed = self.seal(self.keys[author], parent, round_, headers)
         if author == 0:
             self._sign("proposal", round_, sealed.raw)
         record = self.chain.add(sealed, {h.hash: h for h in headers}, verify)
-        self._keep(record)
+        self.log(ChainEntry(record.hash, parent, round_, encode_bundle(make_bundle(record))))
         order = ApplyOrder(
             record=record.hash,
             parent=parent,
@@ -124,6 +114,43 @@ class Swarm:
         for learner in self.learners:
             self.digests[record.hash] = learner.apply(order)
         return record
+
+    def seal(
+        self, author: NodeKey, parent: bytes, round_: int, headers: list[Sealed[Header]]
+    ) -> Sealed[Proposal]:
+        """A signed proposal, whether or not any rule allows it."""
+        joins = [self._join(peer) for peer in range(PEERS)] if parent == self.run_id else []
+        joins.sort(key=lambda join: join.body.peer)
+        number = self.keys.index(author) if author in self.keys else -1
+        proposal = Proposal(
+            round=round_,
+            peer=author.public,
+            parent=parent,
+            parent_digest=self.lies.get((number, round_), self.digests[parent]),
+            contributions=tuple(sorted(header.hash for header in headers)),
+            late=(),
+            joins=tuple(join.raw for join in joins),
+            leaves=(),
+        )
+        return seal_proposal(proposal, self.run_id, author.sign)
+
+    def log(self, entry: ChainEntry) -> None:
+        """Append to chain.log; `rewrite_log` for what its node would not append."""
+        log = ChainLog(FileDisk(), DataDir(self.folder).chain_log, self.run_id)
+        log.append(entry)
+        log.sync()
+        log.close()
+
+    def entries(self) -> list[tuple[int, ChainEntry]]:
+        """(position, entry) of chain.log."""
+        path = DataDir(self.folder).chain_log
+        return list(scan_chain_log(FileDisk(), path, self.run_id, lambda damage: None))
+
+    def rewrite_log(self, entries: Iterable[ChainEntry]) -> None:
+        """A chain.log of just these, its checks as they should be."""
+        header = compute_file_header("chain", self.run_id)
+        payloads = [e.record + e.parent + e.round.to_bytes(8, "big") + e.raw for e in entries]
+        DataDir(self.folder).chain_log.write_bytes(b"".join(encode_file(header, payloads)))
 
     def save_snapshot(self, record: Record) -> None:
         info = SnapshotInfo(
@@ -137,15 +164,18 @@ class Swarm:
         store = SnapshotStore(FileDisk(), DataDir(self.folder).snapshots, self.run_id)
         asyncio.run(store.save(info, _later(self.learners[0].snapshot(record.hash))))
 
-    def _contribute(self, peer: int, base: bytes, round_: int) -> Sealed[Header]:
-        trained = self._train(peer, base, round_)
+    def contribute(
+        self, peer: int, base: bytes, round_: int, *, digest: bytes = b"", samples: int = 4
+    ) -> Sealed[Header]:
+        """A signed header of what the peer has just trained."""
+        trained = self._train(peer, base, round_, samples)
         name = PayloadStore(FileDisk(), DataDir(self.folder).payloads).put(round_, trained.payload)
         self.payloads[name] = trained.payload
         header = Header(
             round=round_,
             peer=self.keys[peer].public,
             base=base,
-            digest=self.lies.get((peer, round_), self.digests[base]),
+            digest=digest or self.lies.get((peer, round_), self.digests[base]),
             vote=base,
             payload_hash=name,
             payload_bytes=payload_bytes(compute_schema(self.manifest.model), trained.k),
@@ -158,14 +188,14 @@ class Swarm:
             self._sign("header", round_, sealed.raw)
         return sealed
 
-    def _train(self, peer: int, base: bytes, round_: int) -> Trained:
+    def _train(self, peer: int, base: bytes, round_: int, samples: int) -> Trained:
         return self.learners[peer].train(
             TrainOrder(
                 round=round_,
                 base=base,
                 deadline_ms=time.time_ns() // 1_000_000 + 60_000,
                 sample_first=16 * (PEERS * round_ + peer),
-                sample_count=4,
+                sample_count=samples,
             )
         )
 
@@ -179,13 +209,6 @@ class Swarm:
     def _join(self, peer: int) -> Sealed[Membership]:
         wish = Membership(joins=True, peer=self.keys[peer].public, round=0)
         return seal_membership(wish, self.run_id, self.keys[peer].sign)
-
-    def _keep(self, record: Record) -> None:
-        log = ChainLog(FileDisk(), DataDir(self.folder).chain_log, self.run_id)
-        raw = encode_bundle(make_bundle(record))
-        log.append(ChainEntry(record.hash, record.parent, record.round, raw))
-        log.sync()
-        log.close()
 
     def _sign(self, kind: str, round_: int, raw: bytes) -> None:
         log = SignedLog(FileDisk(), DataDir(self.folder).signed_log, self.run_id)

@@ -134,7 +134,7 @@ def _tell_records(audit: RecordAudit, report: Report) -> None:
     if audit.unlinked:
         report.notes.append(
             f"{audit.unlinked} records follow others that are not in the log: there the node began"
-            " from a snapshot"
+            " from a snapshot, or something is damaged"
         )
     if audit.unchecked:
         report.notes.append(

@@ -1,0 +1,245 @@
+"""Rounds done again: what somebody said wrongly of them is found, and who or what it was."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import safetensors.numpy
+
+from demo_node.audit.findings import About, Finding, Report
+from demo_node.audit.replay import replay_folder
+from demo_node.audit.verify import verify_folder
+from demo_node.store.datadir import DataDir
+from demo_node.store.disk import FileDisk
+from demo_node.store.snapshots import compute_checksum_line, compute_checksum_path
+from demo_protocol.digest import compute_digest
+from demo_protocol.errors import ConfigError
+from demo_protocol.schema import compute_schema
+from tests.audit.builders import (
+    LAST_ROUND,
+    PEERS,
+    SNAPSHOT_ROUNDS,
+    Swarm,
+    make_key,
+)
+from tests.audit.test_verify import hash_files
+from tests.cli.command import demo_node
+
+LIE = b"a lie..."
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Swarm:
+    """A run in which peer 2 gave a wrong digest in round 4, signed as everything else."""
+    made = Swarm(tmp_path_factory.mktemp("run") / "node", lies={(2, 4): LIE})
+    made.run()
+    return made
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory: pytest.TempPathFactory) -> Swarm:
+    made = Swarm(tmp_path_factory.mktemp("run") / "node")
+    made.run()
+    return made
+
+
+@pytest.fixture
+def folder(honest: Swarm, tmp_path: Path) -> Path:
+    """A copy of the honest run's folder, to be changed."""
+    return Path(shutil.copytree(honest.folder, tmp_path / "node"))
+
+
+def replay(folder: Path, first: int | None = None, last: int | None = None) -> Report:
+    return replay_folder(FileDisk(), folder, first=first, last=last, device="cpu")
+
+
+def shown(report: Report) -> dict[str, str]:
+    return dict(report.looked)
+
+
+def snapshot_of(folder: Path, round_: int) -> Path:
+    (path,) = folder.glob(f"snapshots/{round_}-*.safetensors")
+    return path
+
+
+def forge(path: Path, change: "dict[str, int]", *, digest: bool = False) -> None:
+    """Change one value of tensors and make the checksum fit; with `digest`, its digest as well."""
+    raw = path.read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    metadata = json.loads(raw[8 : 8 + length])["__metadata__"]
+    tensors = {n: t.copy() for n, t in safetensors.numpy.load(raw).items()}
+    for name, count in change.items():
+        tensors[name].reshape(-1)[:count] += 1
+    if digest:
+        metadata["demo.digest"] = compute_digest(tensors).hex()
+    path.write_bytes(safetensors.numpy.save(tensors, metadata))
+    line = compute_checksum_line(path.name, hashlib.sha256(path.read_bytes()).digest())
+    compute_checksum_path(path).write_bytes(line)
+
+
+def test_an_honest_run_replays_and_the_folder_stays_as_it_was(honest: Swarm) -> None:
+    before = hash_files(honest.folder)
+    report = replay(honest.folder)
+    assert report.findings == []
+    looked = shown(report)
+    assert looked["begin"] == "with state 0"
+    # Of every record but the last, and of state 0, each peer said the digest once.
+    agreed = PEERS * (LAST_ROUND + 1)
+    assert looked["replayed"] == (
+        f"{LAST_ROUND + 1} records on cpu; {agreed} digests of peers and 2 snapshots agree"
+    )
+    assert f"record {honest.head.hex()[:12]} of round {LAST_ROUND}" in looked["branch"]
+    assert "of 2 branches the one that 3 of 3 peers vote for" in looked["branch"]
+    assert hash_files(honest.folder) == before
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "begin", "records"),
+    [
+        (5, 6, "the snapshot of round 3", 3),
+        (3, 3, "state 0", 4),
+        (4, 4, "the snapshot of round 3", 1),
+        (7, None, "the snapshot of round 6", 1),
+        (None, 2, "state 0", 3),
+        (LAST_ROUND, 99, "the snapshot of round 6", 1),
+    ],
+)
+def test_only_the_rounds_that_were_asked_for_are_done_again(
+    honest: Swarm, first: int | None, last: int | None, begin: str, records: int
+) -> None:
+    report = replay(honest.folder, first, last)
+    assert report.findings == []
+    assert shown(report)["begin"] == f"with {begin}"
+    assert shown(report)["replayed"].startswith(f"{records} records on cpu")
+
+
+@pytest.mark.parametrize(("first", "last"), [(None, None), (4, 4), (3, 5)])
+def test_a_lying_peer_is_named_with_its_round(
+    told: Swarm, first: int | None, last: int | None
+) -> None:
+    (finding,) = replay(told.folder, first, last).findings
+    assert (finding.about, finding.round) == (About.PEER, 4)
+    assert finding.peer == make_key(2).public
+    truth = told.digests[told.chain.ancestor_before(told.head, 4).hash]
+    assert LIE.hex() in finding.text
+    assert f"after round 3, the replay gives {truth.hex()}" in finding.text
+
+
+@pytest.mark.parametrize("round_", SNAPSHOT_ROUNDS)
+@pytest.mark.parametrize("digest", [False, True])
+def test_a_changed_tensor_under_a_right_checksum_is_named(
+    honest: Swarm, folder: Path, round_: int, digest: bool
+) -> None:
+    names = sorted(spec.name for spec in compute_schema(honest.manifest.model).tensors)
+    forge(snapshot_of(folder, round_), {names[1]: 3, names[-1]: 1}, digest=digest)
+    findings = tensors_of(replay(folder).findings)
+    assert [(f.tensor, f.round) for f in findings] == [(names[1], round_), (names[-1], round_)]
+    assert findings[0].text.startswith("3 of ")
+    assert all(f.file == f"snapshots/{snapshot_of(folder, round_).name}" for f in findings)
+
+
+def tensors_of(findings: list[Finding]) -> list[Finding]:
+    return sorted((f for f in findings if f.tensor), key=lambda f: f.tensor)
+
+
+def test_every_tensor_in_which_one_byte_changed_is_named(honest: Swarm, folder: Path) -> None:
+    path = snapshot_of(folder, SNAPSHOT_ROUNDS[-1])
+    raw = path.read_bytes()
+    start = 8 + int.from_bytes(raw[:8], "little")
+    position = start
+    for spec in sorted(compute_schema(honest.manifest.model).tensors, key=lambda s: s.name):
+        changed = bytearray(raw)
+        changed[position + 2 * spec.size] ^= 1
+        path.write_bytes(changed)
+        found = replay(folder, last=SNAPSHOT_ROUNDS[-1]).findings
+        assert [f.tensor for f in found if f.tensor] == [spec.name]
+        position += 4 * spec.size
+    assert position == len(raw)
+
+
+def test_a_forged_snapshot_is_not_begun_with(folder: Path) -> None:
+    """Most messages give another digest for it: the peers are not the ones to blame."""
+    name = next(iter(safetensors.numpy.load_file(snapshot_of(folder, 3))))
+    forge(snapshot_of(folder, 3), {name: 1}, digest=True)
+    report = replay(folder, 4, 6)
+    (finding,) = report.findings
+    assert finding.file.startswith("snapshots/3-")
+    assert finding.about is About.FOLDER
+    assert "3 of 3 messages give another digest" in finding.text
+
+
+def test_a_missing_payload_is_named_and_the_next_snapshot_goes_on(
+    honest: Swarm, folder: Path
+) -> None:
+    record = honest.chain.ancestor_before(honest.head, 3)
+    header = record.contributions[0].body
+    (folder / "payloads" / "2" / header.payload_hash.hex()).unlink()
+    (finding,) = replay(folder, first=0).findings
+    assert (finding.round, finding.peer) == (2, header.peer)
+    assert "is not here" in finding.text
+    assert shown(replay(folder, first=0))["replayed"].startswith(f"{2 + LAST_ROUND - 3} records")
+    # Left to itself, it begins where all payloads are here.
+    report = replay(folder)
+    assert report.findings == []
+    assert shown(report)["begin"] == "with the snapshot of round 3"
+
+
+def test_a_changed_payload_is_blamed_by_file_round_and_peer(honest: Swarm, folder: Path) -> None:
+    header = honest.chain[honest.head].contributions[1].body
+    path = folder / "payloads" / str(LAST_ROUND) / header.payload_hash.hex()
+    path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+    (finding,) = replay(folder).findings
+    assert finding.file == f"payloads/{LAST_ROUND}/{path.name}"
+    assert (finding.round, finding.peer) == (LAST_ROUND, header.peer)
+
+
+def test_where_the_replay_stands_alone_the_peers_are_not_blamed(tmp_path: Path) -> None:
+    """Every message gives another digest from some record on: the state or the machine is it."""
+    lies = {(peer, round_): LIE for peer in range(PEERS) for round_ in range(5, LAST_ROUND + 1)}
+    swarm = Swarm(tmp_path / "node", lies=lies)
+    swarm.run()
+    (finding,) = replay(swarm.folder).findings
+    assert (finding.about, finding.round) == (About.FOLDER, 4)
+    assert "not those peers" in finding.text
+
+
+def test_what_cannot_be_replayed_says_so(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="holds no run"):
+        replay(tmp_path)
+    datadir = DataDir(folder)
+    kept = datadir.chain_log.read_bytes()
+    datadir.chain_log.unlink()
+    with pytest.raises(ConfigError, match="no record yet"):
+        replay(folder)
+    datadir.chain_log.write_bytes(kept)
+
+
+def test_a_log_that_begins_at_a_snapshot_begins_there(tmp_path: Path) -> None:
+    swarm = Swarm(tmp_path / "node")
+    swarm.run()
+    swarm.rewrite_log(entry for _, entry in swarm.entries() if entry.round > 3)
+    report = replay(swarm.folder)
+    assert report.findings == []
+    assert shown(report)["begin"] == "with the snapshot of round 3"
+    with pytest.raises(ConfigError, match="--from 4 or later"):
+        replay(swarm.folder, first=2)
+    for path in swarm.folder.glob("snapshots/*"):
+        path.unlink()
+    with pytest.raises(ConfigError, match="no state to begin with"):
+        replay(swarm.folder)
+
+
+def test_both_commands_agree_and_exit_with_1(told: Swarm) -> None:
+    assert len(verify_folder(FileDisk(), told.folder).findings) == 1
+    done = demo_node("replay", "--datadir", told.folder, "--device", "cpu", "--json")
+    assert done.returncode == 1, done.stderr
+    (finding,) = json.loads(done.stdout)["findings"]
+    assert finding["round"] == 4
+    assert finding["about"] == "peer"
+    assert finding["peer_id"].startswith("12D3KooW")
+    assert demo_node("replay", "--from", 5, "--to", 4).returncode == 2
+    nothing = demo_node("replay", "--datadir", told.folder, "--from", LAST_ROUND)
+    assert nothing.returncode == 0, nothing.stderr
+    assert nothing.stdout.endswith("nothing is wrong\n")

@@ -1,0 +1,345 @@
+"""Every byte that is changed is found, and the right thing is blamed for it."""
+
+import hashlib
+import itertools
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from demo_node.audit.findings import About, Report
+from demo_node.audit.verify import verify_folder
+from demo_node.mesh.peer_id import encode_peer_id
+from demo_node.store.chainlog import ChainEntry
+from demo_node.store.datadir import DataDir
+from demo_node.store.disk import FileDisk
+from demo_node.store.frames import START
+from demo_node.store.key import NodeKey
+from demo_node.store.snapshots import compute_checksum_line
+from demo_node.store.tensorfile import decode_header
+from demo_protocol.answers import encode_bundle
+from demo_protocol.errors import ConfigError
+from demo_protocol.events import Bundle
+from demo_protocol.messages import Proposal, Sealed
+from tests.audit.builders import PEERS, SNAPSHOT_ROUNDS, Swarm, make_key
+from tests.cli.command import environment
+
+POSITIONS = 250
+"""Of each kind of file, drawn; besides them the first and last bytes of every file."""
+
+
+@pytest.fixture(scope="module")
+def swarm(tmp_path_factory: pytest.TempPathFactory) -> Swarm:
+    """A run whose folder each test leaves as it was."""
+    made = Swarm(tmp_path_factory.mktemp("run") / "node")
+    made.run()
+    return made
+
+
+def verify(swarm: Swarm) -> Report:
+    return verify_folder(FileDisk(), swarm.folder)
+
+
+@dataclass(frozen=True, slots=True)
+class Flip:
+    """One byte of one file, and what it becomes."""
+
+    path: Path
+    position: int
+    change: int
+
+
+def flips_of(paths: list[Path], count: int) -> Iterator[Flip]:
+    """`count` drawn ones, and the ends of each file."""
+    draw = random.Random("audit" + paths[0].suffix)
+    for path in paths:
+        size = path.stat().st_size
+        ends = {0, 1, size // 2, size - 2, size - 1}
+        drawn = {draw.randrange(size) for _ in range(count // len(paths))}
+        for position in sorted(ends | drawn):
+            yield Flip(path, position, draw.choice([1, 2, 4, 8, 16, 32, 64, 128, 255]))
+
+
+class Flipped:
+    """A file with one byte changed, until the end of the block."""
+
+    def __init__(self, flip: Flip) -> None:
+        self._flip = flip
+        self._before = flip.path.read_bytes()
+
+    def __enter__(self) -> None:
+        changed = bytearray(self._before)
+        changed[self._flip.position] ^= self._flip.change
+        self._flip.path.write_bytes(changed)
+
+    def __exit__(self, *_: object) -> None:
+        self._flip.path.write_bytes(self._before)
+
+
+def files_of(swarm: Swarm, pattern: str) -> list[Path]:
+    found = sorted(path for path in swarm.folder.glob(pattern) if path.is_file())
+    assert found
+    return found
+
+
+def hash_files(folder: Path) -> dict[Path, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_a_sound_folder_is_found_sound_and_left_as_it_was(swarm: Swarm) -> None:
+    before = hash_files(swarm.folder)
+    report = verify(swarm)
+    assert report.findings == []
+    assert report.notes == []
+    looked = dict(report.looked)
+    assert looked["chain"] == "9 records of rounds 0 to 7 with 26 headers"
+    assert looked["signed"].startswith("1")
+    assert looked["snapshots"] == f"2, the newest of round {SNAPSHOT_ROUNDS[-1]}"
+    assert looked["payloads"] == f"{8 * PEERS}, 0 of them in no record"
+    assert hash_files(swarm.folder) == before
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "manifest.json",
+        "node.key",
+        "chain.log",
+        "signed.log",
+        "payloads/*/*",
+        "snapshots/*.safetensors",
+        "snapshots/*.sha256",
+        "corpus/*",
+    ],
+)
+def test_one_changed_byte_is_found_and_its_file_blamed(swarm: Swarm, pattern: str) -> None:
+    flips = list(flips_of(files_of(swarm, pattern), POSITIONS))
+    assert len(flips) >= 100 or pattern in ("node.key", "snapshots/*.sha256")
+    for flip in flips:
+        with Flipped(flip):
+            findings = verify(swarm).findings
+        blamed = {finding.file for finding in findings}
+        assert blamed == {str(flip.path.relative_to(swarm.folder))}, flip
+        assert all(finding.about is About.FOLDER for finding in findings), flip
+    assert verify(swarm).findings == []
+
+
+def test_a_changed_record_is_blamed_by_its_round(swarm: Swarm) -> None:
+    path = DataDir(swarm.folder).chain_log
+    bounds = [(position, entry.round) for position, entry in swarm.entries()]
+    bounds.append((path.stat().st_size, -1))
+    for flip in flips_of([path], 2 * POSITIONS):
+        if flip.position < START:
+            continue
+        with Flipped(flip):
+            (finding,) = verify(swarm).findings
+        (round_,) = (
+            round_
+            for (start, round_), (end, _) in itertools.pairwise(bounds)
+            if start <= flip.position < end
+        )
+        assert finding.round == round_, flip
+        assert f"round {round_}: " in finding.format()
+
+
+def test_a_changed_payload_is_blamed_by_round_and_peer(swarm: Swarm) -> None:
+    by_hash = {
+        header.body.payload_hash: header.body
+        for record in swarm.chain.records.values()
+        for header in record.contributions
+    }
+    for path in files_of(swarm, "payloads/*/*"):
+        with Flipped(Flip(path, 20, 1)):
+            (finding,) = verify(swarm).findings
+        body = by_hash[bytes.fromhex(path.name)]
+        assert (finding.round, finding.peer) == (body.round, body.peer)
+        assert f"round {body.round}, peer {encode_peer_id(body.peer)}: " in finding.format()
+
+
+def test_a_changed_snapshot_is_blamed_by_its_round(swarm: Swarm) -> None:
+    path = files_of(swarm, "snapshots/*.safetensors")[0]
+    with Flipped(Flip(path, path.stat().st_size - 5, 1)):
+        (finding,) = verify(swarm).findings
+    assert finding.round == SNAPSHOT_ROUNDS[0]
+    assert "digest" in finding.text
+    assert "checksum" in finding.text
+
+
+@pytest.mark.parametrize("where", ["tensors", "chain state", "record"])
+def test_a_new_checksum_does_not_hide_a_changed_snapshot(swarm: Swarm, where: str) -> None:
+    path = files_of(swarm, "snapshots/*.safetensors")[0]
+    raw = path.read_bytes()
+    position = {
+        "tensors": decode_header(raw).header_bytes + 100,
+        # Somewhere in the text, so that it stays base64 or hexadecimal: 'A' <-> 'a' + 1 and so on.
+        "chain state": raw.index(b'"demo.chain_state":"') + 150,
+        "record": raw.index(b'"demo.record":"') + 20,
+    }[where]
+    changed = bytearray(raw)
+    changed[position] = ord("1") if changed[position] != ord("1") else ord("2")
+    checksum = path.with_name(path.name + ".sha256")
+    kept = checksum.read_bytes()
+    path.write_bytes(changed)
+    checksum.write_bytes(compute_checksum_line(path.name, hashlib.sha256(changed).digest()))
+    (finding,) = verify(swarm).findings
+    path.write_bytes(raw)
+    checksum.write_bytes(kept)
+    assert finding.file == f"snapshots/{path.name}"
+    assert verify(swarm).findings == []
+
+
+def test_a_log_that_begins_at_a_snapshot_is_checked_from_there(tmp_path: Path) -> None:
+    """As a joiner has it; and once its snapshot is gone, links and signatures are left."""
+    swarm = Swarm(tmp_path / "node")
+    swarm.run()
+    swarm.rewrite_log(entry for _, entry in swarm.entries() if entry.round > SNAPSHOT_ROUNDS[0])
+    report = verify(swarm)
+    assert report.findings == []
+    assert dict(report.looked)["chain"].startswith("5 records of rounds 4 to 7")
+    assert "began from a snapshot" in report.notes[0]
+    assert len(report.notes) == 1
+    for path in files_of(swarm, f"snapshots/{SNAPSHOT_ROUNDS[0]}-*"):
+        path.unlink()
+    report = verify(swarm)
+    assert report.findings == []
+    # The records up to the next snapshot's, and a branch that forked off before it.
+    assert report.notes[1].startswith("4 records were checked for hashes, links and signatures")
+
+
+def test_an_equivocator_is_named_and_the_folder_is_not_blamed(tmp_path: Path) -> None:
+    swarm = Swarm(tmp_path / "node")
+    swarm.run()
+    head = swarm.head
+    headers = [swarm.contribute(peer, head, 8) for peer in range(PEERS)]
+    swarm.propose(head, 8, headers, rank=0)
+    again = swarm.contribute(1, head, 8, digest=swarm.digests[head], samples=3)
+    swarm.propose(head, 8, [headers[0], again], rank=1)
+    (finding,) = verify(swarm).findings
+    assert (finding.about, finding.round) == (About.PEER, 8)
+    assert finding.peer == make_key(1).public
+    assert "two headers" in finding.text
+
+
+def test_a_digest_that_differs_from_the_others_is_an_accusation(tmp_path: Path) -> None:
+    swarm = Swarm(tmp_path / "node", lies={(2, 4): b"a lie..."})
+    swarm.run()
+    (finding,) = verify(swarm).findings
+    assert (finding.about, finding.round) == (About.PEER, 4)
+    assert finding.peer == make_key(2).public
+    assert "demo-node replay --from 3 --to 3" in finding.remedy
+
+
+def test_a_record_that_no_rule_allows_is_found_though_all_its_checks_hold(tmp_path: Path) -> None:
+    swarm = Swarm(tmp_path / "node")
+    swarm.run()
+    stranger = NodeKey(b"s" * 32)
+    header = swarm.contribute(0, swarm.head, 8)
+    sealed = swarm.seal(stranger, swarm.head, 8, [header])
+    swarm.log(bundled(sealed, [header.raw]))
+    (finding,) = verify(swarm).findings
+    assert (finding.file, finding.round, finding.peer) == ("chain.log", 8, stranger.public)
+    assert "no slot" in finding.text
+
+
+def test_a_forged_signature_is_found_though_all_hashes_hold(tmp_path: Path) -> None:
+    swarm = Swarm(tmp_path / "node")
+    swarm.run()
+    header = swarm.contribute(0, swarm.head, 8)
+    sealed = swarm.seal(swarm.keys[0], swarm.head, 8, [header])
+    forged = header.raw.replace(header.signature, bytes(64))
+    swarm.log(bundled(sealed, [forged]))
+    (finding,) = verify(swarm).findings
+    assert (finding.file, finding.round) == ("chain.log", 8)
+    assert "bad signature on a header" in finding.text
+
+
+def bundled(sealed: Sealed[Proposal], headers: list[bytes]) -> ChainEntry:
+    raw = encode_bundle(Bundle(sealed.raw, tuple(headers)))
+    return ChainEntry(sealed.hash, sealed.body.parent, sealed.body.round, raw)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda e: [e, e], "twice"),
+        (lambda e: [replace(e, parent=bytes(32))], "not that of the proposal"),
+        (lambda e: [replace(e, round=6)], "not that of the proposal"),
+        (lambda e: [replace(e, record=bytes(32))], "not that of the proposal"),
+        (lambda e: [replace(e, raw=e.raw[:-1])], "not a protobuf message"),
+    ],
+)
+def test_entries_whose_parts_do_not_belong_together_are_found(
+    tmp_path: Path, swarm: Swarm, change: Callable[[ChainEntry], list[ChainEntry]], text: str
+) -> None:
+    """The log's own checks hold: somebody wrote it so."""
+    path = DataDir(swarm.folder).chain_log
+    kept = path.read_bytes()
+    *before, last = [entry for _, entry in swarm.entries()]
+    swarm.rewrite_log([*before, *change(last)])
+    (finding,) = verify(swarm).findings
+    path.write_bytes(kept)
+    assert finding.file == "chain.log"
+    assert text in finding.text
+
+
+def test_a_key_that_others_can_read_is_found(swarm: Swarm) -> None:
+    key = DataDir(swarm.folder).key
+    key.chmod(0o644)
+    (finding,) = verify(swarm).findings
+    key.chmod(0o600)
+    assert finding.file == "node.key"
+    assert "chmod 600" in finding.remedy
+
+
+def test_an_entry_that_is_being_written_is_not_damage(swarm: Swarm) -> None:
+    """The node writes on while we read: what was cut short then is whole by the end."""
+
+    class Growing(FileDisk):
+        asked = 0
+
+        def size(self, path: Path) -> int:
+            self.asked += path.name == "chain.log"
+            return super().size(path) - 10 * (path.name == "chain.log" and self.asked == 1)
+
+    disk = Growing()
+    report = verify_folder(disk, swarm.folder)
+    assert report.findings == []
+    assert dict(report.looked)["chain"].startswith("8 records")
+    assert disk.asked == 2
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="holds no run"):
+        verify_folder(FileDisk(), tmp_path)
+
+
+def test_the_command_says_what_is_wrong_without_torch(swarm: Swarm) -> None:
+    script = (
+        "import atexit, sys\n"
+        "atexit.register(lambda: print(*sys.modules, file=sys.stderr))\n"
+        f"sys.argv[1:] = ['verify', '--datadir', {str(swarm.folder)!r}]\n"
+        "import demo_node.cli; demo_node.cli.main()"
+    )
+    done = run_script(script)
+    assert done.returncode == 0
+    assert done.stdout.endswith("nothing is wrong\n")
+    assert not {"torch", "libp2p", "safetensors"}.intersection(done.stderr.split())
+    with Flipped(Flip(DataDir(swarm.folder).chain_log, 3_000, 1)):
+        done = run_script(script)
+    assert done.returncode == 1
+    assert "WRONG       chain.log, round " in done.stdout
+
+
+def run_script(script: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", script],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=environment(),
+    )
