@@ -81,6 +81,12 @@ def find_datadir(flag: object, environ: Mapping[str, str]) -> Path:
     return Path(home).expanduser().absolute() / "demo-node"
 
 
+def find_registry(environ: Mapping[str, str]) -> Path:
+    """Where `demo-node runs` finds this user's data folders."""
+    home = environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(home).expanduser().absolute() / "demo-node" / "runs"
+
+
 def split_host_port(address: str) -> tuple[str, int]:
     """`host:port`, the host in brackets where it is IPv6. Raises ConfigError."""
     match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]]+):(\d{1,5})", address)

@@ -1,6 +1,7 @@
 """`demo-node init`: make a key and the manifest of a new run."""
 
 import datetime
+import os
 import re
 import secrets
 import shlex
@@ -13,6 +14,7 @@ import click
 
 from demo_node.cli.options import datadir_option, resolve_datadir
 from demo_node.cli.plan import plan_run, plan_schedule
+from demo_node.config import find_registry
 from demo_protocol.errors import ConfigError
 from demo_protocol.manifest import PPB, Data, Manifest, compute_run_id, validate_manifest
 from demo_protocol.presets import PRESETS
@@ -88,6 +90,7 @@ def init(datadir: str | None, snapshot: Path | None, genesis: str, **choices: An
     from demo_node.store.disk import FileDisk
     from demo_node.store.initial import copy_initial
     from demo_node.store.manifest_file import save_manifest
+    from demo_node.store.registry import remember_folder
     from demo_node.store.stdlib import build_stdlib_corpus
 
     disk = FileDisk()
@@ -101,6 +104,7 @@ def init(datadir: str | None, snapshot: Path | None, genesis: str, **choices: An
             initial = copy_initial(disk, origin.path, folder.initial).hex()
             manifest = replace(manifest, initial=initial)
         save_manifest(disk, folder.manifest, manifest)
+    remember_folder(find_registry(os.environ), folder.path)
     click.echo(f"run      {manifest.name}, id {compute_run_id(manifest).hex()}")
     click.echo(f"manifest {folder.manifest}")
     if origin is not None:

@@ -12,6 +12,7 @@ from demo_node.cli.bench import bench
 from demo_node.cli.init import init
 from demo_node.cli.key import key
 from demo_node.cli.pause import pause, resume
+from demo_node.cli.runs import runs
 from demo_node.cli.start import start
 from demo_node.cli.swarm.command import swarm
 from demo_node.cli.version import version
@@ -38,6 +39,7 @@ for _command in (
     status,
     peers,
     rounds,
+    runs,
     pause,
     resume,
     key,

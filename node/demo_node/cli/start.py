@@ -11,6 +11,7 @@ from demo_node.config import (
     DEFAULT_METRICS_ADDRESS,
     LOG_FORMATS,
     LOG_LEVELS,
+    find_registry,
     resolve_config,
 )
 
@@ -93,6 +94,10 @@ def start(**flags: object) -> None:
     """
     given = {key: None if value == () else value for key, value in flags.items()}
     config = resolve_config(given, os.environ)
+    from demo_node.store.registry import remember_folder
+
+    if not config.wait_manifest:  # the nodes of demo-node swarm: gone in a minute
+        remember_folder(find_registry(os.environ), config.datadir)
     from demo_node.daemon import run_daemon  # libp2p and more: a second of imports
 
     sys.exit(run_daemon(config, click.echo))
