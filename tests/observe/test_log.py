@@ -68,6 +68,33 @@ def test_what_libraries_log_has_the_same_form() -> None:
     assert line["logger"] == "some.library"
 
 
+def test_a_line_for_a_terminal_is_short() -> None:
+    out, whole = io.StringIO(), io.StringIO()
+    view = round_view(123_456, loss=1.23456, record=b"\xab" * 32)
+    LogObserver(configure_log("json", "info", whole)).on_round(view)
+    observer = LogObserver(configure_log("console", "info", out))
+    observer.on_round(view)
+    observer.on_event("digest.differed", author="cd" * 32, base="ef" * 32)
+    round_line, event_line = out.getvalue().splitlines()
+    assert len(round_line) <= 140
+    assert "round=123456" in round_line
+    assert "loss=1.2346" in round_line
+    assert "digest=3f9c0000 " in round_line
+    assert event_line.endswith("digest.differed author=cdcdcdcd base=efefefef")
+    (document,) = lines(whole)
+    assert document["digest"] == "3f9c000000000001", "programs get all of it"
+    assert document["record"] == "ab" * 6
+    assert document["payload_bytes"] == 8_192
+
+
+def test_what_libraries_log_is_shown_on_a_terminal() -> None:
+    out = io.StringIO()
+    configure_log("console", "info", out)
+    logging.getLogger("some.library").warning("hot: %d", 7)
+    (line,) = out.getvalue().splitlines()
+    assert line.endswith("[warning] hot: 7 [some.library]")
+
+
 def test_observers_all_hear_everything() -> None:
     out = io.StringIO()
     log = configure_log("json", "debug", out)

@@ -1,6 +1,7 @@
 """The node's log: one line per event, on standard error, configured once per process."""
 
 import logging
+import re
 import sys
 from typing import Final, TextIO
 
@@ -13,12 +14,10 @@ LEVELS: Final = {
     "error": logging.ERROR,
 }
 
-_SHARED: Final[list[structlog.typing.Processor]] = [
-    structlog.contextvars.merge_contextvars,
-    structlog.processors.add_log_level,
-    structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
-    structlog.processors.format_exc_info,
-]
+_LONG_HEX: Final = re.compile(r"[0-9a-f]{9,}")
+
+_DETAILS: Final = ("record", "samples", "payload_bytes")
+"""Keys of a round's line that a person at a terminal does without; JSON lines have them."""
 
 
 def configure_log(
@@ -30,29 +29,60 @@ def configure_log(
     """
     out = stream or sys.stderr
     console = format_ == "console" or (format_ == "auto" and out.isatty())
-    render: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer(colors=out.isatty(), timestamp_key="ts")
-        if console
-        else structlog.processors.JSONRenderer()
-    )
+    processors = _console(colors=out.isatty()) if console else _json()
     structlog.configure(
-        processors=[*_SHARED, render],
+        processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
         logger_factory=structlog.WriteLoggerFactory(file=out),
         cache_logger_on_first_use=False,
     )
-    _route_libraries(out, render)
+    _route_libraries(out, processors)
     logger: structlog.typing.FilteringBoundLogger = structlog.get_logger()
     return logger
 
 
-def _route_libraries(out: TextIO, render: structlog.typing.Processor) -> None:
+def _json() -> list[structlog.typing.Processor]:
+    """Everything, for programs."""
+    return [*_shared("iso", utc=True), structlog.processors.JSONRenderer()]
+
+
+def _console(*, colors: bool) -> list[structlog.typing.Processor]:
+    """One line of a terminal's width or little more, in local time."""
+    no_padding = 0  # of the event; the argument's name differs between structlog's versions
+    render = structlog.dev.ConsoleRenderer(
+        no_padding, colors=colors, timestamp_key="ts", pad_level=False, sort_keys=False
+    )
+    return [*_shared("%H:%M:%S", utc=False), _shorten, render]
+
+
+def _shared(time_format: str, *, utc: bool) -> list[structlog.typing.Processor]:
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt=time_format, utc=utc, key="ts"),
+        structlog.processors.format_exc_info,
+    ]
+
+
+def _shorten(
+    logger: structlog.typing.WrappedLogger, method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Hashes by their first 8 digits, and no more of a round than one line holds."""
+    if event.get("event") == "round.closed":
+        event = {key: value for key, value in event.items() if key not in _DETAILS}
+    return {
+        key: value[:8] if isinstance(value, str) and _LONG_HEX.fullmatch(value) else value
+        for key, value in event.items()
+    }
+
+
+def _route_libraries(out: TextIO, processors: list[structlog.typing.Processor]) -> None:
     """What libraries log comes out in the same form, from warnings on."""
     handler = logging.StreamHandler(out)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*_SHARED, structlog.stdlib.add_logger_name],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render],
+            foreign_pre_chain=[*processors[:-1], structlog.stdlib.add_logger_name],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, processors[-1]],
         )
     )
     root = logging.getLogger()
