@@ -7,7 +7,7 @@ hashes is what every honest node had. Reads only.
 import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -17,17 +17,17 @@ from torch import Tensor
 
 from demo_node.audit.branch import (
     Branch,
-    Claim,
     Evidence,
     Link,
     Payment,
     choose_branch,
     collect_evidence,
 )
+from demo_node.audit.disputes import Disputes
 from demo_node.audit.files import list_payloads
 from demo_node.audit.findings import About, Finding, Report
 from demo_node.audit.logs import read_chain_log
-from demo_node.audit.records import FILE, TELL
+from demo_node.audit.records import TELL
 from demo_node.audit.snapshots import (
     REMEDY,
     SnapshotHead,
@@ -89,53 +89,6 @@ class _Gap(Exception):
         self.finding = finding
 
 
-@dataclass(slots=True, kw_only=True)
-class _Disputes:
-    """Digests that differ from the replay's, by record in the order of the replay."""
-
-    agreed: int = 0
-    rows: list[tuple[int, bytes, list[Claim], int]] = field(default_factory=list)
-    """(round, our digest, claims that differ, how many agree)."""
-
-    def compare(self, round_: int, digest: bytes, claims: Sequence[Claim]) -> None:
-        """Take what was said of one state."""
-        differing = [claim for claim in claims if claim.digest != digest]
-        self.agreed += len(claims) - len(differing)
-        if claims:
-            self.rows.append((round_, digest, differing, len(claims) - len(differing)))
-
-    def findings(self) -> Iterator[Finding]:
-        """Whom to blame: a peer for each of its digests, or this machine where all differ."""
-        lost = len(self.rows)
-        while lost and not self.rows[lost - 1][3]:
-            lost -= 1
-        tail = self.rows[lost:]
-        peers = {claim.peer for _, _, differing, _ in tail for claim in differing}
-        if len(tail) < 2 or len(peers) < 2:
-            lost = len(self.rows)
-        for round_, digest, differing, _ in self.rows[:lost]:
-            for claim in differing:
-                text = f"says digest {claim.digest.hex()} for the parameters after round {round_},"
-                text += f" the replay gives {digest.hex()}"
-                yield Finding(
-                    file=FILE,
-                    round=claim.round,
-                    peer=claim.peer,
-                    about=About.PEER,
-                    text=text,
-                    remedy=TELL,
-                )
-        if lost < len(self.rows):
-            round_, digest, _, _ = self.rows[lost]
-            text = f"from here on the replay's digest ({digest.hex()}) is nobody else's"
-            yield Finding(
-                file=FILE,
-                round=round_,
-                text=f"{text}: the state it began with or this machine is wrong, not those peers",
-                remedy="replay with --device cpu, or from an earlier round",
-            )
-
-
 def replay_folder(
     disk: Disk,
     folder: Path,
@@ -174,7 +127,7 @@ class _Replay:
         self._run_id = compute_run_id(manifest)
         self._schema = compute_schema(manifest.model)
         self._payloads = list_payloads(disk, datadir)
-        self._disputes = _Disputes()
+        self._disputes = Disputes()
         self._evidence = Evidence()
         self._applied = 0
         self._compared = 0

@@ -3,7 +3,7 @@
 import json
 import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -13,6 +13,9 @@ from demo_node.mesh.peer_id import encode_peer_id
 
 if TYPE_CHECKING:
     from demo_node.audit.findings import Finding, Report
+
+SHOWN_MAX: Final = 50
+"""Findings shown to a person."""
 
 
 @click.command()
@@ -81,8 +84,10 @@ def _tell(report: "Report", *, as_json: bool) -> None:
             click.echo(f"{kind:<11} {text}")
         for note in report.notes:
             click.echo(f"note        {note}")
-        for finding in report.findings:
+        for finding in report.findings[:SHOWN_MAX]:
             click.echo(f"WRONG       {finding.format()}")
+        if len(report.findings) > SHOWN_MAX:
+            click.echo(f"and {len(report.findings) - SHOWN_MAX} more; --json has them all")
         if not report.findings:
             click.echo("nothing is wrong")
     sys.exit(1 if report.findings else 0)
