@@ -70,8 +70,9 @@ class Timekeeper:
             await asyncio.sleep(PACE_S)
 
     async def settle(self, patience_s: float) -> None:
-        """Return when peers have said whether our clock is right, before anything is signed.
+        """Return when peers have said whether our clock is right; then it is not stepped any more.
 
+        To be awaited before anything is signed, or told to a machine that knows no way back.
         Waits for at most `patience_s` while nobody is connected or somebody has yet to answer; for
         at most DISPUTED_S while our clock is one of too few to say which of them are right.
         """
@@ -80,6 +81,7 @@ class Timekeeper:
             self._correct()
             waited_s = (self._clock.boot_ms() - begin_ms) / 1000
             if self._ever_verified or waited_s >= self._patience_s(patience_s):
+                self._clock.hold()
                 return
             await asyncio.sleep(SETTLE_PACE_S)
 
