@@ -107,8 +107,12 @@ def _read_toml(path: Path) -> dict[str, Any]:
         ) from None
     except PermissionError:
         raise ConfigError(f"{path} cannot be read; check its owner", exit_code=77) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not text in UTF-8; save it as that") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(
+            f'{path}: {error}; mend that line, to look like: threads = 2  or  log_level = "info"'
+        ) from None
     for key in tree:
         if key not in _READERS:
             close = difflib.get_close_matches(key, _READERS, n=1)

@@ -91,6 +91,8 @@ def test_status_is_shown_to_people_and_to_programs(fake_node: Path) -> None:
     text = demo_node("status", "--datadir", fake_node).stdout
     assert "active: in step" in text
     assert "147,776" in text
+    assert "4 members, 0 candidates" in text
+    assert "demo-node start --peers /ip4/127.0.0.1/tcp/4001/p2p/12D3KooWFake" in text
     document = json.loads(demo_node("status", "--datadir", fake_node, "--json").stdout)
     assert document["schema"] == 1
     assert document["state"] == "active"

@@ -48,7 +48,8 @@ def test_an_unknown_key_is_an_error_with_a_suggestion(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("toml", "message"),
     [
-        ("threads = ", "config.toml"),
+        ("threads = ", "config.toml: Invalid value (at line 1, column 11); mend that line"),
+        ("rounds = 1\nlog_level = info", "(at line 2, column 16); mend that line, to look like"),
         ("threads = -1", "config.toml: threads: -1 is not a whole number"),
         ("threads = true", "threads: True is not a whole number"),
         ('peers = ["/ip4/1.2.3.4/tcp/4001"]', "peers: '/ip4/1.2.3.4/tcp/4001' is no address like"),
@@ -95,3 +96,9 @@ def test_a_file_where_the_folder_should_be_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not a folder") as caught:
         resolve_config({"datadir": tmp_path / "file"}, {})
     assert caught.value.exit_code == 73
+
+
+def test_a_file_that_is_no_text_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_bytes(b"log_level = \xff")
+    with pytest.raises(ConfigError, match=r"config\.toml: not text in UTF-8"):
+        resolve_config({"datadir": tmp_path}, {})

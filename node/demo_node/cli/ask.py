@@ -61,7 +61,18 @@ def peers(datadir: str | None, as_json: bool) -> None:
 @click.option("--by-peer", is_flag=True, help="What each peer has contributed since the start.")
 @click.option("--csv", "as_csv", is_flag=True, help="With --by-peer: comma-separated values.")
 def rounds(datadir: str | None, as_json: bool, limit: int, by_peer: bool, as_csv: bool) -> None:
-    """Show how the newest rounds went, oldest first."""
+    """Show how the newest rounds went, oldest first.
+
+    \b
+    outcome  recorded: its record was applied before the round ended; late: after
+             it; skipped: nobody's record; forked: applied and later rolled back
+    from     contributions that the record lists
+    ours     whether this node's is among them
+    loss     of this node's training, in nats per byte
+    latency  from the round's start by the clock until its update was applied here
+    trained  time inside forward, backward and the local optimizer's step
+    payload  what this node sent of its training
+    """
     if as_csv and (as_json or not by_peer):
         raise click.UsageError("--csv goes with --by-peer, and without --json")
     if by_peer:

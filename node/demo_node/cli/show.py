@@ -61,16 +61,20 @@ def format_status(view: StatusView) -> str:
     state = f"{view.state.value}: {view.detail}" if view.detail else view.state.value
     lines.append(("state", state))
     if view.round_ms:
+        of = f" of {view.rounds_total}" if view.rounds_total else ""
         seconds = f"{view.round_ms / 1000:g} s"
         lines += [
             ("run", f"{view.run_name} ({view.run_id.hex()})"),
-            ("round", f"{view.round} by the clock ({seconds} each), phase {view.phase.value}"),
+            ("round", f"{view.round}{of} by the clock ({seconds} each), phase {view.phase.value}"),
             (
                 "head",
                 f"record {_short(view.head)} of round {view.head_round}, number {view.height}",
             ),
             ("parameters", f"{view.parameters:,}, digest {view.digest.hex()}"),
-            ("swarm", f"{view.members} members, {view.candidates} candidates"),
+            (
+                "swarm",
+                f"{count(view.members, 'member')}, {count(view.candidates, 'candidate')}",
+            ),
             ("clock", format_clock(view.clock)),
             ("training", _format_training(view)),
             ("contributed", _format_contribution(view)),
@@ -82,12 +86,14 @@ def format_status(view: StatusView) -> str:
     lines += [("address", address) for address in view.addresses]
     if view.snapshot_path:
         lines.append(("snapshot", view.snapshot_path))
+    if view.invitation:
+        lines.append(("to join", view.invitation))
     return "\n".join(f"{name:<11} {text}" for name, text in lines)
 
 
 def format_clock(clock: ClockView) -> str:
     """Whether peers vouch for this machine's clock, and what they make of it."""
-    peers = f"{clock.peers} {'peer' if clock.peers == 1 else 'peers'}"
+    peers = count(clock.peers, "peer")
     corrected = f"corrected by {clock.correction_ms / 1000:+.2f} s"
     is_corrected = abs(clock.correction_ms) >= SHOWN_MS
     if not clock.verified:
@@ -176,13 +182,18 @@ def format_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     )
 
 
-def format_bytes(count: float) -> str:
-    """A count of bytes for people: 1.2 MB."""
+def count(number: int, noun: str) -> str:
+    """1 peer, 2 peers."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def format_bytes(size: float) -> str:
+    """A number of bytes for people: 1.2 MB."""
     for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
 
 
 def _short(hash_: bytes) -> str:
