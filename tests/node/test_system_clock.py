@@ -139,6 +139,26 @@ def test_a_sleeper_wakes_by_the_corrected_clock_also_where_that_stands_still() -
     assert woken[2:] == [9.5, 15.0]
 
 
+def test_a_short_rest_is_not_slept_over_and_over_while_the_clock_stands_still() -> None:
+    async def scenario() -> int:
+        loop = asyncio.get_running_loop()
+        reads = 0
+
+        def boot_ms() -> int:
+            nonlocal reads
+            reads += 1
+            return round(loop.time() * 1000)
+
+        clock = SystemClock(boot_ms=boot_ms, wall_ms=lambda: EPOCH_MS)
+        clock.hold()
+        before_ms = clock.now_ms()
+        clock.steer(clock.ahead_ms - 60_000, 100)
+        await clock.sleep_until_ms(before_ms + 10)
+        return reads
+
+    assert run_virtual(scenario()) <= 2 * 60 + 20
+
+
 CHILD = """
 import sys
 from demo_node.system_clock import SystemClock
