@@ -217,9 +217,9 @@ def test_a_part_that_fails_half_way_leaves_no_gradient(monkeypatch: pytest.Monke
     whole = train(make_trainer(learning), batches)
     real, calls = torch.autograd.grad, []
 
-    def grad(*given: object) -> object:
-        gradients = real(*given)  # type: ignore[arg-type]  # as they came
-        calls.append(given)
+    def grad(loss: Tensor, parameters: list[Tensor]) -> tuple[Tensor, ...]:
+        gradients = real(loss, parameters)
+        calls.append(loss)
         if len(calls) == 2:
             raise torch.OutOfMemoryError
         return gradients

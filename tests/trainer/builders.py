@@ -3,6 +3,7 @@
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,11 +40,16 @@ def write_corpus(folder: Path, manifest_: Manifest) -> Path:
     return path
 
 
-def learner(learning: Learning | None = None, devices: Devices = CPU) -> LocalLearner:
+def learner(
+    learning: Learning | None = None,
+    devices: Devices = CPU,
+    run: Manifest | None = None,
+    **changes: Any,
+) -> LocalLearner:
     """With state 0 loaded as GENESIS."""
-    run = manifest(learning=learning)
+    run = run or manifest(learning=learning)
     corpus = torch.frombuffer(bytearray(corpus_bytes(run)), dtype=torch.uint8)
-    made = LocalLearner(run, corpus, devices)
+    made = LocalLearner(run, corpus, devices, **changes)
     made.load(GENESIS, None)
     return made
 

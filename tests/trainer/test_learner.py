@@ -1,19 +1,23 @@
 """One node's learning, in process."""
 
+import hashlib
 import threading
+import types
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
 
-from demo_node.trainer.device import Devices, check_devices, choose_devices
-from demo_node.trainer.learner import LocalLearner
+from demo_node.learn.model import Decoder
+from demo_node.trainer.device import Devices, check_devices, choose_devices, limit_memory
+from demo_node.trainer.learner import DIVERGED_OFTEN, LocalLearner
 from demo_node.trainer.pieces import PIECE_BYTES, iterate_pieces
 from demo_node.trainer.settings import UnknownState
 from demo_protocol.errors import ConfigError, Reject
-from demo_protocol.manifest import Learning
+from demo_protocol.manifest import Learning, Manifest
 from demo_protocol.payload import decode_payload
 from demo_protocol.scale import SCALE_VALUES
 from tests.builders import manifest
@@ -266,3 +270,172 @@ def test_pieces_are_full_and_joined_give_the_parts(sizes: list[int]) -> None:
     assert b"".join(pieces) == b"".join(parts)
     assert all(len(piece) == PIECE_BYTES for piece in pieces[:-1])
     assert b"" not in pieces
+
+
+class Heard:
+    """What a learner had to say."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, dict[str, object]]] = []
+
+    def __call__(self, name: str, **fields: object) -> None:
+        self.events.append((name, fields))
+
+    def names(self) -> list[str]:
+        return [name for name, _fields in self.events]
+
+
+def heard_learner() -> tuple[LocalLearner, Heard]:
+    heard = Heard()
+    one = learner(on_event=heard)
+    return one, heard
+
+
+@pytest.fixture
+def fails(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[torch.Tensor], torch.Tensor]]:
+    """What happens to losses, one entry per batch; nothing where the list is empty."""
+    planned: list[Callable[[torch.Tensor], torch.Tensor]] = []
+    real = Decoder.loss
+
+    def loss(decoder: Decoder, batch: torch.Tensor) -> torch.Tensor:
+        found = real(decoder, batch)
+        return planned.pop(0)(found) if planned else found
+
+    monkeypatch.setattr(Decoder, "loss", loss)
+    return planned
+
+
+Fails = list[Callable[[torch.Tensor], torch.Tensor]]
+
+
+def diverge(loss: torch.Tensor) -> torch.Tensor:
+    return loss * float("nan")
+
+
+def lack_memory(_loss: torch.Tensor) -> torch.Tensor:
+    raise torch.OutOfMemoryError("out of memory: tried to allocate 2 GiB")
+
+
+@pytest.mark.parametrize("fail", [diverge, lack_memory])
+def test_a_round_that_comes_to_nothing_is_a_heartbeat_and_leaves_no_trace(
+    fail: Callable[[torch.Tensor], torch.Tensor], fails: Fails
+) -> None:
+    (one, heard), fresh = heard_learner(), learner()
+    # The second batch: the optimizer has moments by then. Memory lacks down to a single sample.
+    fails.extend([lambda loss: loss, *[fail] * 3])
+    trained = one.train(train_order(round=5))
+    assert (trained.k, trained.payload, trained.samples) == (0, b"", 0)
+    expected = "training.diverged" if fail is diverge else "training.out_of_memory"
+    assert expected in heard.names()
+    assert not one._encoder.residual.any()
+    fails.clear()
+    one._trainer.micro_batch = 4
+    assert one.train(train_order(round=6)).payload == fresh.train(train_order(round=6)).payload
+
+
+def test_a_diverged_delta_never_reaches_the_residual(fails: Fails) -> None:
+    one, heard = heard_learner()
+    # The step goes wrong, the loss before it was fine.
+    fails.append(lambda loss: (loss - loss.detach()) * float("inf") + loss.detach())
+    assert one.train(train_order(sample_count=4)).k == 0
+    assert heard.names() == ["training.diverged"]
+    assert torch.isfinite(one._encoder.residual).all()
+    assert one.train(train_order(round=1)).k == 2
+    assert torch.isfinite(one._encoder.residual).all()
+
+
+def test_who_diverges_again_and_again_is_told_clearly(fails: Fails) -> None:
+    one, heard = heard_learner()
+    for round_ in range(DIVERGED_OFTEN):
+        fails.extend([diverge] * 3)
+        one.train(train_order(round=round_))
+    assert heard.names() == ["training.diverged"] * DIVERGED_OFTEN + ["training.keeps_diverging"]
+    assert f"{DIVERGED_OFTEN} rounds in a row" in str(heard.events[-1][1]["detail"])
+    one.train(train_order(round=8))
+    fails.append(diverge)
+    one.train(train_order(round=9))
+    assert heard.events[-1][1]["in_a_row"] == 1
+
+
+def test_short_memory_halves_the_micro_batch_and_the_round_still_counts(fails: Fails) -> None:
+    one, heard = heard_learner()
+    fails.extend([lambda loss: loss, lack_memory])
+    trained = one.train(train_order())
+    assert (trained.k, trained.samples, trained.steps) == (2, 12, 3)
+    (event,) = heard.events
+    assert event[0] == "trainer.micro_batch_halved"
+    assert (event[1]["before"], event[1]["samples"], one.micro_batch) == (4, 2, 2)
+
+
+def test_a_rehearsal_finds_the_micro_batch_and_changes_nothing_else(fails: Fails) -> None:
+    (one, heard), fresh = heard_learner(), learner()
+    one.rehearse()
+    assert (one.micro_batch, heard.events) == (4, [])
+    assert one.train(train_order()).payload == fresh.train(train_order()).payload
+    fails.append(lack_memory)
+    fresh.rehearse()
+    assert fresh.micro_batch == 2
+
+
+def initial_run(raw: bytes) -> Manifest:
+    return replace(manifest(), initial=hashlib.sha256(raw).hexdigest())
+
+
+def test_state_0_comes_from_the_file_that_the_manifest_names(tmp_path: Path) -> None:
+    one = learner()
+    digest = one.apply(apply_order(one.train(train_order())))
+    raw = b"".join(one.snapshot(record(1)))
+    (tmp_path / "initial").write_bytes(raw)
+    other = learner(run=initial_run(raw), initial=tmp_path / "initial")
+    assert other.load(GENESIS, None) == digest != one.load(GENESIS, None)
+
+
+def write_other(path: Path) -> bytes:
+    path.write_bytes(b"something else")
+    return b"what the manifest names"
+
+
+def write_nothing(path: Path) -> bytes:
+    return b"what the manifest names"
+
+
+def write_no_state(path: Path) -> bytes:
+    raw = safetensors.torch.save({"weight": torch.zeros(3)})
+    path.write_bytes(raw)
+    return raw
+
+
+@pytest.mark.parametrize(
+    ("write", "said"),
+    [
+        (write_other, "is not the snapshot that this run begins from"),
+        (write_nothing, "No such file"),
+        (write_no_state, "does not fit the model"),
+    ],
+)
+def test_another_file_than_the_manifest_names_is_the_operators_to_fix(
+    write: Callable[[Path], bytes], said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "initial"
+    run = initial_run(write(path))
+    with pytest.raises(ConfigError, match=said):
+        learner(run=run, initial=path)
+    with pytest.raises(ConfigError, match="missing"):
+        learner(run=run)
+
+
+def test_a_cards_memory_is_capped_in_proportion(monkeypatch: pytest.MonkeyPatch) -> None:
+    capped: list[tuple[float, object]] = []
+    card = torch.device("cuda:1")
+    properties = types.SimpleNamespace(total_memory=8 << 30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _device: properties)
+    monkeypatch.setattr(
+        torch.cuda,
+        "set_per_process_memory_fraction",
+        lambda fraction, device: capped.append((fraction, device)),
+    )
+    limit_memory(card, 2048)
+    limit_memory(card, 1 << 20)
+    limit_memory(card, 0)
+    limit_memory(torch.device("cpu"), 2048)
+    assert capped == [(0.25, card), (1.0, card)]

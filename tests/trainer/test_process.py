@@ -7,18 +7,29 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import uvloop
 
 from demo_node.ports import LearnerLost
 from demo_node.trainer.client import TrainerClient
-from demo_node.trainer.settings import TrainerSettings, UnknownState, compute_threads
-from demo_node.trainer.supervisor import Supervisor
+from demo_node.trainer.forkserver import check_device
+from demo_node.trainer.leash import PARENT
+from demo_node.trainer.settings import (
+    DoesNotFit,
+    TrainerInfo,
+    TrainerSettings,
+    UnknownState,
+    compute_threads,
+)
+from demo_node.trainer.supervisor import Supervisor, Trainer
+from demo_node.trainer.tensors import encode_tensors
 from demo_protocol.errors import ConfigError, Reject
 from demo_protocol.manifest import Learning, Manifest, Model, encode_manifest
 from tests.builders import manifest
@@ -42,8 +53,13 @@ class Node:
         settings = TrainerSettings(
             manifest=encode_manifest(run), corpus=write_corpus(folder, run), device="cpu", threads=1
         )
+        self.ahead_ms = 0
+        """How far the node's clock is ahead of this machine's."""
         self.supervisor = Supervisor(settings, self.on_event)
-        self.client = TrainerClient(self.supervisor)
+        self.client = TrainerClient(self.supervisor, self.now_ms)
+
+    def now_ms(self) -> int:
+        return time.time_ns() // 1_000_000 + self.ahead_ms
 
     def on_event(self, name: str, **fields: object) -> None:
         self.events.append((name, fields))
@@ -145,6 +161,27 @@ def test_a_killed_trainer_is_noticed_and_replaced(tmp_path: Path) -> None:
         assert digest == builders.learner().load(GENESIS, None)
         assert node.supervisor.pid not in (0, killed)
         assert node.count("trainer.ready") == 2
+
+    with_node(tmp_path, test)
+
+
+def test_a_killed_trainer_is_noticed_within_a_second(tmp_path: Path) -> None:
+    """Measured from inside: how long the kernel takes to end a nice process is not ours."""
+
+    async def test(node: Node) -> None:
+        loop = asyncio.get_running_loop()
+        sentinel = os.pidfd_open(node.supervisor.pid)
+        gone = asyncio.Event()
+        loop.add_reader(sentinel, gone.set)
+        os.kill(node.supervisor.pid, signal.SIGKILL)
+        await asyncio.wait_for(gone.wait(), DEATH_S)
+        gone_s = loop.time()
+        loop.remove_reader(sentinel)
+        os.close(sentinel)
+        await wait_until(lambda: node.count("trainer.died") == 1, 1)
+        noticed_s = loop.time() - gone_s
+        await wait_until(lambda: node.count("trainer.ready") == 2)
+        assert noticed_s < 1
 
     with_node(tmp_path, test)
 
@@ -251,6 +288,89 @@ def test_the_socket_is_private_and_goes_with_the_trainer(
         assert not list(Path(folder).glob("demo-node-*"))
 
 
+def test_deadlines_are_by_the_nodes_clock(tmp_path: Path) -> None:
+    async def test(node: Node) -> None:
+        node.ahead_ms = 7_200_000  # it knows of a time zone that this machine does not
+        late = await node.client.train(train_order(seconds=60))
+        assert (late.k, late.samples) == (0, 0)
+        ahead = train_order(seconds=60)
+        ahead = replace(ahead, deadline_ms=ahead.deadline_ms + node.ahead_ms)
+        assert (await node.client.train(ahead)).samples == 12
+        begin_s = time.monotonic()
+        soon = replace(ahead, deadline_ms=node.now_ms() + 300, sample_count=ENDLESS)
+        assert (await node.client.train(soon)).samples > 0
+        assert time.monotonic() - begin_s < 30
+
+    with_node(tmp_path, test)
+
+
+def test_the_trainer_gives_way_as_much_as_is_asked(tmp_path: Path) -> None:
+    async def test(node: Node) -> None:
+        own = os.getpriority(os.PRIO_PROCESS, 0)
+        assert os.getpriority(os.PRIO_PROCESS, node.supervisor.pid) == min(own + 10, 19)
+        node.supervisor._settings = replace(node.supervisor._settings, nice=3)
+        os.kill(node.supervisor.pid, signal.SIGKILL)
+        await wait_until(lambda: node.count("trainer.ready") == 2)
+        assert os.getpriority(os.PRIO_PROCESS, node.supervisor.pid) == min(own + 3, 19)
+
+    with_node(tmp_path, test)
+
+
+def test_what_the_trainer_has_to_say_reaches_the_node(tmp_path: Path) -> None:
+    sound = safetensors.torch.load(b"".join(builders.learner().snapshot(GENESIS)))
+    huge = {name: tensor.abs().clamp_min(1e-3) * 1e30 for name, tensor in sound.items()}
+
+    async def test(node: Node) -> None:
+        assert node.supervisor.info is not None
+        assert node.supervisor.info.micro_batch == 4
+        await node.client.load(record(1), encode_tensors(huge))
+        trained = await node.client.train(train_order(base=record(1)))
+        assert (trained.k, trained.samples) == (0, 0)
+        (said,) = [fields for name, fields in node.events if name == "training.diverged"]
+        assert (said["round"], said["in_a_row"]) == (0, 1)
+        assert (await node.client.train(train_order())).samples == 12
+        assert node.count("trainer.died") == 0
+
+    with_node(tmp_path, test)
+
+
+def test_a_model_that_fitted_once_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever took the memory may give it back; at the first start nobody waits for that."""
+    real = Supervisor._ask
+    short = 0
+
+    async def ask(supervisor: Supervisor, trainer: Trainer) -> TrainerInfo:
+        nonlocal short
+        if short:
+            short -= 1
+            raise DoesNotFit("this model needs about 2.0 GB")
+        return await real(supervisor, trainer)
+
+    monkeypatch.setattr(Supervisor, "_ask", ask)
+
+    async def test(node: Node) -> None:
+        nonlocal short
+        short = 1
+        os.kill(node.supervisor.pid, signal.SIGKILL)
+        await wait_until(lambda: node.count("trainer.ready") == 2)
+        reasons = [str(fields["reason"]) for name, fields in node.events if name == "trainer.died"]
+        assert [reason.startswith("this model needs") for reason in reasons] == [False, True]
+
+    with_node(tmp_path, test)
+    short = 1
+    with pytest.raises(DoesNotFit):
+        uvloop.run(Node(tmp_path, manifest()).supervisor.run())
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "mps"])
+def test_a_device_that_is_not_there_is_named_before_anything_is_joined(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"device '{name}' is not available here"):
+        check_device(name)
+    check_device("cpu")
+
+
 def test_settings_that_cannot_work_are_the_operators_to_fix(tmp_path: Path) -> None:
     node = Node(tmp_path, manifest())
     (tmp_path / "corpus").write_bytes(b"too short")
@@ -291,6 +411,20 @@ def test_a_killed_node_takes_along_a_fork_server_that_imports() -> None:
         wait_until_sync(lambda: processes.has_mapped(server, "libtorch_cpu"))
         node.kill()
         wait_until_sync(lambda: not processes.is_alive(server), DEATH_S)
+
+
+def test_who_is_born_to_a_dead_parent_ends_at_once() -> None:
+    """The parent died before the kernel was told to pass that on."""
+    code = "from demo_node.trainer.leash import tie_to_parent; tie_to_parent(); print('alive')"
+    for parent, said in ((os.getpid(), "alive\n"), (1, "")):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, PARENT: str(parent)},
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+        assert (done.returncode, done.stdout) == (0, said)
 
 
 def test_the_node_process_does_without_torch() -> None:

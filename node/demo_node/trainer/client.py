@@ -4,7 +4,7 @@ Part of the node process: no torch here.
 """
 
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -31,8 +31,14 @@ class TrainerClient:
     that was before the call and another is up: it holds no states until `load`.
     """
 
-    def __init__(self, supervisor: Supervisor) -> None:
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        """`now_ms`: the clock of the orders' deadlines, ports.Clock's."""
         self._supervisor = supervisor
+        self._now_ms = now_ms
 
     async def load(self, record: bytes, snapshot: bytes | None) -> bytes:
         """Hold state `record`. Waits for a trainer first. Raises Reject on a bad snapshot."""
@@ -50,25 +56,26 @@ class TrainerClient:
 
     async def train(self, order: TrainOrder) -> Trained:
         """Local work until the order's deadline, then encoding. Cancelling stops the work."""
+        left_ms = max(order.deadline_ms - self._now_ms(), 0)
         request = pb.TrainRequest(
             round=order.round,
             base=order.base,
-            deadline_ms=order.deadline_ms,
+            left_ms=left_ms,
             sample_first=order.sample_first,
             sample_count=order.sample_count,
             probation_key=order.probation_key,
         )
-        left_s = max(order.deadline_ms / 1000 - time.time(), 0)
         with self._calling() as trainer:
             header: pb.TrainedHeader | None = None
             pieces: list[bytes] = []
-            async for reply in trainer.stub.Train(request, timeout=left_s + ANSWER_S):
+            async for reply in trainer.stub.Train(request, timeout=left_ms / 1000 + ANSWER_S):
                 if header is None:
                     header = reply.header
                 else:
                     pieces.append(reply.piece)
             if header is None:
                 raise LocalFault("trainer: an empty answer")
+            trainer.note(header.micro_batch, header.happenings)
             return _to_trained(order, header, b"".join(pieces))
 
     async def apply(self, order: ApplyOrder) -> bytes:

@@ -19,13 +19,18 @@ class Devices:
     """False: updates come out wrong even on the CPU, so this node's states are nobody else's."""
 
 
-def choose_devices(name: str, is_exact: Callable[[torch.device], bool] = known_answer) -> Devices:
+def choose_devices(
+    name: str, gpu_memory_mb: int = 0, is_exact: Callable[[torch.device], bool] = known_answer
+) -> Devices:
     """Devices for auto, cpu, cuda, cuda:N or mps, after the start-up known-answer test.
 
-    A device that fails it still trains; updates are then applied on the CPU. Raises ConfigError
-    where there is no such device.
+    A device that fails it still trains; updates are then applied on the CPU. At most
+    `gpu_memory_mb` MiB of a graphics card are used (0: all). Raises ConfigError where there is
+    no such device.
     """
-    return check_devices(find_device(name), is_exact)
+    train = find_device(name)
+    limit_memory(train, gpu_memory_mb)
+    return check_devices(train, is_exact)
 
 
 def check_devices(train: torch.device, is_exact: Callable[[torch.device], bool]) -> Devices:
@@ -38,6 +43,14 @@ def check_devices(train: torch.device, is_exact: Callable[[torch.device], bool])
         except RuntimeError:  # it lacks an operation (NotImplementedError is one of these)
             continue
     return Devices(train, cpu, can_contribute=False)
+
+
+def limit_memory(device: torch.device, gpu_memory_mb: int) -> None:
+    """Let this process take at most so many MiB of a graphics card; 0: all."""
+    if device.type == "cuda" and gpu_memory_mb:
+        total = torch.cuda.get_device_properties(device).total_memory
+        fraction = min(1.0, (gpu_memory_mb << 20) / total)
+        torch.cuda.set_per_process_memory_fraction(fraction, device)
 
 
 def find_device(name: str) -> torch.device:

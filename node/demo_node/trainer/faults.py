@@ -3,7 +3,7 @@
 import grpc
 
 from demo_node.ports import LearnerLost
-from demo_node.trainer.settings import UnknownState
+from demo_node.trainer.settings import DoesNotFit, UnknownState
 from demo_protocol.errors import ConfigError, LocalFault, Reject
 
 
@@ -17,6 +17,10 @@ def to_error(error: grpc.aio.AioRpcError) -> Exception:
             return Reject(text)
         case grpc.StatusCode.FAILED_PRECONDITION:
             return ConfigError(text)
+        case grpc.StatusCode.OUT_OF_RANGE:
+            return DoesNotFit(text)
+        case grpc.StatusCode.ABORTED:
+            return LearnerLost(f"the trainer ran out of memory ({text})")
         case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.CANCELLED:
             return LearnerLost(f"the trainer died ({text})")
         case grpc.StatusCode.DEADLINE_EXCEEDED:

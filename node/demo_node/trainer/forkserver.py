@@ -10,6 +10,14 @@ from contextlib import contextmanager
 from multiprocessing.context import ForkServerProcess
 from multiprocessing.forkserver import ensure_running
 from types import ModuleType
+from typing import Final
+
+from demo_node.trainer.child import run_check
+from demo_node.trainer.leash import name_parent
+from demo_protocol.errors import ConfigError
+
+CHECK_S: Final = 120.0
+"""A graphics card may take long to wake."""
 
 
 def start_server() -> None:
@@ -17,27 +25,53 @@ def start_server() -> None:
 
     Call it in the main thread: the server dies with the thread that started it.
     """
+    name_parent()
     multiprocessing.get_context("forkserver").set_forkserver_preload(["demo_node.trainer.preload"])
     ensure_running()
 
 
 def wait_for_server() -> None:
     """Return when the server has torch: from now on a child takes 0.2 s. Call it in a thread."""
-    child = start_child(_do_nothing, "", 0)
+    child = start_child(_do_nothing)
     child.join()
     child.close()
 
 
-def start_child(target: Callable[[str, int], None], socket: str, threads: int) -> ForkServerProcess:
-    """A child that runs `target(socket, threads)`. Blocks until the server has torch."""
+def check_device(name: str) -> None:
+    """Raise ConfigError where this machine has no such device. Call it in a thread.
+
+    Blocks until the server has torch where that takes torch to say: a node that named a device
+    that is not there shall hear of it before it joins anything.
+    """
+    if name in ("auto", "cpu"):
+        return
+    ours, theirs = multiprocessing.Pipe(duplex=False)
+    child = start_child(run_check, theirs, name)
+    theirs.close()
+    try:
+        answered = ours.poll(CHECK_S)
+        problem = ours.recv_bytes().decode() if answered else f"device {name!r} does not answer"
+    except EOFError:
+        problem = f"device {name!r} made the process that looked at it crash: use auto or cpu"
+    finally:
+        ours.close()
+        child.kill()
+        child.join()
+        child.close()
+    if problem:
+        raise ConfigError(problem)
+
+
+def start_child(target: Callable[..., None], *arguments: object) -> ForkServerProcess:
+    """A child that runs `target(*arguments)`. Blocks until the server has torch."""
     context = multiprocessing.get_context("forkserver")
-    child = context.Process(target=target, args=(socket, threads), name="trainer", daemon=True)
+    child = context.Process(target=target, args=arguments, name="trainer", daemon=True)
     with _no_main_module():
         child.start()
     return child
 
 
-def _do_nothing(_socket: str, _threads: int) -> None:
+def _do_nothing() -> None:
     """Its birth was all that mattered."""
 
 

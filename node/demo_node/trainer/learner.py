@@ -9,6 +9,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
@@ -18,19 +20,23 @@ from demo_node.learn.data import evaluate, generate, iterate_batches
 from demo_node.learn.demo import Encoder
 from demo_node.learn.digest import compute_digest
 from demo_node.learn.exact import apply_update
+from demo_node.learn.faults import Diverged, is_out_of_memory
 from demo_node.learn.local import LocalTrainer, LocalWork
 from demo_node.learn.model import Decoder, load_state
 from demo_node.ports import ApplyOrder, Trained, TrainOrder
 from demo_node.trainer.device import Devices
+from demo_node.trainer.memory import compute_needs
 from demo_node.trainer.pieces import iterate_pieces
-from demo_node.trainer.settings import UnknownState
-from demo_node.trainer.tensors import decode_tensors, encode_tensors
+from demo_node.trainer.settings import OnEvent, UnknownState
+from demo_node.trainer.tensors import decode_tensors, encode_tensors, make_initial
 from demo_protocol.assignment import Indices, compute_probation_samples, compute_samples
 from demo_protocol.fp32 import compute_step
-from demo_protocol.initial import compute_initial_state
 from demo_protocol.manifest import Manifest, compute_run_id
 from demo_protocol.payload import decode_payload, encode_payload
 from demo_protocol.schema import compute_schema
+
+DIVERGED_OFTEN: Final = 3
+"""Rounds in a row that came to nothing: no bad batch explains them any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +56,22 @@ class LocalLearner:
         corpus: Tensor,
         devices: Devices,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        initial: Path | None = None,
+        on_event: OnEvent = lambda _name, **_fields: None,
     ) -> None:
-        """`corpus`: uint8 [train_bytes + heldout_bytes]. `now_ms`: the clock of deadlines."""
+        """`corpus`: uint8 [train_bytes + heldout_bytes]. `now_ms`: the clock of deadlines.
+
+        `initial`: the snapshot file that the manifest names as state 0, if it names one.
+        on_event: training.diverged, training.keeps_diverging, training.out_of_memory and
+        trainer.micro_batch_halved.
+        """
         self.manifest = manifest
         self.devices = devices
         self.schema = compute_schema(manifest.model)
         self._now_ms = now_ms
+        self._initial = initial
+        self._on_event = on_event
+        self._diverged_in_a_row = 0
         self._run_id = compute_run_id(manifest)
         self._data_root = bytes.fromhex(manifest.data.root)
         text = corpus.to(devices.train)
@@ -72,14 +88,36 @@ class LocalLearner:
         self._encoder_lock = threading.Lock()
         self._reader_lock = threading.Lock()
 
+    @property
+    def micro_batch(self) -> int:
+        """Samples taken at once."""
+        return self._trainer.micro_batch
+
+    def rehearse(self) -> None:
+        """Find by trial what fits of the manifest's micro-batch. Before the first round.
+
+        With room kept for what later takes its own: a full set of states, an update. Raises
+        what `is_out_of_memory` knows where not even one sample fits.
+        """
+        reserved = torch.empty(
+            compute_needs(self.schema, self.manifest.learning).apply,
+            dtype=torch.uint8,
+            device=self.devices.apply,
+        )
+        self._trainer.rehearse()
+        del reserved
+        if self.devices.apply.type == "cuda":
+            torch.cuda.empty_cache()
+        self._tell_if_halved(self.manifest.learning.micro_batch)
+
     def load(self, record: bytes, snapshot: bytes | None) -> bytes:
         """Hold state `record`: from safetensors bytes, or state 0 for None. Returns the digest.
 
-        Raises Reject when the bytes are not a state of this run's model.
+        Raises Reject when the bytes are not a state of this run's model, ConfigError when the
+        file of state 0 is not the one that the manifest names.
         """
         if snapshot is None:
-            initial = compute_initial_state(self.schema, self.manifest.seed)
-            tensors = {name: torch.from_numpy(array) for name, array in initial.items()}
+            tensors = make_initial(self.manifest, self.schema, self._initial)
         else:
             tensors = decode_tensors(snapshot, self.schema)
         return self._hold(record, {n: t.to(self.devices.apply) for n, t in tensors.items()})
@@ -88,16 +126,34 @@ class LocalLearner:
         """Work through the order's samples until its deadline (rule T2), then encode.
 
         Whoever runs out of samples returns early. A heartbeat (k = 0) comes back, and the
-        residual stays as it was, when not a single sample was done, `should_stop` said so or
-        this machine's arithmetic is wrong. Raises UnknownState; LocalFault on divergence.
+        residual stays as it was, when not a single sample was done, `should_stop` said so, this
+        machine's arithmetic is wrong, training diverged or memory was too short. Raises
+        UnknownState.
         """
         base = self._get(order.base)
         if order.sample_count == 0 or not self.devices.can_contribute:
             return _heartbeat(order)
+        try:
+            with self._trainer_lock:
+                work = self._work(base, order, should_stop)
+            if work.samples == 0 or should_stop():
+                return _heartbeat(order)
+            trained = self._encode(order, work)
+        except Diverged as error:
+            self._tell_diverged(order.round, error)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self._on_event("training.out_of_memory", round=order.round, reason=str(error))
+        else:
+            self._diverged_in_a_row = 0
+            return trained
         with self._trainer_lock:
-            work = self._work(base, order, should_stop)
-        if work.samples == 0 or should_stop():
-            return _heartbeat(order)
+            self._trainer.drop_optimizer_state()
+        return _heartbeat(order)
+
+    def _encode(self, order: TrainOrder, work: LocalWork) -> Trained:
+        """Take from the residual what is sent. Raises Diverged, with the residual as it was."""
         begin_ns = time.perf_counter_ns()
         k = self.manifest.learning.k
         with self._encoder_lock:
@@ -165,6 +221,26 @@ class LocalLearner:
             load_state(self._reader, state.tensors)
             return generate(self._reader, state.digest, length)
 
+    def _tell_diverged(self, round_: int, error: Diverged) -> None:
+        self._diverged_in_a_row += 1
+        times = self._diverged_in_a_row
+        self._on_event("training.diverged", round=round_, in_a_row=times, reason=str(error))
+        if times % DIVERGED_OFTEN == 0:
+            self._on_event(
+                "training.keeps_diverging",
+                detail=f"{times} rounds in a row came to nothing here; if others train well, this"
+                " machine's memory or graphics card may be faulty: try --device cpu",
+            )
+
+    def _tell_if_halved(self, before: int) -> None:
+        if self.micro_batch < before:
+            self._on_event(
+                "trainer.micro_batch_halved",
+                samples=self.micro_batch,
+                before=before,
+                reason="memory is too short for more at once; training goes on, a little slower",
+            )
+
     def _work(self, base: _State, order: TrainOrder, should_stop: Callable[[], bool]) -> LocalWork:
         state = {n: t.to(self.devices.train) for n, t in base.tensors.items()}
         batches = iterate_batches(
@@ -183,7 +259,11 @@ class LocalLearner:
             first = False
             return not should_stop() and self._now_ms() + needed_ms < order.deadline_ms
 
-        return self._trainer.train(state, order.round, batches, should_continue)
+        before = self.micro_batch
+        try:
+            return self._trainer.train(state, order.round, batches, should_continue)
+        finally:
+            self._tell_if_halved(before)
 
     def _samples(self, order: TrainOrder) -> Indices:
         """Sample indices of the order, int64 [sample_count] (rule T5)."""

@@ -1,6 +1,8 @@
 """The trainer's gRPC service: bytes to orders and back, around one LocalLearner."""
 
+import json
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate, pairwise
@@ -11,19 +13,25 @@ from typing import Final
 import grpc
 import torch
 
+from demo_node.learn.faults import is_out_of_memory
 from demo_node.ports import ApplyOrder, TrainOrder
 from demo_node.trainer.device import choose_devices
 from demo_node.trainer.learner import LocalLearner
+from demo_node.trainer.memory import check_fits, compute_needs, explain, find_room
 from demo_node.trainer.pb import trainer_pb2 as pb
 from demo_node.trainer.pb import trainer_pb2_grpc as pb_grpc
 from demo_node.trainer.pieces import iterate_pieces
-from demo_node.trainer.settings import UnknownState
+from demo_node.trainer.settings import DoesNotFit, UnknownState
 from demo_node.trainer.tensors import read_corpus
 from demo_protocol.errors import ConfigError, LocalFault, Reject
 from demo_protocol.manifest import decode_manifest
+from demo_protocol.schema import compute_schema
 
 WORKERS: Final = 8
 """Calls answered at once: train, apply, snapshot, evaluate, generate, and some that are short."""
+
+
+ONE_SAMPLE: Final = ", and more for one sample at a time"
 
 
 def serve(socket: str, threads: int) -> grpc.Server:
@@ -41,6 +49,7 @@ class TrainerService(pb_grpc.TrainerServicer):
 
     def __init__(self) -> None:
         self._configured: LocalLearner | None = None
+        self._happened: list[pb.Happening] = []
 
     @property
     def _learner(self) -> LocalLearner:
@@ -55,18 +64,49 @@ class TrainerService(pb_grpc.TrainerServicer):
     def Configure(
         self, request: pb.ConfigureRequest, context: grpc.ServicerContext
     ) -> pb.ConfigureReply:
-        """Make the learner, after the known-answer test."""
+        """Make the learner, after the known-answer test, and rehearse a step with it."""
         with _Faults(context):
-            manifest = decode_manifest(request.manifest)
-            corpus = read_corpus(Path(request.corpus), manifest.data)
-            learner = LocalLearner(manifest, corpus, choose_devices(request.device))
+            learner = self._make_learner(request)
             self._configured = learner
             return pb.ConfigureReply(
                 parameters=learner.schema.parameters,
                 device=str(learner.devices.train),
                 apply_device=str(learner.devices.apply),
                 known_answer_ok=learner.devices.can_contribute,
+                micro_batch=learner.micro_batch,
+                happenings=self._take_happened(),
             )
+
+    def _make_learner(self, request: pb.ConfigureRequest) -> LocalLearner:
+        """Raises ConfigError where these settings can never work, DoesNotFit with the numbers."""
+        manifest = decode_manifest(request.manifest)
+        devices = choose_devices(request.device, request.gpu_memory_mb)
+        needs = compute_needs(compute_schema(manifest.model), manifest.learning)
+        room = find_room(devices.train, request.gpu_memory_mb)
+        check_fits(needs, devices, request.gpu_memory_mb)
+        try:
+            learner = LocalLearner(
+                manifest,
+                read_corpus(Path(request.corpus), manifest.data),
+                devices,
+                now_ms=_monotonic_ms,
+                initial=Path(request.initial) if request.initial else None,
+                on_event=self._on_event,
+            )
+            learner.rehearse()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            needed = needs.train + needs.apply
+            raise DoesNotFit(explain(needs, needed, room, more=ONE_SAMPLE)) from None
+        return learner
+
+    def _on_event(self, name: str, **fields: object) -> None:
+        self._happened.append(pb.Happening(name=name, fields=json.dumps(fields)))
+
+    def _take_happened(self) -> list[pb.Happening]:
+        happened, self._happened = self._happened, []
+        return happened
 
     def Load(
         self, request_iterator: Iterator[pb.LoadRequest], context: grpc.ServicerContext
@@ -88,7 +128,7 @@ class TrainerService(pb_grpc.TrainerServicer):
             order = TrainOrder(
                 round=request.round,
                 base=request.base,
-                deadline_ms=request.deadline_ms,
+                deadline_ms=_monotonic_ms() + request.left_ms,
                 sample_first=request.sample_first,
                 sample_count=request.sample_count,
                 probation_key=request.probation_key,
@@ -103,6 +143,8 @@ class TrainerService(pb_grpc.TrainerServicer):
                 train_ms=trained.train_ms,
                 encode_ms=trained.encode_ms,
                 steps=trained.steps,
+                micro_batch=self._learner.micro_batch,
+                happenings=self._take_happened(),
             )
         )
         for piece in iterate_pieces([trained.payload]):
@@ -169,8 +211,15 @@ _CODES: Final = {
     UnknownState: grpc.StatusCode.NOT_FOUND,
     Reject: grpc.StatusCode.INVALID_ARGUMENT,
     ConfigError: grpc.StatusCode.FAILED_PRECONDITION,
+    DoesNotFit: grpc.StatusCode.OUT_OF_RANGE,
 }
-"""Errors that cross as what they are; client.py turns the codes back. Any other is a bug here."""
+"""Errors that cross as what they are; faults.py turns the codes back. Any other is a bug here,
+or a lack of memory. gRPC itself never ends a call with the codes of the last two."""
+
+
+def _monotonic_ms() -> int:
+    """The clock of deadlines in this process: nobody can set it."""
+    return time.monotonic_ns() // 1_000_000
 
 
 class _Faults:
@@ -190,3 +239,5 @@ class _Faults:
     ) -> None:
         if kind in _CODES:
             self._context.abort(_CODES[kind], str(error))
+        if is_out_of_memory(error):
+            self._context.abort(grpc.StatusCode.ABORTED, str(error))

@@ -4,12 +4,22 @@ No torch here: the node process imports this.
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from demo_protocol.errors import ConfigError
+
+OnEvent = Callable[..., None]
+"""(name, **fields), as RoundObserver.on_event."""
 
 
 class UnknownState(LookupError):
     """The trainer does not hold the state that was named: load it, or apply up to it, first."""
+
+
+class DoesNotFit(ConfigError):
+    """The model is too large for the memory there is now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,9 @@ Part of the node process: no torch here. `Supervisor.run` is a task of the daemo
 
 import asyncio
 import atexit
-from collections.abc import Callable
+import json
+from collections.abc import Iterable
+from dataclasses import replace
 from multiprocessing.context import ForkServerProcess
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -18,13 +20,19 @@ from demo_node.trainer.faults import to_error
 from demo_node.trainer.forkserver import start_child, start_server
 from demo_node.trainer.pb import trainer_pb2 as pb
 from demo_node.trainer.pb.trainer_pb2_grpc import TrainerStub
-from demo_node.trainer.settings import TrainerInfo, TrainerSettings, compute_threads
+from demo_node.trainer.settings import (
+    DoesNotFit,
+    OnEvent,
+    TrainerInfo,
+    TrainerSettings,
+    compute_threads,
+)
 
 START_S: Final = 120.0
 """From fork to the first answer; well under a second when nothing is wrong."""
 
 CONFIGURE_S: Final = 300.0
-"""The known-answer test and reading the corpus; a graphics card may take long to wake."""
+"""The known-answer test, reading the corpus, one step; a graphics card may take long to wake."""
 
 BACKOFF_MIN_S: Final = 0.2
 BACKOFF_MAX_S: Final = 30.0
@@ -37,14 +45,12 @@ CHANNEL_OPTIONS: Final = (
     ("grpc.max_reconnect_backoff_ms", 200),
 )
 
-OnEvent = Callable[..., None]
-"""(name, **fields), as RoundObserver.on_event."""
-
 
 class Trainer:
     """One child, from its fork to its death."""
 
-    def __init__(self, process: ForkServerProcess, socket: str) -> None:
+    def __init__(self, process: ForkServerProcess, socket: str, on_event: OnEvent) -> None:
+        self._on_event = on_event
         self.pid = process.pid or 0
         self.info: TrainerInfo | None = None
         """Set when it is ready."""
@@ -58,6 +64,13 @@ class Trainer:
         self._loop.add_reader(process.sentinel, self._on_death)
         # At exit multiprocessing joins its children, and ours waits for the end of this process.
         atexit.register(process.kill)
+
+    def note(self, micro_batch: int, happenings: Iterable[pb.Happening]) -> None:
+        """Pass on what happened in there, and remember what it takes at once."""
+        if self.info is not None:
+            self.info = replace(self.info, micro_batch=micro_batch)
+        for happening in happenings:
+            self._on_event(happening.name, **json.loads(happening.fields))
 
     def kill(self) -> None:
         """End it now: nothing in it is worth a clean end."""
@@ -88,11 +101,14 @@ class Supervisor:
     def __init__(
         self, settings: TrainerSettings, on_event: OnEvent = lambda _name, **_fields: None
     ) -> None:
-        """on_event: trainer.ready, trainer.known_answer_failed and trainer.died."""
+        """on_event: trainer.ready, trainer.known_answer_failed, trainer.died, and what the trainer
+        has to say (learner.py).
+        """
         self._settings = settings
         self._on_event = on_event
         self._trainer: Trainer | None = None
         self._ready = asyncio.Event()
+        self._was_ready = False
 
     @property
     def pid(self) -> int:
@@ -124,7 +140,8 @@ class Supervisor:
     async def run(self) -> None:
         """Until cancelled a trainer runs, or is about to; afterwards none does.
 
-        Raises ConfigError where the settings can never work, LocalFault on a bug in there.
+        Raises ConfigError where the settings can never work, LocalFault on a bug in there. A model
+        that fitted once is tried again: whoever took the memory may give it back.
         """
         clock = asyncio.get_running_loop().time
         pause_s = BACKOFF_MIN_S
@@ -139,7 +156,7 @@ class Supervisor:
     async def _run_one(self, socket: str) -> None:
         """Return when the child has died, or could not be started."""
         try:
-            trainer = Trainer(await self._start(socket), socket)
+            trainer = Trainer(await self._start(socket), socket, self._on_event)
         except (OSError, EOFError) as error:  # the fork server died on us
             self._on_event("trainer.died", pid=0, reason=repr(error))
             return
@@ -150,6 +167,10 @@ class Supervisor:
             await asyncio.wait([trainer.died])
         except LearnerLost as error:
             reason = str(error)
+        except DoesNotFit as error:
+            if not self._was_ready:
+                raise
+            reason = str(error)
         finally:
             self._withdraw(trainer)
             exit_code = await trainer.close()
@@ -157,9 +178,9 @@ class Supervisor:
 
     async def _start(self, socket: str) -> ForkServerProcess:
         start_server()
-        threads = self._settings.threads or compute_threads()
+        arguments = (socket, self._settings.threads or compute_threads(), self._settings.nice)
         # In a thread: this waits until the fork server has imported torch.
-        starting = asyncio.create_task(asyncio.to_thread(start_child, run_child, socket, threads))
+        starting = asyncio.create_task(asyncio.to_thread(start_child, run_child, *arguments))
         try:
             return await asyncio.shield(starting)
         except asyncio.CancelledError:
@@ -184,26 +205,33 @@ class Supervisor:
             manifest=self._settings.manifest,
             corpus=str(self._settings.corpus),
             device=self._settings.device,
+            initial=str(self._settings.initial or ""),
+            gpu_memory_mb=self._settings.gpu_memory_mb,
         )
         try:
             await trainer.stub.Ping(pb.PingRequest(), wait_for_ready=True, timeout=START_S)
             reply = await trainer.stub.Configure(request, timeout=CONFIGURE_S)
         except grpc.aio.AioRpcError as error:
             raise to_error(error) from None
+        trainer.note(reply.micro_batch, reply.happenings)
         return TrainerInfo(
             pid=trainer.pid,
             parameters=reply.parameters,
             device=reply.device,
             apply_device=reply.apply_device,
             can_contribute=reply.known_answer_ok,
+            micro_batch=reply.micro_batch,
         )
 
     def _publish(self, trainer: Trainer) -> None:
         info = trainer.info
         assert info is not None
         self._trainer = trainer
+        self._was_ready = True
         self._ready.set()
-        self._on_event("trainer.ready", pid=info.pid, device=info.device)
+        self._on_event(
+            "trainer.ready", pid=info.pid, device=info.device, micro_batch=info.micro_batch
+        )
         if info.apply_device != info.device or not info.can_contribute:
             self._on_event(
                 "trainer.known_answer_failed",

@@ -1,5 +1,6 @@
-"""A replicated state as safetensors bytes, and back; and the corpus as a tensor."""
+"""A replicated state as safetensors bytes, and back; state 0; and the corpus as a tensor."""
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from demo_node.learn.exact import validate_state
 from demo_protocol.errors import ConfigError, Reject
-from demo_protocol.manifest import Data
+from demo_protocol.initial import compute_initial_state
+from demo_protocol.manifest import Data, Manifest
 from demo_protocol.schema import Schema
 
 
@@ -33,6 +35,32 @@ def decode_tensors(raw: bytes, schema: Schema) -> dict[str, Tensor]:
     # [REJECT] it is a state that updates of this model can lead to
     validate_state(tensors, schema)
     return tensors
+
+
+def make_initial(manifest: Manifest, schema: Schema, path: Path | None) -> dict[str, Tensor]:
+    """State 0: from the snapshot file that the manifest names by its hash, else from the seed.
+
+    Raises ConfigError where the file is not that one.
+    """
+    if not manifest.initial:
+        drawn = compute_initial_state(schema, manifest.seed)
+        return {name: torch.from_numpy(array) for name, array in drawn.items()}
+    if path is None:
+        raise ConfigError(f"this run begins from the snapshot {manifest.initial}: it is missing")
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"the initial snapshot {path}: {error.strerror}") from None
+    found = hashlib.sha256(raw).hexdigest()
+    if found != manifest.initial:
+        raise ConfigError(
+            f"{path} is not the snapshot that this run begins from: its SHA-256 is {found[:16]},"
+            f" the manifest says {manifest.initial[:16]}; remove it and start again"
+        )
+    try:
+        return decode_tensors(raw, schema)
+    except Reject as error:
+        raise ConfigError(f"{path} does not fit the model of this run: {error}") from None
 
 
 def read_corpus(path: Path, data: Data) -> Tensor:

@@ -55,22 +55,30 @@ class ConfigureRequest(_message.Message):
     MANIFEST_FIELD_NUMBER: _builtins.int
     CORPUS_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
+    INITIAL_FIELD_NUMBER: _builtins.int
+    GPU_MEMORY_MB_FIELD_NUMBER: _builtins.int
     manifest: _builtins.bytes
     """canonical bytes"""
     corpus: _builtins.str
     """path of a file: training text, then held-out text"""
     device: _builtins.str
     """auto, cpu, cuda, cuda:N or mps"""
+    initial: _builtins.str
+    """path of the snapshot file whose parameters are state 0; empty: the seed"""
+    gpu_memory_mb: _builtins.int
+    """MiB of a graphics card that may be used; 0: all"""
     def __init__(
         self,
         *,
         manifest: _builtins.bytes = ...,
         corpus: _builtins.str = ...,
         device: _builtins.str = ...,
+        initial: _builtins.str = ...,
+        gpu_memory_mb: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["corpus", b"corpus", "device", b"device", "manifest", b"manifest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["corpus", b"corpus", "device", b"device", "gpu_memory_mb", b"gpu_memory_mb", "initial", b"initial", "manifest", b"manifest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -84,6 +92,8 @@ class ConfigureReply(_message.Message):
     DEVICE_FIELD_NUMBER: _builtins.int
     APPLY_DEVICE_FIELD_NUMBER: _builtins.int
     KNOWN_ANSWER_OK_FIELD_NUMBER: _builtins.int
+    MICRO_BATCH_FIELD_NUMBER: _builtins.int
+    HAPPENINGS_FIELD_NUMBER: _builtins.int
     parameters: _builtins.int
     device: _builtins.str
     """where forward and backward run"""
@@ -91,6 +101,10 @@ class ConfigureReply(_message.Message):
     """where updates are applied: the CPU if the device failed the test"""
     known_answer_ok: _builtins.bool
     """false: this machine cannot contribute"""
+    micro_batch: _builtins.int
+    """samples taken at once: what fits of the manifest's micro-batch"""
+    @_builtins.property
+    def happenings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Happening]: ...
     def __init__(
         self,
         *,
@@ -98,14 +112,41 @@ class ConfigureReply(_message.Message):
         device: _builtins.str = ...,
         apply_device: _builtins.str = ...,
         known_answer_ok: _builtins.bool = ...,
+        micro_batch: _builtins.int = ...,
+        happenings: _abc.Iterable[Global___Happening] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["apply_device", b"apply_device", "device", b"device", "known_answer_ok", b"known_answer_ok", "parameters", b"parameters"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["apply_device", b"apply_device", "device", b"device", "happenings", b"happenings", "known_answer_ok", b"known_answer_ok", "micro_batch", b"micro_batch", "parameters", b"parameters"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ConfigureReply: _TypeAlias = ConfigureReply  # noqa: Y015
+
+@_typing.final
+class Happening(_message.Message):
+    """What the node's log should say."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    FIELDS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    fields: _builtins.str
+    """a JSON object"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        fields: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Happening: _TypeAlias = Happening  # noqa: Y015
 
 @_typing.final
 class StateReply(_message.Message):
@@ -156,14 +197,14 @@ class TrainRequest(_message.Message):
 
     ROUND_FIELD_NUMBER: _builtins.int
     BASE_FIELD_NUMBER: _builtins.int
-    DEADLINE_MS_FIELD_NUMBER: _builtins.int
+    LEFT_MS_FIELD_NUMBER: _builtins.int
     SAMPLE_FIRST_FIELD_NUMBER: _builtins.int
     SAMPLE_COUNT_FIELD_NUMBER: _builtins.int
     PROBATION_KEY_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     base: _builtins.bytes
-    deadline_ms: _builtins.int
-    """Unix milliseconds"""
+    left_ms: _builtins.int
+    """from now: the two processes need not agree on the time"""
     sample_first: _builtins.int
     sample_count: _builtins.int
     probation_key: _builtins.bytes
@@ -173,14 +214,14 @@ class TrainRequest(_message.Message):
         *,
         round: _builtins.int = ...,
         base: _builtins.bytes = ...,
-        deadline_ms: _builtins.int = ...,
+        left_ms: _builtins.int = ...,
         sample_first: _builtins.int = ...,
         sample_count: _builtins.int = ...,
         probation_key: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "deadline_ms", b"deadline_ms", "probation_key", b"probation_key", "round", b"round", "sample_count", b"sample_count", "sample_first", b"sample_first"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "left_ms", b"left_ms", "probation_key", b"probation_key", "round", b"round", "sample_count", b"sample_count", "sample_first", b"sample_first"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -223,6 +264,8 @@ class TrainedHeader(_message.Message):
     TRAIN_MS_FIELD_NUMBER: _builtins.int
     ENCODE_MS_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
+    MICRO_BATCH_FIELD_NUMBER: _builtins.int
+    HAPPENINGS_FIELD_NUMBER: _builtins.int
     k: _builtins.int
     samples: _builtins.int
     tokens: _builtins.int
@@ -230,6 +273,10 @@ class TrainedHeader(_message.Message):
     train_ms: _builtins.int
     encode_ms: _builtins.int
     steps: _builtins.int
+    micro_batch: _builtins.int
+    """samples taken at once from now on"""
+    @_builtins.property
+    def happenings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Happening]: ...
     def __init__(
         self,
         *,
@@ -240,10 +287,12 @@ class TrainedHeader(_message.Message):
         train_ms: _builtins.int = ...,
         encode_ms: _builtins.int = ...,
         steps: _builtins.int = ...,
+        micro_batch: _builtins.int = ...,
+        happenings: _abc.Iterable[Global___Happening] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["encode_ms", b"encode_ms", "k", b"k", "loss_micronats", b"loss_micronats", "samples", b"samples", "steps", b"steps", "tokens", b"tokens", "train_ms", b"train_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encode_ms", b"encode_ms", "happenings", b"happenings", "k", b"k", "loss_micronats", b"loss_micronats", "micro_batch", b"micro_batch", "samples", b"samples", "steps", b"steps", "tokens", b"tokens", "train_ms", b"train_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -106,7 +106,8 @@ class TrainerServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Configure(self, request, context):
-        """What to train, on what. Once, before anything else; includes the known-answer test.
+        """What to train, on what. Once, before anything else; includes the known-answer test and a
+        rehearsal of one step.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -38,7 +38,9 @@ class TrainerStub:
     Ping: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.PingRequest, _trainer_pb2.PingReply]
     """Is the child's gRPC server up?"""
     Configure: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.ConfigureRequest, _trainer_pb2.ConfigureReply]
-    """What to train, on what. Once, before anything else; includes the known-answer test."""
+    """What to train, on what. Once, before anything else; includes the known-answer test and a
+    rehearsal of one step.
+    """
     Load: _grpc.StreamUnaryMultiCallable[_trainer_pb2.LoadRequest, _trainer_pb2.StateReply]
     """Hold a state. The first message names it, the others carry a snapshot; none: state 0."""
     Train: _grpc.UnaryStreamMultiCallable[_trainer_pb2.TrainRequest, _trainer_pb2.TrainReply]
@@ -65,7 +67,9 @@ class TrainerAsyncStub(TrainerStub):
     Ping: _aio.UnaryUnaryMultiCallable[_trainer_pb2.PingRequest, _trainer_pb2.PingReply]  # type: ignore[assignment]
     """Is the child's gRPC server up?"""
     Configure: _aio.UnaryUnaryMultiCallable[_trainer_pb2.ConfigureRequest, _trainer_pb2.ConfigureReply]  # type: ignore[assignment]
-    """What to train, on what. Once, before anything else; includes the known-answer test."""
+    """What to train, on what. Once, before anything else; includes the known-answer test and a
+    rehearsal of one step.
+    """
     Load: _aio.StreamUnaryMultiCallable[_trainer_pb2.LoadRequest, _trainer_pb2.StateReply]  # type: ignore[assignment]
     """Hold a state. The first message names it, the others carry a snapshot; none: state 0."""
     Train: _aio.UnaryStreamMultiCallable[_trainer_pb2.TrainRequest, _trainer_pb2.TrainReply]  # type: ignore[assignment]
@@ -101,7 +105,9 @@ class TrainerServicer(metaclass=_abc_1.ABCMeta):
         request: _trainer_pb2.ConfigureRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_trainer_pb2.ConfigureReply, _abc.Awaitable[_trainer_pb2.ConfigureReply]]:
-        """What to train, on what. Once, before anything else; includes the known-answer test."""
+        """What to train, on what. Once, before anything else; includes the known-answer test and a
+        rehearsal of one step.
+        """
 
     @_abc_1.abstractmethod
     def Load(
