@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,7 +19,8 @@ from demo_node.store.chainlog import ChainEntry
 from demo_node.store.datadir import DataDir
 from demo_node.store.disk import FileDisk
 from demo_node.store.frames import START
-from demo_node.store.key import NodeKey
+from demo_node.store.key import NodeKey, encode_key
+from demo_node.store.signed import SignedLog
 from demo_node.store.snapshots import compute_checksum_line
 from demo_node.store.tensorfile import decode_header
 from demo_protocol.answers import encode_bundle
@@ -294,6 +296,29 @@ def test_a_key_that_others_can_read_is_found(swarm: Swarm) -> None:
     key.chmod(0o600)
     assert finding.file == "node.key"
     assert "chmod 600" in finding.remedy
+
+
+def test_messages_of_another_key_or_round_among_our_own_are_found(
+    swarm: Swarm, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(swarm.folder, tmp_path / "node"))
+    datadir = DataDir(folder)
+    datadir.key.write_bytes(encode_key(make_key(1)))
+    findings = verify_folder(FileDisk(), folder).findings
+    assert {finding.file for finding in findings} == {"signed.log"}
+    assert "another key than node.key" in findings[0].text
+    datadir.key.write_bytes(encode_key(make_key(0)))
+    headers = swarm.chain[swarm.head].contributions
+    (raw,) = (h.raw for h in headers if h.body.peer == swarm.keys[0].public)
+    log = SignedLog(FileDisk(), datadir.signed_log, swarm.run_id)
+    log.put("header", 9, raw)
+    log.put("header", 10, raw[:-1])
+    log.put("greeting", 11, raw)
+    log.close()
+    texts = {f.round: f.text for f in verify_folder(FileDisk(), folder).findings}
+    assert "of round 7 is kept under this one" in texts[9]
+    assert "header here is none" in texts[10]
+    assert "greeting here is none" in texts[11]
 
 
 def test_an_entry_that_is_being_written_is_not_damage(swarm: Swarm) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import json
 import statistics
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +16,7 @@ from demo_node.store.datadir import DataDir
 from demo_node.views import Outcome
 from demo_protocol.digest import compute_digest
 from demo_protocol.errors import Reject
+from tests.cli.command import demo_node
 from tests.e2e.audit import replay
 from tests.e2e.processes import find_processes, is_alive
 from tests.e2e.swarm_run import NODES, ROUNDS, Audit, SwarmRun, audit, mesh_port
@@ -128,6 +130,17 @@ def test_every_node_kept_the_same_chain_and_the_parameters_at_its_end(
         snapshots = DataDir(swarm_run.datadir(index)).snapshots
         (file,) = snapshots.glob(f"*-{path[-1].hex()[:16]}.safetensors")
         assert compute_digest(load_file(file)) == swarm_audit.digests[path[-1]]
+
+
+def test_verify_and_replay_find_every_folder_sound(swarm_run: SwarmRun) -> None:
+    for index in range(NODES):
+        for command in (["verify"], ["replay", "--device", "cpu"]):
+            done = demo_node(*command, "--datadir", swarm_run.datadir(index), "--json")
+            assert done.returncode == 0, done.stdout + done.stderr
+            document = json.loads(done.stdout)
+            assert document["findings"] == []
+            assert document["notes"] == []
+        assert document["looked"]["begin"] == "with state 0"
 
 
 def test_one_flipped_bit_of_one_payload_changes_the_digest(swarm_audit: Audit) -> None:
