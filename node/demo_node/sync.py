@@ -15,6 +15,12 @@ from demo_node.round import RoundDriver
 from demo_node.store.corpus import Corpus, CorpusAssembler, load_corpus, save_corpus
 from demo_node.store.datadir import DataDir
 from demo_node.store.disk import Disk
+from demo_node.store.initial import (
+    InitialState,
+    adopt_initial,
+    compute_bytes_max,
+    load_initial,
+)
 from demo_node.store.stdlib import build_stdlib_corpus
 from demo_protocol.answers import HeadAnswer, decode_head
 from demo_protocol.errors import ConfigError, Reject
@@ -25,9 +31,13 @@ from demo_protocol.limits import (
 )
 from demo_protocol.manifest import Data, Manifest, compute_run_id, decode_manifest
 from demo_protocol.schedule import contribute_end_ms, round_at, train_end_ms
+from demo_protocol.schema import compute_schema
 
 MANIFEST_PAUSES_S = (0.5, 1.0, 2.0)
 """Between attempts to get the manifest: a busy peer, or one just starting, may miss the first."""
+
+INITIAL_TIMEOUT_S = 1800.0
+"""Half a gigabyte at 2 Mbit/s, as for any snapshot."""
 
 LOOK_AGAIN_MS = 200
 """How often a syncing node compares itself with its peers."""
@@ -87,6 +97,37 @@ async def ensure_corpus(
     await _fetch_leaves(assembler, bytes.fromhex(data.root), puller)
     await _fetch_blocks(assembler, data, puller, say)
     return await asyncio.to_thread(assembler.finish)
+
+
+async def ensure_initial(
+    disk: Disk, datadir: DataDir, manifest: Manifest, puller: Puller, say: Say
+) -> InitialState | None:
+    """The file of state 0 that the manifest names, from disk or from peers; None: it names none.
+
+    Raises ConfigError with exit code 75 where nobody gave it.
+    """
+    if not manifest.initial:
+        return None
+    path, sha256 = datadir.initial, bytes.fromhex(manifest.initial)
+    kept = await asyncio.to_thread(load_initial, disk, path, sha256)
+    if kept is not None:
+        return kept
+    bytes_max = compute_bytes_max(compute_schema(manifest.model).parameters)
+    say("fetching the parameters that the run began with")
+    for holder in puller.holders():
+        request = BlobRequest(Blob.SNAPSHOT, sha256)
+        raw = await puller.ask(holder, request, bytes_max, INITIAL_TIMEOUT_S)
+        if raw is None:
+            continue
+        try:
+            return await asyncio.to_thread(adopt_initial, disk, path, raw, sha256)
+        except Reject:
+            continue
+    raise ConfigError(
+        "no connected peer gave the parameters that the run began with; start again later, or"
+        f" copy the file with SHA-256 {manifest.initial} to {path}",
+        exit_code=75,
+    )
 
 
 async def _fetch_leaves(assembler: CorpusAssembler, root: bytes, puller: Puller) -> None:

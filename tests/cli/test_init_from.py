@@ -12,7 +12,7 @@ import pytest
 
 from demo_node.store.datadir import DataDir
 from demo_node.store.disk import FileDisk
-from demo_node.store.initial import adopt_initial, has_initial
+from demo_node.store.initial import adopt_initial, load_initial
 from demo_node.store.snapshots import SnapshotInfo, SnapshotStore
 from demo_protocol.errors import Reject
 from demo_protocol.manifest import Manifest, compute_run_id, decode_manifest
@@ -180,11 +180,11 @@ def test_a_folder_that_has_a_run_is_left_as_it_is(old: Path, snapshot: Path) -> 
 def test_what_a_peer_gives_must_have_the_hash(tmp_path: Path) -> None:
     path, raw = DataDir(tmp_path).initial, b"parameters"
     sha256 = hashlib.sha256(raw).digest()
-    assert not has_initial(DISK, path, sha256)
+    assert load_initial(DISK, path, sha256) is None
     with pytest.raises(Reject, match="does not have the hash"):
         adopt_initial(DISK, path, raw + b"!", sha256)
     assert not path.exists()
-    adopt_initial(DISK, path, raw, sha256)
-    assert has_initial(DISK, path, sha256)
+    assert adopt_initial(DISK, path, raw, sha256).read() == raw
+    assert load_initial(DISK, path, sha256) is not None
     path.write_bytes(raw + b"!")
-    assert not has_initial(DISK, path, sha256)
+    assert load_initial(DISK, path, sha256) is None

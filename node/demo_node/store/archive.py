@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from demo_node.ports import SnapshotFile
 from demo_node.store.addresses import AddressBook
 from demo_node.store.corpus import Corpus
+from demo_node.store.initial import InitialState
 from demo_node.store.snapshots import SnapshotStore
 from demo_protocol.limits import ADDRESSES_MAX
 
@@ -13,13 +14,14 @@ from demo_protocol.limits import ADDRESSES_MAX
 class FileArchive:
     """Implements `ports.Archive`. `own` gives the multiaddrs this node listens on.
 
-    `corpus` is set once this node has it itself.
+    `corpus` and `initial` are set once this node has them itself.
     """
 
     def __init__(
         self, snapshots: SnapshotStore, book: AddressBook, own: Callable[[], Sequence[str]]
     ) -> None:
         self.corpus: Corpus | None = None
+        self.initial: InitialState | None = None
         self._snapshots = snapshots
         self._book = book
         self._own = own
@@ -38,7 +40,9 @@ class FileArchive:
         )
 
     async def read_snapshot(self, hash_: bytes) -> bytes | None:
-        """A whole snapshot file; None when it is not kept (any more)."""
+        """A whole snapshot file, that of state 0 too; None when it is not kept (any more)."""
+        if self.initial is not None and self.initial.sha256 == hash_:
+            return await asyncio.to_thread(self.initial.read)
         snapshot = self._snapshots.find(hash_)
         if snapshot is None:
             return None

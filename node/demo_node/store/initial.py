@@ -12,6 +12,7 @@ from demo_node.store.atomic import AtomicFile
 from demo_node.store.disk import Disk
 from demo_node.store.snapshots import PIECE_BYTES
 from demo_node.store.tensorfile import (
+    HEADER_BYTES_MAX,
     NotTensors,
     TensorHeader,
     compute_header_end,
@@ -29,6 +30,22 @@ class Parameters:
     path: Path
     run_id: str
     shapes: dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class InitialState:
+    """The file, once it is here and intact."""
+
+    disk: Disk
+    path: Path
+    sha256: bytes
+
+    def read(self) -> bytes | None:
+        """All of it; None once somebody removed it. Blocks."""
+        try:
+            return self.disk.read(self.path)
+        except FileNotFoundError:
+            return None
 
 
 def inspect_parameters(disk: Disk, path: Path) -> Parameters:
@@ -60,24 +77,30 @@ def copy_initial(disk: Disk, source: Path, target: Path) -> bytes:
     return hasher.digest()
 
 
-def adopt_initial(disk: Disk, path: Path, raw: bytes, sha256: bytes) -> None:
+def adopt_initial(disk: Disk, path: Path, raw: bytes, sha256: bytes) -> InitialState:
     """Keep what a peer gave (fsyncs). Raises Reject unless it has this hash."""
     if hashlib.sha256(raw).digest() != sha256:
         raise Reject("the initial state does not have the hash that the manifest names")
     with AtomicFile(disk, path) as file:
         file.write(raw)
         file.commit()
+    return InitialState(disk, path, sha256)
 
 
-def has_initial(disk: Disk, path: Path, sha256: bytes) -> bool:
-    """Whether the file is there and intact. Hashes all of it: call it in a thread."""
+def load_initial(disk: Disk, path: Path, sha256: bytes) -> InitialState | None:
+    """The file, if it is there and intact. Hashes all of it: call it in a thread."""
     hasher = hashlib.sha256()
     try:
         for piece in _read_pieces(disk, path):
             hasher.update(piece)
     except FileNotFoundError:
-        return False
-    return hasher.digest() == sha256
+        return None
+    return InitialState(disk, path, sha256) if hasher.digest() == sha256 else None
+
+
+def compute_bytes_max(parameters: int) -> int:
+    """No file of so many fp32 parameters is longer; what peers send is not read beyond it."""
+    return min(8 + HEADER_BYTES_MAX + 4 * parameters, BLOB_BYTES_MAX)
 
 
 def _read_pieces(disk: Disk, path: Path) -> Iterator[bytes]:
