@@ -90,6 +90,20 @@ def test_no_node_is_hurt_while_it_is_away_and_all_are_back_in_time(
             assert before.at_ms + before.lasts_ms + starting_ms <= after.at_ms
 
 
+@given(PLANS)
+def test_at_least_half_of_the_nodes_stay(
+    plan: tuple[tuple[int, int, int], list[Fault]],
+) -> None:
+    (nodes, _, _), faults = plan
+    for fault in faults:
+        away = {
+            other.node
+            for other in faults
+            if other.at_ms <= fault.at_ms < other.at_ms + other.lasts_ms
+        }
+        assert len(away) <= max(nodes // 2, 1)
+
+
 def test_a_run_too_short_to_hurt_anybody_is_refused() -> None:
     done = demo_node("swarm", "--rounds", "8", "--kill-every", "15")
     assert done.returncode == 2

@@ -68,32 +68,35 @@ class Books:
         )
 
 
-def read_books(folder: Path) -> Books:
-    """Read a data folder and check every record and signature by the rules. Changes nothing."""
-    disk, datadir = FileDisk(), DataDir(folder)
+def read_books(folder: Path, *others: Path) -> Books:
+    """Read a data folder and check every record and signature by the rules. Changes nothing.
+
+    A node that took a peer's snapshot lacks the records and payloads before it. With `others`,
+    which are folders of nodes of the same run, what any of them kept counts.
+    """
+    disk, datadir, folders = FileDisk(), DataDir(folder), (folder, *others)
     manifest = load_manifest(disk, datadir.manifest)
     assert manifest is not None
     run_id = compute_run_id(manifest)
     chain = Chain(manifest, run_id, genesis_state(run_id))
-    log = ChainLog(disk, datadir.chain_log, run_id)
-    for entry in log.entries():
+    kept = {entry.record: entry for each in folders for entry in read_chain(each)}
+    for entry in sorted(kept.values(), key=lambda entry: entry.round):  # parents first
         bundle = decode_bundle(entry.raw)
         headers = [decode_header(raw, run_id) for raw in bundle.headers]
         chain.add(decode_proposal(bundle.proposal, run_id), {h.hash: h for h in headers}, verify)
-    log.close()
-    payloads = PayloadStore(disk, datadir.payloads)
     wanted = {
         header.body.payload_hash
         for record in chain.records.values()
         for header in record.contributions
         if header.body.k
     }
-    held = {name: payloads.get(name) for name in wanted}
+    stores = [PayloadStore(disk, DataDir(each).payloads) for each in folders]
+    held = {name: raw for store in stores for name in wanted if (raw := store.get(name))}
     return Books(
         manifest=manifest,
         corpus=compute_corpus_path(datadir.corpus, manifest.data),
         chain=chain,
-        payloads={name: raw for name, raw in held.items() if raw is not None},
+        payloads=held,
     )
 
 

@@ -47,7 +47,9 @@ def plan_faults(
 ) -> Sequence[Fault]:
     """The faults of a run, oldest first. Equal arguments give equal faults.
 
-    Every kind comes once in any three faults; the victim is any node that is not away then.
+    The victim is any node that is not away then, and every kind comes once in three faults. But
+    at least half of the nodes stay: while as many as may are away, others only lose trainers. A
+    round has few proposer slots (rule 12), and a record only where one of them is present.
     """
     rng = random.Random(seed)
     quiet_ms = (rounds * round_ms) - max(QUIET_ROUNDS * round_ms, QUIET_MS)
@@ -59,7 +61,8 @@ def plan_faults(
         present = [node for node in range(nodes) if back_ms[node] <= at_ms]
         if not present:
             continue
-        node, kind = rng.choice(present), kinds.pop()
+        node, may_go = rng.choice(present), 2 * (len(present) - 1) >= nodes or nodes == 1
+        kind = kinds.pop() if may_go else FaultKind.KILL_TRAINER
         lasts_ms = min(_draw_duration_ms(rng, kind), quiet_ms - at_ms)
         starting_ms = STARTING_MS if kind is FaultKind.KILL else 0
         back_ms[node] = at_ms + lasts_ms + starting_ms
