@@ -55,6 +55,11 @@ class Damage:
     position: int
     length: int
 
+    @property
+    def end(self) -> int:
+        """Where the next entry begins, or the file ends."""
+        return self.position + self.length
+
 
 def compute_file_header(purpose: str, owner: bytes) -> bytes:
     """The first START bytes of a log of `owner` (32 bytes: run or corpus)."""

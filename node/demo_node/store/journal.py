@@ -4,7 +4,7 @@ What is damaged is moved to `<name>.damaged`; intact entries before and behind i
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Final, Self
@@ -60,7 +60,7 @@ class Journal:
         purpose: str,
         owner: bytes,
         on_entry: OnEntry,
-        after_damage: Iterable[bytes] = (),
+        after_damage: Sequence[bytes] = (),
     ) -> Self:
         """Read all entries once, set aside what is damaged, be ready to append. May fsync.
 
@@ -132,7 +132,7 @@ class Journal:
             self._torn = False
         return self._file
 
-    def _recover(self, on_entry: OnEntry, after_damage: Iterable[bytes]) -> None:
+    def _recover(self, on_entry: OnEntry, after_damage: Sequence[bytes]) -> None:
         if self.path.name not in self._disk.names(self.path.parent):
             write_atomic(self._disk, self.path, self._header)
         self._size = START
@@ -151,12 +151,16 @@ class Journal:
         on_entry(entry.position, entry.payload)
         self._size = entry.end
 
-    def _repair(self, after_damage: Iterable[bytes]) -> None:
-        """Set what is damaged aside, then write the log anew without it (fsyncs)."""
+    def _repair(self, after_damage: Sequence[bytes]) -> None:
+        """Set what is damaged aside, then take it out of the log (fsyncs)."""
         found = list(self._find_damage())
         self.cut_bytes = sum(damage.length for damage in found)
         aside = self.path.with_name(self.path.name + DAMAGED)
         write_atomic(self._disk, aside, self._read_pieces(found))
+        is_tail = found[0].position >= START and self._disk.size(self.path) == found[0].end
+        if is_tail and not after_damage:  # an unfinished write: the usual case, and the cheap one
+            self._disk.truncate(self.path, found[0].position)
+            return
         payloads = itertools.chain(self._read_payloads(), after_damage)
         write_atomic(self._disk, self.path, encode_file(self._header, payloads))
 
@@ -172,6 +176,6 @@ class Journal:
 
     def _read_pieces(self, found: Iterable[Damage]) -> Iterator[bytes]:
         for damage in found:
-            end = damage.position + damage.length
-            for position in range(damage.position, end, _PIECE_BYTES):
-                yield self._disk.read(self.path, position, min(_PIECE_BYTES, end - position))
+            for position in range(damage.position, damage.end, _PIECE_BYTES):
+                length = min(_PIECE_BYTES, damage.end - position)
+                yield self._disk.read(self.path, position, length)
