@@ -1,6 +1,7 @@
 """A small run that really happened: its data folder, as one of its nodes would leave it."""
 
 import asyncio
+import hashlib
 import time
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field, replace
@@ -54,6 +55,8 @@ class Swarm:
     """
 
     folder: Path
+    initial: bytes = b""
+    """A snapshot file to go on from, if any."""
     lies: dict[tuple[int, int], bytes] = field(default_factory=dict)
     keys: list[NodeKey] = field(default_factory=lambda: [make_key(n) for n in range(PEERS)])
     manifest: Manifest = field(init=False)
@@ -70,15 +73,20 @@ class Swarm:
         text = corpus_bytes(usual)
         train, heldout = text[: usual.data.train_bytes], text[usual.data.train_bytes :]
         corpus = build_corpus("stdlib-bytes", train, heldout, 1_024)
-        self.manifest = replace(usual, data=corpus.data)
+        named = hashlib.sha256(self.initial).hexdigest() if self.initial else ""
+        self.manifest = replace(usual, data=corpus.data, initial=named)
         self.run_id = compute_run_id(self.manifest)
         self.chain = Chain(self.manifest, self.run_id, genesis_state(self.run_id))
-        samples = torch.frombuffer(bytearray(text), dtype=torch.uint8)
-        self.learners = [LocalLearner(self.manifest, samples, CPU) for _ in self.keys]
-        for learner in self.learners:
-            self.digests[self.run_id] = learner.load(self.run_id, None)
         disk = FileDisk()
         datadir = open_datadir(disk, self.folder)
+        if self.initial:
+            datadir.initial.write_bytes(self.initial)
+        samples = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+        self.learners = [
+            LocalLearner(self.manifest, samples, CPU, initial=datadir.initial) for _ in self.keys
+        ]
+        for learner in self.learners:
+            self.digests[self.run_id] = learner.load(self.run_id, None)
         save_manifest(disk, datadir.manifest, self.manifest)
         save_corpus(disk, datadir.corpus, corpus)
         create_key(disk, datadir.key, self.keys[0])

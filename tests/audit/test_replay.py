@@ -231,6 +231,24 @@ def test_a_log_that_begins_at_a_snapshot_begins_there(tmp_path: Path) -> None:
         replay(swarm.folder)
 
 
+def test_a_run_that_goes_on_from_a_snapshot_is_replayed_from_it(
+    honest: Swarm, tmp_path: Path
+) -> None:
+    initial = snapshot_of(honest.folder, 6).read_bytes()
+    swarm = Swarm(tmp_path / "node", initial=initial)
+    swarm.run()
+    assert swarm.digests[swarm.run_id] == honest.digests[honest.chain[honest.head].parent]
+    report = replay(swarm.folder)
+    assert report.findings == verify_folder(FileDisk(), swarm.folder).findings == []
+    assert shown(report)["begin"] == "with state 0"
+    file = swarm.folder / "initial.safetensors"
+    file.write_bytes(initial[:-1] + b"!")
+    for found in (verify_folder(FileDisk(), swarm.folder), replay(swarm.folder)):
+        assert [finding.file for finding in found.findings] == ["initial.safetensors"]
+    file.unlink()
+    assert shown(replay(swarm.folder))["begin"] == "with the snapshot of round 3"
+
+
 def test_both_commands_agree_and_exit_with_1(told: Swarm) -> None:
     assert len(verify_folder(FileDisk(), told.folder).findings) == 1
     done = demo_node("replay", "--datadir", told.folder, "--device", "cpu", "--json")

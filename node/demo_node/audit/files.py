@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Final
 
 from demo_node.audit.findings import Finding
+from demo_node.audit.snapshots import hash_file
 from demo_node.store.corpus import compute_corpus_path
 from demo_node.store.datadir import DataDir
 from demo_node.store.disk import Disk
 from demo_node.store.key import NodeKey, load_key
 from demo_protocol.errors import ConfigError
-from demo_protocol.manifest import Data
+from demo_protocol.manifest import Data, Manifest
 from demo_protocol.merkle import compute_leaf, compute_root
+
+REFETCH: Final = "delete it: the node makes or fetches it again at its next start"
 
 _ROUND: Final = re.compile(r"\d{1,18}")
 _NAME: Final = re.compile(r"[0-9a-f]{64}")
@@ -70,6 +73,21 @@ def check_payloads(
         )
 
 
+def check_initial(disk: Disk, datadir: DataDir, manifest: Manifest) -> list[Finding]:
+    """Is the state that the run goes on from, if any, the one that the manifest names?"""
+    if not manifest.initial or datadir.initial.name not in disk.names(datadir.path):
+        return []
+    if hash_file(disk, datadir.initial).hex() == manifest.initial:
+        return []
+    return [
+        Finding(
+            file=datadir.initial.name,
+            text="it is not the snapshot that the manifest names",
+            remedy=REFETCH,
+        )
+    ]
+
+
 def check_corpus(disk: Disk, datadir: DataDir, data: Data) -> tuple[bool, list[Finding]]:
     """Is the training text here, and does it have the manifest's Merkle root?"""
     path = compute_corpus_path(datadir.corpus, data)
@@ -85,6 +103,6 @@ def check_corpus(disk: Disk, datadir: DataDir, data: Data) -> tuple[bool, list[F
         Finding(
             file=f"corpus/{path.name}",
             text="it is not the text that the manifest names",
-            remedy="delete it: the node makes or fetches it again at its next start",
+            remedy=REFETCH,
         )
     ]

@@ -24,7 +24,7 @@ from demo_node.audit.branch import (
     collect_evidence,
 )
 from demo_node.audit.disputes import Disputes
-from demo_node.audit.files import list_payloads
+from demo_node.audit.files import REFETCH, list_payloads
 from demo_node.audit.findings import About, Finding, Report
 from demo_node.audit.logs import read_chain_log
 from demo_node.audit.records import TELL
@@ -43,10 +43,9 @@ from demo_node.store.disk import Disk
 from demo_node.store.manifest_file import load_manifest
 from demo_node.store.tensorfile import NotTensors
 from demo_node.trainer.device import choose_devices
-from demo_node.trainer.tensors import decode_tensors
+from demo_node.trainer.tensors import decode_tensors, make_initial
 from demo_protocol.errors import ConfigError, Reject
 from demo_protocol.fp32 import compute_step
-from demo_protocol.initial import compute_initial_state
 from demo_protocol.manifest import Manifest, compute_run_id
 from demo_protocol.payload import Payload, decode_payload
 from demo_protocol.roster import GENESIS_ROUND
@@ -172,7 +171,8 @@ class _Replay:
     def _find_starts(self, branch: Branch, heads: Sequence[SnapshotHead]) -> Iterator[Start]:
         """States on the branch, oldest first."""
         by_record = {head.info.record: head for head in heads}
-        if branch.before == self._run_id and not self._manifest.initial:
+        is_here = not self._manifest.initial or self._datadir.initial.exists()
+        if branch.before == self._run_id and is_here:
             yield Start(0, self._run_id, GENESIS_ROUND, None)
         for done, record in enumerate([branch.before, *(link.record for link in branch.links)]):
             if record in by_record:
@@ -206,8 +206,7 @@ class _Replay:
     def _load(self, start: Start) -> State:
         """The tensors to begin with. Raises _Gap where most peers know them to be others."""
         if start.head is None:
-            initial = compute_initial_state(self._schema, self._manifest.seed)
-            state: State = {n: torch.from_numpy(t).to(self._device) for n, t in initial.items()}
+            state: State = self._load_initial()
             digest = compute_digest(state)
         else:
             state, digest = self._load_snapshot(start.head), start.head.info.digest
@@ -218,6 +217,15 @@ class _Replay:
             raise _Gap(_blame(start.head, f"{text} than its own {digest.hex()}"))
         self._disputes.compare(start.round, digest, claims)
         return state
+
+    def _load_initial(self) -> State:
+        file = self._datadir.initial
+        try:
+            tensors = make_initial(self._manifest, self._schema, file)
+        except ConfigError:
+            text = "it is not the snapshot that the manifest names"
+            raise _Gap(Finding(file=file.name, text=text, remedy=REFETCH)) from None
+        return {name: tensor.to(self._device) for name, tensor in tensors.items()}
 
     def _load_snapshot(self, head: SnapshotHead) -> State:
         try:

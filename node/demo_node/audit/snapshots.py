@@ -85,7 +85,7 @@ def check_snapshot(disk: Disk, path: Path, run_id: bytes, schema: Schema) -> lis
     """
     try:
         file, head, problems = f"snapshots/{path.name}", None, []
-        sha256 = _hash_file(disk, path)
+        sha256 = hash_file(disk, path)
         try:
             head = read_head(disk, path)
             problems = list(_find_problems(disk, head, run_id, schema))
@@ -173,7 +173,8 @@ def _check_checksum(disk: Disk, path: Path, sha256: bytes) -> _Checksum:
     return _Checksum.DAMAGED if 2 * same > digits else _Checksum.OTHER
 
 
-def _hash_file(disk: Disk, path: Path) -> bytes:
+def hash_file(disk: Disk, path: Path) -> bytes:
+    """SHA-256 of a file of any length. Raises FileNotFoundError."""
     hasher = hashlib.sha256()
     for piece in _read_pieces(disk, path, 0):
         hasher.update(piece)

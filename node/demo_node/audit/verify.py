@@ -7,7 +7,13 @@ not damage.
 from collections.abc import Iterable
 from pathlib import Path
 
-from demo_node.audit.files import check_corpus, check_key, check_payloads, list_payloads
+from demo_node.audit.files import (
+    check_corpus,
+    check_initial,
+    check_key,
+    check_payloads,
+    list_payloads,
+)
 from demo_node.audit.findings import Finding, Report
 from demo_node.audit.logs import check_chain_log, check_signed_log, read_owner
 from demo_node.audit.records import RecordAudit
@@ -50,6 +56,7 @@ def verify_folder(disk: Disk, folder: Path) -> Report:
     report.found(*check_payloads(disk, held, audit.listed))
     strangers = sum(name not in audit.listed for name in held)
     report.looked_at("payloads", f"{len(held)}, {strangers} of them in no record")
+    report.found(*check_initial(disk, datadir, manifest))
     is_here, findings = check_corpus(disk, datadir, manifest.data)
     report.found(*findings)
     report.looked_at("corpus", "the text of the manifest's root" if is_here else "not here")
