@@ -29,7 +29,7 @@ from demo_node.sync import Say, catch_up
 from demo_node.views import RoundObserver
 from demo_protocol.answers import decode_bundle
 from demo_protocol.errors import ConfigError
-from demo_protocol.events import Bundle, RecordsFetched
+from demo_protocol.events import BeginAgain, Bundle, Leap, RecordsFetched, StartMoved, StatesLost
 from demo_protocol.identity import Kind, Sign, Verify
 from demo_protocol.manifest import Manifest, compute_run_id
 from demo_protocol.round import Round
@@ -89,7 +89,9 @@ class Participant:
         self.snapshots = snapshots
         self.server = Server(around.manifest, archive, around.clock.now_ms)
         self.puller = Puller(around.mesh, around.clock)
-        self.finder = StartFinder(around.manifest, snapshots, self.puller, around.clock, around.say)
+        self.finder = StartFinder(
+            around.manifest, snapshots, self.puller, around.learner, around.clock, around.say
+        )
         self.driver: RoundDriver | None = None
         self.store: FileRoundStore | None = None
 
@@ -137,6 +139,7 @@ class Participant:
             observer=around.observer,
             group=around.group,
             resync=self._resync,
+            find_way=self._find_way,
         )
         self.driver = driver
         await self._read_own_records(chain_log, start.state.round)
@@ -173,6 +176,8 @@ class Participant:
     async def _load(self, start: Start) -> bytes:
         """Have the trainer hold a state; its digest must be what the snapshot says."""
         snapshot = start.snapshot
+        if start.digest is not None:
+            return start.digest
         raw = await asyncio.to_thread(self.snapshots.read, snapshot) if snapshot else None
         digest = await self.around.learner.load(start.state.record, raw)
         if snapshot is not None and digest != snapshot.info.digest:
@@ -181,16 +186,45 @@ class Participant:
             )
         return digest
 
-    async def _resync(self, target: bytes) -> tuple[bytes, bytes]:
-        """Load a state that `target` descends from: from our disk, else from a peer."""
+    async def _resync(self, target: bytes) -> StatesLost | StartMoved:
+        """Load a state from which replaying leads to `target`, or at least to the others."""
         assert self.driver is not None
-        view = self.driver.view
+        view, finder = self.driver.view, self.finder
         while True:
-            found = await self.finder.find_below(view.chain, target)
+            # Meanwhile the chain may have been pruned, with what was aimed at.
+            goal = target if target in view.chain else view.head
+            found = (
+                await finder.find_below(view, goal)
+                or await finder.find_beyond(view, view.chain.root.record, goal)
+                or await finder.find_elsewhere(view)
+            )
             if found is not None:
-                return found.state.record, await self._load(found)
+                return await self._loaded(found)
             self.around.say("no snapshot leads to the swarm's record; asking peers for one")
             await asyncio.sleep(ASK_AGAIN_S)
+
+    async def _find_way(self, effect: Leap | BeginAgain) -> StartMoved | None:
+        """Load a snapshot of the chain that the others are on, if anybody has one."""
+        assert self.driver is not None
+        view = self.driver.view
+        match effect:
+            case Leap(over, target):
+                found = await self.finder.find_beyond(view, over, target)
+            case BeginAgain():
+                found = await self.finder.find_elsewhere(view)
+        if found is None:
+            return None
+        event = await self._loaded(found)
+        return event if isinstance(event, StartMoved) else None
+
+    async def _loaded(self, start: Start) -> StatesLost | StartMoved:
+        """Where we were before, or where we never were?"""
+        assert self.driver is not None
+        digest, record = await self._load(start), start.state.record
+        now_ms = self.around.clock.now_ms()
+        if record in self.driver.view.digests:
+            return StatesLost(now_ms, record, digest)
+        return StartMoved(now_ms, start.state, digest)
 
 
 def find_signed_until(signed: SignedLog, manifest: Manifest, now_ms: int) -> dict[Kind, int]:

@@ -27,6 +27,7 @@ from demo_protocol.errors import ConfigError, Ignore, Reject
 from demo_protocol.events import (
     Announce,
     Apply,
+    BeginAgain,
     DigestAccused,
     Effect,
     Event,
@@ -36,6 +37,7 @@ from demo_protocol.events import (
     HeadersFetched,
     KeepRecord,
     KeyInUse,
+    Leap,
     PayloadHeld,
     PayloadsLost,
     Persist,
@@ -47,6 +49,7 @@ from demo_protocol.events import (
     Restore,
     Resync,
     RoundEnded,
+    StartMoved,
     StateApplied,
     StatesLost,
     Tick,
@@ -78,9 +81,13 @@ class RoundDriver:
         store: RoundStore,
         observer: RoundObserver,
         group: asyncio.TaskGroup,
-        resync: Callable[[bytes], Coroutine[None, None, tuple[bytes, bytes]]],
+        resync: Callable[[bytes], Coroutine[None, None, StatesLost | StartMoved]],
+        find_way: Callable[[Leap | BeginAgain], Coroutine[None, None, StartMoved | None]],
     ) -> None:
-        """`resync(target)` loads a state that `target` descends from: (its record, its digest)."""
+        """`resync` loads a state that its argument descends from, or where the others are.
+
+        `find_way` loads a snapshot of the others' chain, if anybody has one.
+        """
         self.machine = machine
         self.view = machine.view
         self.clock = clock
@@ -90,10 +97,12 @@ class RoundDriver:
         self.observer = observer
         self.group = group
         self.resync = resync
+        self.find_way = find_way
         self.history = History(self.view.manifest, observer)
         self.puller = Puller(mesh, clock)
         self._outbox: asyncio.Queue[Persist | Announce] = asyncio.Queue()
         self._pulling: set[tuple[bytes, int]] = set()
+        self._finding_way = False
         self._head_changed = asyncio.Event()
         self.first_round = 0
         """The round in which this process began to take part."""
@@ -176,6 +185,10 @@ class RoundDriver:
                 self._start(self._apply(effect))
             case Resync(target):
                 self._start(self._recover(target))
+            case Leap() | BeginAgain():
+                if not self._finding_way:
+                    self._finding_way = True
+                    self._start(self._find_way(effect))
             case KeepRecord(record):
                 if not self.machine.syncing:
                     self.history.on_record(self.view.chain[record].round, self.clock.now_ms())
@@ -283,11 +296,23 @@ class RoundDriver:
         self.observer.on_event("states.lost", target=target.hex())
         while True:
             try:
-                record, digest = await self.resync(target)
+                event = await self.resync(target)
             except LearnerLost:
                 continue  # it died again; its supervisor paces the restarts
-            self.post(StatesLost(self.clock.now_ms(), record, digest))
+            self.post(event)
             return
+
+    async def _find_way(self, effect: Leap | BeginAgain) -> None:
+        """Rules 16 and 25: go on from a snapshot where replaying does not lead to the others."""
+        try:
+            moved = await self.find_way(effect)
+        except LearnerLost:
+            moved = None  # its own recovery is under way; the next round asks again
+        finally:
+            self._finding_way = False
+        if moved is not None:
+            self.observer.on_event("start.moved", record=moved.state.record.hex())
+            self.post(moved)
 
     async def _unless_lost(self, work: Coroutine[None, None, None]) -> None:
         try:

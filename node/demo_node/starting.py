@@ -1,7 +1,8 @@
 """Where a node's chain begins: at a snapshot of its own, or at one that a peer gives.
 
 A snapshot is of use only if it lies on the chain that the others are on. So the peer's chain is
-walked back from its head first; what comes after the start is replayed and compared by digest.
+walked back from its head first; what comes after the start is replayed and compared by digest. A
+peer's file is kept only after the trainer has computed the very digest that it claims.
 """
 
 import asyncio
@@ -9,12 +10,11 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from demo_node.ports import Blob, BlobRequest, Clock
+from demo_node.ports import Blob, BlobRequest, Clock, Learner
 from demo_node.pull import Puller
 from demo_node.store.snapshots import Snapshot, SnapshotStore
 from demo_node.sync import Say, fetch_heads
 from demo_protocol.answers import HeadAnswer, decode_chain_state, decode_records
-from demo_protocol.chain import Chain
 from demo_protocol.errors import Reject
 from demo_protocol.limits import (
     BLOB_BYTES_MAX,
@@ -25,6 +25,7 @@ from demo_protocol.manifest import Manifest, compute_run_id
 from demo_protocol.messages import decode_proposal
 from demo_protocol.roster import ChainState, genesis_state
 from demo_protocol.schedule import round_at
+from demo_protocol.view import View
 
 SNAPSHOT_TIMEOUT_S = 1800.0
 """Half a gigabyte at 2 Mbit/s."""
@@ -41,10 +42,14 @@ Heads = list[tuple[bytes, HeadAnswer]]
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where this node's chain begins. `snapshot` is None for state 0."""
+    """Where this node's chain begins. `snapshot` is None for state 0.
+
+    `digest` is set where the learner holds the state already.
+    """
 
     state: ChainState
     snapshot: Snapshot | None
+    digest: bytes | None = None
 
 
 class StartFinder:
@@ -55,6 +60,7 @@ class StartFinder:
         manifest: Manifest,
         snapshots: SnapshotStore,
         puller: Puller,
+        learner: Learner,
         clock: Clock,
         say: Say,
     ) -> None:
@@ -62,6 +68,7 @@ class StartFinder:
         self._run_id = compute_run_id(manifest)
         self._snapshots = snapshots
         self._puller = puller
+        self._learner = learner
         self._clock = clock
         self._say = say
 
@@ -73,28 +80,57 @@ class StartFinder:
                 return own
             if head.syncing and head.height <= own.state.height:
                 continue
-            trail = await self._walk(holder, head, head.round - self._reach(own))
-            found = await asyncio.to_thread(self._find_own, trail)
-            if found.state.record in trail:
+            found = await self._find_towards(holder, head)
+            if found is not None:
                 return found
-            if head.snapshot_record in trail:
-                adopted = await self._fetch(holder, head)
-                if adopted is not None:
-                    return adopted
         return own
 
-    async def find_below(self, chain: Chain, target: bytes) -> Start | None:
-        """The newest start in `chain` from which `target` descends; None where nobody has one."""
-        trail = {step.hash for step in chain.ancestors(target)}
-        own = await asyncio.to_thread(self._find_own, trail)
-        if own.state.record in trail:
+    async def find_below(self, view: View, target: bytes) -> Start | None:
+        """A start at a record that was applied here and that `target` descends from, or equals."""
+        return await self._find_among(
+            {step.hash for step in view.chain.ancestors(target) if step.hash in view.digests}, view
+        )
+
+    async def find_beyond(self, view: View, over: bytes, target: bytes) -> Start | None:
+        """A start at `over` or after it, on the way to `target`."""
+        if over not in view.chain or target not in view.chain:
+            return None  # pruned meanwhile
+        steps = view.chain.path(over, target)
+        return await self._find_among({over, *(step.hash for step in steps)}, view)
+
+    async def _find_among(self, records: set[bytes], view: View) -> Start | None:
+        """The newest start at one of these, ours before a peer's; None where nobody has one.
+
+        A peer's digest must be the one that most headers give for that record, where any does.
+        """
+        own = await asyncio.to_thread(self._find_own, records)
+        if own.state.record in records:
             return own
         for holder, head in await fetch_heads(self._puller):
-            if head.snapshot_record in trail:
-                adopted = await self._fetch(holder, head)
+            if head.snapshot_record in records:
+                adopted = await self._fetch(holder, head, view.claimed_digest(head.snapshot_record))
                 if adopted is not None:
                     return adopted
         return None
+
+    async def find_elsewhere(self, view: View) -> Start | None:
+        """A start on the chain that level peers are on, where it does not descend from ours."""
+        for holder, head in _sort(await fetch_heads(self._puller)):
+            if not head.syncing and head.head not in view.chain:
+                found = await self._find_towards(holder, head)
+                if found is not None and found.state.record not in view.chain:
+                    return found
+        return None
+
+    async def _find_towards(self, holder: bytes, head: HeadAnswer) -> Start | None:
+        """Our newest start on the way to a peer's head, if it is near; else that peer's."""
+        own = await asyncio.to_thread(self._find_own)
+        trail = await self._walk(holder, head, head.round - self._reach(own))
+        found = await asyncio.to_thread(self._find_own, trail)
+        is_near = head.round - found.state.round <= self._reach(found)
+        if found.state.record in trail and is_near:
+            return found
+        return await self._fetch(holder, head) if head.snapshot_record in trail else None
 
     def _find_own(self, trail: Iterable[bytes] | None = None) -> Start:
         """The newest snapshot on disk, of the records in `trail` if given; else state 0."""
@@ -114,7 +150,7 @@ class StartFinder:
         return agreement.payload_window_rounds // 2 if own.snapshot else agreement.snapshot_every
 
     async def _wait_for_heads(self, own: Start, patience_ms: int) -> Heads:
-        """Where peers stand: those that are level first, then whom most agree with, then high.
+        """Where peers stand, best first.
 
         Waits for one that is level. One that is syncing itself says nothing of where the run is,
         but whoever else it knows is being dialled meanwhile.
@@ -129,11 +165,10 @@ class StartFinder:
             if any(not head.syncing for _, head in heads) or self._clock.now_ms() >= deadline_ms:
                 break
             await self._clock.sleep_until_ms(self._clock.now_ms() + LOOK_AGAIN_MS)
-        votes = Counter(head.head for _, head in heads)
-        return sorted(heads, key=lambda h: (h[1].syncing, -votes[h[1].head], -h[1].height))
+        return _sort(heads)
 
     async def _walk(self, holder: bytes, head: HeadAnswer, floor_round: int) -> set[bytes]:
-        """The peer's head and its ancestors down to the first before `floor_round`.
+        """The peer's head and its ancestors down to the first not after `floor_round`.
 
         Bounded by the payload window: whatever is older than that cannot be replayed.
         """
@@ -149,7 +184,7 @@ class StartFinder:
             for record, parent, round_ in links:
                 if record != name:
                     return trail  # not a chain: what was linked so far is one
-                if round_ < floor_round:
+                if round_ <= floor_round:
                     return trail
                 trail.add(parent)
                 name = parent
@@ -165,8 +200,13 @@ class StartFinder:
             return []
         return [(p.hash, p.body.parent, p.body.round) for p in reversed(proposals)]
 
-    async def _fetch(self, holder: bytes, head: HeadAnswer) -> Start | None:
-        """The peer's snapshot, kept on our disk; None where it gave none that is one."""
+    async def _fetch(
+        self, holder: bytes, head: HeadAnswer, claimed: bytes | None = None
+    ) -> Start | None:
+        """The peer's snapshot, kept on our disk; None where it gave none that can be believed.
+
+        `claimed` is the digest it must have, if others say one.
+        """
         if not head.snapshot_hash or head.snapshot_bytes > BLOB_BYTES_MAX:
             return None
         self._say(f"fetching a snapshot ({head.snapshot_bytes / 1e6:.1f} MB)")
@@ -175,9 +215,22 @@ class StartFinder:
         if raw is None:
             return None
         try:
-            snapshot = await asyncio.to_thread(self._snapshots.adopt, raw, head.snapshot_hash)
-            state = decode_chain_state(snapshot.info.chain_state)
-        except Reject:
+            info = await asyncio.to_thread(self._snapshots.inspect, raw, head.snapshot_hash)
+            state = decode_chain_state(info.chain_state)
+            # The trainer has the last word on what is in there, before anything is kept.
+            digest = await self._learner.load(info.record, raw)
+        except Reject as error:
+            self._say(f"a peer's snapshot was refused: {error}")
             return None
-        is_whole = state.record == snapshot.info.record == head.snapshot_record
-        return Start(state, snapshot) if is_whole else None
+        is_that = state.record == info.record == head.snapshot_record
+        if not is_that or digest != info.digest or digest != (claimed or digest):
+            self._say("a peer's snapshot was refused: it is not what it says")
+            return None
+        snapshot = await asyncio.to_thread(self._snapshots.adopt, raw, head.snapshot_hash)
+        return Start(state, snapshot, digest)
+
+
+def _sort(heads: Heads) -> Heads:
+    """Those that are level first, then those whom most agree with, then the highest."""
+    votes = Counter(head.head for _, head in heads)
+    return sorted(heads, key=lambda h: (h[1].syncing, -votes[h[1].head], -h[1].height))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from demo_protocol.identity import Kind
 from demo_protocol.limits import RECORDS_PER_REPLY_MAX
+from demo_protocol.roster import ChainState
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,15 @@ class StatesLost:
     digest: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class StartMoved:
+    """A snapshot of the others' chain was loaded: `state` is what the chain says there."""
+
+    now_ms: int
+    state: ChainState
+    digest: bytes
+
+
 Event = (
     Tick
     | GossipReceived
@@ -111,6 +121,7 @@ Event = (
     | TrainingDone
     | StateApplied
     | StatesLost
+    | StartMoved
 )
 
 
@@ -193,6 +204,25 @@ class Resync:
 
 
 @dataclass(frozen=True, slots=True)
+class Leap:
+    """Rule 16: `over` lists what nobody gives any more, and the majority stands on `target`.
+
+    Load a snapshot of a record between them; answer with StartMoved, or not at all.
+    """
+
+    over: bytes
+    target: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class BeginAgain:
+    """Most voters stand where no record of ours leads: load a snapshot of their chain.
+
+    Answer with StartMoved, or not at all.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class KeepRecord:
     """A record is valid: put it into the chain log."""
 
@@ -260,6 +290,8 @@ Effect = (
     | Train
     | Apply
     | Resync
+    | Leap
+    | BeginAgain
     | KeepRecord
     | HeadChanged
     | ForgetStates

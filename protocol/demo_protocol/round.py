@@ -11,6 +11,7 @@ What the node believes is in `view.py`. Messages are judged in `receive.py`, pro
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from demo_protocol.astray import find_way_back
 from demo_protocol.chain import Record, listed_headers
 from demo_protocol.errors import LocalFault
 from demo_protocol.events import (
@@ -31,6 +32,7 @@ from demo_protocol.events import (
     Restore,
     Resync,
     RoundEnded,
+    StartMoved,
     StateApplied,
     StatesLost,
     Tick,
@@ -121,6 +123,8 @@ class Round:
                 effects = self._on_applied(event)
             case StatesLost():
                 effects = self._on_states_lost(event)
+            case StartMoved():
+                effects = self._on_start_moved(event)
         return effects + self._advance(event.now_ms)
 
     # --- what the clock asks for -----------------------------------------------------------------
@@ -159,6 +163,8 @@ class Round:
         agreement = view.manifest.agreement
         effects += self._settle_sent(round_ - agreement.late_rounds)
         effects += pull_again(view)
+        if self.applying is None:
+            effects += find_way_back(view)
         self._prune()
         newest = min(round_, view.head_state.round)  # a run may have stood still for a week
         view.forget_before(round_ - agreement.late_rounds, newest - agreement.payload_window_rounds)
@@ -332,19 +338,30 @@ class Round:
         return self._forget_states(event.record)
 
     def _on_states_lost(self, event: StatesLost) -> list[Effect]:
-        if event.record not in self.view.chain:
-            raise LocalFault("a state was loaded that no record here follows")
-        self.states = {event.record}
-        self.view.digests[event.record] = event.digest
+        if event.record not in self.view.digests:
+            raise LocalFault("a state was loaded that was never applied here")
+        return self._begin_with(event.record, event.digest)
+
+    def _on_start_moved(self, event: StartMoved) -> list[Effect]:
+        """Rules 16 and 25: the chain begins anew, at a snapshot."""
+        self.view.move_start(event.state)
+        effects = self._begin_with(event.state.record, event.digest)
+        return effects + resolve_pending(self.view)
+
+    def _begin_with(self, record: bytes, digest: bytes) -> list[Effect]:
+        """This is the only state held now."""
+        gone = self.states - {record}
+        self.states = {record}
+        self.view.digests[record] = digest
         self.applying = self.training = None
-        return []
+        return [ForgetStates(tuple(sorted(gone)))] if gone else []
 
     def _forget_states(self, newest: bytes) -> list[Effect]:
         chain = self.view.chain
         floor = chain[newest].state.height - STATES_KEPT
-        old = [s for s in self.states if s != self.view.head and chain[s].state.height < floor]
-        self.states.difference_update(old)
-        return [ForgetStates(tuple(old))] if old else []
+        old = {s for s in self.states if s != self.view.head and chain[s].state.height < floor}
+        self.states -= old
+        return [ForgetStates(tuple(sorted(old)))] if old else []
 
     def _choose(self, now_ms: int) -> list[Effect]:
         """Rules 16 and 18: follow the best record, one state after the other.

@@ -1,5 +1,6 @@
 """What one node believes of the run: its chain, what it has heard, what it holds."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from demo_protocol.chain import Chain, Record
@@ -17,7 +18,8 @@ class View:
     """Read and changed by the parts of the round machine; no one else touches it.
 
     `digests` holds the parameters' fingerprint after every record ever applied here.
-    `signed_round` is the newest round for which this key has, or may have, signed a header.
+    `signed_round` is the newest round for which this key has, or may have, signed a header;
+    `astray_since` the last one in which enough voters stood on records that are here.
     """
 
     manifest: Manifest
@@ -33,6 +35,7 @@ class View:
     head: bytes = field(init=False)
     round: int = field(init=False, default=-1)
     signed_round: int = field(init=False, default=-1)
+    astray_since: int = field(init=False, default=-1)
     votes: Votes = field(init=False, default_factory=Votes)
     pool: Pool = field(init=False, default_factory=Pool)
     digests: dict[bytes, bytes] = field(init=False)
@@ -45,6 +48,16 @@ class View:
         self.chain = Chain(self.manifest, self.run_id, self.root)
         self.head = self.root.record
         self.digests = {self.root.record: self.digest}
+
+    def move_start(self, state: ChainState) -> None:
+        """Let the chain begin at `state`. What descends from there and is known stays."""
+        if state.record in self.chain:
+            self.chain.prune(state.record)
+        else:
+            self.chain = Chain(self.manifest, self.run_id, state)
+        self.digests = {}
+        self.head = state.record
+        self.astray_since = self.round
 
     @property
     def head_state(self) -> ChainState:
@@ -77,6 +90,17 @@ class View:
     def is_accused(self, header: Header) -> bool:
         """Rule 20: does it give another digest than ours for the same base?"""
         return self.digests.get(header.base, header.digest) != header.digest
+
+    def claimed_digest(self, record: bytes) -> bytes | None:
+        """What most headers that were trained from `record` say its digest is; None of none."""
+        listed = (h for step in self.chain.records.values() for h in step.contributions)
+        claims = {
+            h.hash: h.body.digest
+            for h in (*listed, *self.pool.headers.values())
+            if h.body.base == record
+        }
+        counts = Counter(claims.values())
+        return max(counts, key=lambda digest: (counts[digest], digest), default=None)
 
     def should_pull(self, name: bytes) -> bool:
         """Ask for a missing header or record at most once a round."""

@@ -46,6 +46,11 @@ def resyncs(node: SimNode) -> int:
     return sum(name == "states.lost" for name, _ in node.observer.events)
 
 
+def leaps(node: SimNode) -> int:
+    """How often it went on from a peer's snapshot, payloads being nowhere to be had."""
+    return sum(name == "start.moved" for name, _ in node.observer.events)
+
+
 def rounds_with_siblings(node: SimNode) -> list[int]:
     """Rounds of which the node knows two valid proposals with one parent."""
     seen = [(r.parent, r.round) for r in node.view.chain.records.values()]

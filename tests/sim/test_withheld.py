@@ -1,15 +1,20 @@
 """Payloads that some nodes do not get, for a while or from some of the others (rule 16)."""
 
+from collections.abc import AsyncIterator
+
 import pytest
 
+from demo_node.ports import Blob
 from demo_node.sim.faults import Asked
 from demo_node.sim.model_learner import ModelLearner
 from demo_node.sim.swarm import SimSwarm, peer_name
 from demo_protocol.roster import compute_rank
+from tests.builders import manifest
 from tests.sim.scenes import (
     assert_agree,
     height,
     is_payload_of,
+    leaps,
     play,
     resyncs,
     rolled_back,
@@ -86,12 +91,67 @@ def test_a_payload_nobody_gives_to_half_of_the_nodes_ends_in_equal_digests(lengt
         await swarm.run_until_round(until + 4)
         assert_agree(swarm)
         assert height(swarm.nodes[0]) >= until + 2
-        assert any(rolled_back(node) for node in swarm.nodes)
+        came_back = [node.name for node in swarm.nodes if rolled_back(node) or leaps(node)]
+        assert came_back
+        # Rule 16: within L rounds the payload is waited for, after that a snapshot will do.
+        leapt = {node.name for node in swarm.nodes if leaps(node)}
+        assert leapt == (HALF if length > swarm.manifest.agreement.late_rounds else set())
 
     play(scenario)
 
 
-@pytest.mark.parametrize("until", [7, 14], ids=["within L rounds", "longer than L rounds"])
+def test_rule_16_who_misses_a_payload_for_l_rounds_goes_on_from_a_snapshot() -> None:
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(4)
+        alone = peer_name(3)
+        swarm.faults.answered_s = lambda asked: (
+            None if asked.asking == alone and is_payload_of(asked, swarm, 0, range(4, 5)) else 0.0
+        )
+        await swarm.run_until_round(11)  # the first snapshot is of the tenth record
+        behind = swarm.nodes[3]
+        assert behind.view.head != swarm.nodes[0].view.head
+        assert not leaps(behind)
+        await swarm.run_until_round(14)
+        assert leaps(behind) == 1
+        assert_agree(swarm)
+        await swarm.run_until_round(20)
+        assert_agree(swarm)
+        assert [r.participants for r in swarm.nodes[0].observer.rounds[-4:]] == [4] * 4
+
+    play(scenario)
+
+
+def test_rule_16_a_snapshot_whose_digest_most_headers_deny_is_not_taken() -> None:
+    class Forger(ModelLearner):
+        """Node 0's snapshots are of a state that nobody has."""
+
+        async def snapshot(self, record: bytes) -> AsyncIterator[bytes]:
+            true = self.states[record]
+            if self._name == peer_name(0):
+                self.states[record] = bytes(len(true))
+            async for piece in super().snapshot(record):
+                yield piece
+            self.states[record] = true
+
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(4)
+        alone = peer_name(3)
+
+        def answered(asked: Asked) -> float | None:
+            if asked.asking != alone:
+                return 0.0
+            if asked.request.kind is Blob.SNAPSHOT and asked.holder != peer_name(0):
+                return None
+            return None if is_payload_of(asked, swarm, 0, range(4, 5)) else 0.0
+
+        swarm.faults.answered_s = answered
+        await swarm.run_until_round(18)
+        assert not leaps(swarm.nodes[3])
+
+    play(scenario, SimSwarm(manifest(), make_learner=Forger))
+
+
+@pytest.mark.parametrize("until", [7, 10], ids=["at once", "just before L rounds"])
 def test_one_node_that_misses_a_payload_trains_alone_and_follows_once_it_is_served(
     until: int,
 ) -> None:

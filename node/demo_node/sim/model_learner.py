@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 import numpy as np
 import safetensors.numpy
 
-from demo_node.ports import ApplyOrder, Clock, Trained, TrainOrder
+from demo_node.ports import ApplyOrder, Clock, LearnerLost, Trained, TrainOrder
 from demo_protocol.errors import LocalFault
 from demo_protocol.limits import DIGEST_BYTES
 from demo_protocol.manifest import Manifest
@@ -20,6 +20,9 @@ from demo_protocol.schema import compute_schema
 
 ENCODE_MS, APPLY_MS = 5, 5
 """What encoding and applying take: `tiny` on a quiet core."""
+
+SAMPLES_MAX = 4096
+"""Done in a round: without a limit assignments would grow by half every few rounds (rule T2)."""
 
 
 class ModelLearner:
@@ -35,9 +38,9 @@ class ModelLearner:
         self.released: list[int] = []
 
     async def load(self, record: bytes, snapshot: bytes | None) -> bytes:
-        """State 0, or the digest that a snapshot carries. Of all others nothing is left."""
+        """State 0, or the digest that a snapshot carries."""
         digest = _digest(b"state 0") if snapshot is None else snapshot[-DIGEST_BYTES:]
-        self.states = {record: digest}
+        self.states[record] = digest
         return digest
 
     async def train(self, order: TrainOrder) -> Trained:
@@ -48,17 +51,18 @@ class ModelLearner:
         await self._clock.sleep_until_ms(order.deadline_ms)
         await asyncio.sleep(ENCODE_MS / 1000)
         payload = encode_payload(self._payload(order.round))
+        samples = min(order.sample_count, SAMPLES_MAX)
         return Trained(
             round=order.round,
             base=order.base,
             payload=payload,
             k=self._manifest.learning.k,
-            samples=order.sample_count,
-            tokens=order.sample_count * self._manifest.model.context,
+            samples=samples,
+            tokens=samples * self._manifest.model.context,
             loss_micronats=1_000_000,
             train_ms=order.deadline_ms - begin_ms,
             encode_ms=ENCODE_MS,
-            steps=order.sample_count // self._manifest.learning.micro_batch,
+            steps=samples // self._manifest.learning.micro_batch,
         )
 
     async def apply(self, order: ApplyOrder) -> bytes:
@@ -66,6 +70,8 @@ class ModelLearner:
         if order.parent not in self.states:
             raise LocalFault("asked to apply to a state that is not held")
         await asyncio.sleep(APPLY_MS / 1000)
+        if order.parent not in self.states:
+            raise LearnerLost("it died meanwhile")
         content = b"".join(hashlib.sha256(p).digest() for p in order.payloads)
         digest = _digest(self.states[order.parent] + order.round.to_bytes(8, "big") + content)
         self.states[order.record] = digest
