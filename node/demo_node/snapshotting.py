@@ -2,11 +2,15 @@
 
 import asyncio
 
-from demo_node.ports import Learner
+from demo_node.ports import Clock, Learner, LearnerLost
 from demo_node.round import RoundDriver
 from demo_node.store.snapshots import Snapshot, SnapshotInfo, SnapshotStore
 from demo_node.views import RoundObserver
 from demo_protocol.answers import encode_chain_state
+from demo_protocol.schedule import round_start_ms
+
+TRY_AGAIN_S = 2.0
+"""Pause after the trainer could not give the run's last state."""
 
 
 class Snapshotting:
@@ -34,9 +38,34 @@ class Snapshotting:
         while True:
             await self._driver.wait_for_head_change()
             due = self._driver.view.head_state.height // every
-            if due > saved:
-                await self.save_head()
+            if due > saved and await self._try_save():
                 saved = due
+
+    async def run_end(self, clock: Clock) -> None:
+        """When the run has had its last round, save what it came to, and what comes late."""
+        manifest = self._driver.view.manifest
+        if not manifest.rounds_total:
+            return
+        # Its last record is applied in its last round, or in the one after.
+        await clock.sleep_until_ms(round_start_ms(manifest.schedule, manifest.rounds_total + 1))
+        while True:
+            if not await self._try_save():
+                await asyncio.sleep(TRY_AGAIN_S)
+            elif self._is_saved():
+                await self._driver.wait_for_head_change()
+
+    async def _try_save(self) -> bool:
+        """Whether a snapshot of the head is there; a trainer that has just died gives none."""
+        try:
+            await self.save_head()
+        except (LearnerLost, LookupError) as error:
+            self._observer.on_event("snapshot.missed", reason=str(error))
+            return False
+        return True
+
+    def _is_saved(self) -> bool:
+        newest = self.newest
+        return newest is not None and newest.info.record == self._driver.view.head
 
     async def save_head(self) -> Snapshot:
         """Write the state after the head, unless the newest snapshot is just that.
@@ -46,7 +75,7 @@ class Snapshotting:
         async with self._writing:
             view = self._driver.view
             state = view.head_state
-            if self.newest is not None and self.newest.info.record == state.record:
+            if self.newest is not None and self._is_saved():
                 return self.newest
             info = SnapshotInfo(
                 run_id=view.run_id,

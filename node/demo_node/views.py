@@ -24,6 +24,10 @@ class NodeState(StrEnum):
     STOPPED = "stopped"
 
 
+READY = frozenset({NodeState.ACTIVE, NodeState.PAUSED, NodeState.FINISHED})
+"""States in which a node is level with its run and serves others: /readyz says yes."""
+
+
 class Phase(StrEnum):
     """Phases of a round (DESIGN.md section 5); NONE before genesis."""
 

@@ -31,6 +31,9 @@ def test_a_node_tells_its_health() -> None:
         ) as (_, port):
             assert (await get(port, "/livez"))[0] == 200
             assert (await get(port, "/readyz"))[0] == 200
+            for level in (NodeState.PAUSED, NodeState.FINISHED):
+                view = status_view(state=level)
+                assert (await get(port, "/readyz"))[0] == 200, "it serves others"
             view = status_view(state=NodeState.SYNCING, detail="43 %")
             status, _, body = await get(port, "/readyz")
             assert status == 503

@@ -10,7 +10,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from demo_node.views import NodeState, StatusView
+from demo_node.views import READY, StatusView
 from demo_protocol.errors import ConfigError
 
 STOP_S: Final = 1.0
@@ -65,7 +65,7 @@ def _routes(
 
     async def readyz(_: web.Request) -> web.Response:
         view = status()
-        ready = view.state is NodeState.ACTIVE
+        ready = view.state in READY
         checks = {"state": view.state.value, "detail": view.detail, "peers": view.peers}
         document = {"ready": ready, "checks": checks}
         return web.json_response(document, status=200 if ready else 503)

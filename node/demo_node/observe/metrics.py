@@ -23,7 +23,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from demo_node.ports import Topic
-from demo_node.views import NodeState, Outcome, Phase, RoundView, StatusView
+from demo_node.views import READY, NodeState, Outcome, Phase, RoundView, StatusView
 from demo_protocol.manifest import PROTOCOL_VERSION
 
 # Else each child of a counter or histogram brings a `_created` series.
@@ -219,7 +219,7 @@ class Metrics:
         for state in NodeState:
             self._gauges["demo_node_state"].labels(state).set(state is view.state)
         for name, value in {
-            "demo_ready": view.state is NodeState.ACTIVE,
+            "demo_ready": view.state in READY,
             "demo_round_current": view.round,
             "demo_clock_offset_seconds": view.clock.correction_ms / 1000,
             "demo_head_round": view.head_round,
