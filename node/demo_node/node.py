@@ -21,7 +21,7 @@ from demo_node.store.disk import FileDisk
 from demo_node.store.key import NodeKey, verify
 from demo_node.store.manifest_file import load_manifest, save_manifest
 from demo_node.store.snapshots import SnapshotStore
-from demo_node.sync import ensure_corpus, fetch_manifest
+from demo_node.sync import ensure_corpus, ensure_initial, fetch_manifest
 from demo_node.system_clock import SystemClock
 from demo_node.trainer.client import TrainerClient
 from demo_node.trainer.forkserver import wait_for_server
@@ -103,6 +103,7 @@ async def _join_run(node: Node, group: asyncio.TaskGroup, files: ExitStack) -> N
             corpus=compute_corpus_path(node.datadir.corpus, manifest.data),
             device=node.config.device,
             threads=node.config.threads,
+            initial=node.datadir.initial,
         ),
         node.observer.on_event,
     )
@@ -128,6 +129,7 @@ async def _join_run(node: Node, group: asyncio.TaskGroup, files: ExitStack) -> N
     group.create_task(node.peering.run())
     corpus = await ensure_corpus(node.disk, node.datadir, manifest.data, puller, node.say)
     archive.corpus = corpus
+    archive.initial = await ensure_initial(node.disk, node.datadir, manifest, puller, node.say)
     group.create_task(supervisor.run())
     patience_ms = PATIENCE_MS if node.peering.knows_others else 0
     start = await participant.finder.choose(patience_ms)
@@ -144,6 +146,7 @@ async def _join_run(node: Node, group: asyncio.TaskGroup, files: ExitStack) -> N
     node.show("Others join this run with:\n  " + node.operations.invitation)
     await participant.catch_up(patience_ms)
     node.operations.set_state(NodeState.ACTIVE)
+    group.create_task(snapshotting.run_end(node.clock))
 
 
 async def _find_manifest(node: Node, puller: Puller) -> Manifest:
