@@ -4,6 +4,7 @@ import asyncio
 import functools
 import os
 import signal
+import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import ParamSpec
@@ -112,6 +113,14 @@ async def test_a_log_goes_on_where_it_ended(tmp_path: Path) -> None:
         process = await spawn(("echo", word), tmp_path / "log", tmp_path)
         assert await process.wait() == 0
     assert (tmp_path / "log").read_text() == "one\ntwo\n"
+
+
+@on_loop
+async def test_temporary_files_are_made_in_the_scratch_folder(tmp_path: Path) -> None:
+    code = "import tempfile; print(tempfile.mkdtemp())"
+    process = await spawn((sys.executable, "-c", code), tmp_path / "log", tmp_path)
+    assert await process.wait() == 0
+    assert Path((tmp_path / "log").read_text().strip()).parent == tmp_path
 
 
 def test_ports_are_distinct_and_outside_of_what_kernels_give_to_diallers() -> None:

@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,7 +53,7 @@ class SwarmNode:
     index: int
     datadir: DataDir
     command: Sequence[str]
-    mark: Path
+    scratch: Path
     process: asyncio.subprocess.Process
     lives: list[Life] = field(default_factory=list)
     away: str = ""
@@ -104,7 +105,7 @@ class SwarmNode:
 
     async def start_again(self) -> None:
         """Same data folder, same options."""
-        self.process = await spawn(self.command, self.log, self.mark)
+        self.process = await spawn(self.command, self.log, self.scratch)
         self.lives.append(Life(self.pid))
         self.away = ""
 
@@ -142,21 +143,29 @@ class Swarm:
 async def running_swarm(folder: Path, options: SwarmOptions) -> AsyncIterator[Swarm]:
     """Start the nodes; when the block ends, however it ends, no process of theirs is left."""
     swarm = Swarm()
-    try:
-        ports = find_free_ports(options.nodes)
-        invitation = ""
-        for index, port in enumerate(ports):
-            listen = f"/ip4/127.0.0.1/tcp/{port}"
-            datadir, peer_id = await asyncio.to_thread(_make_datadir, folder / f"node{index}")
-            invitation = invitation or f"{listen}/p2p/{peer_id}"
-            flags = ["--listen", listen, *(["--peers", invitation] if index else [])]
-            command = _make_command(datadir, flags, options)
-            process = await spawn(command, compute_log_path(datadir), folder)
-            swarm.nodes.append(SwarmNode(index, datadir, command, folder, process))
-        yield swarm
-    finally:
-        await stop_nodes(swarm.nodes, options.round_ms / 1000 + LEAVE_MARGIN_S)
-        swarm.left_behind = await end_marked(folder)
+    # Of its own, and short: trainers have sockets in there, and paths of sockets may not be long.
+    with tempfile.TemporaryDirectory(prefix="demo-swarm-", ignore_cleanup_errors=True) as name:
+        try:
+            await _start_nodes(swarm.nodes, folder, Path(name), options)
+            yield swarm
+        finally:
+            await stop_nodes(swarm.nodes, options.round_ms / 1000 + LEAVE_MARGIN_S)
+            swarm.left_behind = await end_marked(Path(name))
+
+
+async def _start_nodes(
+    nodes: list[SwarmNode], folder: Path, scratch: Path, options: SwarmOptions
+) -> None:
+    """Every node keeps its port over a restart, so that others still find it there."""
+    invitation = ""
+    for index, port in enumerate(find_free_ports(options.nodes)):
+        listen = f"/ip4/127.0.0.1/tcp/{port}"
+        datadir, peer_id = await asyncio.to_thread(_make_datadir, folder / f"node{index}")
+        flags = ["--listen", listen, *(["--peers", invitation] if index else [])]
+        invitation = invitation or f"{listen}/p2p/{peer_id}"
+        command = _make_command(datadir, flags, options)
+        process = await spawn(command, compute_log_path(datadir), scratch)
+        nodes.append(SwarmNode(index, datadir, command, scratch, process))
 
 
 def _make_datadir(path: Path) -> tuple[DataDir, str]:

@@ -1,7 +1,7 @@
 """Node processes: how they are started, and that none is left behind.
 
-Everything a swarm starts inherits a mark in its environment, by which it is found: fork servers
-and trainers of a killed node too, and no stranger who got the number of a process that has died.
+All that a swarm starts inherits a mark in its environment, by which it is found: fork servers and
+trainers of a killed node too, and no stranger that got the number of a process that has died.
 Linux only: elsewhere there is no table of processes to read, and none is found.
 """
 
@@ -19,8 +19,11 @@ from typing import Final
 
 from demo_node.config import ENV_PREFIX
 
-MARK: Final = "DEMO_SWARM"
-"""Environment variable; its value is the swarm's folder."""
+MARK: Final = "TMPDIR"
+"""Environment variable; its value is the swarm's scratch folder, no other swarm has the same.
+
+Programs put temporary files there: those of a killed process are gone with the swarm.
+"""
 
 GONE_S: Final = 20.0
 """What a node leaves behind goes by itself; a fork server first finishes importing torch."""
@@ -51,13 +54,13 @@ def find_free_ports(count: int) -> list[int]:
     return found
 
 
-async def spawn(command: Sequence[str], log: Path, mark: Path) -> asyncio.subprocess.Process:
+async def spawn(command: Sequence[str], log: Path, scratch: Path) -> asyncio.subprocess.Process:
     """Start a process that ends with us; what it prints is added to `log`."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(ENV_PREFIX)}
     with log.open("ab") as output:
         return await asyncio.create_subprocess_exec(
             *command,
-            env={**environment, MARK: str(mark)},
+            env={**environment, MARK: str(scratch)},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -72,9 +75,9 @@ def _die_with_parent() -> None:
         _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def find_marked(mark: Path, proc: Path = PROC) -> list[int]:
-    """Living processes of the swarm in that folder."""
-    wanted = f"{MARK}={mark}".encode()
+def find_marked(scratch: Path, proc: Path = PROC) -> list[int]:
+    """Living processes of the swarm with that scratch folder."""
+    wanted = f"{MARK}={scratch}".encode()
     found = []
     for entry in proc.glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has ended, or is not ours
@@ -83,11 +86,11 @@ def find_marked(mark: Path, proc: Path = PROC) -> list[int]:
     return sorted(found)
 
 
-async def end_marked(mark: Path) -> list[int]:
+async def end_marked(scratch: Path) -> list[int]:
     """Kill what of the swarm does not go by itself; returns the process ids that had to be."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + GONE_S
-    while (left := find_marked(mark)) and loop.time() < deadline:  # noqa: ASYNC110  others' end
+    while (left := find_marked(scratch)) and loop.time() < deadline:  # noqa: ASYNC110  others' end
         await asyncio.sleep(LOOK_S)
     for pid in left:
         with contextlib.suppress(ProcessLookupError):
