@@ -20,6 +20,7 @@ from libp2p.peer.id import ID
 
 from demo_node.mesh import bounds
 from demo_node.mesh.guest import GuestClosed
+from demo_node.mesh.pacing import PIECE_BYTES_MIN, UploadPacer
 from demo_node.mesh.peer_id import decode_peer_id_bytes, encode_peer_id, encode_peer_id_bytes
 from demo_node.ports import Blob, BlobRequest, NotHeld, Unreachable
 from demo_protocol.limits import HASH_BYTES, REQUEST_BYTES_MAX
@@ -44,10 +45,17 @@ class Garbage(ValueError):
 class BlobProtocol:
     """Serves blobs to peers and pulls them from peers."""
 
-    def __init__(self, host: IHost, answer: Answer, fail: Callable[[Exception], None]) -> None:
+    def __init__(
+        self,
+        host: IHost,
+        answer: Answer,
+        fail: Callable[[Exception], None],
+        pacer: UploadPacer,
+    ) -> None:
         self._host = host
         self._answer = answer
         self._fail = fail
+        self._pacer = pacer
         self._serving: Counter[bytes] = Counter()
         self._pulls: dict[bytes, trio.CapacityLimiter] = {}
         host.set_stream_handler(PROTOCOL, self._handle)
@@ -109,17 +117,23 @@ class BlobProtocol:
                 request = await _read_request(stream)
             with trio.fail_after(bounds.ANSWER_S):
                 body = None if request is None else await self._look_up(peer, request)
-            size = 0 if body is None else len(body)
-            with trio.fail_after(bounds.SERVE_S + size / bounds.SERVE_BYTES_PER_S_MIN):
-                status = NOT_HELD if body is None else HELD
-                await stream.write(bytes([status]) + size.to_bytes(LENGTH_BYTES))
-                for start in range(0, size, bounds.PIECE_BYTES):
-                    assert body is not None
-                    await stream.write(body[start : start + bounds.PIECE_BYTES])
+            await self._reply(stream, body)
         finally:
             self._serving[peer] -= 1
             if not self._serving[peer]:
                 del self._serving[peer]
+
+    async def _reply(self, stream: INetStream, body: bytes | None) -> None:
+        content, status = (b"", NOT_HELD) if body is None else (body, HELD)
+        size = len(content)
+        with trio.fail_after(bounds.SERVE_S + size / bounds.SERVE_BYTES_PER_S_MIN) as scope:
+            await stream.write(bytes([status]) + size.to_bytes(LENGTH_BYTES))
+            for start in range(0, size, self._pacer.piece_bytes):
+                piece = content[start : start + self._pacer.piece_bytes]
+                if size > PIECE_BYTES_MIN:
+                    # Waiting for our own cap is not the peer's slowness.
+                    scope.deadline += await self._pacer.wait_turn(len(piece))
+                await stream.write(piece)
 
     async def _look_up(self, peer: bytes, request: BlobRequest) -> bytes | None:
         try:

@@ -1,6 +1,7 @@
 """The mesh of a real node: `ports.Mesh` over py-libp2p, a trio guest of the asyncio loop."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,9 +17,11 @@ from multiaddr import Multiaddr  # type: ignore[import-untyped]
 from demo_node.mesh import bounds
 from demo_node.mesh.addresses import decode_address, expand_address
 from demo_node.mesh.blob import BlobProtocol
+from demo_node.mesh.dial import explain, resolve
 from demo_node.mesh.gossip import Gossip
 from demo_node.mesh.guest import Guest, GuestClosed
 from demo_node.mesh.host import build_host, close_listeners, get_swarm, listen
+from demo_node.mesh.pacing import UploadPacer
 from demo_node.mesh.peer_id import decode_peer_id_bytes, encode_peer_id, encode_peer_id_bytes
 from demo_node.mesh.transport import MeteredTCP
 from demo_node.ports import (
@@ -41,9 +44,9 @@ T = TypeVar("T")
 class Libp2pMesh:
     """One libp2p host. `start`, then anything of `ports.Mesh`; `wait` beside it; `stop` last.
 
-    `seed` is the node's Ed25519 seed, `listen` the multiaddrs to accept connections on. `guest` is
-    for several meshes in one process: a thread can host only one trio run, so they share it, and
-    who made it stops it.
+    `seed` is the node's Ed25519 seed, `listen` the multiaddrs to accept connections on,
+    `upload_bytes_per_s` a cap on what is sent; 0 is none. `guest` is for several meshes in one
+    process: a thread can host only one trio run, so they share it, and who made it stops it.
     Order of death: end what calls in here, then servers, then `stop`, then the asyncio loop.
     """
 
@@ -52,15 +55,17 @@ class Libp2pMesh:
         seed: bytes,
         listen: Sequence[str] = ("/ip4/127.0.0.1/tcp/0",),
         *,
+        upload_bytes_per_s: float = 0,
         guest: Guest | None = None,
     ) -> None:
-        self._tcp = MeteredTCP()
+        pacer = UploadPacer(upload_bytes_per_s)
+        self._tcp = MeteredTCP(pacer)
         self._listen = tuple(listen)
         self._host = build_host(seed, self._tcp)
         self._swarm = get_swarm(self._host)
         self._peer = decode_peer_id_bytes(self._host.get_id().to_bytes())
         self._gossip = Gossip(self._host, self._fail)
-        self._blobs = BlobProtocol(self._host, self._answer, self._fail)
+        self._blobs = BlobProtocol(self._host, self._answer, self._fail, pacer)
         self._on_blob: OnBlob | None = None
         self._dials: dict[bytes, trio.Lock] = {}
         self._shared_guest = guest
@@ -216,22 +221,29 @@ class Libp2pMesh:
 
         `host.connect` would not do: it refuses for 60 s after a failure (trap 10), waits 250 ms
         for a second address (trap 9), and dials one old address of the peer instead of this one
-        where it remembers several (trap 28).
+        where it remembers several (trap 28). It cannot dial a name, either (trap 46).
         """
         peer_id = ID(encode_peer_id_bytes(peer))
         lock = self._dials.setdefault(peer, trio.Lock())
         try:
-            with trio.fail_after(bounds.CONNECT_S):
-                async with lock:
+            async with lock:
+                with trio.fail_after(bounds.CONNECT_S):
                     if not self._is_connected(peer_id):
-                        await self._swarm.dial_addr(Multiaddr(where), peer_id)
+                        await self._dial_any(await resolve(where), peer_id)
         except trio.TooSlowError:
             raise Unreachable(f"{where} did not answer in {bounds.CONNECT_S:.0f} s") from None
-        except (BaseLibp2pError, ValueError) as error:
-            raise Unreachable(f"{where}: {_innermost(error)}") from None
+        except (BaseLibp2pError, OSError, ValueError) as error:
+            raise Unreachable(f"{where}: {explain(error)}") from None
         finally:
             if not lock.statistics().tasks_waiting and not lock.locked():
                 self._dials.pop(peer, None)
+
+    async def _dial_any(self, places: list[str], peer_id: ID) -> None:
+        for place in places[:-1]:
+            with contextlib.suppress(BaseLibp2pError, OSError):
+                await self._swarm.dial_addr(Multiaddr(place), peer_id)
+                return
+        await self._swarm.dial_addr(Multiaddr(places[-1]), peer_id)
 
     def _is_connected(self, peer_id: ID) -> bool:
         return any(not c.is_closed for c in self._swarm.get_connections(peer_id))
@@ -260,18 +272,6 @@ class Libp2pMesh:
 
 async def _as_coroutine(on_blob: OnBlob, peer: bytes, request: BlobRequest) -> bytes | None:
     return await on_blob(peer, request)
-
-
-def _innermost(error: BaseException) -> str:
-    """One line that says why: the library wraps the reason several times."""
-    while (cause := _cause(error)) is not None:
-        error = cause
-    reason = error.strerror if isinstance(error, OSError) else str(error)
-    return (reason or type(error).__name__).splitlines()[0]
-
-
-def _cause(error: BaseException) -> BaseException | None:
-    return error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error.__cause__
 
 
 def _single(error: Exception) -> Exception:

@@ -14,13 +14,15 @@ from libp2p.transport.tcp.tcp import TCP
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from demo_node.mesh import bounds
+from demo_node.mesh.pacing import UploadPacer
 
 
 class MeteredTCP(TCP):
     """The library's TCP transport; knows every open socket and every byte that went through one."""
 
-    def __init__(self) -> None:
+    def __init__(self, pacer: UploadPacer) -> None:
         super().__init__()
+        self.pacer = pacer
         self.bytes_in = 0
         self.bytes_out = 0
         self.open: set[MeteredStream] = set()
@@ -99,6 +101,7 @@ class MeteredStream(ReadWriteCloser):
         with trio.move_on_after(bounds.WRITE_STALL_S) as stalled:
             await self._inner.write(data)
             self._tcp.bytes_out += len(data)
+            self._tcp.pacer.sent(len(data))
         if stalled.cancelled_caught:  # part of it may be out: the stream is of no use any more
             await self.close()
             raise ConnectionClosedError("the peer has stopped to read", transport="tcp")

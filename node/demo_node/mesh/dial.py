@@ -1,0 +1,49 @@
+"""Names into numbers, and a failed dial into one line that says why. Trio code."""
+
+import re
+import socket
+from typing import Final
+
+import trio
+from libp2p.exceptions import BaseLibp2pError
+from libp2p.security.noise.exceptions import PeerIDMismatchesPubkey
+
+_FAMILIES: Final = {"dns": 0, "dns4": socket.AF_INET, "dns6": socket.AF_INET6}
+
+
+async def resolve(where: str) -> list[str]:
+    """Addresses with numbers for one with a host name, best first. Raises OSError.
+
+    The library looks names up, and then dials the name (trap 46).
+    """
+    _, family, host, transport, port = where.split("/")
+    if family not in _FAMILIES:
+        return [where]
+    found = await trio.socket.getaddrinfo(
+        host, int(port), family=_FAMILIES[family], type=socket.SOCK_STREAM
+    )
+    numbers = dict.fromkeys(str(entry[4][0]) for entry in found)
+    return [f"/{'ip6' if ':' in n else 'ip4'}/{n}/{transport}/{port}" for n in numbers]
+
+
+def explain(error: BaseException) -> str:
+    """One line for the operator: the library wraps the reason several times."""
+    while (cause := _cause(error)) is not None:
+        error = cause
+    if isinstance(error, PeerIDMismatchesPubkey):
+        found = re.search(r"from_pubkey=(\w+)", str(error))
+        return f"another node answers there, {found[1] if found else 'with another key'}"
+    if isinstance(error, socket.gaierror):
+        return f"no such host ({error.strerror})"
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    reason = (reason or type(error).__name__).splitlines()[0]
+    system = re.match(r"Error connecting to \(.*\): (.*)", reason)
+    if system:
+        return system[1]
+    if isinstance(error, BaseLibp2pError) and "closed" in reason.lower():
+        return "what answers there hangs up; it may be no demo-node, or have no room"
+    return reason
+
+
+def _cause(error: BaseException) -> BaseException | None:
+    return error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error.__cause__
