@@ -12,7 +12,8 @@ import uvloop
 
 from demo_node.config import Config, split_host_port
 from demo_node.control.service import control_server
-from demo_node.mesh.addresses import decode_address, split_address
+from demo_node.listening import open_mesh
+from demo_node.mesh.addresses import decode_address
 from demo_node.mesh.libp2p import Libp2pMesh
 from demo_node.node import Node, NodeStopped, run_node
 from demo_node.observe.http import http_server
@@ -41,6 +42,7 @@ def run_daemon(config: Config, show: Callable[[str], None]) -> int:
 
     `show` takes what an operator wants to read: the line that others paste to join.
     """
+    _check_run(config)
     if config.train:
         start_server()  # it imports torch while the node comes up
     try:
@@ -69,9 +71,9 @@ async def _main(config: Config, show: Callable[[str], None]) -> int:
     with hold_lock(disk, datadir):
         key = _load_or_create_key(disk, datadir)
         clock = SystemClock(round(config.clock_offset * 1000))
-        async with _mesh(key, config, observer) as mesh:
+        book = AddressBook(disk, datadir.peers)
+        async with _mesh(key, config, book, observer) as mesh:
             operations = NodeOperations(clock=clock, mesh=mesh, stopping=stopping)
-            book = AddressBook(disk, datadir.peers)
             node = Node(
                 config=config,
                 disk=disk,
@@ -98,7 +100,8 @@ async def _main(config: Config, show: Callable[[str], None]) -> int:
             ):
                 if metrics_port not in (0, port):
                     taken = f"{host}:{port}"
-                    observer.on_event("port.replaced", wanted=config.metrics_address, taken=taken)
+                    detail = f"{config.metrics_address} is in use; metrics are at {taken} this time"
+                    observer.on_event("port.replaced", detail=detail)
                 observer.on_event("metrics.served", url=f"http://{host}:{port}/metrics")
                 await _live(node, metrics, observer)
             await asyncio.to_thread(book.save)
@@ -129,27 +132,28 @@ async def _show_status(operations: NodeOperations, observer: Observers) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _mesh(key: NodeKey, config: Config, observer: RoundObserver) -> AsyncIterator[Libp2pMesh]:
-    """A mesh that listens. A port that was not named falls back to a free one, and says so."""
-    mesh = Libp2pMesh(key.seed, config.listen)
-    try:
-        await mesh.start()
-    except ConfigError:
-        if "listen" in config.named:
-            raise
-        free = [_with_free_port(address) for address in config.listen]
-        mesh = Libp2pMesh(key.seed, free)
-        await mesh.start()
-        observer.on_event("port.replaced", wanted=config.listen, taken=mesh.addresses())
+async def _mesh(
+    key: NodeKey, config: Config, book: AddressBook, observer: RoundObserver
+) -> AsyncIterator[Libp2pMesh]:
+    mesh = await open_mesh(key.seed, config, book, observer)
     try:
         yield mesh
     finally:
         await mesh.stop()
 
 
-def _with_free_port(address: str) -> str:
-    _host, port = split_address(address)
-    return address.removesuffix(str(port)) + "0"
+def _check_run(config: Config) -> None:
+    """Refuse where there is no run to be had, before anything is made on disk."""
+    datadir = DataDir(config.datadir)
+    if config.wait_manifest or config.peers:
+        return
+    if config.manifest is not None and not config.manifest.exists():
+        raise ConfigError(f"--manifest {config.manifest}: there is no such file")
+    if config.manifest is None and not datadir.manifest.exists():
+        raise ConfigError(
+            f"{datadir.path} holds no run; make one with demo-node init, or join one with"
+            " demo-node start --peers <multiaddr>"
+        )
 
 
 def _check_addresses(config: Config) -> None:

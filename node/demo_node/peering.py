@@ -1,14 +1,16 @@
 """Whom to dial: the addresses an operator gave, those remembered, and those that peers pass on."""
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from demo_node.mesh.addresses import decode_address
 from demo_node.ports import Blob, BlobRequest, Clock, Mesh, NotHeld, Unreachable
 from demo_node.store.addresses import AddressBook
 from demo_protocol.answers import decode_peers
-from demo_protocol.errors import Reject
+from demo_protocol.errors import ConfigError, Reject
 from demo_protocol.limits import PEERS_REPLY_BYTES_MAX
 
 CONNECTIONS_WANTED = 12
@@ -23,10 +25,32 @@ EAGER_ROUNDS = 40
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 1.0, 60.0
 """Pause before one address is dialled again."""
 
+FAILURES_MAX = 10
+"""Dials in a row without an answer after which hearsay is forgotten: about five minutes.
+
+What the operator named, and where a peer was ever met, stays."""
+
+DIALS_MAX = 24
+"""Dials at once. Twice what is wanted: an address that swallows packets takes 15 s to fail."""
+
 ASK_TIMEOUT_S = 5.0
 
 KNOWN_MAX = 1024
 """Addresses considered; peers could name others for ever."""
+
+SAVE_S, SAVE_TIMES_S = 10.0, 600.0
+"""How often the address book is written at most: with a new address, and with new times only."""
+
+
+@dataclass(slots=True)
+class _Candidate:
+    """An address and how dialling it went. `not_before_s` is a time of the loop."""
+
+    address: str
+    peer: bytes
+    failures: int = 0
+    not_before_s: float = 0.0
+    reason: str = ""
 
 
 class Peering:
@@ -43,62 +67,99 @@ class Peering:
         """`named` are the operator's, already checked; `book` has those of earlier days."""
         self._mesh = mesh
         self._clock = clock
-        self._named = tuple(named)
+        self._named = tuple(dict.fromkeys(named))
         self._book = book
-        self._known = {*self._named, *filter(_is_address, book.newest())}
+        self._candidates: dict[str, _Candidate] = {}
+        """In the order in which they are dialled: named, the last met, the latest heard of."""
+        for address in (*self._named, *book.newest()):
+            self._consider(address)
         self._asked: set[bytes] = set()
-        self._not_before_s: dict[str, float] = {}
-        self._failures: dict[str, int] = {}
+        self._dialling: set[bytes] = set()
+        self._saved_s = -SAVE_TIMES_S
 
     @property
     def knows_others(self) -> bool:
         """Is there anybody to dial?"""
-        return any(decode_address(address)[1] != self._mesh.peer for address in self._known)
+        return any(c.peer != self._mesh.peer for c in self._candidates.values())
+
+    def explain(self) -> str:
+        """Why nobody answered: for each address that was named, what came of dialling it."""
+        found = [self._candidates[address] for address in self._named]
+        return "; ".join(c.reason for c in found if c.reason)
 
     async def run(self) -> None:
         """Dial and ask around, for ever."""
         turn = 0
-        while True:
-            await asyncio.gather(self._dial_missing(), self._ask_around())
-            pace_s = PACE_FIRST_S if turn < EAGER_ROUNDS else PACE_S
-            turn += 1
-            # Jitter, so that two nodes that know each other do not dial in the same instant.
-            # Not by the clock: this is how the peers are found by whom it may be corrected.
-            await asyncio.sleep(pace_s * random.uniform(0.75, 1.25))
+        async with asyncio.TaskGroup() as dials:
+            while True:
+                for candidate in self._choose():
+                    self._dialling.add(candidate.peer)
+                    dials.create_task(self._dial(candidate))
+                await self._ask_around()
+                await self._save()
+                pace_s = PACE_FIRST_S if turn < EAGER_ROUNDS else PACE_S
+                turn += 1
+                # Jitter, so that two nodes that know each other do not dial in the same instant.
+                # Not by the clock: this is how the peers are found by whom it may be corrected.
+                await asyncio.sleep(pace_s * random.uniform(0.75, 1.25))
 
     async def connect_named(self) -> list[bytes]:
-        """Dial what the operator named, once; the peers that answered."""
-        results = await asyncio.gather(*(self._dial(address) for address in self._named))
-        return [peer for peer in results if peer is not None]
+        """Dial what the operator named, once; where nobody answers, whom we met before.
 
-    async def _dial_missing(self) -> None:
+        Returns the peers that answered.
+        """
+        met = [a for a in self._book.newest() if a not in self._named][:CONNECTIONS_WANTED]
+        for addresses in (self._named, met):
+            candidates = [self._candidates[a] for a in addresses if a in self._candidates]
+            answers = await asyncio.gather(*(self._dial(c) for c in candidates))
+            if any(answers):
+                return [c.peer for c, answered in zip(candidates, answers, strict=True) if answered]
+        return []
+
+    def _consider(self, address: str) -> _Candidate | None:
+        """Take an address into account, from whoever it came; None if it is none."""
+        candidate = self._candidates.get(address)
+        if candidate is None and len(self._candidates) < KNOWN_MAX:
+            with contextlib.suppress(ValueError):
+                candidate = _Candidate(address, decode_address(address)[1])
+                self._candidates[address] = candidate
+        return candidate
+
+    def _choose(self) -> list[_Candidate]:
+        """Whom to dial now, each peer at one of its addresses."""
         connected = {view.peer for view in self._mesh.peers()}
-        if len(connected) >= CONNECTIONS_WANTED:
-            return
+        wanted = CONNECTIONS_WANTED - len(connected)
+        room = DIALS_MAX - len(self._dialling)
+        if wanted <= 0 or room <= 0:
+            return []
         now_s = asyncio.get_running_loop().time()
-        due = [
-            address
-            for address in self._known
-            if self._not_before_s.get(address, now_s) <= now_s
-            and decode_address(address)[1] not in {*connected, self._mesh.peer}
-        ]
-        random.shuffle(due)
-        await asyncio.gather(
-            *(self._dial(address) for address in due[: CONNECTIONS_WANTED - len(connected)])
-        )
+        taken = {*connected, *self._dialling, self._mesh.peer}
+        chosen: dict[bytes, _Candidate] = {}
+        # Those that failed least first; among equals the order in which they became known.
+        for candidate in sorted(self._candidates.values(), key=lambda c: c.failures):
+            if candidate.not_before_s <= now_s and candidate.peer not in taken:
+                chosen.setdefault(candidate.peer, candidate)
+        return list(chosen.values())[: min(wanted, room)]
 
-    async def _dial(self, address: str) -> bytes | None:
+    async def _dial(self, candidate: _Candidate) -> bool:
         try:
-            peer = await self._mesh.connect(address)
-        except Unreachable:
-            failures = self._failures[address] = self._failures.get(address, 0) + 1
-            pause_s = min(BACKOFF_FIRST_S * 2 ** (failures - 1), BACKOFF_MAX_S)
-            self._not_before_s[address] = asyncio.get_running_loop().time() + pause_s
-            return None
-        self._failures.pop(address, None)
-        self._not_before_s.pop(address, None)
-        self._book.add(address, self._clock.now_ms())
-        return peer
+            await self._mesh.connect(candidate.address)
+        except Unreachable as error:
+            candidate.reason = str(error)
+            candidate.failures += 1
+            pause_s = min(BACKOFF_FIRST_S * 2 ** (candidate.failures - 1), BACKOFF_MAX_S)
+            candidate.not_before_s = asyncio.get_running_loop().time() + pause_s
+            if candidate.failures >= FAILURES_MAX and not self._is_kept(candidate.address):
+                self._candidates.pop(candidate.address, None)
+            return False
+        finally:
+            self._dialling.discard(candidate.peer)
+        candidate.failures, candidate.not_before_s, candidate.reason = 0, 0.0, ""
+        self._book.add(candidate.address, self._clock.now_ms())
+        return True
+
+    def _is_kept(self, address: str) -> bool:
+        return address in self._named or address in self._book
 
     async def _ask_around(self) -> None:
         """Ask new peers, and one old one, whom they know."""
@@ -127,17 +188,16 @@ class Peering:
 
         Of itself a connected peer may speak: that address is passed on to others.
         """
-        if not _is_address(address):
-            return
-        if len(self._known) < KNOWN_MAX:
-            self._known.add(address)
-        if decode_address(address)[1] == source:
+        candidate = self._consider(address)
+        if candidate is not None and candidate.peer == source:
             self._book.add(address, self._clock.now_ms())
 
-
-def _is_address(text: str) -> bool:
-    try:
-        decode_address(text)
-    except ValueError:
-        return False
-    return True
+    async def _save(self) -> None:
+        """Write the address book now and then: a node that is killed must find back, too."""
+        pace_s = SAVE_S if self._book.has_new else SAVE_TIMES_S
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._saved_s < pace_s:
+            return
+        self._saved_s = now_s
+        with contextlib.suppress(ConfigError):  # others say it when the disk is full
+            await asyncio.to_thread(self._book.save)

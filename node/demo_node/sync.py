@@ -66,11 +66,14 @@ async def fetch_manifest(puller: Puller, peering: Peering, run_id: str, say: Say
                 return found
         if found is not None or pause_s is None:
             break
-        say("no peer has answered yet; asking again")
+        why = peering.explain()
+        say(f"no peer has answered yet{why and f' ({why})'}; asking again")
         await asyncio.sleep(pause_s)
     if found is None:
+        why = peering.explain() or "it takes part in no run yet"
         raise ConfigError(
-            "no peer of --peers gave a manifest; check the address, and that the node there runs",
+            f"no peer of --peers gave a manifest ({why});"
+            " check the address, and that the node there runs",
             exit_code=75,
         )
     raise ConfigError(

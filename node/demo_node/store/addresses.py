@@ -11,25 +11,45 @@ from demo_protocol.limits import ADDRESS_BYTES_MAX
 KNOWN_MAX: Final = 256
 """Far more than a node dials; the longest unseen go first."""
 
+PER_PEER_MAX: Final = 4
+"""A peer whose port changes at each start leaves dead addresses behind."""
+
+LISTENING_MAX: Final = 8
+"""Addresses of our own; an operator has one or two."""
+
 
 class AddressBook:
     """Known peers' multiaddrs with the time each was last seen, in milliseconds since 1970.
 
-    The file is a convenience: one that cannot be read counts as empty.
+    `listening` is where this node itself was reached last, with a port that it chose itself: others
+    have it in their books and in the line they paste, so it is the one to take again. The file is
+    a convenience: one that cannot be read counts as empty.
     """
 
     def __init__(self, disk: Disk, path: Path) -> None:
         """Read what was saved."""
         self._disk = disk
         self._path = path
-        self._seen_ms = _decode(disk.read(path)) if path.name in disk.names(path.parent) else {}
-        self._saved = dict(self._seen_ms)
+        raw = disk.read(path) if path.name in disk.names(path.parent) else b""
+        self._seen_ms, self.listening = _decode(raw)
+        self._saved = (dict(self._seen_ms), self.listening)
+
+    def __contains__(self, address: object) -> bool:
+        return address in self._seen_ms
+
+    @property
+    def has_new(self) -> bool:
+        """Is there an address that the file lacks? Times alone are less urgent."""
+        seen_ms, listening = self._saved
+        return not self._seen_ms.keys() <= seen_ms.keys() or self.listening != listening
 
     def add(self, address: str, seen_ms: int) -> None:
         """Remember that a peer was reached there. An address of absurd length is ignored."""
         if 0 < len(address.encode()) <= ADDRESS_BYTES_MAX and address.isprintable():
             self._seen_ms[address] = max(seen_ms, self._seen_ms.get(address, 0))
-            for oldest in self.newest()[KNOWN_MAX:]:
+            peer = _peer_of(address)
+            others = [a for a in self.newest() if _peer_of(a) == peer]
+            for oldest in {*others[PER_PEER_MAX:], *self.newest()[KNOWN_MAX:]}:
                 del self._seen_ms[oldest]
 
     def remove(self, address: str) -> None:
@@ -42,23 +62,38 @@ class AddressBook:
 
     def save(self) -> None:
         """Write the file if anything changed (fsyncs)."""
-        current = dict(self._seen_ms)
+        current = (dict(self._seen_ms), self.listening)
         if current != self._saved:
-            write_atomic(self._disk, self._path, _encode(current))
+            write_atomic(self._disk, self._path, _encode(*current))
             self._saved = current
 
 
-def _encode(seen_ms: dict[str, int]) -> bytes:
+def _peer_of(address: str) -> str:
+    return address.rpartition("/")[2]
+
+
+def _encode(seen_ms: dict[str, int], listening: tuple[str, ...]) -> bytes:
     peers = [{"address": address, "seen_ms": seen_ms[address]} for address in sorted(seen_ms)]
-    return json.dumps({"schema": 1, "peers": peers}, indent=1).encode() + b"\n"
+    tree = {"schema": 1, "listening": list(listening), "peers": peers}
+    return json.dumps(tree, indent=1).encode() + b"\n"
 
 
-def _decode(raw: bytes) -> dict[str, int]:
+def _decode(raw: bytes) -> tuple[dict[str, int], tuple[str, ...]]:
     try:
         tree = json.loads(raw)
     except (ValueError, RecursionError):
-        return {}
-    peers = tree.get("peers") if isinstance(tree, dict) else None
+        return {}, ()
+    if not isinstance(tree, dict):
+        return {}, ()
+    return _decode_peers(tree.get("peers")), _decode_listening(tree.get("listening"))
+
+
+def _decode_listening(texts: object) -> tuple[str, ...]:
+    items = texts if isinstance(texts, list) else []
+    return tuple(text for text in items if isinstance(text, str))[:LISTENING_MAX]
+
+
+def _decode_peers(peers: object) -> dict[str, int]:
     found: dict[str, int] = {}
     for entry in (peers if isinstance(peers, list) else [])[:KNOWN_MAX]:
         match entry:

@@ -1,0 +1,62 @@
+"""Where this node listens: at the address that was named, else where it was found last time."""
+
+import contextlib
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from demo_node.config import Config
+from demo_node.mesh.addresses import split_address
+from demo_node.mesh.libp2p import Libp2pMesh
+from demo_node.store.addresses import AddressBook
+from demo_node.views import RoundObserver
+from demo_protocol.errors import ConfigError
+
+KBIT_BYTES: Final = 125
+
+
+async def open_mesh(
+    seed: bytes, config: Config, book: AddressBook, observer: RoundObserver
+) -> Libp2pMesh:
+    """A mesh that listens. Raises ConfigError where a port that was named is in use.
+
+    A port that was not named falls back to a free one, and the book remembers that: peers know the
+    node by it, and volunteers paste it, so that it should not change at each start.
+    """
+
+    async def listen(addresses: Sequence[str]) -> Libp2pMesh:
+        mesh = Libp2pMesh(seed, addresses, upload_bytes_per_s=config.upload_kbit_s * KBIT_BYTES)
+        await mesh.start()
+        return mesh
+
+    if "listen" in config.named:
+        return await listen(config.listen)
+    for addresses in (_checked(book.listening), config.listen):
+        if addresses:
+            with contextlib.suppress(ConfigError):
+                return await listen(addresses)
+    mesh = await listen([_with_port(address, 0) for address in config.listen])
+    port = int(mesh.addresses()[0].split("/")[4])
+    if len(config.listen) == 1:
+        book.listening = (_with_port(config.listen[0], port),)
+    observer.on_event(
+        "port.replaced",
+        detail=f"{config.listen[0]} is in use: peers reach this node at"
+        f" port {port}, from now on; --listen chooses another",
+    )
+    return mesh
+
+
+def _checked(addresses: Iterable[str]) -> tuple[str, ...]:
+    """What can be listened on; the file may have been damaged."""
+    found = []
+    for address in addresses:
+        try:
+            split_address(address)
+        except ConfigError:
+            return ()
+        found.append(address)
+    return tuple(found)
+
+
+def _with_port(address: str, port: int) -> str:
+    return f"{address.rpartition('/')[0]}/{port}"

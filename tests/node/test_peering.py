@@ -1,0 +1,272 @@
+"""Whom a node dials, how often, and what it remembers of it: on virtual time."""
+
+import asyncio
+import contextlib
+import functools
+import itertools
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+from typing import Any, ParamSpec
+
+from demo_node.mesh.peer_id import encode_peer_id
+from demo_node.peering import FAILURES_MAX, SAVE_S, SAVE_TIMES_S, Peering
+from demo_node.ports import BlobRequest, MeshCounters, NotHeld, OnBlob, OnGossip, PeerView, Topic
+from demo_node.ports import Unreachable as NoAnswer
+from demo_node.sim.virtual_loop import VirtualClock, run_virtual
+from demo_node.store.addresses import AddressBook
+from demo_node.store.disk import FileDisk
+from demo_protocol.answers import encode_peers
+
+ME = bytes(32)
+BLACK_HOLE_S = 15.0
+
+
+def peer(number: int) -> bytes:
+    return bytes([number]) * 32
+
+
+def address(number: int, port: int = 4001) -> str:
+    return f"/ip4/192.0.2.{number}/tcp/{port}/p2p/{encode_peer_id(peer(number))}"
+
+
+class Internet:
+    """A mesh whose dials end as told: addresses in `up` answer, in `holes` nothing comes."""
+
+    def __init__(self) -> None:
+        self.up: set[str] = set()
+        self.holes: set[str] = set()
+        self.tells: dict[bytes, list[str]] = {}
+        self.dials: list[tuple[float, str]] = []
+        self.connected: dict[bytes, str] = {}
+        self.peer = ME
+
+    async def connect(self, address: str) -> bytes:
+        self.dials.append((asyncio.get_running_loop().time(), address))
+        if address in self.holes:
+            await asyncio.sleep(BLACK_HOLE_S)
+            raise NoAnswer(f"{address} did not answer in 15 s")
+        if address not in self.up:
+            raise NoAnswer(f"{address}: Connection refused")
+        number = int(address.split("/")[2].rpartition(".")[2])
+        self.connected[peer(number)] = address
+        return peer(number)
+
+    def peers(self) -> list[PeerView]:
+        return [PeerView(peer, address, True) for peer, address in self.connected.items()]
+
+    async def request(
+        self, peer: bytes, request: BlobRequest, *, bytes_max: int, timeout_s: float
+    ) -> bytes:
+        if peer not in self.tells:
+            raise NotHeld("PEERS")
+        return encode_peers(self.tells[peer])
+
+    def addresses(self) -> list[str]:
+        return []
+
+    def counters(self) -> MeshCounters:
+        return MeshCounters(0, 0)
+
+    async def join(self, run_id: bytes, on_gossip: OnGossip, on_blob: OnBlob) -> None:
+        raise AssertionError
+
+    async def publish(self, topic: Topic, message: bytes) -> None:
+        raise AssertionError
+
+    def tried(self, address: str) -> int:
+        return Counter(a for _, a in self.dials)[address]
+
+    def drop(self, number: int) -> None:
+        """The peer goes down."""
+        self.up.discard(self.connected.pop(peer(number)))
+
+
+class Scene:
+    """A node with an internet, and an address book in a file."""
+
+    def __init__(self, folder: Path, named: list[str], met: list[str]) -> None:
+        self.path = folder / "peers.json"
+        self.net = Internet()
+        self.book = AddressBook(FileDisk(), self.path)
+        for age, old in enumerate(met):
+            self.book.add(old, 1000 - age)
+        self.peering = Peering(self.net, VirtualClock(), named=named, book=self.book)
+
+    def on_disk(self) -> list[str]:
+        return AddressBook(FileDisk(), self.path).newest()
+
+
+P = ParamSpec("P")
+
+
+def on_virtual_time(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """Run an async test in no time."""
+
+    @functools.wraps(test)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        run_virtual(test(*args, **kwargs))
+
+    return run
+
+
+@contextlib.asynccontextmanager
+async def at_work(scene: Scene) -> AsyncIterator[None]:
+    """Beside a node that keeps itself connected."""
+    work = asyncio.create_task(scene.peering.run())
+    yield
+    assert not work.done()
+    work.cancel()
+    await asyncio.wait([work])
+
+
+@on_virtual_time
+async def test_a_dead_bootstrap_peer_does_not_keep_a_node_from_whom_it_met(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, [address(1)], [address(n) for n in range(2, 6)])
+    scene.net.holes = {address(1), address(2)}
+    scene.net.up = {address(n) for n in range(3, 6)}
+
+    async with at_work(scene):
+        await asyncio.sleep(1)
+        assert scene.net.connected.keys() == {peer(n) for n in range(3, 6)}
+
+
+@on_virtual_time
+async def test_before_a_run_is_known_the_named_are_asked_then_those_met_before(
+    tmp_path: Path,
+) -> None:
+    scene = Scene(tmp_path, [address(1), address(2)], [address(3)])
+    scene.net.up = {address(3)}
+
+    assert await scene.peering.connect_named() == [peer(3)]
+    scene.net.up.add(address(2))
+    assert await scene.peering.connect_named() == [peer(2)]
+
+
+@on_virtual_time
+async def test_why_nobody_answered_is_said_of_each_named_address(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, [address(1), address(2)], [])
+    scene.net.holes = {address(2)}
+    await scene.peering.connect_named()
+    assert scene.peering.explain() == (
+        f"{address(1)}: Connection refused; {address(2)} did not answer in 15 s"
+    )
+
+
+@on_virtual_time
+async def test_a_peer_that_was_down_for_five_seconds_is_dialled_again_within_five(
+    tmp_path: Path,
+) -> None:
+    scene = Scene(tmp_path, [address(1)], [])
+    scene.net.up = {address(1)}
+
+    async with at_work(scene):
+        await asyncio.sleep(60)
+        scene.net.drop(1)
+        await asyncio.sleep(5)
+        assert scene.net.tried(address(1)) >= 3
+        scene.net.up = {address(1)}
+        await asyncio.sleep(5)
+        assert scene.net.connected
+
+
+@on_virtual_time
+async def test_a_peer_that_answers_again_begins_with_short_pauses_again(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, [address(1)], [])
+
+    async with at_work(scene):
+        await asyncio.sleep(600)
+        scene.net.up = {address(1)}
+        await asyncio.sleep(65)
+        assert scene.net.connected
+        tried = scene.net.tried(address(1))
+        scene.net.drop(1)
+        await asyncio.sleep(20)
+        assert scene.net.tried(address(1)) - tried >= 4
+
+
+@on_virtual_time
+async def test_each_peer_is_dialled_at_one_address_at_a_time_and_at_all_in_turn(
+    tmp_path: Path,
+) -> None:
+    ports = [address(1, port) for port in (1, 2, 3)]
+    scene = Scene(tmp_path, [], ports)
+    scene.net.holes = {ports[0], ports[1]}
+    scene.net.up = {ports[2]}
+
+    async with at_work(scene):
+        await asyncio.sleep(BLACK_HOLE_S - 1)
+        assert [a for _, a in scene.net.dials] == [ports[0]]
+        await asyncio.sleep(2 * BLACK_HOLE_S)
+        assert scene.net.connected == {peer(1): ports[2]}
+
+
+@on_virtual_time
+async def test_hearsay_that_never_answers_is_forgotten_what_was_named_or_met_is_not(
+    tmp_path: Path,
+) -> None:
+    scene = Scene(tmp_path, [address(1)], [address(2)])
+    scene.net.up = {address(9)}
+    scene.book.add(address(9), 2000)
+    scene.peering._consider(address(9))
+    scene.net.tells = {peer(9): [address(3)]}
+
+    async with at_work(scene):
+        await asyncio.sleep(30)
+        scene.net.tells = {}
+        await asyncio.sleep(3600)
+        assert scene.net.tried(address(3)) == FAILURES_MAX
+        before = scene.net.tried(address(1)), scene.net.tried(address(2))
+        assert address(3) not in scene.peering._candidates
+        await asyncio.sleep(600)
+        assert scene.net.tried(address(1)) > before[0]
+        assert scene.net.tried(address(2)) > before[1]
+        assert address(3) not in scene.on_disk()  # nobody answered there
+
+
+@on_virtual_time
+async def test_a_killed_node_has_saved_whom_it_met(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, [address(1)], [])
+    scene.net.up = {address(1), address(2)}
+    scene.net.tells = {peer(1): [address(2), address(3)]}
+
+    async with at_work(scene):
+        await asyncio.sleep(2 * SAVE_S)
+        assert set(scene.on_disk()) == {address(1), address(2)}
+
+
+@on_virtual_time
+async def test_the_book_is_written_at_a_pace(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, [address(1)], [])
+    scene.net.up = {address(n) for n in range(1, 12)}
+    scene.net.tells = {peer(1): [address(1)]}
+    saves: list[float] = []
+    save = scene.book.save
+
+    def counted() -> None:
+        saves.append(asyncio.get_event_loop().time())
+        save()
+
+    scene.book.save = counted  # type: ignore[method-assign]
+
+    async with at_work(scene):
+        for n in range(2, 10):  # somebody new every three seconds
+            scene.net.tells[peer(1)].append(address(n))
+            await asyncio.sleep(3)
+        assert 2 <= len(saves) <= 4
+        assert all(b - a >= SAVE_S for a, b in itertools.pairwise(saves))
+        await asyncio.sleep(3 * SAVE_S)
+        settled = len(saves)
+        await asyncio.sleep(SAVE_TIMES_S * 1.5)  # the times change, the addresses do not
+        assert len(saves) - settled <= 2
+
+
+@on_virtual_time
+async def test_our_own_address_is_not_dialled(tmp_path: Path) -> None:
+    own = f"/ip4/192.0.2.77/tcp/4001/p2p/{encode_peer_id(ME)}"
+    scene = Scene(tmp_path, [own], [])
+    assert not scene.peering.knows_others
+
+    async with at_work(scene):
+        await asyncio.sleep(30)
+        assert not scene.net.dials
