@@ -13,7 +13,14 @@ import pytest
 
 from demo_node.cli.swarm import processes
 from demo_node.cli.swarm.nodes import SwarmFailed, SwarmNode, check_alive, stop_nodes
-from demo_node.cli.swarm.processes import PORTS, end_marked, find_free_ports, find_marked, spawn
+from demo_node.cli.swarm.processes import (
+    PORTS,
+    end_marked,
+    find_free_ports,
+    find_marked,
+    kill_member,
+    spawn,
+)
 from demo_node.store.datadir import DataDir
 from tests.control.fake_node import status_view
 from tests.e2e.processes import is_stopped
@@ -121,6 +128,20 @@ async def test_temporary_files_are_made_in_the_scratch_folder(tmp_path: Path) ->
     process = await spawn((sys.executable, "-c", code), tmp_path / "log", tmp_path)
     assert await process.wait() == 0
     assert Path((tmp_path / "log").read_text().strip()).parent == tmp_path
+
+
+@on_loop
+async def test_only_a_member_of_the_nodes_own_group_is_taken_for_its_trainer(
+    tmp_path: Path,
+) -> None:
+    node, stranger = [await spawn(IDLE, tmp_path / "log", tmp_path) for _ in range(2)]
+    assert not kill_member(stranger.pid, node.pid)
+    assert not kill_member(0, node.pid)
+    assert kill_member(stranger.pid, stranger.pid)
+    assert await stranger.wait() == -signal.SIGKILL
+    assert not kill_member(stranger.pid, stranger.pid)  # it is gone
+    node.kill()
+    await node.wait()
 
 
 def test_ports_are_distinct_and_outside_of_what_kernels_give_to_diallers() -> None:

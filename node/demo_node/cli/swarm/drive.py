@@ -22,6 +22,7 @@ from demo_node.cli.swarm.nodes import (
     check_alive,
     running_swarm,
 )
+from demo_node.control.client import NotRunning, Refused
 from demo_node.store.corpus import compute_corpus_path, save_corpus
 from demo_node.store.disk import FileDisk
 from demo_node.store.manifest_file import save_manifest
@@ -73,9 +74,12 @@ async def run_swarm(
             sent = [count_sent(node.lives) for node in nodes]
             await _agree(nodes, schedule, options.rounds, view)
         view.say("reading the nodes' snapshot files")
-        report = await measure_swarm(
-            nodes, options.rounds, sent, loss_first, tuple(killer.suffered)
-        )
+        try:
+            report = await measure_swarm(
+                nodes, options.rounds, sent, loss_first, tuple(killer.suffered)
+            )
+        except (NotRunning, Refused) as error:
+            raise SwarmFailed(f"a node does not answer at the end: {error}") from None
     unclean = [node.index for node in nodes if node.process.returncode]
     return replace(report, unclean=unclean, left_behind=swarm.left_behind)
 

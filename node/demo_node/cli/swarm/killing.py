@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-import os
-import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +9,7 @@ from typing import Final
 
 from demo_node.cli.swarm.faults import Fault, FaultKind
 from demo_node.cli.swarm.nodes import SwarmNode
+from demo_node.cli.swarm.processes import kill_member
 from demo_protocol.schedule import Schedule, round_at
 
 LOOK_S: Final = 0.1
@@ -81,7 +80,7 @@ class Killer:
     async def _kill_trainer(self, node: SwarmNode, fault: Fault) -> None:
         await node.refresh()
         victim = node.status.trainer_pid if node.status else 0
-        if not _kill_member(victim, node.pid):
+        if not kill_member(victim, node.pid):
             self._tell(fault.node, "has no trainer to kill just now")
             return
         event = self._note(fault, "lost its trainer (SIGKILL)")
@@ -117,12 +116,3 @@ class Killer:
 
     def _round(self) -> int:
         return round_at(self._schedule, time.time_ns() // 1_000_000)
-
-
-def _kill_member(pid: int, group: int) -> bool:
-    """SIGKILL for a process of that process group: its number may be another's by now."""
-    with contextlib.suppress(ProcessLookupError):
-        if pid and os.getpgid(pid) == group:
-            os.kill(pid, signal.SIGKILL)
-            return True
-    return False

@@ -96,3 +96,12 @@ async def end_marked(scratch: Path) -> list[int]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     return left
+
+
+def kill_member(pid: int, group: int) -> bool:
+    """SIGKILL for a process of that process group: its number may be another's by now."""
+    with contextlib.suppress(ProcessLookupError):
+        if pid and os.getpgid(pid) == group:
+            os.kill(pid, signal.SIGKILL)
+            return True
+    return False
