@@ -219,7 +219,7 @@ class Swarm:
         return seal_membership(wish, self.run_id, self.keys[peer].sign)
 
     def _sign(self, kind: str, round_: int, raw: bytes) -> None:
-        log = SignedLog(FileDisk(), DataDir(self.folder).signed_log, self.run_id)
+        log = SignedLog(FileDisk(), DataDir(self.folder).signed_log, self.run_id, 0)
         log.put(kind, round_, raw)
         log.close()
 

@@ -195,6 +195,20 @@ def test_a_changed_payload_is_blamed_by_file_round_and_peer(honest: Swarm, folde
     assert (finding.round, finding.peer) == (LAST_ROUND, header.peer)
 
 
+def test_a_damaged_record_is_named_and_the_next_snapshot_goes_on(
+    honest: Swarm, folder: Path
+) -> None:
+    (position,) = (position for position, entry in honest.entries() if entry.round == 2)
+    log = DataDir(folder).chain_log
+    raw = bytearray(log.read_bytes())
+    raw[position + 300] ^= 1
+    log.write_bytes(raw)
+    report = replay(folder)
+    (finding,) = report.findings
+    assert (finding.file, finding.round) == ("chain.log", 2)
+    assert shown(report)["begin"] == "with the snapshot of round 3"
+
+
 def test_where_the_replay_stands_alone_the_peers_are_not_blamed(tmp_path: Path) -> None:
     """Every message gives another digest from some record on: the state or the machine is it."""
     lies = {(peer, round_): LIE for peer in range(PEERS) for round_ in range(5, LAST_ROUND + 1)}

@@ -248,16 +248,20 @@ def test_a_record_that_no_rule_allows_is_found_though_all_its_checks_hold(tmp_pa
     assert "no slot" in finding.text
 
 
-def test_a_forged_signature_is_found_though_all_hashes_hold(tmp_path: Path) -> None:
+@pytest.mark.parametrize("whose", ["header", "proposal"])
+def test_a_forged_signature_is_found_though_all_hashes_hold(tmp_path: Path, whose: str) -> None:
     swarm = Swarm(tmp_path / "node")
     swarm.run()
     header = swarm.contribute(0, swarm.head, 8)
     sealed = swarm.seal(swarm.keys[0], swarm.head, 8, [header])
-    forged = header.raw.replace(header.signature, bytes(64))
-    swarm.log(bundled(sealed, [forged]))
+    if whose == "header":
+        header = replace(header, raw=header.raw.replace(header.signature, bytes(64)))
+    else:
+        sealed = replace(sealed, raw=sealed.raw.replace(sealed.signature, bytes(64)))
+    swarm.log(bundled(sealed, [header.raw]))
     (finding,) = verify(swarm).findings
     assert (finding.file, finding.round) == ("chain.log", 8)
-    assert "bad signature on a header" in finding.text
+    assert f"bad signature on a {whose}" in finding.text
 
 
 def bundled(sealed: Sealed[Proposal], headers: list[bytes]) -> ChainEntry:
@@ -310,7 +314,7 @@ def test_messages_of_another_key_or_round_among_our_own_are_found(
     datadir.key.write_bytes(encode_key(make_key(0)))
     headers = swarm.chain[swarm.head].contributions
     (raw,) = (h.raw for h in headers if h.body.peer == swarm.keys[0].public)
-    log = SignedLog(FileDisk(), datadir.signed_log, swarm.run_id)
+    log = SignedLog(FileDisk(), datadir.signed_log, swarm.run_id, 0)
     log.put("header", 9, raw)
     log.put("header", 10, raw[:-1])
     log.put("greeting", 11, raw)

@@ -1,6 +1,6 @@
 """Both logs, read entry by entry: what is damaged is named, what is intact is looked into."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -45,42 +45,47 @@ def read_owner(disk: Disk, path: Path, purpose: str) -> bytes:
     return owner if is_whole else b""
 
 
-def read_chain_log(disk: Disk, datadir: DataDir, run_id: bytes) -> Iterator[ChainEntry]:
-    """The intact entries, oldest first. Raises ConfigError for another run's."""
+def read_chain_log(
+    disk: Disk, datadir: DataDir, run_id: bytes, found: Callable[[Finding], None]
+) -> Iterator[ChainEntry]:
+    """The intact entries, oldest first; `found` is told of damage in the end.
+
+    Raises ConfigError for another run's.
+    """
+    path, last = datadir.chain_log, 0
+    damages: list[Damage] = []
     try:
-        for _, entry in scan_chain_log(disk, datadir.chain_log, run_id, lambda damage: None):
+        for position, entry in scan_chain_log(disk, path, run_id, damages.append):
             yield entry
+            last = position
     except FileNotFoundError:
         return
+    for damage in _leave_unfinished(disk, path, damages, last):
+        found(
+            Finding(
+                file=FILE,
+                round=_guess_round(disk, path, damage, run_id),
+                text=_describe(damage),
+                remedy=(
+                    "none is needed: at its next start the node sets the damage aside and asks its"
+                    " peers for the record"
+                ),
+            )
+        )
 
 
 def check_chain_log(
     disk: Disk, datadir: DataDir, run_id: bytes, audit: RecordAudit
 ) -> list[Finding]:
     """Feed every intact entry to `audit`; returns what is damaged."""
-    damages: list[Damage] = []
-    path, last = datadir.chain_log, 0
+    damaged: list[Finding] = []
     try:
-        for position, entry in scan_chain_log(disk, path, run_id, damages.append):
+        for entry in read_chain_log(disk, datadir, run_id, damaged.append):
             audit.take(entry)
-            last = position
-    except FileNotFoundError:
-        return []
     except ConfigError:
         return [Finding(file=FILE, text="it belongs to another run", remedy=RESTORE)]
     audit.finish()
-    return [
-        Finding(
-            file=FILE,
-            round=_guess_round(disk, path, damage, run_id),
-            text=_describe(damage),
-            remedy=(
-                "none is needed: at its next start the node sets the damage aside and asks its"
-                " peers for the record"
-            ),
-        )
-        for damage in _leave_unfinished(disk, path, damages, last)
-    ]
+    return damaged
 
 
 def check_signed_log(

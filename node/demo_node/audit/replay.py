@@ -133,7 +133,9 @@ class _Replay:
 
     def run(self, first: int | None, last: int | None) -> None:
         """Plan, replay, and say what came out."""
-        branch = choose_branch(self._read_log, self._run_id, self._payloads, last)
+        branch = choose_branch(
+            lambda: self._read_log(self.report.found), self._run_id, self._payloads, last
+        )
         heads, sound = self._read_snapshots()
         starts = list(self._find_starts(branch, sound))
         start = _choose_start(branch, starts, first)
@@ -150,8 +152,10 @@ class _Replay:
         compared = f"{self._disputes.agreed} digests of peers and {self._compared} snapshots agree"
         self.report.looked_at("replayed", f"{self._applied} records on {self._device}; {compared}")
 
-    def _read_log(self) -> Iterator[ChainEntry]:
-        return read_chain_log(self._disk, self._datadir, self._run_id)
+    def _read_log(
+        self, found: Callable[[Finding], None] = lambda finding: None
+    ) -> Iterator[ChainEntry]:
+        return read_chain_log(self._disk, self._datadir, self._run_id, found)
 
     def _read_snapshots(self) -> tuple[dict[bytes, SnapshotHead], list[SnapshotHead]]:
         """Snapshots to compare with, by record; and those of them that may be begun with."""
