@@ -108,7 +108,14 @@ async def _join_run(node: Node, group: asyncio.TaskGroup, files: ExitStack) -> N
         node.observer.on_event,
     )
     learner = TrainerClient(supervisor)
-    snapshots = SnapshotStore(node.disk, node.datadir.snapshots, run_id)
+    budget_bytes = node.config.disk_budget_mb * 1_000_000
+    snapshots = SnapshotStore(
+        node.disk,
+        node.datadir.snapshots,
+        run_id,
+        window=manifest.agreement.payload_window_rounds,
+        budget_bytes=budget_bytes // 2,
+    )
     around = Surroundings(
         manifest=manifest,
         me=node.key.public,
@@ -122,6 +129,7 @@ async def _join_run(node: Node, group: asyncio.TaskGroup, files: ExitStack) -> N
         observer=node.observer,
         group=group,
         say=node.say,
+        disk_budget_bytes=budget_bytes,
     )
     archive = FileArchive(snapshots, node.book, node.mesh.addresses)
     participant = Participant(around, archive, snapshots)

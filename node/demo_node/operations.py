@@ -124,7 +124,7 @@ class NodeOperations:
             rounds_total=manifest.rounds_total if manifest else 0,
             replayed_total=history.replayed_total if history else 0,
             micro_batch=0,
-            payload_bytes_held=0,
+            payload_bytes_held=self.driver.store.payload_bytes if self.driver else 0,
             clock=ClockView(correction_ms=0, error_ms=0, peers=0, verified=False),
             contribution=self._own_contribution(),
         )

@@ -75,6 +75,8 @@ class Surroundings:
     observer: RoundObserver
     group: asyncio.TaskGroup
     say: Say
+    disk_budget_bytes: int = 0
+    """For payloads and older snapshots together; 0: no limit."""
 
 
 class Participant:
@@ -113,6 +115,9 @@ class Participant:
         around = self.around
         digest = await self._load(start)
         chain_log, signed, payloads = await asyncio.to_thread(self._open_stores)
+        for log in (chain_log, signed):
+            if log.cut_bytes:
+                around.observer.on_event("log.repaired", path=str(log.aside), bytes=log.cut_bytes)
         store = self.store = FileRoundStore(signed, chain_log, payloads)
         files.callback(store.close)
         view = View(
@@ -125,7 +130,7 @@ class Participant:
         )
         machine = make_round(
             view,
-            signed_until=find_signed_until(signed, around.manifest, around.clock.now_ms()),
+            signed_until={kind: signed.newest(kind) for kind in Kind},
             stop_round=stop_round,
             syncing=syncing,
             contributes=contributes,
@@ -159,16 +164,22 @@ class Participant:
 
     def _open_stores(self) -> tuple[ChainLog, SignedLog, PayloadStore]:
         disk, datadir = self.around.disk, self.around.datadir
+        round_ = round_at(self.around.manifest.schedule, self.around.clock.now_ms())
         return (
             ChainLog(disk, datadir.chain_log, self.run_id),
-            SignedLog(disk, datadir.signed_log, self.run_id),
-            PayloadStore(disk, datadir.payloads),
+            SignedLog(disk, datadir.signed_log, self.run_id, round_),
+            PayloadStore(
+                disk,
+                datadir.payloads,
+                budget_bytes=self.around.disk_budget_bytes,
+                reserved_bytes=lambda: self.snapshots.spare_bytes,
+            ),
         )
 
     async def _read_own_records(self, chain_log: ChainLog, after_round: int) -> None:
         """What our own log has beyond the start."""
         assert self.driver is not None
-        entries = (entry for entry in chain_log.entries() if entry.round > after_round)
+        entries = chain_log.entries(after_round)
         while bundles := await asyncio.to_thread(_take, entries, RECORDS_AT_ONCE):
             now_ms = self.around.clock.now_ms()
             self.driver.post(RecordsFetched(now_ms, bundles, self.around.me))
@@ -225,12 +236,6 @@ class Participant:
         if record in self.driver.view.digests:
             return StatesLost(now_ms, record, digest)
         return StartMoved(now_ms, start.state, digest)
-
-
-def find_signed_until(signed: SignedLog, manifest: Manifest, now_ms: int) -> dict[Kind, int]:
-    """Rule 10, after a restart. A damaged log may have forgotten what was signed up to now."""
-    forgotten = round_at(manifest.schedule, now_ms) if signed.cut_bytes else -1
-    return {kind: max(signed.newest(kind), forgotten) for kind in Kind}
 
 
 def _take(entries: Iterable[ChainEntry], count: int) -> tuple[Bundle, ...]:

@@ -228,6 +228,11 @@ class RoundStore(Protocol):
         """(RecordBundle of a record, its parent), or (None, b"") where the log lacks it."""
         ...
 
+    @property
+    def payload_bytes(self) -> int:
+        """Bytes of all payloads that are held."""
+        ...
+
     async def keep_payload(self, round_: int, payload_hash: bytes, raw: bytes) -> None:
         """Keep a payload for the window of the manifest."""
         ...
@@ -236,7 +241,7 @@ class RoundStore(Protocol):
         """The payload, if it is held and its hash still matches."""
         ...
 
-    async def forget_payloads_before(self, round_: int, needed_from: int | None = None) -> int:
+    async def forget_payloads_before(self, round_: int, needed_from: int) -> int:
         """Payloads of older rounds are not needed any more. Returns the first round kept.
 
         A later one where the disk budget asks for it, but none from `needed_from` on is dropped.

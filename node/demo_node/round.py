@@ -67,6 +67,9 @@ TOPICS = {
 }
 KINDS = {topic: kind for kind, topic in TOPICS.items()}
 
+NEEDED_ROUNDS = 2
+"""Rounds of payloads behind those that may still come late: whatever the disk budget says."""
+
 
 class RoundDriver:
     """Runs one node's round machine against the outside world."""
@@ -104,6 +107,7 @@ class RoundDriver:
         self._pulling: set[tuple[bytes, int]] = set()
         self._finding_way = False
         self._head_changed = asyncio.Event()
+        self._is_window_short = False
         self.first_round = 0
         """The round in which this process began to take part."""
 
@@ -330,9 +334,19 @@ class RoundDriver:
 
     async def _forget_payloads(self, round_: int) -> None:
         """Of the chain's rounds: what a run that stood still needs to go on stays."""
-        window = self.view.manifest.agreement.payload_window_rounds
+        agreement = self.view.manifest.agreement
         newest = min(round_, self.view.head_state.round)
-        await self.store.forget_payloads_before(newest - window)
+        asked = newest - agreement.payload_window_rounds
+        needed_from = newest - agreement.late_rounds - NEEDED_ROUNDS
+        first = await self.store.forget_payloads_before(asked, needed_from)
+        if first > asked and not self._is_window_short:
+            self._is_window_short = True
+            self.observer.on_event(
+                "window.shortened",
+                rounds=newest - first,
+                asked=agreement.payload_window_rounds,
+                reason="the disk budget is used up",
+            )
 
     # --- pulling ---------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from tests.store.builders import RUN, corpus, name, pieces, snapshot_info, tenso
 
 
 def round_store(disk: Disk, folder: Path) -> FileRoundStore:
-    signed = SignedLog(disk, folder / "signed.log", RUN)
+    signed = SignedLog(disk, folder / "signed.log", RUN, 0)
     chain = ChainLog(disk, folder / "chain.log", RUN)
     return FileRoundStore(signed, chain, PayloadStore(disk, folder / "payloads"))
 
@@ -33,7 +33,7 @@ async def use(store: RoundStore) -> None:
     assert await store.read_record(name(1)) == (b"bundle", name(0))
     assert await store.read_record(name(2)) == (None, b"")
     assert await store.read_payload(key) == b"payload"
-    await store.forget_payloads_before(2)
+    await store.forget_payloads_before(2, needed_from=2)
     assert await store.read_payload(key) is None
 
 

@@ -73,20 +73,20 @@ def test_what_was_signed_is_never_forgotten_nor_changed() -> None:
 
     prepared = MemoryDisk()
     prepared.make_folder(FOLDER)
-    log = SignedLog(prepared, FOLDER / "signed.log", RUN)
+    log = SignedLog(prepared, FOLDER / "signed.log", RUN, -1)
     for round_ in range(first):
         log.put("header", round_, b"header %d" % round_)
 
     def script(disk: MemoryDisk, done: Done) -> None:
         for start in (first, first + 20):
-            log = SignedLog(disk, FOLDER / "signed.log", RUN)
+            log = SignedLog(disk, FOLDER / "signed.log", RUN, -1)
             for round_ in range(start, start + 20):
                 log.put("header", round_, b"header %d" % round_)
                 done.append(round_)
 
     floors = set()
     for disk, done in cuts(script, prepared):
-        log = SignedLog(disk, FOLDER / "signed.log", RUN)
+        log = SignedLog(disk, FOLDER / "signed.log", RUN, -1)
         floors.add(log.floor)
         for round_ in [*range(first), *done]:
             held = log.get("header", round_)
@@ -98,16 +98,16 @@ def test_what_a_killed_process_left_unsynced_is_synced_before_it_is_said_again()
     for seed in SEEDS:
         disk = MemoryDisk()
         disk.make_folder(FOLDER)
-        log = SignedLog(disk, FOLDER / "signed.log", RUN)
+        log = SignedLog(disk, FOLDER / "signed.log", RUN, 0)
         disk.operations_left = 1  # the write is done, its sync is not
         with pytest.raises(PowerCut):
             log.put("header", 1, b"header")
         disk.operations_left = None  # only the process died: the system still has the write
-        again = SignedLog(disk, FOLDER / "signed.log", RUN)
+        again = SignedLog(disk, FOLDER / "signed.log", RUN, 0)
         assert again.get("header", 1) == b"header"
         again.put("header", 1, b"header")
         found = disk.after_power_cut(Random(seed))
-        assert SignedLog(found, FOLDER / "signed.log", RUN).get("header", 1) == b"header"
+        assert SignedLog(found, FOLDER / "signed.log", RUN, 0).get("header", 1) == b"header"
 
 
 def test_synced_records_are_all_there_and_no_record_is_wrong() -> None:

@@ -21,11 +21,11 @@ def disk() -> MemoryDisk:
 
 def test_the_same_bytes_are_there_after_a_restart() -> None:
     held = disk()
-    log = SignedLog(held, PATH, RUN)
+    log = SignedLog(held, PATH, RUN, 0)
     log.put("header", 3, b"signed header")
     log.put("proposal", 3, b"signed proposal")
     log.put("header", 3, b"signed header")  # saying it again is fine
-    again = SignedLog(held, PATH, RUN)
+    again = SignedLog(held, PATH, RUN, 0)
     assert again.get("header", 3) == b"signed header"
     assert again.get("proposal", 3) == b"signed proposal"
     assert again.get("header", 4) is None
@@ -35,9 +35,9 @@ def test_the_same_bytes_are_there_after_a_restart() -> None:
 
 def test_a_second_signature_for_a_round_is_refused_before_and_after_a_restart() -> None:
     held = disk()
-    log = SignedLog(held, PATH, RUN)
+    log = SignedLog(held, PATH, RUN, 0)
     log.put("header", 3, b"first")
-    for opened in (log, SignedLog(held, PATH, RUN)):
+    for opened in (log, SignedLog(held, PATH, RUN, 0)):
         with pytest.raises(LocalFault, match="a second header for round 3"):
             opened.put("header", 3, b"second")
         assert opened.get("header", 3) == b"first"
@@ -45,11 +45,11 @@ def test_a_second_signature_for_a_round_is_refused_before_and_after_a_restart() 
 
 def test_old_rounds_leave_the_file_but_can_never_be_signed_again() -> None:
     held = disk()
-    log = SignedLog(held, PATH, RUN)
+    log = SignedLog(held, PATH, RUN, 0)
     for round_ in range(1_000):
         log.put("header", round_, bytes(500))
     assert held.size(PATH) < (KEPT_ROUNDS + 300) * 600
-    again = SignedLog(held, PATH, RUN)
+    again = SignedLog(held, PATH, RUN, 0)
     assert again.get("header", 999 - KEPT_ROUNDS + 1) is not None
     for opened in (log, again):
         assert opened.floor >= 600
@@ -59,12 +59,12 @@ def test_old_rounds_leave_the_file_but_can_never_be_signed_again() -> None:
 
 def test_a_clock_that_was_once_years_ahead_does_not_silence_the_node() -> None:
     held = disk()
-    log = SignedLog(held, PATH, RUN)
+    log = SignedLog(held, PATH, RUN, 0)
     log.put("header", 10**8, b"the future")
     for round_ in range(300):
         log.put("header", round_, b"now")
     assert log.floor < 300
-    SignedLog(held, PATH, RUN).put("header", 300, b"now")
+    SignedLog(held, PATH, RUN, 0).put("header", 300, b"now")
 
 
 @given(st.integers(0, 10_000), st.integers(5, 7))
@@ -72,7 +72,7 @@ def test_a_damaged_file_gives_true_bytes_and_signs_no_round_that_it_may_have_for
     bit: int, round_: int
 ) -> None:
     held = disk()
-    log = SignedLog(held, PATH, RUN)
+    log = SignedLog(held, PATH, RUN, 0)
     for signed in range(5):
         log.put("header", signed, b"header %d" % signed)
     content = bytearray(held.read(PATH))
@@ -94,7 +94,7 @@ def test_a_damaged_file_gives_true_bytes_and_signs_no_round_that_it_may_have_for
 
 def test_a_scan_gives_what_was_signed_and_changes_nothing() -> None:
     held = disk()
-    log = SignedLog(held, PATH, RUN)
+    log = SignedLog(held, PATH, RUN, 0)
     for round_ in range(400):
         log.put("header", round_, b"header %d" % round_)
     content = held.read(PATH)

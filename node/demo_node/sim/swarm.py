@@ -222,7 +222,10 @@ class SimSwarm:
 
 def _make_participant(around: Surroundings) -> Participant:
     snapshots = SnapshotStore(
-        around.disk, around.datadir.snapshots, compute_run_id(around.manifest)
+        around.disk,
+        around.datadir.snapshots,
+        compute_run_id(around.manifest),
+        window=around.manifest.agreement.payload_window_rounds,
     )
     book = AddressBook(around.disk, around.datadir.peers)
     archive = FileArchive(snapshots, book, around.mesh.addresses)

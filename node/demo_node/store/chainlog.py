@@ -33,7 +33,8 @@ class ChainEntry:
 class ChainLog:
     """All records this node keeps, forks included.
 
-    `cut_bytes` of the file were damaged and set aside: those records are to be fetched again.
+    `cut_bytes` of the file were damaged and set `aside` in another: those records are to be
+    fetched again.
     """
 
     def __init__(self, disk: Disk, path: Path, run_id: bytes) -> None:
@@ -45,7 +46,7 @@ class ChainLog:
         self._rounds = array("q")  # in the order of `_positions`
         self._lock = Lock()
         self._journal = Journal.open(disk, path, _PURPOSE, run_id, self._restore)
-        self.cut_bytes = self._journal.cut_bytes
+        self.cut_bytes, self.aside = self._journal.cut_bytes, self._journal.aside
 
     def __len__(self) -> int:
         return len(self._positions)

@@ -12,7 +12,7 @@ from typing import Self
 
 from demo_node.store.atomic import write_atomic
 from demo_node.store.disk import Disk
-from demo_node.store.journal import DAMAGED, Journal
+from demo_node.store.journal import Journal
 from demo_protocol.errors import ConfigError, LocalFault, Reject
 from demo_protocol.manifest import Data
 from demo_protocol.merkle import compute_leaf, compute_leaves, compute_root, split_leaves
@@ -170,8 +170,8 @@ class CorpusAssembler:
             )
         save_corpus(self._disk, self._folder, corpus)
         self.close()
-        for name in (self._journal.path.name, self._journal.path.name + DAMAGED):
-            self._disk.unlink(self._folder / name)
+        for path in (self._journal.path, self._journal.aside):
+            self._disk.unlink(path)
         return corpus
 
     def close(self) -> None:

@@ -43,6 +43,7 @@ class Journal:
 
     def __init__(self, disk: Disk, path: Path, header: bytes) -> None:
         self.path = path
+        self.aside = path.with_name(path.name + DAMAGED)
         self.cut_bytes = 0
         self._disk = disk
         self._header = header
@@ -155,8 +156,7 @@ class Journal:
         """Set what is damaged aside, then take it out of the log (fsyncs)."""
         found = list(self._find_damage())
         self.cut_bytes = sum(damage.length for damage in found)
-        aside = self.path.with_name(self.path.name + DAMAGED)
-        write_atomic(self._disk, aside, self._read_pieces(found))
+        write_atomic(self._disk, self.aside, self._read_pieces(found))
         is_tail = found[0].position >= START and self._disk.size(self.path) == found[0].end
         if is_tail and not after_damage:  # an unfinished write: the usual case, and the cheap one
             self._disk.truncate(self.path, found[0].position)

@@ -7,6 +7,7 @@ again, and one that changed on disk is dropped when it is next read.
 import hashlib
 import re
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
 from typing import Final
@@ -24,7 +25,8 @@ _ROUND: Final = re.compile(r"\d{1,18}")
 class PayloadStore:
     """Payloads of the last rounds. Every method may be called from any thread.
 
-    `budget_bytes` (0: none) may be exceeded by what is still needed, and by one round's payloads.
+    `budget_bytes` (0: none), less what is reserved for others, may be exceeded by what is still
+    needed, and by one round's payloads.
     """
 
     def __init__(
@@ -34,9 +36,11 @@ class PayloadStore:
         *,
         memory_bytes: int = MEMORY_BYTES,
         budget_bytes: int = 0,
+        reserved_bytes: Callable[[], int] = lambda: 0,
     ) -> None:
         """List what is held; reads no payload."""
-        self.budget_bytes = budget_bytes
+        self._budget_bytes = budget_bytes
+        self._reserved_bytes = reserved_bytes
         self._disk = disk
         self._folder = folder
         self._memory_bytes = memory_bytes
@@ -106,7 +110,7 @@ class PayloadStore:
         `needed_from`: what is still to be applied or sent is not dropped.
         """
         first = round_
-        if self.budget_bytes and needed_from is not None:
+        if self._budget_bytes and needed_from is not None:
             first = max(round_, self._find_first_affordable(round_, needed_from))
         with self._lock:
             gone = [h for h, held in self._rounds.items() if held < first]
@@ -128,7 +132,8 @@ class PayloadStore:
         """The first round from which on all that is held is within the budget."""
         with self._lock:
             sizes = sorted(self._sizes.items())
-        over = sum(size for _, size in sizes) - self.budget_bytes
+        over = sum(size for _, size in sizes) - self._budget_bytes
+        over += self._reserved_bytes()
         first = round_
         for held, size in sizes:
             if over <= 0 or held >= needed_from:

@@ -41,7 +41,7 @@ class FileRoundStore:
         """The payload, or None when it is not held or changed on disk."""
         return await asyncio.to_thread(self._payloads.get, payload_hash)
 
-    async def forget_payloads_before(self, round_: int, needed_from: int | None = None) -> int:
+    async def forget_payloads_before(self, round_: int, needed_from: int) -> int:
         """Drop older rounds, and where the disk budget asks for it those before `needed_from`."""
         return await asyncio.to_thread(self._payloads.drop_before, round_, needed_from)
 

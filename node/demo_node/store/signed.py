@@ -30,10 +30,10 @@ _FLOOR: Final = ""
 class SignedLog:
     """Remembers what was signed, by kind and round.
 
-    `cut_bytes` of the file were damaged and set aside when it was opened.
+    `cut_bytes` of the file were damaged and set `aside` in another when it was opened.
     """
 
-    def __init__(self, disk: Disk, path: Path, run_id: bytes, round_: int = -1) -> None:
+    def __init__(self, disk: Disk, path: Path, run_id: bytes, round_: int) -> None:
         """Read the log. May fsync. Raises ConfigError for another run's.
 
         `round_` is the last that something may have been signed for: the present one. A damaged
@@ -49,7 +49,7 @@ class SignedLog:
         self._journal = Journal.open(
             disk, path, _PURPOSE, run_id, self._restore, after_damage=[forgotten]
         )
-        self.cut_bytes = self._journal.cut_bytes
+        self.cut_bytes, self.aside = self._journal.cut_bytes, self._journal.aside
 
     def get(self, kind: str, round_: int) -> bytes | None:
         """What was signed, exactly as it was sent; None when nothing was. No I/O."""
