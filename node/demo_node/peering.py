@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from demo_node.mesh.addresses import decode_address
@@ -17,7 +17,7 @@ CONNECTIONS_WANTED = 12
 """Dial until so many peers are connected: gossipsub's upper degree."""
 
 PACE_FIRST_S, PACE_S = 0.25, 2.0
-"""How often to look around: often while starting, then now and then."""
+"""How often to look around: often at first and when a peer was lost, then now and then."""
 
 EAGER_ROUNDS = 40
 """Looks around at the first pace: ten seconds."""
@@ -29,6 +29,9 @@ FAILURES_MAX = 10
 """Dials in a row without an answer after which hearsay is forgotten: about five minutes.
 
 What the operator named, and where a peer was ever met, stays."""
+
+HEAD_START_S = 2.0
+"""What the operator named is dialled so long before whom we met on earlier days."""
 
 DIALS_MAX = 24
 """Dials at once. Twice what is wanted: an address that swallows packets takes 15 s to fail."""
@@ -89,7 +92,7 @@ class Peering:
 
     async def run(self) -> None:
         """Dial and ask around, for ever."""
-        turn = 0
+        turn = connected = 0
         async with asyncio.TaskGroup() as dials:
             while True:
                 for candidate in self._choose():
@@ -97,24 +100,32 @@ class Peering:
                     dials.create_task(self._dial(candidate))
                 await self._ask_around()
                 await self._save()
+                before, connected = connected, len(self._mesh.peers())
+                turn = 0 if connected < before else turn + 1
                 pace_s = PACE_FIRST_S if turn < EAGER_ROUNDS else PACE_S
-                turn += 1
                 # Jitter, so that two nodes that know each other do not dial in the same instant.
                 # Not by the clock: this is how the peers are found by whom it may be corrected.
                 await asyncio.sleep(pace_s * random.uniform(0.75, 1.25))
 
     async def connect_named(self) -> list[bytes]:
-        """Dial what the operator named, once; where nobody answers, whom we met before.
+        """Dial what the operator named, once; where nobody answers soon, whom we met before.
 
-        Returns the peers that answered.
+        Returns the peers that answered, without waiting long for the others.
         """
         met = [a for a in self._book.newest() if a not in self._named][:CONNECTIONS_WANTED]
+        dials: dict[asyncio.Task[bool], bytes] = {}
         for addresses in (self._named, met):
-            candidates = [self._candidates[a] for a in addresses if a in self._candidates]
-            answers = await asyncio.gather(*(self._dial(c) for c in candidates))
-            if any(answers):
-                return [c.peer for c, answered in zip(candidates, answers, strict=True) if answered]
-        return []
+            for address in addresses:
+                if candidate := self._candidates.get(address):
+                    dials[asyncio.create_task(self._dial(candidate))] = candidate.peer
+            answered = await _wait_for_any(dials, HEAD_START_S)
+            if answered:
+                break
+        answered = answered or await _wait_for_any(dials, None)
+        for task in dials:
+            task.cancel()
+        await asyncio.gather(*dials, return_exceptions=True)
+        return [dials[task] for task in answered]
 
     def _consider(self, address: str) -> _Candidate | None:
         """Take an address into account, from whoever it came; None if it is none."""
@@ -201,3 +212,20 @@ class Peering:
         self._saved_s = now_s
         with contextlib.suppress(ConfigError):  # others say it when the disk is full
             await asyncio.to_thread(self._book.save)
+
+
+async def _wait_for_any(
+    dials: Collection[asyncio.Task[bool]], patience_s: float | None
+) -> list[asyncio.Task[bool]]:
+    """The dials that were answered: when some were, when all have ended, or after so long."""
+    deadline_s = None if patience_s is None else asyncio.get_running_loop().time() + patience_s
+    pending = set(dials)
+    while pending:
+        left_s = deadline_s and max(0.0, deadline_s - asyncio.get_running_loop().time())
+        _, pending = await asyncio.wait(
+            pending, timeout=left_s, return_when=asyncio.FIRST_COMPLETED
+        )
+        answered = [task for task in dials if task.done() and task.result()]
+        if answered or left_s == 0:
+            return answered
+    return []
