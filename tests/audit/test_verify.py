@@ -131,6 +131,13 @@ def test_one_changed_byte_is_found_and_its_file_blamed(swarm: Swarm, pattern: st
     assert verify(swarm).findings == []
 
 
+def test_without_its_manifest_a_folder_proves_nothing(swarm: Swarm) -> None:
+    with Flipped(Flip(DataDir(swarm.folder).manifest, 100, 1)):
+        report = verify(swarm)
+    assert [finding.file for finding in report.findings] == ["manifest.json"]
+    assert report.notes == ["without the run's manifest nothing else can be checked"]
+
+
 def test_a_changed_record_is_blamed_by_its_round(swarm: Swarm) -> None:
     path = DataDir(swarm.folder).chain_log
     bounds = [(position, entry.round) for position, entry in swarm.entries()]

@@ -1,9 +1,17 @@
 """What an audit says: what was looked at, what is wrong, and what to do about it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from demo_node.mesh.peer_id import encode_peer_id
+
+Say = Callable[[str], None]
+"""Shows one line of progress."""
+
+
+def say_nothing(line: str) -> None:
+    """Nobody is watching."""
 
 
 class About(StrEnum):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from demo_node.audit.findings import Finding
+from demo_node.audit.findings import Finding, Say
 from demo_node.audit.records import FILE, RESTORE, RecordAudit
 from demo_node.store.chainlog import ChainEntry, decode_entry, scan_chain_log
 from demo_node.store.datadir import DataDir
@@ -26,6 +26,9 @@ from demo_protocol.messages import (
     decode_membership,
     decode_proposal,
 )
+
+SAY_EVERY: Final = 10_000
+"""Records between two lines of progress: some seconds."""
 
 SIGNED_FILE: Final = "signed.log"
 
@@ -75,13 +78,15 @@ def read_chain_log(
 
 
 def check_chain_log(
-    disk: Disk, datadir: DataDir, run_id: bytes, audit: RecordAudit
+    disk: Disk, datadir: DataDir, run_id: bytes, audit: RecordAudit, say: Say
 ) -> list[Finding]:
     """Feed every intact entry to `audit`; returns what is damaged."""
     damaged: list[Finding] = []
     try:
         for entry in read_chain_log(disk, datadir, run_id, damaged.append):
             audit.take(entry)
+            if audit.records % SAY_EVERY == 0:
+                say(f"checked {audit.records} records, up to round {entry.round}")
     except ConfigError:
         return [Finding(file=FILE, text="it belongs to another run", remedy=RESTORE)]
     audit.finish()

@@ -25,7 +25,7 @@ from demo_node.audit.branch import (
 )
 from demo_node.audit.disputes import Disputes
 from demo_node.audit.files import REFETCH, list_payloads
-from demo_node.audit.findings import About, Finding, Report
+from demo_node.audit.findings import About, Finding, Report, Say, say_nothing
 from demo_node.audit.logs import read_chain_log
 from demo_node.audit.records import TELL
 from demo_node.audit.snapshots import (
@@ -55,9 +55,6 @@ State = Mapping[str, Tensor]
 
 Heads = Mapping[bytes, SnapshotHead]
 """Snapshots by the record they follow."""
-
-Say = Callable[[str], None]
-"""Shows one line of progress."""
 
 SAY_EVERY: Final = 50
 """Records between two lines of progress."""
@@ -95,7 +92,7 @@ def replay_folder(
     first: int | None = None,
     last: int | None = None,
     device: str = "auto",
-    say: Say = lambda line: None,
+    say: Say = say_nothing,
 ) -> Report:
     """Execute the rounds `first` to `last` again and compare. None: as far as payloads reach.
 

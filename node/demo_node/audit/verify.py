@@ -14,7 +14,7 @@ from demo_node.audit.files import (
     check_payloads,
     list_payloads,
 )
-from demo_node.audit.findings import Finding, Report
+from demo_node.audit.findings import Finding, Report, Say, say_nothing
 from demo_node.audit.logs import check_chain_log, check_signed_log, read_owner
 from demo_node.audit.records import RecordAudit
 from demo_node.audit.snapshots import (
@@ -34,11 +34,12 @@ from demo_protocol.manifest import Manifest, compute_run_id
 from demo_protocol.schema import compute_schema
 
 
-def verify_folder(disk: Disk, folder: Path) -> Report:
+def verify_folder(disk: Disk, folder: Path, say: Say = say_nothing) -> Report:
     """Check a data folder. Raises ConfigError where there is no run in it."""
     datadir, report = DataDir(folder), Report()
     manifest = _verify_manifest(disk, datadir, report)
     if manifest is None:
+        report.notes.append("without the run's manifest nothing else can be checked")
         return report
     run_id = compute_run_id(manifest)
     _verify_own(disk, datadir, run_id, report)
@@ -50,7 +51,7 @@ def verify_folder(disk: Disk, folder: Path) -> Report:
         roots={head.info.record: head.state for head in heads},
         held=held,
     )
-    report.found(*check_chain_log(disk, datadir, run_id, audit))
+    report.found(*check_chain_log(disk, datadir, run_id, audit, say))
     _tell_records(audit, report)
     report.found(*_compare(heads, audit))
     report.found(*check_payloads(disk, held, audit.listed))

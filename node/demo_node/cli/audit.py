@@ -30,7 +30,8 @@ def verify(datadir: str | None, as_json: bool) -> None:
     from demo_node.audit.verify import verify_folder  # numpy and cryptography: not for --help
     from demo_node.store.disk import FileDisk
 
-    _tell(verify_folder(FileDisk(), resolve_datadir(datadir)), as_json=as_json)
+    report = verify_folder(FileDisk(), resolve_datadir(datadir), _say)
+    _tell(report, as_json=as_json)
 
 
 @click.command()
@@ -70,9 +71,13 @@ def replay(
         first=first,
         last=last,
         device=device,
-        say=lambda line: click.echo(line, err=True),
+        say=_say,
     )
     _tell(report, as_json=as_json)
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
 
 
 def _tell(report: "Report", *, as_json: bool) -> None:
