@@ -72,9 +72,17 @@ def listening(host: str, port: int) -> Iterator[int]:
 
 
 def test_an_empty_folder_needs_peers(tmp_path: Path) -> None:
-    refusal = start(tmp_path)
+    refusal = start(tmp_path / "node")
     assert refusal.exit_code == 78
     assert "holds no run; make one with demo-node init" in refusal.line
+    assert not (tmp_path / "node").exists(), "nothing is left behind"
+
+
+def test_a_manifest_that_is_not_there_is_named(tmp_path: Path) -> None:
+    refusal = start(tmp_path / "node", *LOCAL, "--manifest", tmp_path / "m.json")
+    assert refusal.exit_code == 78
+    assert f"--manifest {tmp_path / 'm.json'}: there is no such file" in refusal.line
+    assert not (tmp_path / "node").exists(), "nothing is left behind"
 
 
 @pytest.mark.parametrize(
@@ -124,8 +132,9 @@ def test_ports_that_were_not_named_fall_back_and_say_so(tmp_path: Path) -> None:
     _where, mesh_port = split_address(DEFAULT_LISTEN[0])
     host, metrics_port = split_host_port(DEFAULT_METRICS_ADDRESS)
     with listening("0.0.0.0", mesh_port), listening(host, metrics_port):
-        refusal = start(tmp_path, "--log-level", "info")
-    assert "holds no run" in refusal.line, "it came as far as that"
+        nobody = f"/ip4/127.0.0.1/tcp/1/p2p/{SOMEBODY}"
+        refusal = start(tmp_path, "--log-level", "info", "--peers", nobody)
+    assert "no peer of --peers" in refusal.line, "it came as far as that"
     replaced = [line for line in refusal.log.splitlines() if "port.replaced" in line]
     assert len(replaced) == 2
     assert DEFAULT_LISTEN[0] in replaced[0]
