@@ -24,7 +24,7 @@ from demo_node.store.snapshots import SnapshotStore
 from demo_node.sync import ensure_corpus, ensure_initial, fetch_manifest
 from demo_node.system_clock import SystemClock
 from demo_node.trainer.client import TrainerClient
-from demo_node.trainer.forkserver import wait_for_server
+from demo_node.trainer.forkserver import check_device, wait_for_server
 from demo_node.trainer.settings import TrainerSettings
 from demo_node.trainer.supervisor import Supervisor
 from demo_node.views import NodeState, RoundObserver
@@ -92,6 +92,7 @@ async def run_node(node: Node, group: asyncio.TaskGroup, files: ExitStack) -> No
 
 
 async def _join_run(node: Node, group: asyncio.TaskGroup, files: ExitStack) -> None:
+    await asyncio.to_thread(check_device, node.config.device)  # before anything is joined
     puller = Puller(node.mesh, node.clock)
     manifest = await _find_manifest(node, puller)
     node.operations.manifest = manifest
@@ -103,11 +104,13 @@ async def _join_run(node: Node, group: asyncio.TaskGroup, files: ExitStack) -> N
             corpus=compute_corpus_path(node.datadir.corpus, manifest.data),
             device=node.config.device,
             threads=node.config.threads,
+            nice=node.config.nice,
+            gpu_memory_mb=node.config.gpu_memory_mb,
             initial=node.datadir.initial,
         ),
         node.observer.on_event,
     )
-    learner = TrainerClient(supervisor)
+    learner = TrainerClient(supervisor, node.clock.now_ms)
     budget_bytes = node.config.disk_budget_mb * 1_000_000
     snapshots = SnapshotStore(
         node.disk,

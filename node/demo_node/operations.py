@@ -41,6 +41,11 @@ class TrainerProcess(Protocol):
         """Process id of the trainer that is ready; 0 while there is none."""
         ...
 
+    @property
+    def micro_batch(self) -> int:
+        """Samples that it takes at once; 0 while there is none."""
+        ...
+
 
 class NotRunningYet(LookupError):
     """The node has not come far enough to answer."""
@@ -123,7 +128,7 @@ class NodeOperations:
             invitation=self.invitation,
             rounds_total=manifest.rounds_total if manifest else 0,
             replayed_total=history.replayed_total if history else 0,
-            micro_batch=0,
+            micro_batch=self.trainer.micro_batch if self.trainer else 0,
             payload_bytes_held=self.driver.store.payload_bytes if self.driver else 0,
             clock=ClockView(correction_ms=0, error_ms=0, peers=0, verified=False),
             contribution=self._own_contribution(),

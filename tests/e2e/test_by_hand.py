@@ -248,6 +248,7 @@ def test_a_dead_trainer_is_replaced_and_contributes_again(
         lambda rounds: is_included([view for view in rounds if view.round > after.round])
     )
     counted = next(v for v in rounds if v.round > after.round and v.included)
+    assert counted.round <= after.round + 2  # the next one, where the cores are not too busy
     theirs = second.wait_for_rounds(lambda rounds: rounds[-1].round >= counted.round)
     assert [v.digest for v in theirs if v.round == counted.round] == [counted.digest]
     assert first.process.poll() is None
@@ -318,7 +319,7 @@ def test_a_killed_node_takes_its_processes_along(
     took_s = time.monotonic() - begin_s
     figures["seconds until a killed node's processes are gone"] = f"{took_s:.2f}"
     assert returned.wait() == 128 + signal.SIGKILL
-    assert not is_alive(trainer)
+    wait_until_sync(lambda: not is_alive(trainer))  # its memory goes before it does
 
 
 def test_the_second_signal_ends_a_node_at_once(first: RunningNode) -> None:

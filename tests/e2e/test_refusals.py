@@ -141,6 +141,14 @@ def test_ports_that_were_not_named_fall_back_and_say_so(tmp_path: Path) -> None:
     assert DEFAULT_METRICS_ADDRESS in replaced[1]
 
 
+def test_a_device_that_is_not_there_is_refused_before_anything_is_joined(tmp_path: Path) -> None:
+    nobody = f"/ip4/127.0.0.1/tcp/1/p2p/{SOMEBODY}"
+    refusal = start(tmp_path, *LOCAL, "--device", "cuda:99", "--peers", nobody)
+    assert refusal.exit_code == 78
+    assert refusal.line == "demo-node: device 'cuda:99' is not available here: use auto or cpu"
+    assert "connecting" not in refusal.log
+
+
 def break_key(folder: Path) -> None:
     (folder / "node.key").chmod(0o640)
 

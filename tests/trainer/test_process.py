@@ -321,8 +321,7 @@ def test_what_the_trainer_has_to_say_reaches_the_node(tmp_path: Path) -> None:
     huge = {name: tensor.abs().clamp_min(1e-3) * 1e30 for name, tensor in sound.items()}
 
     async def test(node: Node) -> None:
-        assert node.supervisor.info is not None
-        assert node.supervisor.info.micro_batch == 4
+        assert node.supervisor.micro_batch == 4
         await node.client.load(record(1), encode_tensors(huge))
         trained = await node.client.train(train_order(base=record(1)))
         assert (trained.k, trained.samples) == (0, 0)

@@ -47,7 +47,7 @@ from demo_node.config import (
 @click.option(
     "--threads",
     type=click.IntRange(min=0),
-    help="Processor threads to train with. [default: 0, as many as torch likes]",
+    help="Processor threads to train with. [default: 0, all that this process may use]",
 )
 @click.option(
     "--nice",

@@ -8,7 +8,19 @@ import structlog
 
 from demo_node.views import NodeState, Outcome, Phase, RoundObserver, RoundView, StatusView
 
-WARNING_ENDINGS: Final = (".rejected", ".lost", ".differed", ".failed", ".refused")
+WARNING_ENDINGS: Final = (
+    ".rejected",
+    ".lost",
+    ".differed",
+    ".failed",
+    ".refused",
+    ".died",
+    ".diverged",
+    ".keeps_diverging",
+    ".out_of_memory",
+    "_halved",
+    "_failed",
+)
 """Events that an operator should look at end like this."""
 
 

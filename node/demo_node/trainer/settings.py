@@ -35,7 +35,7 @@ class TrainerSettings:
     threads: int = 0
     """Cores that one operation may use; 0: all that this process may use."""
     initial: Path | None = None
-    """A snapshot file whose parameters are state 0; None: they are made from the seed."""
+    """Where the snapshot file lies that the manifest may name as state 0."""
     nice: int = 10
     """Niceness: the network has to answer while every core trains."""
     gpu_memory_mb: int = 0

@@ -120,6 +120,11 @@ class Supervisor:
         """What the trainer that is ready says of itself; None while there is none."""
         return self._trainer.info if self._trainer else None
 
+    @property
+    def micro_batch(self) -> int:
+        """Samples that the trainer takes at once; 0 while there is none."""
+        return self.info.micro_batch if self.info else 0
+
     def trainer(self) -> Trainer:
         """The trainer that is ready. Raises LearnerLost while there is none."""
         if self._trainer is None:
