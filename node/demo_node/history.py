@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from demo_node.ports import MeshCounters, Trained
 from demo_node.views import Outcome, Phase, RoundObserver, RoundView
 from demo_protocol.events import HeadChanged
-from demo_protocol.manifest import Manifest
+from demo_protocol.manifest import Manifest, has_ended
 from demo_protocol.schedule import (
     contribute_end_ms,
     round_start_ms,
@@ -30,6 +30,7 @@ class _Tally:
     proposed_ms: int = 0
     applied_ms: int = 0
     rolled_back: bool = False
+    away: bool = False
     counters: MeshCounters | None = None
 
 
@@ -42,6 +43,7 @@ class History:
         self._tallies: dict[int, _Tally] = {}
         self._views: deque[RoundView] = deque(maxlen=ROUNDS_KEPT)
         self._counters = MeshCounters(0, 0)
+        self._seen_a_round_end = False
         self.train_ms_total = 0
         self.tokens_total = 0
         self.forks_total = 0
@@ -86,13 +88,18 @@ class History:
             tally = self._tally(step.round)
             tally.applied_ms = tally.applied_ms or now_ms
 
-    def on_round_ended(self, round_: int, view: View, counters: MeshCounters) -> None:
+    def on_round_ended(
+        self, round_: int, view: View, counters: MeshCounters, *, syncing: bool
+    ) -> None:
         """The clock has left `round_`: the one before it can be shown now."""
-        self._tally(round_).counters = MeshCounters(
+        tally = self._tally(round_)
+        tally.counters = MeshCounters(
             counters.bytes_in - self._counters.bytes_in,
             counters.bytes_out - self._counters.bytes_out,
         )
         self._counters = counters
+        tally.away = syncing or not self._seen_a_round_end
+        self._seen_a_round_end = True
         for old in sorted(r for r in self._tallies if r < round_):
             tally = self._tallies.pop(old)
             shown = self._show(old, tally, view)
@@ -119,10 +126,17 @@ class History:
                 self._observer.on_phase(phase, max(end_ms - begin_ms, 0) / 1000)
 
     def _show(self, round_: int, tally: _Tally, view: View) -> RoundView | None:
-        """The round as it went; None where its record was replayed: we took no part in it."""
+        """The round as it went; None where its record was replayed: we took no part in it.
+
+        Nor in one without a record that had begun before we were there, or ended before we were
+        level: that it was skipped is not for us to say. After the run's end there are no rounds.
+        """
         schedule = self._manifest.schedule
         record = next((s for s in view.chain.ancestors(view.head) if s.round == round_), None)
         if record is not None and not tally.applied_ms:
+            return None
+        is_over = has_ended(self._manifest, round_)
+        if record is None and (is_over or (tally.away and tally.trained is None)):
             return None
         outcome = Outcome.SKIPPED
         if record is not None:

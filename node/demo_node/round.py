@@ -210,7 +210,8 @@ class RoundDriver:
             case KeyInUse(round_):
                 self._on_key_in_use(round_)
             case RoundEnded(round_):
-                self.history.on_round_ended(round_, self.view, self.mesh.counters())
+                counters, syncing = self.mesh.counters(), self.machine.syncing
+                self.history.on_round_ended(round_, self.view, counters, syncing=syncing)
                 self._start(self._forget_payloads(round_))
 
     def _on_key_in_use(self, round_: int) -> None:

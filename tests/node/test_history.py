@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 from demo_node.history import History
 from demo_node.ports import MeshCounters
 from demo_node.sim.silent_observer import SilentObserver
@@ -18,13 +20,29 @@ def test_a_round_that_was_only_replayed_is_not_shown() -> None:
 
     mine.head = first
     history.on_head_changed(HeadChanged(first, genesis, 0), mine, now_ms, syncing=True)
-    history.on_round_ended(0, mine, NO_TRAFFIC)
+    history.on_round_ended(0, mine, NO_TRAFFIC, syncing=True)
     mine.head = second
     history.on_head_changed(HeadChanged(second, first, 0), mine, now_ms, syncing=False)
-    history.on_round_ended(1, mine, NO_TRAFFIC)
-    history.on_round_ended(2, mine, NO_TRAFFIC)
+    history.on_round_ended(1, mine, NO_TRAFFIC, syncing=False)
+    history.on_round_ended(2, mine, NO_TRAFFIC, syncing=False)
 
     (shown,) = history.newest(10)
     assert (shown.round, shown.outcome, shown.record) == (1, Outcome.RECORDED, second)
     assert shown.latency_ms == MANIFEST.schedule.round_ms - 1
     assert history.replayed_total == 1
+
+
+def test_a_round_that_was_half_over_or_spent_syncing_is_not_called_skipped() -> None:
+    mine, history = view(), History(MANIFEST, SilentObserver())
+    for round_, syncing in enumerate([False, True, False, False, False]):
+        history.on_round_ended(round_, mine, NO_TRAFFIC, syncing=syncing)
+    # 0 had begun before the node was there, in 1 it was not level, 4 is not yet known.
+    assert [shown.round for shown in history.newest(10)] == [2, 3]
+    assert {shown.outcome for shown in history.newest(10)} == {Outcome.SKIPPED}
+
+
+def test_after_the_runs_end_there_are_no_rounds() -> None:
+    mine, history = view(), History(replace(MANIFEST, rounds_total=2), SilentObserver())
+    for round_ in range(5):
+        history.on_round_ended(round_, mine, NO_TRAFFIC, syncing=False)
+    assert [shown.round for shown in history.newest(10)] == [1]
