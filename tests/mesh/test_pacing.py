@@ -124,6 +124,24 @@ async def test_a_payload_takes_its_time_and_gossip_passes_meanwhile() -> None:
         await a.mesh.stop()
 
 
+@on_uvloop
+async def test_small_answers_do_not_wait_their_turn() -> None:
+    """The time, for one: clocks are set by how long its answer took."""
+    async with hosts(1) as (b,):
+        a = Host(Libp2pMesh(seed(9), upload_bytes_per_s=8_000, guest=b.mesh._guest))
+        await a.mesh.start()
+        await a.join()
+        await b.mesh.connect(a.address)
+        a.held = {b"large": bytes(24_000), b"small": bytes(100)}
+        pull = asyncio.create_task(ask(b, a, b"large"))
+        await wait_until(lambda: a.asked)
+        for _ in range(20):
+            await ask(b, a, b"small")
+        assert not pull.done()  # six pieces, half a second each
+        await pull
+        await a.mesh.stop()
+
+
 async def ask(asking: Host, holder: Host, key: bytes) -> bytes:
     return await asking.mesh.request(
         holder.mesh.peer, BlobRequest(Blob.PAYLOAD, key), bytes_max=1 << 20, timeout_s=30

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from demo_node.store.addresses import KNOWN_MAX, AddressBook
+from demo_node.store.addresses import KNOWN_MAX, PER_PEER_MAX, AddressBook
 from demo_node.store.disk import FileDisk
 
 DISK = FileDisk()
@@ -24,10 +24,22 @@ def test_addresses_come_back_newest_first(tmp_path: Path) -> None:
 def test_the_book_is_bounded_and_forgets_the_longest_unseen(tmp_path: Path) -> None:
     book = AddressBook(DISK, tmp_path / "peers.json")
     for number in range(KNOWN_MAX + 5):
-        book.add(f"/ip4/1.1.1.1/tcp/{number}", number)
+        book.add(f"/ip4/1.1.1.1/tcp/{number}/p2p/{number}", number)
     assert len(book.newest()) == KNOWN_MAX
-    assert "/ip4/1.1.1.1/tcp/4" not in book.newest()
-    assert "/ip4/1.1.1.1/tcp/5" in book.newest()
+    assert "/ip4/1.1.1.1/tcp/4/p2p/4" not in book.newest()
+    assert "/ip4/1.1.1.1/tcp/5/p2p/5" in book.newest()
+
+
+def test_of_one_peer_only_the_last_addresses_are_kept(tmp_path: Path) -> None:
+    """Its port changes at each start; the dead ones would crowd the others out."""
+    book = AddressBook(DISK, tmp_path / "peers.json")
+    book.add("/ip4/1.1.1.1/tcp/1/p2p/OTHER", 0)
+    for number in range(PER_PEER_MAX + 3):
+        book.add(f"/ip4/1.1.1.1/tcp/{number}/p2p/SAME", number)
+    assert len(book.newest()) == PER_PEER_MAX + 1
+    assert f"/ip4/1.1.1.1/tcp/{PER_PEER_MAX + 2}/p2p/SAME" in book
+    assert "/ip4/1.1.1.1/tcp/2/p2p/SAME" not in book
+    assert "/ip4/1.1.1.1/tcp/1/p2p/OTHER" in book
 
 
 def test_an_unchanged_book_is_not_written(tmp_path: Path) -> None:
