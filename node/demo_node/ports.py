@@ -234,7 +234,10 @@ class RoundStore(Protocol):
         ...
 
     async def keep_payload(self, round_: int, payload_hash: bytes, raw: bytes) -> None:
-        """Keep a payload for the window of the manifest."""
+        """Keep a payload for the window of the manifest.
+
+        Raises ConfigError where the disk takes none: then it is held in memory for a while.
+        """
         ...
 
     async def read_payload(self, payload_hash: bytes) -> bytes | None:

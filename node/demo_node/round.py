@@ -108,6 +108,7 @@ class RoundDriver:
         self._finding_way = False
         self._head_changed = asyncio.Event()
         self._is_window_short = False
+        self._is_unwritable = False
         self.first_round = 0
         """The round in which this process began to take part."""
 
@@ -256,7 +257,7 @@ class RoundDriver:
         payload_hash = b""
         if trained.k:
             payload_hash = await sha256(trained.payload)
-            await self.store.keep_payload(trained.round, payload_hash, trained.payload)
+            await self._keep_payload(trained.round, payload_hash, trained.payload)
         self.history.on_trained(trained)
         self.post(
             TrainingDone(
@@ -333,6 +334,17 @@ class RoundDriver:
             raw = encode_bundle(make_bundle(step))
             await self.store.keep_record(record, step.parent, step.round, raw)
 
+    async def _keep_payload(self, round_: int, payload_hash: bytes, raw: bytes) -> None:
+        """A disk that takes none is no reason to stop: it is in memory, and others have it."""
+        try:
+            await self.store.keep_payload(round_, payload_hash, raw)
+        except ConfigError as error:
+            if not self._is_unwritable:
+                self.observer.on_event("payload.unsaved", reason=str(error))
+            self._is_unwritable = True
+        else:
+            self._is_unwritable = False
+
     async def _forget_payloads(self, round_: int) -> None:
         """Of the chain's rounds: what a run that stood still needs to go on stays."""
         agreement = self.view.manifest.agreement
@@ -360,7 +372,7 @@ class RoundDriver:
                 raw = await self.puller.pull_payload(effect, self._is_payload_wanted(), round_s / 4)
                 self.observer.on_op("pull", time.perf_counter() - begin_s)
             if raw is not None and self._is_payload_sound(raw):
-                await self.store.keep_payload(effect.round, effect.payload_hash, raw)
+                await self._keep_payload(effect.round, effect.payload_hash, raw)
                 now_ms = self.clock.now_ms()
                 self.post(PayloadHeld(now_ms, effect.payload_hash, effect.round))
         finally:

@@ -7,6 +7,7 @@ from demo_node.round import RoundDriver
 from demo_node.store.snapshots import Snapshot, SnapshotInfo, SnapshotStore
 from demo_node.views import RoundObserver
 from demo_protocol.answers import encode_chain_state
+from demo_protocol.errors import ConfigError
 from demo_protocol.schedule import round_start_ms
 
 TRY_AGAIN_S = 2.0
@@ -29,6 +30,7 @@ class Snapshotting:
         self._snapshots = snapshots
         self._observer = observer
         self._writing = asyncio.Lock()
+        self._is_unwritable = False
         self.newest = newest
 
     async def run(self) -> None:
@@ -38,8 +40,8 @@ class Snapshotting:
         while True:
             await self._driver.wait_for_head_change()
             due = self._driver.view.head_state.height // every
-            if due > saved and await self._try_save():
-                saved = due
+            if due > saved and (await self._try_save() or self._is_unwritable):
+                saved = due  # a full disk is tried again when the next one is due
 
     async def run_end(self, clock: Clock) -> None:
         """When the run has had its last round, save what it came to, and what comes late."""
@@ -55,12 +57,21 @@ class Snapshotting:
                 await self._driver.wait_for_head_change()
 
     async def _try_save(self) -> bool:
-        """Whether a snapshot of the head is there; a trainer that has just died gives none."""
+        """Whether a snapshot of the head is there; a trainer that has just died gives none.
+
+        Nor can one be had while the disk takes none. That is said once: the node can go on.
+        """
         try:
             await self.save_head()
         except (LearnerLost, LookupError) as error:
             self._observer.on_event("snapshot.missed", reason=str(error))
             return False
+        except ConfigError as error:
+            if not self._is_unwritable:
+                self._observer.on_event("snapshot.missed", reason=str(error))
+            self._is_unwritable = True
+            return False
+        self._is_unwritable = False
         return True
 
     def _is_saved(self) -> bool:

@@ -4,7 +4,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -114,11 +114,15 @@ def hold_lock(disk: Disk, datadir: DataDir) -> Iterator[None]:
         ) from error
     try:
         _lock(fd, datadir)
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
-        for folder in (datadir.path, datadir.snapshots, datadir.corpus):
-            sweep_temporaries(disk, folder)
-        yield
+        try:
+            os.ftruncate(fd, 0)
+            with suppress(OSError):  # a full disk: who holds the lock is a courtesy
+                os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+            for folder in (datadir.path, datadir.snapshots, datadir.corpus):
+                sweep_temporaries(disk, folder)
+            yield
+        finally:
+            os.ftruncate(fd, 0)  # a start that was refused leaves the folder as it was
     finally:
         os.close(fd)
 

@@ -66,17 +66,22 @@ class PayloadStore:
             return sum(self._sizes.values())
 
     def put(self, round_: int, raw: bytes) -> bytes:
-        """Keep a payload of `round_`; returns its SHA-256. Hashes and writes; does not sync."""
+        """Keep a payload of `round_`; returns its SHA-256. Hashes and writes; does not sync.
+
+        Raises ConfigError where the disk takes it not; in memory it is held all the same.
+        """
         payload_hash = hashlib.sha256(raw).digest()
-        with self._writing:
-            if self._rounds.get(payload_hash, -1) < round_:
-                path = self._compute_path(round_, payload_hash)
-                self._disk.make_folder(path.parent)
-                write_atomic(self._disk, path, raw, durable=False)
-                with self._lock:
-                    self._rounds[payload_hash] = round_
-                    self._sizes[round_] = self._sizes.get(round_, 0) + len(raw)
-        self._keep_recent(payload_hash, raw)
+        try:
+            with self._writing:
+                if self._rounds.get(payload_hash, -1) < round_:
+                    path = self._compute_path(round_, payload_hash)
+                    self._disk.make_folder(path.parent)
+                    write_atomic(self._disk, path, raw, durable=False)
+                    with self._lock:
+                        self._rounds[payload_hash] = round_
+                        self._sizes[round_] = self._sizes.get(round_, 0) + len(raw)
+        finally:
+            self._keep_recent(payload_hash, raw)
         return payload_hash
 
     def get(self, payload_hash: bytes) -> bytes | None:
@@ -144,7 +149,7 @@ class PayloadStore:
 
     def _keep_recent(self, payload_hash: bytes, raw: bytes) -> None:
         with self._lock:
-            if payload_hash in self._recent or payload_hash not in self._rounds:
+            if payload_hash in self._recent:
                 return
             self._recent[payload_hash] = raw
             self._recent_bytes += len(raw)

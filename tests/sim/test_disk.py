@@ -1,0 +1,161 @@
+"""Disks that take no more, and disks that are shared: the node goes on wherever it honestly can."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from demo_node.participant import Surroundings
+from demo_node.ports import Topic
+from demo_node.sim.faults import Faults, Heard
+from demo_node.sim.swarm import SimNode, SimSwarm, peer_name
+from demo_node.store.datadir import DataDir
+from demo_node.store.disk import PRIVATE, Appender
+from demo_node.store.memory import MemoryDisk
+from demo_protocol.errors import ConfigError
+from demo_protocol.manifest import Agreement, compute_run_id
+from demo_protocol.messages import decode_header
+from tests.builders import manifest
+from tests.sim.scenes import assert_agree, height, play
+
+NAME = peer_name(3)
+HOME = DataDir(Path("/") / NAME.hex()[:8])
+RUN = manifest(agreement=Agreement(snapshot_every=2, payload_window_rounds=20))
+FULL = "the disk is full; free some space and start again"
+
+
+class FillingDisk(MemoryDisk):
+    """Takes no byte more for a path of which `is_full` says so."""
+
+    __slots__ = ("is_full",)
+    is_full: Callable[[Path], bool]
+
+    def create(self, path: Path, mode: int = PRIVATE) -> Appender:
+        """A file that may take nothing."""
+        return _Filling(super().create(path, mode), path, self)
+
+    def append(self, path: Path, mode: int = PRIVATE) -> Appender:
+        """A file that may take nothing more."""
+        return _Filling(super().append(path, mode), path, self)
+
+
+class _Filling:
+    def __init__(self, file: Appender, path: Path, disk: FillingDisk) -> None:
+        self._file, self._path, self._disk = file, path, disk
+        self.sync, self.close = file.sync, file.close
+
+    def write(self, piece: bytes | memoryview) -> None:
+        if self._disk.is_full(self._path):
+            raise ConfigError(f"{self._path}: {FULL}", exit_code=73)
+        self._file.write(piece)
+
+
+def make_disk(is_full: Callable[[Path], bool]) -> FillingDisk:
+    disk = FillingDisk()
+    disk.is_full = is_full
+    for folder in (HOME.path, HOME.payloads, HOME.snapshots, HOME.corpus):
+        disk.make_folder(folder)
+    return disk
+
+
+def events(node: SimNode, name: str) -> list[dict[str, object]]:
+    return [fields for found, fields in node.observer.events if found == name]
+
+
+@pytest.mark.parametrize(
+    ("folder", "event"),
+    [(HOME.snapshots, "snapshot.missed"), (HOME.payloads, "payload.unsaved")],
+)
+def test_no_room_for_what_can_be_had_again_is_said_once_and_the_node_goes_on(
+    folder: Path, event: str
+) -> None:
+    full = {folder}
+    disk = make_disk(lambda path: not full.isdisjoint(path.parents))
+
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(3)
+        node = await swarm.add(3, disk=disk)
+        await swarm.run_until_round(9)
+        assert_agree(swarm)
+        (said,) = events(node, event)
+        assert FULL in str(said["reason"])
+        assert node.name in {h.body.peer for h in node.view.chain[node.view.head].contributions}
+        assert not [path for path in disk.names(HOME.snapshots) if folder == HOME.snapshots]
+        full.clear()
+        await swarm.run_until_round(13)
+        assert_agree(swarm)
+        assert disk.names(HOME.snapshots)
+        assert node.store.payload_bytes > 0
+        assert len(events(node, event)) == 1
+        full.add(folder)
+        await swarm.run_until_round(17)
+        assert len(events(node, event)) == 2  # another fault, another line
+
+    play(scenario, SimSwarm(RUN))
+
+
+def test_who_cannot_write_down_what_it_signs_stops_before_it_says_it() -> None:
+    full: set[Path] = set()
+    disk = make_disk(full.__contains__)
+    said: set[int] = set()
+
+    def hear(heard: Heard) -> float:
+        if heard.topic is Topic.HEADERS:
+            body = decode_header(heard.message, compute_run_id(RUN)).body
+            if body.peer == NAME:
+                said.add(body.round)
+        return 0.0
+
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(3)
+        node = await swarm.add(3, disk=disk)
+        await swarm.run_until_round(5)
+        full.add(HOME.signed_log)
+        assert node.task is not None
+        with pytest.raises(ExceptionGroup) as stopped:
+            await node.task
+        (error,) = stopped.value.exceptions
+        assert isinstance(error, ConfigError)
+        assert error.exit_code == 73
+        assert str(error) == f"{HOME.signed_log}: {FULL}"
+        last = max(said)
+        await swarm.kill(node)
+        full.clear()  # somebody has made room
+        again = await swarm.add(3, disk=disk, syncing=True)
+        await swarm.run_until_round(again.view.round + 4)
+        assert_agree(swarm)
+        assert max(said) > last
+        assert not any(other.view.votes.equivocators for other in swarm.nodes)
+
+    play(scenario, SimSwarm(RUN, faults=Faults(held_back_s=hear)))
+
+
+class Thrifty(SimSwarm):
+    """One of its nodes has a disk budget."""
+
+    budget_bytes = 0
+
+    def _surround(self, name: bytes, *others: Any) -> Surroundings:
+        around = super()._surround(name, *others)
+        return replace(around, disk_budget_bytes=self.budget_bytes if name == NAME else 0)
+
+
+def test_a_disk_budget_makes_the_payload_window_shorter_and_nothing_else() -> None:
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(3)
+        await swarm.run_until_round(4)
+        one_round = swarm.nodes[0].store.payload_bytes // height(swarm.nodes[0])
+        Thrifty.budget_bytes = budget_bytes = 12 * one_round
+        node = await swarm.add(3, syncing=True)
+        for round_ in range(8, 40, 4):
+            await swarm.run_until_round(round_)
+            assert node.store.payload_bytes < budget_bytes + 2 * one_round
+        assert_agree(swarm)
+        (said,) = events(node, "window.shortened")
+        assert said["asked"] == 20
+        assert events(swarm.nodes[0], "window.shortened") == []
+        assert swarm.nodes[0].store.payload_bytes > node.store.payload_bytes
+
+    play(scenario, Thrifty(RUN))
