@@ -93,7 +93,7 @@ async def run_node(node: Node, group: asyncio.TaskGroup, files: ExitStack) -> No
 
 async def _join_run(node: Node, group: asyncio.TaskGroup, files: ExitStack) -> None:
     await asyncio.to_thread(check_device, node.config.device)  # before anything is joined
-    puller = Puller(node.mesh, node.clock)
+    puller = Puller(node.mesh)
     manifest = await _find_manifest(node, puller)
     node.operations.manifest = manifest
     node.operations.set_state(NodeState.SYNCING)
@@ -138,11 +138,14 @@ async def _join_run(node: Node, group: asyncio.TaskGroup, files: ExitStack) -> N
     participant = Participant(around, archive, snapshots)
     await node.mesh.join(run_id, participant.on_gossip, participant.server.answer)
     group.create_task(node.peering.run())
+    group.create_task(participant.timekeeper.run())
+    node.operations.timekeeper = participant.timekeeper
     corpus = await ensure_corpus(node.disk, node.datadir, manifest.data, puller, node.say)
     archive.corpus = corpus
     archive.initial = await ensure_initial(node.disk, node.datadir, manifest, puller, node.say)
     group.create_task(supervisor.run())
     patience_ms = PATIENCE_MS if node.peering.knows_others else 0
+    await participant.timekeeper.settle(patience_ms / 1000)
     start = await participant.finder.choose(patience_ms)
     trainer = await supervisor.wait_ready()
     can_contribute = trainer.info is None or trainer.info.can_contribute

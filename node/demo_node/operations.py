@@ -11,6 +11,7 @@ from demo_node.ports import Clock, Learner, Mesh, PeerView
 from demo_node.round import RoundDriver
 from demo_node.snapshotting import Snapshotting
 from demo_node.stopping import Stopping
+from demo_node.timekeeper import Timekeeper
 from demo_node.views import (
     ClockView,
     ContributorView,
@@ -47,6 +48,10 @@ class TrainerProcess(Protocol):
         ...
 
 
+UNKNOWN_CLOCK = ClockView(correction_ms=0, error_ms=0, peers=0, verified=False)
+"""Before anybody could be asked."""
+
+
 class NotRunningYet(LookupError):
     """The node has not come far enough to answer."""
 
@@ -65,6 +70,7 @@ class NodeOperations:
     learner: Learner | None = None
     driver: RoundDriver | None = None
     snapshotting: Snapshotting | None = None
+    timekeeper: Timekeeper | None = None
     trainer: TrainerProcess | None = None
     version: str = field(default_factory=lambda: version("demo-node"))
 
@@ -130,7 +136,7 @@ class NodeOperations:
             replayed_total=history.replayed_total if history else 0,
             micro_batch=self.trainer.micro_batch if self.trainer else 0,
             payload_bytes_held=self.driver.store.payload_bytes if self.driver else 0,
-            clock=ClockView(correction_ms=0, error_ms=0, peers=0, verified=False),
+            clock=self.timekeeper.view() if self.timekeeper else UNKNOWN_CLOCK,
             contribution=self._own_contribution(),
         )
 

@@ -6,12 +6,13 @@ start and makes the round machine, `catch_up` brings it level with the others.
 
 import asyncio
 import itertools
+import random
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Protocol
 
-from demo_node.ports import Clock, Learner, Mesh, Topic
+from demo_node.ports import Learner, Mesh, Topic
 from demo_node.pull import Puller
 from demo_node.round import RoundDriver
 from demo_node.serve import Server
@@ -26,6 +27,8 @@ from demo_node.store.round_store import FileRoundStore
 from demo_node.store.signed import SignedLog
 from demo_node.store.snapshots import SnapshotStore
 from demo_node.sync import Say, catch_up
+from demo_node.system_clock import SystemClock
+from demo_node.timekeeper import Timekeeper
 from demo_node.views import RoundObserver
 from demo_protocol.answers import decode_bundle
 from demo_protocol.errors import ConfigError
@@ -67,7 +70,7 @@ class Surroundings:
     me: bytes
     sign: Sign
     verify: Verify
-    clock: Clock
+    clock: SystemClock
     mesh: Mesh
     learner: Learner
     disk: Disk
@@ -89,8 +92,15 @@ class Participant:
         self.run_id = compute_run_id(around.manifest)
         self.archive = archive
         self.snapshots = snapshots
-        self.server = Server(around.manifest, archive, around.clock.now_ms)
-        self.puller = Puller(around.mesh, around.clock)
+        self.server = Server(around.manifest, archive, around.clock.raw_now_ms)
+        self.timekeeper = Timekeeper(
+            around.mesh,
+            around.clock,
+            around.manifest.schedule,
+            around.observer,
+            random.Random(around.me),
+        )
+        self.puller = Puller(around.mesh)
         self.finder = StartFinder(
             around.manifest, snapshots, self.puller, around.learner, around.clock, around.say
         )

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Iterable
 
-from demo_node.ports import Blob, BlobRequest, Clock, Mesh, NotHeld, Unreachable
+from demo_node.ports import Blob, BlobRequest, Mesh, NotHeld, Unreachable
 from demo_protocol.events import PullHeaders, PullPayload, PullRecords
 from demo_protocol.limits import (
     HEADER_BYTES_MAX,
@@ -34,9 +34,8 @@ async def sha256(raw: bytes) -> bytes:
 class Puller:
     """Asks those who should hold something, then everybody else."""
 
-    def __init__(self, mesh: Mesh, clock: Clock) -> None:
+    def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
-        self._clock = clock
         self._payloads = asyncio.Semaphore(PULLS_MAX)
 
     async def ask(

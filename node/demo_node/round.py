@@ -102,7 +102,7 @@ class RoundDriver:
         self.resync = resync
         self.find_way = find_way
         self.history = History(self.view.manifest, observer)
-        self.puller = Puller(mesh, clock)
+        self.puller = Puller(mesh)
         self._outbox: asyncio.Queue[Persist | Announce] = asyncio.Queue()
         self._pulling: set[tuple[bytes, int]] = set()
         self._finding_way = False

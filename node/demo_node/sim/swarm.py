@@ -24,6 +24,7 @@ from demo_node.store.datadir import DataDir
 from demo_node.store.memory import MemoryDisk
 from demo_node.store.round_store import FileRoundStore
 from demo_node.store.snapshots import SnapshotStore
+from demo_node.timekeeper import Timekeeper
 from demo_protocol.events import Effect, Event
 from demo_protocol.manifest import Manifest, compute_run_id
 from demo_protocol.roster import genesis_state
@@ -34,6 +35,9 @@ MakeLearner = Callable[[Manifest, Clock, bytes], Learner]
 
 Watch = Callable[[bytes, Event, list[Effect]], None]
 """(node, what happened to it, what it does about it), in the order of virtual time."""
+
+PATIENCE_S = 5.0
+"""A node that keeps time waits so long for what others say of its clock."""
 
 LINK_S = 0.005
 """One way over a link on which nothing is wrong."""
@@ -59,6 +63,8 @@ class SimNode:
     learner: Learner
     observer: SilentObserver
     disk: MemoryDisk
+    clock: VirtualClock
+    timekeeper: Timekeeper
     task: asyncio.Task[None] | None = None
 
     @property
@@ -92,12 +98,16 @@ class WatchedRound(Round):
 
 @dataclass(slots=True)
 class SimSwarm:
-    """Nodes that know each other. Use it inside `run_virtual`."""
+    """Nodes that know each other. Use it inside `run_virtual`.
+
+    Where it `keeps_time`, nodes correct their clocks by each other's; else each trusts its own.
+    """
 
     manifest: Manifest
     make_learner: MakeLearner = ModelLearner
     faults: Faults = field(default_factory=Faults)
     watch: Watch = lambda name, event, effects: None
+    keeps_time: bool = False
     network: MemoryNetwork = field(init=False)
     nodes: list[SimNode] = field(init=False, default_factory=list)
 
@@ -138,6 +148,9 @@ class SimSwarm:
                         self.faults.wrap_gossip(name, participant.on_gossip),
                         self.faults.wrap_blob(name, participant.server.answer),
                     )
+                    if self.keeps_time:
+                        group.create_task(participant.timekeeper.run())
+                        await participant.timekeeper.settle(PATIENCE_S if mesh.peers() else 0.0)
                     start = Start(genesis_state(participant.run_id), None)
                     if syncing:
                         start = await participant.finder.choose(0)
@@ -236,6 +249,7 @@ def _show(around: Surroundings, participant: Participant, driver: RoundDriver) -
     assert participant.store is not None
     assert isinstance(around.observer, SilentObserver)
     assert isinstance(around.disk, MemoryDisk)
+    assert isinstance(around.clock, VirtualClock)
     return SimNode(
         name=around.me,
         driver=driver,
@@ -243,6 +257,8 @@ def _show(around: Surroundings, participant: Participant, driver: RoundDriver) -
         learner=around.learner,
         observer=around.observer,
         disk=around.disk,
+        clock=around.clock,
+        timekeeper=participant.timekeeper,
     )
 
 

@@ -63,16 +63,17 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 class VirtualClock(SystemClock):
     """A node's clock on a virtual loop.
 
-    Its wall clock is wrong by `offset_ms`, which may be set at any time; all its time goes by too
-    fast by `drift_ppm`.
+    Its wall clock is wrong by `offset_ms`, and all its time goes by too fast by `drift_ppm`. Both
+    may be set at any time.
     """
 
-    def __init__(self, offset_ms: int = 0, drift_ppm: int = 0) -> None:
+    def __init__(self, offset_ms: int = 0) -> None:
         self.offset_ms = offset_ms
+        self.drift_ppm = 0
 
         def boot_ms() -> int:
             true_ms = round(asyncio.get_running_loop().time() * 1000)
-            return true_ms + true_ms * drift_ppm // 1_000_000
+            return true_ms + true_ms * self.drift_ppm // 1_000_000
 
         super().__init__(boot_ms=boot_ms, wall_ms=lambda: EPOCH_MS + boot_ms() + self.offset_ms)
 
