@@ -215,5 +215,7 @@ async def _leave(node: Node) -> None:
             await operations.snapshotting.save_head()
     except LearnerLost:
         node.observer.on_event("snapshot.missed", reason="the trainer has died")
+    except ConfigError as error:
+        node.observer.on_event("snapshot.missed", reason=str(error))
     except TimeoutError:
         node.observer.on_event("snapshot.missed", reason="it took too long")

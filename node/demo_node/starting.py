@@ -71,6 +71,7 @@ class StartFinder:
         self._learner = learner
         self._clock = clock
         self._say = say
+        self._said: set[str] = set()
 
     async def choose(self, patience_ms: int) -> Start:
         """The newest start that leads to where the others are; ours while nobody answers."""
@@ -134,9 +135,12 @@ class StartFinder:
 
     def _find_own(self, trail: Iterable[bytes] | None = None) -> Start:
         """The newest snapshot on disk, of the records in `trail` if given; else state 0."""
-        snapshot, _skipped = self._snapshots.newest(
+        snapshot, skipped = self._snapshots.newest(
             lambda info: trail is None or info.record in trail
         )
+        for reason in set(skipped) - self._said:
+            self._said.add(reason)
+            self._say(reason)
         if snapshot is None:
             return Start(genesis_state(self._run_id), None)
         return Start(decode_chain_state(snapshot.info.chain_state), snapshot)

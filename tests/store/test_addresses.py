@@ -61,3 +61,17 @@ def test_absurd_addresses_are_ignored(tmp_path: Path, address: str) -> None:
 def test_a_damaged_file_counts_as_empty(tmp_path: Path, raw: bytes) -> None:
     (tmp_path / "peers.json").write_bytes(raw)
     assert AddressBook(DISK, tmp_path / "peers.json").newest() == []
+
+
+def test_a_disk_that_takes_nothing_is_tried_again_the_next_time(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    book = AddressBook(DISK, tmp_path / "folder" / "peers.json")
+    (tmp_path / "folder").rmdir()
+    (tmp_path / "folder").touch()  # stands for whatever a disk may have against it
+    book.add("/ip4/1.1.1.1/tcp/1/p2p/A", 1)
+    book.save()
+    (tmp_path / "folder").unlink()
+    (tmp_path / "folder").mkdir()
+    book.save()
+    again = AddressBook(DISK, tmp_path / "folder" / "peers.json")
+    assert again.newest() == ["/ip4/1.1.1.1/tcp/1/p2p/A"]

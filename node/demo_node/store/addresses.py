@@ -1,11 +1,13 @@
 """Where peers were last reached, so that a restarted node needs no bootstrap peer."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from demo_node.store.atomic import write_atomic
 from demo_node.store.disk import Disk
+from demo_protocol.errors import ConfigError
 from demo_protocol.limits import ADDRESS_BYTES_MAX
 
 KNOWN_MAX: Final = 256
@@ -61,11 +63,12 @@ class AddressBook:
         return sorted(self._seen_ms, key=lambda address: (-self._seen_ms[address], address))
 
     def save(self) -> None:
-        """Write the file if anything changed (fsyncs)."""
+        """Write the file if anything changed (fsyncs); where the disk takes it not, next time."""
         current = (dict(self._seen_ms), self.listening)
         if current != self._saved:
-            write_atomic(self._disk, self._path, _encode(*current))
-            self._saved = current
+            with suppress(ConfigError):
+                write_atomic(self._disk, self._path, _encode(*current))
+                self._saved = current
 
 
 def _peer_of(address: str) -> str:
