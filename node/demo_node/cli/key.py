@@ -18,7 +18,7 @@ _CANNOT_CREATE: Final = 73
 
 @click.group()
 def key() -> None:
-    """Show, copy out or put in the key that makes this node itself.
+    """Show, export or import the key that makes this node itself.
 
     Peers know a node by its key. A copy of it on another disk lets the same peer come back on
     another machine. Never run two nodes with one key: peers see one that contradicts itself.

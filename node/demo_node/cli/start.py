@@ -43,7 +43,11 @@ from demo_node.config import (
     help="Where /metrics, /livez and /readyz are served."
     f" [default: {DEFAULT_METRICS_ADDRESS}, or a free port if that one is in use]",
 )
-@click.option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps. [default: auto]")
+@click.option(
+    "--device",
+    metavar="NAME",
+    help="What to train on: auto, cpu, cuda, cuda:N or mps. [default: auto]",
+)
 @click.option(
     "--threads",
     type=click.IntRange(min=0),
@@ -52,7 +56,7 @@ from demo_node.config import (
 @click.option(
     "--nice",
     type=click.IntRange(0, 19),
-    help="How readily training gives way to other programs. [default: 10]",
+    help="How readily training gives way to other programs, 19 the most. [default: 10]",
 )
 @click.option(
     "--gpu-memory-mb",
@@ -79,8 +83,16 @@ from demo_node.config import (
     default=None,
     help="Whether to train; without, the node only keeps and serves. [default: train]",
 )
-@click.option("--log-format", type=click.Choice(LOG_FORMATS), help="[default: auto]")
-@click.option("--log-level", type=click.Choice(LOG_LEVELS), help="[default: info]")
+@click.option(
+    "--log-format",
+    type=click.Choice(LOG_FORMATS),
+    help="Short lines for people, or JSON. [default: auto, by whether it goes to a terminal]",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(LOG_LEVELS),
+    help="Leave out of the log what is of less weight. [default: info]",
+)
 @click.option("--wait-manifest", is_flag=True, default=None, hidden=True)
 @click.option("--clock-offset", metavar="SECONDS", hidden=True)
 def start(**flags: object) -> None:
