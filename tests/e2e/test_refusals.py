@@ -1,10 +1,11 @@
 """What an operator got wrong: one clear line on stderr, the documented exit code, no traceback."""
 
 import contextlib
+import re
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from demo_node.config import DEFAULT_LISTEN, DEFAULT_METRICS_ADDRESS, split_host_port
 from demo_node.mesh.addresses import split_address
 from demo_node.views import NodeState
+from demo_protocol.manifest import decode_manifest, encode_manifest
 from tests.cli.command import demo_node
 from tests.e2e.nodes import LOCAL, make_run, started
 
@@ -147,6 +149,22 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_joined(tmp_pat
     assert refusal.exit_code == 78
     assert refusal.line == "demo-node: device 'cuda:99' is not available here: use auto or cpu"
     assert "connecting" not in refusal.log
+
+
+def test_a_model_that_cannot_fit_is_refused_with_the_numbers(
+    tmp_path: Path, run_folder: Path
+) -> None:
+    run = decode_manifest((run_folder / "manifest.json").read_bytes())
+    giant = replace(run, model=replace(run.model, layers=256, width=65_536, hidden=65_536))
+    manifest = tmp_path / "giant.json"
+    manifest.write_bytes(encode_manifest(giant))
+    refusal = start(tmp_path / "node", *LOCAL, "--manifest", manifest)
+    assert refusal.exit_code == 78
+    assert re.match(
+        r"demo-node: this model needs about \d+\.\d GB for 8 states of [\d,]+ parameters and the"
+        r" training of one; this \w.* has \d.* free: use a larger machine",
+        refusal.line,
+    ), refusal.line
 
 
 def break_key(folder: Path) -> None:

@@ -186,6 +186,21 @@ def test_a_killed_trainer_is_noticed_within_a_second(tmp_path: Path) -> None:
     with_node(tmp_path, test)
 
 
+def test_a_trainer_that_dies_over_a_load_is_replaced_by_one_that_does_it(tmp_path: Path) -> None:
+    async def test(node: Node) -> None:
+        first = node.supervisor.pid
+        os.kill(first, signal.SIGSTOP)
+        load = asyncio.create_task(node.client.load(record(1), None))
+        await asyncio.sleep(0)  # it has asked
+        os.kill(first, signal.SIGKILL)
+        digest = await asyncio.wait_for(load, 30)
+        assert digest == builders.learner().load(GENESIS, None)
+        assert await node.client.evaluate(record(1)) > 0
+        assert node.count("trainer.ready") == 2
+
+    with_node(tmp_path, test)
+
+
 def test_a_trainer_that_was_replaced_unnoticed_holds_no_states(tmp_path: Path) -> None:
     async def test(node: Node) -> None:
         os.kill(node.supervisor.pid, signal.SIGKILL)

@@ -5,7 +5,7 @@ Part of the node process: no torch here.
 
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 import grpc
@@ -27,8 +27,8 @@ STATE_S: Final = 600.0
 class TrainerClient:
     """Talks to whatever trainer is ready.
 
-    `load` waits for one. Everything else raises LearnerLost when the trainer died, also when
-    that was before the call and another is up: it holds no states until `load`.
+    `load` waits for one that does it. Everything else raises LearnerLost when the trainer died,
+    also when that was before the call and another is up: it holds no states until `load`.
     """
 
     def __init__(
@@ -41,18 +41,22 @@ class TrainerClient:
         self._now_ms = now_ms
 
     async def load(self, record: bytes, snapshot: bytes | None) -> bytes:
-        """Hold state `record`. Waits for a trainer first. Raises Reject on a bad snapshot."""
+        """Hold state `record`. Raises Reject on a bad snapshot.
+
+        Waits for a trainer first, and for the next one where that dies over it.
+        """
 
         async def requests() -> AsyncIterator[pb.LoadRequest]:
             yield pb.LoadRequest(record=record)
             for piece in iterate_pieces([snapshot] if snapshot else []):
                 yield pb.LoadRequest(piece=piece)
 
-        trainer = await self._supervisor.wait_ready()
-        with self._calling(trainer):
-            reply = await trainer.stub.Load(requests(), timeout=STATE_S)
-            trainer.has_states = True
-            return reply.digest
+        while True:
+            trainer = await self._supervisor.wait_ready()
+            with suppress(LearnerLost), self._calling(trainer):
+                reply = await trainer.stub.Load(requests(), timeout=STATE_S)
+                trainer.has_states = True
+                return reply.digest
 
     async def train(self, order: TrainOrder) -> Trained:
         """Local work until the order's deadline, then encoding. Cancelling stops the work."""
