@@ -12,7 +12,8 @@ import pytest
 
 from demo_node.mesh import bounds
 from demo_node.ports import Blob, BlobRequest, Topic, Unreachable
-from tests.mesh.hosts import RUN, Host, hosts, link, on_uvloop
+from tests.mesh.child import ECHO
+from tests.mesh.hosts import RUN, Host, free_port, hosts, link, on_uvloop
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.swarm
@@ -27,26 +28,42 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextlib.asynccontextmanager
-async def child(host: Host, size: int) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
-    """A process that pulls `size` bytes from `host` for ever, and its address."""
-    host.held[RUN] = os.urandom(size)
-    process = await asyncio.create_subprocess_exec(
+async def process(
+    role: str, host: Host, number: int
+) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+    """A child in a role, and its address."""
+    child = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "tests.mesh.child",
+        role,
         host.address,
-        str(size),
+        str(number),
         stdout=asyncio.subprocess.PIPE,
     )
     try:
-        assert process.stdout is not None
-        address = (await process.stdout.readline()).decode().strip()
-        await wait_until(lambda: host.asked)
-        yield process, address
+        assert child.stdout is not None
+        yield child, (await child.stdout.readline()).decode().strip()
     finally:
         with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.communicate()
+            child.kill()
+        await child.communicate()
+
+
+@contextlib.asynccontextmanager
+async def child(host: Host, size: int) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+    """A process that pulls `size` bytes from `host` for ever, and its address."""
+    host.held[RUN] = os.urandom(size)
+    async with process("pull", host, size) as (made, address):
+        await wait_until(lambda: host.asked)
+        yield made, address
+
+
+async def echoed(host: Host, word: bytes) -> None:
+    """Gossip flows there and back: what is said is answered, every time it is said."""
+    await wait_until(lambda: all(host.mesh.mesh_peers(t) for t in Topic), NOTICED_S)
+    await host.mesh.publish(Topic.HEADERS, word)
+    await wait_until(lambda: ECHO + word in host.messages(), NOTICED_S)
 
 
 @pytest.mark.parametrize("size", [1000, 100_000_000], ids=["idle", "amid a transfer"])
@@ -72,6 +89,41 @@ async def test_a_killed_peer_is_noticed_at_once() -> None:
     async with hosts(1) as (a,), child(a, 1000) as (process, _):
         process.kill()
         await wait_until(lambda: not a.mesh.peers(), 5)
+
+
+@on_uvloop
+async def test_a_process_that_is_killed_and_started_again_is_heard_again() -> None:
+    port = free_port()
+    async with hosts(1) as (a,):
+        for life in range(3):
+            async with process("echo", a, port) as (other, address):
+                await echoed(a, b"life %d" % life)
+                other.kill()
+                await other.wait()
+                await wait_until(lambda: not a.mesh.peers(), 5)
+                for _ in range(3):
+                    with pytest.raises(Unreachable, match="refused"):
+                        await a.mesh.connect(address)
+
+
+@on_uvloop
+async def test_a_process_that_wakes_after_it_was_given_up_is_heard_again() -> None:
+    async with hosts(1) as (a,), process("echo", a, free_port()) as (other, _):
+        await echoed(a, b"before")
+        other.send_signal(signal.SIGSTOP)
+        await wait_until(lambda: not a.mesh.peers(), NOTICED_S)
+        other.send_signal(signal.SIGCONT)
+        await echoed(a, b"after")
+
+
+@on_uvloop
+async def test_a_process_that_wakes_before_it_was_given_up_missed_nothing() -> None:
+    async with hosts(1) as (a,), process("echo", a, free_port()) as (other, _):
+        await echoed(a, b"before")
+        other.send_signal(signal.SIGSTOP)
+        await a.mesh.publish(Topic.HEADERS, b"meanwhile")
+        other.send_signal(signal.SIGCONT)
+        await wait_until(lambda: ECHO + b"meanwhile" in a.messages(), NOTICED_S)
 
 
 @on_uvloop
