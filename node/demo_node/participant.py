@@ -124,6 +124,12 @@ class Participant:
         """Make the round machine at `start` and let it run. What is open goes into `files`."""
         around = self.around
         digest = await self._load(start)
+        around.observer.on_event(
+            "state.loaded",
+            round=start.state.round,
+            record=start.state.record.hex(),
+            path=str(start.snapshot.path) if start.snapshot else "",
+        )
         chain_log, signed, payloads = await asyncio.to_thread(self._open_stores)
         for log in (chain_log, signed):
             if log.cut_bytes:
