@@ -237,8 +237,9 @@ class Participant:
         match effect:
             case Leap(over, target):
                 found = await self.finder.find_beyond(view, over, target)
-            case BeginAgain():
-                found = await self.finder.find_elsewhere(view)
+            case BeginAgain(is_tie):
+                above = view.head_state.height if is_tie else 0
+                found = await self.finder.find_elsewhere(view, above)
         if found is None:
             return None
         event = await self._loaded(found)

@@ -114,10 +114,13 @@ class StartFinder:
                     return adopted
         return None
 
-    async def find_elsewhere(self, view: View) -> Start | None:
-        """A start on the chain that level peers are on, where it does not descend from ours."""
+    async def find_elsewhere(self, view: View, above: int = 0) -> Start | None:
+        """A start on the chain that level peers are on, where it does not descend from ours.
+
+        It must have more than `above` records.
+        """
         for holder, head in _sort(await fetch_heads(self._puller)):
-            if not head.syncing and head.head not in view.chain:
+            if not head.syncing and head.head not in view.chain and head.height > above:
                 found = await self._find_towards(holder, head)
                 if found is not None and found.state.record not in view.chain:
                     return found

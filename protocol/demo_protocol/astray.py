@@ -1,7 +1,7 @@
 """When a node cannot follow the others by replaying: leaps and new beginnings (rules 16 and 25).
 
 Either payloads are nowhere to be had any more, or the others' chain forks off below our first
-record. Both are mended by a snapshot of theirs.
+record, for L rounds. Both are mended by a snapshot of theirs.
 """
 
 from demo_protocol.events import BeginAgain, Effect, Leap
@@ -12,8 +12,11 @@ from demo_protocol.view import View
 
 def find_way_back(view: View) -> list[Effect]:
     """What to do about it, asked once a round; nothing while all is well."""
-    if _is_astray(view):
-        return [BeginAgain()]
+    elsewhere, here = _count_voters(view)
+    if elsewhere < here or elsewhere == 0:
+        view.astray_since = view.round
+    if view.astray_since < view.round - view.manifest.agreement.late_rounds:
+        return [BeginAgain(is_tie=elsewhere == here)]
     leap = _find_leap(view)
     return [leap] if leap else []
 
@@ -32,16 +35,17 @@ def _find_leap(view: View) -> Leap | None:
     return Leap(missing.hash, wanted)
 
 
-def _is_astray(view: View) -> bool:
-    """Have most voters stood, for L rounds, on records that do not descend from our first one?
+def _count_voters(view: View) -> tuple[int, int]:
+    """Voters heard of lately whose vote does not, and does, descend from our first record.
 
     Whatever a vote names is pulled every round: what is still not here then cannot be linked.
     """
     agreement = view.manifest.agreement
-    oldest = view.round - agreement.late_rounds
     voters = get_voters(view.head_state, agreement)
-    fresh = {p: v[1] for p, v in view.votes.newest.items() if p in voters and v[0] >= oldest}
-    elsewhere = sum(vote not in view.chain for vote in fresh.values())
-    if 2 * elsewhere <= len(fresh):
-        view.astray_since = view.round
-    return view.astray_since < oldest
+    fresh = [
+        vote
+        for peer, (round_, vote) in view.votes.newest.items()
+        if peer in voters and round_ >= view.round - agreement.late_rounds
+    ]
+    elsewhere = sum(vote not in view.chain for vote in fresh)
+    return elsewhere, len(fresh) - elsewhere

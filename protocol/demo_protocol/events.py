@@ -218,8 +218,11 @@ class Leap:
 class BeginAgain:
     """Most voters stand where no record of ours leads: load a snapshot of their chain.
 
-    Answer with StartMoved, or not at all.
+    With `is_tie` it is half of them, and only a longer chain is worth it. Answer with StartMoved,
+    or not at all.
     """
+
+    is_tie: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,13 +127,17 @@ class SimSwarm:
         stop_round: int | None = None,
         disk: MemoryDisk | None = None,
         syncing: bool = False,
+        patience_ms: int = 0,
+        twin_of: int | None = None,
     ) -> SimNode:
         """Bring up a node and connect it to all that are up.
 
         `disk` is what an earlier node of the same key left. With `syncing` it looks for a start
-        and catches up first, as the daemon does; else it begins at state 0 and at once.
+        and catches up first, as the daemon does; else it begins at state 0 and at once. A twin
+        signs with the key of another node: its data folder was copied.
         """
         name = peer_name(index)
+        key = name if twin_of is None else peer_name(twin_of)
         mesh = self.network.add(name)
         self.network.connect_all()
         ready: asyncio.Future[SimNode] = asyncio.get_running_loop().create_future()
@@ -141,7 +145,7 @@ class SimSwarm:
         async def live() -> None:
             with ExitStack() as files:
                 async with asyncio.TaskGroup() as group:
-                    around = self._surround(name, mesh, VirtualClock(offset_ms), disk, group)
+                    around = self._surround(key, mesh, VirtualClock(offset_ms), disk, group)
                     participant = _make_participant(around)
                     await mesh.join(
                         participant.run_id,
@@ -153,7 +157,7 @@ class SimSwarm:
                         await participant.timekeeper.settle(PATIENCE_S if mesh.peers() else 0.0)
                     start = Start(genesis_state(participant.run_id), None)
                     if syncing:
-                        start = await participant.finder.choose(0)
+                        start = await participant.finder.choose(patience_ms)
                     driver, _ = await participant.begin(
                         start,
                         files,
@@ -162,7 +166,7 @@ class SimSwarm:
                         syncing=syncing,
                     )
                     if syncing:
-                        group.create_task(participant.catch_up(0))
+                        group.create_task(participant.catch_up(patience_ms))
                     ready.set_result(_show(around, participant, driver))
 
         task = asyncio.create_task(live())
