@@ -1,11 +1,18 @@
 """How a run ends, how a node pauses, and what the chain says that each has contributed."""
 
+import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from demo_node.operations import show_contributors
+from demo_node.ports import LearnerLost
+from demo_node.sim.model_learner import ModelLearner
 from demo_node.sim.swarm import SimSwarm, peer_name
+from demo_node.snapshotting import Snapshotting
+from demo_node.store.snapshots import SnapshotStore
 from demo_node.views import Standing
 from demo_protocol.errors import Reject
 from tests.builders import Tree, manifest
@@ -30,6 +37,43 @@ def test_a_run_of_so_many_rounds_has_records_of_these_and_goes_silent() -> None:
         assert height(joiner) == 12
 
     play(scenario, SimSwarm(run))
+
+
+class Forgetful(ModelLearner):
+    """Dies twice while it gives a snapshot."""
+
+    deaths = 2
+
+    async def snapshot(self, record: bytes) -> AsyncIterator[bytes]:
+        async for piece in super().snapshot(record):
+            yield piece[:8]
+            if self.deaths:
+                self.deaths -= 1
+                raise LearnerLost("it died meanwhile")
+            yield piece[8:]
+
+
+def test_what_a_run_came_to_is_saved_though_the_trainer_dies_meanwhile() -> None:
+    run = replace(manifest(), rounds_total=7)
+
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(4)
+        node = swarm.nodes[0]
+        folder = Path("/") / node.name.hex()[:8] / "snapshots"
+        snapshots = SnapshotStore(node.disk, folder, node.view.run_id)
+        kept = Snapshotting(node.driver, node.learner, snapshots, node.observer, None)
+        ending = asyncio.create_task(kept.run_end(node.clock))
+        await swarm.run_until_round(8)
+        assert snapshots.newest()[0] is None
+        await swarm.run_until_round(12)
+        ending.cancel()
+        saved, _reasons = snapshots.newest()
+        assert saved is not None
+        assert (saved.info.record, saved.info.round) == (node.view.head, 6)
+        assert saved.info.digest == node.digest
+        assert [n for n, _ in node.observer.events].count("snapshot.missed") == 2
+
+    play(scenario, SimSwarm(run, make_learner=Forgetful))
 
 
 def test_a_record_after_the_runs_last_round_is_rejected_by_content() -> None:
