@@ -108,7 +108,8 @@ def start(**flags: object) -> None:
     config = resolve_config(given, os.environ)
     from demo_node.store.registry import remember_folder
 
-    if not config.wait_manifest:  # the nodes of demo-node swarm: gone in a minute
+    # Not a folder that will be refused, nor those of demo-node swarm: gone in a minute.
+    if not config.wait_manifest and (config.peers or config.datadir.exists()):
         remember_folder(find_registry(os.environ), config.datadir)
     from demo_node.daemon import run_daemon  # libp2p and more: a second of imports
 
