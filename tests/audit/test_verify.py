@@ -18,7 +18,7 @@ from demo_node.mesh.peer_id import encode_peer_id
 from demo_node.store.chainlog import ChainEntry
 from demo_node.store.datadir import DataDir
 from demo_node.store.disk import FileDisk
-from demo_node.store.frames import START
+from demo_node.store.frames import FRAME_BYTES, START
 from demo_node.store.key import NodeKey, encode_key
 from demo_node.store.signed import SignedLog
 from demo_node.store.snapshots import compute_checksum_line
@@ -154,6 +154,18 @@ def test_a_changed_record_is_blamed_by_its_round(swarm: Swarm) -> None:
         )
         assert finding.round == round_, flip
         assert f"round {round_}: " in finding.format()
+
+
+def test_what_stands_before_a_record_can_be_changed_and_its_round_is_still_told(
+    swarm: Swarm,
+) -> None:
+    """Length and check of the entry, hashes and round: the signed proposal says the round too."""
+    path = DataDir(swarm.folder).chain_log
+    (start,) = (position for position, entry in swarm.entries() if entry.round == 4)
+    for position in range(start, start + FRAME_BYTES + 32 + 32 + 8):
+        with Flipped(Flip(path, position, 1)):
+            (finding,) = verify(swarm).findings
+        assert (finding.file, finding.round) == ("chain.log", 4), position
 
 
 def test_a_changed_payload_is_blamed_by_round_and_peer(swarm: Swarm) -> None:
