@@ -158,7 +158,8 @@ async def _join_run(node: Node, group: asyncio.TaskGroup, files: ExitStack) -> N
     node.operations.begin(driver, learner, snapshotting, supervisor)
     node.operations.invitation = _compose_invitation(node, run_id)
     node.show("Others join this run with:\n  " + node.operations.invitation)
-    await participant.catch_up(patience_ms)
+    # Who is still alone has waited for others already.
+    await participant.catch_up(patience_ms if node.mesh.peers() else 0)
     node.operations.set_state(NodeState.ACTIVE)
     group.create_task(snapshotting.run_end(node.clock))
 

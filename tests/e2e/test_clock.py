@@ -87,12 +87,11 @@ def test_a_clock_five_seconds_ahead_is_corrected(wrong: RunningNode) -> None:
 def test_its_contributions_are_included_in_nine_of_ten_rounds(
     alone: RunningNode, wrong: RunningNode, figures: dict[str, str]
 ) -> None:
-    name = wrong.status().peer
 
     def is_seen_long_enough(status: StatusView) -> bool:
         return status.contribution.standing is Standing.MEMBER and status.head_round >= ROUNDS
 
-    wrong.wait_for_status(is_seen_long_enough)
+    name = wrong.wait_for_status(is_seen_long_enough).peer
     contributors = alone.ask(lambda client: client.contributors())
     (mine,) = [view for view in contributors if view.peer == name]
     seen = alone.status().head_round - mine.first_round + 1
