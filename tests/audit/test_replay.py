@@ -186,6 +186,20 @@ def test_a_missing_payload_is_named_and_the_next_snapshot_goes_on(
     assert shown(report)["begin"] == "with the snapshot of round 3"
 
 
+def test_the_newest_record_may_still_wait_for_payloads(honest: Swarm, folder: Path) -> None:
+    """On a running node's folder it does, for a moment. Who asks for that round is told."""
+    header = honest.chain[honest.head].contributions[0].body
+    (folder / "payloads" / str(LAST_ROUND) / header.payload_hash.hex()).unlink()
+    report = replay(folder)
+    assert report.findings == []
+    assert report.notes == [
+        f"left out: the newest record, of round {LAST_ROUND}, waits for payloads"
+    ]
+    assert shown(report)["replayed"].startswith(f"{LAST_ROUND} records on cpu")
+    (finding,) = replay(folder, last=LAST_ROUND).findings
+    assert (finding.round, finding.peer) == (LAST_ROUND, header.peer)
+
+
 def test_a_changed_payload_is_blamed_by_file_round_and_peer(honest: Swarm, folder: Path) -> None:
     header = honest.chain[honest.head].contributions[1].body
     path = folder / "payloads" / str(LAST_ROUND) / header.payload_hash.hex()

@@ -231,8 +231,8 @@ class RecordAudit:
                             f" {digest.hex()}, {others} say otherwise"
                         ),
                         remedy=(
-                            "find out who is right:"
-                            f" demo-node replay --from {claims.round} --to {claims.round}"
+                            "find out who is right, with the same --datadir: demo-node replay"
+                            f" --from {claims.round} --to {claims.round}"
                         ),
                     )
                 )
