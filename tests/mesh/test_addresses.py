@@ -35,6 +35,21 @@ def test_anything_else_is_refused(address: str) -> None:
         decode_address(address)
 
 
+@pytest.mark.parametrize(
+    ("address", "advice"),
+    [
+        (f"/ip4/localhost/tcp/4001/p2p/{NAME}", "'localhost' is no IP address.*after /dns4/"),
+        (f"/ip4/10.0.0.1/tcp/4001/p2p/{NAME[:-3]}", "is no peer id; copy the whole line"),
+        (f"/ip4/10.0.0.1/tcp/4001/p2p/{NAME[:-1]}0", "is no peer id; copy the whole line"),
+        ("/ip4/10.0.0.1/tcp/4001", "is not like /ip4/<host>/tcp/<port>/p2p/<peer id>"),
+        (f"/ip4/10.0.0.1/tcp/99999/p2p/{NAME}", "has no valid port"),
+    ],
+)
+def test_a_slip_is_named_with_what_to_do(address: str, advice: str) -> None:
+    with pytest.raises(ValueError, match=advice):
+        decode_address(address)
+
+
 @given(st.text(max_size=300))
 def test_garbage_is_refused(address: str) -> None:
     with pytest.raises(ValueError, match=r".+"):

@@ -39,9 +39,20 @@ def decode_address(address: str) -> tuple[str, bytes]:
         raise ValueError(f"{address!r} names no host and port")
     if not 0 < int(parts[4]) < 1 << 16:
         raise ValueError(f"{address!r} has no valid port")
-    if parts[1] in ("ip4", "ip6"):
-        ipaddress.ip_address(parts[2])
-    return "/".join(parts[:5]), decode_peer_id(parts[6])
+    if parts[1] in ("ip4", "ip6") and not _is_number(parts[2]):
+        raise ValueError(f"{parts[2]!r} is no IP address; a name goes after /dns4/")
+    try:
+        return "/".join(parts[:5]), decode_peer_id(parts[6])
+    except ValueError:
+        raise ValueError(f"{parts[6]!r} is no peer id; copy the whole line") from None
+
+
+def _is_number(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def expand_address(address: str) -> list[str]:
