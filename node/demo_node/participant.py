@@ -165,6 +165,7 @@ class Participant:
         self.driver = driver
         await self._read_own_records(chain_log, start.state.round)
         self.server.open(machine, store)
+        files.callback(self._close)
         snapshotting = Snapshotting(
             driver, around.learner, self.snapshots, around.observer, start.snapshot
         )
@@ -172,6 +173,11 @@ class Participant:
         around.group.create_task(driver.run_clock())
         around.group.create_task(snapshotting.run())
         return driver, snapshotting
+
+    def _close(self) -> None:
+        """The group has ended; the mesh, which outlives it, must not wake its driver any more."""
+        self.driver = None
+        self.server.close()
 
     async def catch_up(self, patience_ms: int) -> None:
         """Come level with the others, then take part (`sync.catch_up`)."""

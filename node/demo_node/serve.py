@@ -37,6 +37,10 @@ class Server:
         """From now on there is a chain to answer from."""
         self._machine, self._store = machine, store
 
+    def close(self) -> None:
+        """The chain is not ours to answer from any more."""
+        self._machine = self._store = None
+
     async def answer(self, asking: bytes, request: BlobRequest) -> bytes | None:
         """The bytes asked for, or None where they are not held here."""
         match request.kind:

@@ -225,6 +225,8 @@ class MemoryMesh:
             raise Unreachable(f"{encode_peer_id(peer)} has left")
         other._bytes_in += size
         body = None if other._on_blob is None else await other._on_blob(self._peer, request)
+        if self._network.find(peer) is not other:
+            raise Unreachable(f"{encode_peer_id(peer)} died over it")
         size = 0 if body is None else len(body)
         other._bytes_out += size
         await self._travel(peer, self._peer, size)

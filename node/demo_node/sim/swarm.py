@@ -199,7 +199,7 @@ class SimSwarm:
             verify=cheap_verify,
             clock=clock,
             mesh=mesh,
-            learner=self.make_learner(self.manifest, clock, name),
+            learner=self.make_learner(self.manifest, clock, mesh.peer),
             disk=disk,
             datadir=datadir,
             observer=SilentObserver(),
