@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from demo_node.config import Config
+from demo_node.materials import ensure_corpus, ensure_initial
 from demo_node.mesh.libp2p import Libp2pMesh
 from demo_node.operations import NodeOperations
 from demo_node.participant import Participant, Surroundings
@@ -21,7 +22,7 @@ from demo_node.store.disk import FileDisk
 from demo_node.store.key import NodeKey, verify
 from demo_node.store.manifest_file import load_manifest, save_manifest
 from demo_node.store.snapshots import SnapshotStore
-from demo_node.sync import ensure_corpus, ensure_initial, fetch_manifest
+from demo_node.sync import fetch_manifest
 from demo_node.system_clock import SystemClock
 from demo_node.trainer.client import TrainerClient
 from demo_node.trainer.forkserver import check_device, wait_for_server

@@ -12,16 +12,6 @@ from demo_node.peering import Peering
 from demo_node.ports import Blob, BlobRequest, Clock
 from demo_node.pull import Puller
 from demo_node.round import RoundDriver
-from demo_node.store.corpus import Corpus, CorpusAssembler, load_corpus, save_corpus
-from demo_node.store.datadir import DataDir
-from demo_node.store.disk import Disk
-from demo_node.store.initial import (
-    InitialState,
-    adopt_initial,
-    compute_bytes_max,
-    load_initial,
-)
-from demo_node.store.stdlib import build_stdlib_corpus
 from demo_protocol.answers import HeadAnswer, decode_head
 from demo_protocol.errors import ConfigError, Reject
 from demo_protocol.events import PullRecords, Tick
@@ -29,15 +19,11 @@ from demo_protocol.limits import (
     HEAD_REPLY_BYTES_MAX,
     MANIFEST_BYTES_MAX,
 )
-from demo_protocol.manifest import Data, Manifest, compute_run_id, decode_manifest
+from demo_protocol.manifest import Manifest, compute_run_id, decode_manifest
 from demo_protocol.schedule import contribute_end_ms, round_at, train_end_ms
-from demo_protocol.schema import compute_schema
 
 MANIFEST_PAUSES_S = (0.5, 1.0, 2.0)
 """Between attempts to get the manifest: a busy peer, or one just starting, may miss the first."""
-
-INITIAL_TIMEOUT_S = 1800.0
-"""Half a gigabyte at 2 Mbit/s, as for any snapshot."""
 
 LOOK_AGAIN_MS = 200
 """How often a syncing node compares itself with its peers."""
@@ -81,95 +67,6 @@ async def fetch_manifest(puller: Puller, peering: Peering, run_id: str, say: Say
         " ask whoever sent the line for the right one",
         exit_code=76,
     )
-
-
-async def ensure_corpus(
-    disk: Disk, datadir: DataDir, data: Data, puller: Puller, say: Say
-) -> Corpus:
-    """The very text the manifest names: from disk, from this Python, or from peers."""
-    kept = await asyncio.to_thread(load_corpus, disk, datadir.corpus, data)
-    if kept is not None:
-        return kept
-    own = await asyncio.to_thread(build_stdlib_corpus)
-    if own.data == data:
-        await asyncio.to_thread(save_corpus, disk, datadir.corpus, own)
-        return own
-    megabytes = (data.train_bytes + data.heldout_bytes) / 1e6
-    say(f"this Python's library is another text; fetching the run's corpus ({megabytes:.0f} MB)")
-    assembler = await asyncio.to_thread(CorpusAssembler.open, disk, datadir.corpus, data)
-    await _fetch_leaves(assembler, bytes.fromhex(data.root), puller)
-    await _fetch_blocks(assembler, data, puller, say)
-    return await asyncio.to_thread(assembler.finish)
-
-
-async def ensure_initial(
-    disk: Disk, datadir: DataDir, manifest: Manifest, puller: Puller, say: Say
-) -> InitialState | None:
-    """The file of state 0 that the manifest names, from disk or from peers; None: it names none.
-
-    Raises ConfigError with exit code 75 where nobody gave it.
-    """
-    if not manifest.initial:
-        return None
-    path, sha256 = datadir.initial, bytes.fromhex(manifest.initial)
-    kept = await asyncio.to_thread(load_initial, disk, path, sha256)
-    if kept is not None:
-        return kept
-    bytes_max = compute_bytes_max(compute_schema(manifest.model).parameters)
-    say("fetching the parameters that the run began with")
-    for holder in puller.holders():
-        request = BlobRequest(Blob.SNAPSHOT, sha256)
-        raw = await puller.ask(holder, request, bytes_max, INITIAL_TIMEOUT_S)
-        if raw is None:
-            continue
-        try:
-            return await asyncio.to_thread(adopt_initial, disk, path, raw, sha256)
-        except Reject:
-            continue
-    raise ConfigError(
-        "no connected peer gave the parameters that the run began with; start again later, or"
-        f" copy the file with SHA-256 {manifest.initial} to {path}",
-        exit_code=75,
-    )
-
-
-async def _fetch_leaves(assembler: CorpusAssembler, root: bytes, puller: Puller) -> None:
-    if assembler.has_leaves():
-        return
-    for holder in puller.holders():
-        raw = await puller.ask(
-            holder, BlobRequest(Blob.CORPUS_BLOCK, root), 32 * assembler.leaf_count
-        )
-        if raw is None:
-            continue
-        try:
-            await asyncio.to_thread(assembler.add_leaves, raw)
-        except Reject:
-            continue
-        return
-    raise ConfigError("no connected peer gave the corpus; start again later", exit_code=75)
-
-
-async def _fetch_blocks(assembler: CorpusAssembler, data: Data, puller: Puller, say: Say) -> None:
-    missing = assembler.missing()
-    for number, leaf in enumerate(missing):
-        for holder in puller.holders():
-            request = BlobRequest(Blob.CORPUS_BLOCK, leaf)
-            raw = await puller.ask(holder, request, data.block_bytes)
-            if raw is None:
-                continue
-            try:
-                await asyncio.to_thread(assembler.add_block, raw)
-            except Reject:
-                continue
-            break
-        else:
-            raise ConfigError(
-                "the peers went away while the corpus was fetched; start again, it resumes",
-                exit_code=75,
-            )
-        if number % 32 == 31 or number + 1 == len(missing):
-            say(f"corpus: {assembler.held_bytes / 1e6:.1f} MB here")
 
 
 async def fetch_heads(puller: Puller) -> list[tuple[bytes, HeadAnswer]]:

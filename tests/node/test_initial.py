@@ -8,16 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from demo_node.materials import ensure_initial
 from demo_node.mesh.memory import MemoryNetwork
 from demo_node.ports import Blob, BlobRequest, OnBlob
 from demo_node.pull import Puller
+from demo_node.sim.virtual_loop import run_virtual
 from demo_node.store.addresses import AddressBook
 from demo_node.store.archive import FileArchive
 from demo_node.store.datadir import DataDir
 from demo_node.store.disk import FileDisk
 from demo_node.store.initial import InitialState, adopt_initial, compute_bytes_max
 from demo_node.store.snapshots import SnapshotStore
-from demo_node.sync import ensure_initial
 from demo_protocol.errors import ConfigError
 from demo_protocol.schema import compute_schema
 from tests.builders import MANIFEST
@@ -51,7 +52,7 @@ def ensure(folder: Path, given: Sequence[bytes | None]) -> tuple[InitialState | 
         puller = Puller(mine)
         return await ensure_initial(DISK, DataDir(folder), RUN, puller, lambda line: None)
 
-    return asyncio.run(run()), asked
+    return run_virtual(run()), asked
 
 
 def test_it_is_fetched_from_whoever_gives_the_very_file(tmp_path: Path) -> None:
@@ -76,7 +77,7 @@ def test_a_damaged_file_is_fetched_again(tmp_path: Path) -> None:
 
 
 def test_where_nobody_has_it_one_line_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=f"copy the file with SHA-256 {SHA256.hex()}") as caught:
+    with pytest.raises(ConfigError, match=f"file with SHA-256 {SHA256.hex()}.*later") as caught:
         ensure(tmp_path, [None, RAW[:-1]])
     assert caught.value.exit_code == 75
     assert not DataDir(tmp_path).initial.exists()
