@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from demo_node.cli.show import format_status
 from demo_node.control.address import socket_path
+from demo_node.views import NodeState
 from demo_protocol.manifest import compute_run_id, decode_manifest
 from tests.cli.command import ROOT, demo_node, environment
+from tests.control.fake_node import status_view
 from tests.waiting import wait_until_sync
 
 HEAVY = ("torch", "libp2p", "aiohttp", "structlog", "rich", "numpy", "trio", "cryptography")
@@ -98,6 +101,17 @@ def test_status_is_shown_to_people_and_to_programs(fake_node: Path) -> None:
     assert document["state"] == "active"
     assert document["run_id"] == "0f" * 32
     assert document["addresses"] == ["/ip4/127.0.0.1/tcp/4001/p2p/12D3KooWFake"]
+
+
+def test_a_status_reads_well_in_small_numbers() -> None:
+    text = format_status(status_view(members=1, candidates=1, height=0, head_round=-1))
+    assert "1 member, 1 candidate\n" in text
+    assert "no record yet" in text
+    assert "round -1" not in text
+    assert "7 by the clock" in text
+    assert "7 of 40 by the clock" in format_status(status_view(rounds_total=40))
+    over = format_status(status_view(rounds_total=5, state=NodeState.FINISHED))
+    assert "all 5 are over (3 s each)" in over
 
 
 def test_peers_and_rounds_are_shown(fake_node: Path) -> None:

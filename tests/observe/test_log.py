@@ -87,6 +87,18 @@ def test_a_line_for_a_terminal_is_short() -> None:
     assert document["payload_bytes"] == 8_192
 
 
+def test_a_terminal_gets_one_line_for_a_round() -> None:
+    out = io.StringIO()
+    observer = LogObserver(configure_log("console", "info", out))
+    observer.on_event("head.changed", head="ab" * 32, rolled_back=0)
+    observer.on_round(round_view(6, loss=math.nan))
+    observer.on_event("head.changed", head="cd" * 32, rolled_back=2)
+    round_line, fork_line = out.getvalue().splitlines()
+    assert "round.closed round=6" in round_line
+    assert "loss" not in round_line, "there was none"
+    assert fork_line.endswith("head.changed head=cdcdcdcd rolled_back=2")
+
+
 def test_what_libraries_log_is_shown_on_a_terminal() -> None:
     out = io.StringIO()
     configure_log("console", "info", out)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from demo_node.mesh.peer_id import encode_peer_id
 from demo_node.ports import PeerView
-from demo_node.views import ClockView, ContributorView, RoundView, StatusView
+from demo_node.views import ClockView, ContributorView, NodeState, RoundView, StatusView
 from demo_protocol.common_time import PEERS_MIN
 
 if TYPE_CHECKING:
@@ -61,15 +61,10 @@ def format_status(view: StatusView) -> str:
     state = f"{view.state.value}: {view.detail}" if view.detail else view.state.value
     lines.append(("state", state))
     if view.round_ms:
-        of = f" of {view.rounds_total}" if view.rounds_total else ""
-        seconds = f"{view.round_ms / 1000:g} s"
         lines += [
             ("run", f"{view.run_name} ({view.run_id.hex()})"),
-            ("round", f"{view.round}{of} by the clock ({seconds} each), phase {view.phase.value}"),
-            (
-                "head",
-                f"record {_short(view.head)} of round {view.head_round}, number {view.height}",
-            ),
+            ("round", _format_round_now(view)),
+            ("head", _format_head(view)),
             ("parameters", f"{view.parameters:,}, digest {view.digest.hex()}"),
             (
                 "swarm",
@@ -89,6 +84,20 @@ def format_status(view: StatusView) -> str:
     if view.invitation:
         lines.append(("to join", view.invitation))
     return "\n".join(f"{name:<11} {text}" for name, text in lines)
+
+
+def _format_round_now(view: StatusView) -> str:
+    seconds = f"{view.round_ms / 1000:g} s"
+    if view.state is NodeState.FINISHED:
+        return f"all {view.rounds_total} are over ({seconds} each)"
+    of = f" of {view.rounds_total}" if view.rounds_total else ""
+    return f"{view.round}{of} by the clock ({seconds} each), phase {view.phase.value}"
+
+
+def _format_head(view: StatusView) -> str:
+    if not view.height:
+        return "no record yet"
+    return f"record {_short(view.head)} of round {view.head_round}, number {view.height}"
 
 
 def format_clock(clock: ClockView) -> str:

@@ -67,12 +67,15 @@ def _shared(time_format: str, *, utc: bool) -> list[structlog.typing.Processor]:
 def _shorten(
     logger: structlog.typing.WrappedLogger, method: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    """Hashes by their first 8 digits, and no more of a round than one line holds."""
-    if event.get("event") == "round.closed":
-        event = {key: value for key, value in event.items() if key not in _DETAILS}
+    """Hashes by their first 8 digits, nothing that is empty, one line for a round."""
+    name = event.get("event")
+    if name == "head.changed" and not event.get("rolled_back"):
+        raise structlog.DropEvent  # its round's line says so too
+    left_out = _DETAILS if name == "round.closed" else ()
     return {
         key: value[:8] if isinstance(value, str) and _LONG_HEX.fullmatch(value) else value
         for key, value in event.items()
+        if key not in left_out and value not in ("", None)
     }
 
 
