@@ -4,6 +4,7 @@ One story: two rounds after its end the old run is joined once more; then a new 
 last snapshot with another learning rate, and somebody joins that.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from demo_node.store.datadir import DataDir
 from demo_node.views import NodeState, StatusView
 from demo_protocol.manifest import Manifest, compute_run_id, decode_manifest
+from tests.cli.command import demo_node
 from tests.e2e.nodes import ROUND_S, RunningNode, make_run, started
 
 pytestmark = [pytest.mark.swarm, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -117,3 +119,30 @@ def test_both_go_on_from_there_alike(opener: RunningNode, joiner: RunningNode) -
     digests = {view.record: view.digest for view in ours}
     assert {record: digests[record] for record in theirs} == theirs
     assert opener.status().height >= len(theirs) > 0
+
+
+def test_the_runs_of_this_machine_are_listed(
+    folder: Path, opener: RunningNode, joiner: RunningNode
+) -> None:
+    done = demo_node("runs", "--json")
+    assert done.returncode == 0, done.stderr
+    found = {Path(run["datadir"]): run for run in json.loads(done.stdout)["runs"]}
+    states = {name: found[folder / name]["state"] for name in ("old", "late", "new", "joiner")}
+    assert states["old"] == states["late"] == "stopped"
+    assert states["new"] == opener.status().state
+    assert states["joiner"] == joiner.status().state
+    assert found[folder / "new"]["run_id"] == found[folder / "joiner"]["run_id"]
+
+
+def test_a_pause_ends_training_and_a_resume_begins_it_again(opener: RunningNode) -> None:
+    opener.wait_until_active()
+    assert demo_node("pause", "--datadir", opener.datadir).returncode == 0
+    paused = opener.wait_for_status(lambda status: status.state is NodeState.PAUSED)
+    idle = opener.wait_for_rounds(
+        lambda rounds: rounds[-1].round > paused.round and rounds[-1].record, 40 * ROUND_S
+    )[-1]
+    assert (idle.samples, idle.payload_bytes) == (0, 0)
+    assert demo_node("resume", "--datadir", opener.datadir).returncode == 0
+    opener.wait_for_rounds(
+        lambda rounds: rounds[-1].round > idle.round and rounds[-1].included, 40 * ROUND_S
+    )
