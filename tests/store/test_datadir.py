@@ -90,3 +90,14 @@ def test_a_place_where_the_system_makes_no_folder_is_one_line() -> None:
     with pytest.raises(ConfigError, match="no folder can be made there") as caught:
         open_datadir(DISK, Path("/proc/demo-node"))
     assert caught.value.exit_code == 73
+
+
+def test_the_lock_names_its_holder_and_is_empty_afterwards(tmp_path: Path) -> None:
+    datadir = open_datadir(DISK, tmp_path)
+    for _ in range(2):
+        with hold_lock(DISK, datadir):
+            assert datadir.lock.read_text() == f"{os.getpid()}\n"
+            with pytest.raises(ConfigError), hold_lock(DISK, datadir):
+                pass
+            assert datadir.lock.read_text() == f"{os.getpid()}\n"
+        assert datadir.lock.read_bytes() == b""
