@@ -52,6 +52,9 @@ UNKNOWN_CLOCK = ClockView(correction_ms=0, error_ms=0, peers=0, verified=False)
 """Before anybody could be asked."""
 
 
+NOT_YET = "the node is still starting: ask again when demo-node status says active"
+
+
 class NotRunningYet(LookupError):
     """The node has not come far enough to answer."""
 
@@ -165,7 +168,7 @@ class NodeOperations:
     async def save_snapshot(self) -> str:
         """Write a snapshot of the head; returns its path. Raises LookupError while starting."""
         if self.snapshotting is None:
-            raise NotRunningYet("the node has no parameters yet")
+            raise NotRunningYet(NOT_YET)
         return str((await self.snapshotting.save_head()).path)
 
     async def evaluate(self, record: bytes) -> float:
@@ -209,7 +212,7 @@ class NodeOperations:
 
     def _running(self) -> tuple[Learner, RoundDriver]:
         if self.learner is None or self.driver is None:
-            raise NotRunningYet("the node has no parameters yet")
+            raise NotRunningYet(NOT_YET)
         return self.learner, self.driver
 
     def _shown_state(self, schedule: Schedule | None, now_ms: int) -> tuple[NodeState, str]:
