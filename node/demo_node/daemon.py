@@ -43,7 +43,6 @@ def run_daemon(config: Config, show: Callable[[str], None]) -> int:
     `show` takes what an operator wants to read: the line that others paste to join.
     """
     _check_run(config)
-    _check_run(config)
     if config.train:
         start_server()  # it imports torch while the node comes up
     try:
@@ -141,20 +140,6 @@ async def _mesh(
         yield mesh
     finally:
         await mesh.stop()
-
-
-def _check_run(config: Config) -> None:
-    """Refuse where there is no run to be had, before anything is made on disk."""
-    datadir = DataDir(config.datadir)
-    if config.wait_manifest or config.peers:
-        return
-    if config.manifest is not None and not config.manifest.exists():
-        raise ConfigError(f"--manifest {config.manifest}: there is no such file")
-    if config.manifest is None and not datadir.manifest.exists():
-        raise ConfigError(
-            f"{datadir.path} holds no run; make one with demo-node init, or join one with"
-            " demo-node start --peers <multiaddr>"
-        )
 
 
 def _check_run(config: Config) -> None:
