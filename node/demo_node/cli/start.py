@@ -107,7 +107,9 @@ def start(**flags: object) -> None:
     given = {key: None if value == () else value for key, value in flags.items()}
     config = resolve_config(given, os.environ)
     from demo_node.store.registry import remember_folder
+    from demo_node.versions import check_versions
 
+    check_versions()
     # Not a folder that will be refused, nor those of demo-node swarm: gone in a minute.
     if not config.wait_manifest and (config.peers or config.datadir.exists()):
         remember_folder(find_registry(os.environ), config.datadir)
