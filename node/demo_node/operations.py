@@ -59,6 +59,10 @@ class NotRunningYet(LookupError):
     """The node has not come far enough to answer."""
 
 
+class NothingToTrain(LookupError):
+    """Told to train again, a node that never will."""
+
+
 @dataclass(slots=True, kw_only=True)
 class NodeOperations:
     """Implements views.Operations. The daemon fills it in as its parts come up."""
@@ -154,8 +158,13 @@ class NodeOperations:
         self._running()[1].machine.paused = True
 
     def resume(self) -> None:
-        """Train again. Raises LookupError while starting."""
-        self._running()[1].machine.paused = False
+        """Train again. Raises LookupError while starting, and where there is nothing to resume."""
+        machine = self._running()[1].machine
+        machine.paused = False
+        if not machine.contributes:
+            raise NothingToTrain("this node does not train: --no-train, or no device is fit for it")
+        if machine.is_over():
+            raise NothingToTrain("nothing is left to train: the run, or this node's part, is over")
 
     def peers(self) -> Sequence[PeerView]:
         """Connected peers."""

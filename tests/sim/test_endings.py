@@ -7,11 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from demo_node.operations import show_contributors
+from demo_node.operations import (
+    NodeOperations,
+    NothingToTrain,
+    NotRunningYet,
+    show_contributors,
+)
 from demo_node.ports import LearnerLost
 from demo_node.sim.model_learner import ModelLearner
 from demo_node.sim.swarm import SimSwarm, peer_name
 from demo_node.snapshotting import Snapshotting
+from demo_node.stopping import Stopping
 from demo_node.store.snapshots import SnapshotStore
 from demo_node.views import Standing
 from demo_protocol.errors import Reject
@@ -106,6 +112,33 @@ def test_a_paused_node_stays_a_member_votes_and_trains_nothing_until_it_is_resum
         assert [h.body.k > 0 for h in newest if h.body.peer == idler.name] == [True]
 
     play(scenario)
+
+
+def test_a_node_that_will_never_train_again_says_so_when_it_is_to_resume() -> None:
+    run = replace(manifest(), rounds_total=5)
+
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(2)
+        node = swarm.nodes[0]
+        mesh = swarm.network.find(node.name)
+        assert mesh is not None
+        operations = NodeOperations(clock=node.clock, mesh=mesh, stopping=Stopping())
+        with pytest.raises(NotRunningYet, match="ask again when demo-node status says active"):
+            operations.pause()
+        operations.driver, operations.learner = node.driver, node.learner
+        operations.pause()
+        assert node.machine.paused
+        operations.resume()
+        assert not node.machine.paused
+        node.machine.contributes = False
+        with pytest.raises(NothingToTrain, match="this node does not train"):
+            operations.resume()
+        node.machine.contributes = True
+        await swarm.run_until_round(6)
+        with pytest.raises(NothingToTrain, match="is over"):
+            operations.resume()
+
+    play(scenario, SimSwarm(run))
 
 
 def test_what_each_has_contributed_is_counted_over_the_whole_chain_and_across_leaves() -> None:
