@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from demo_node.participant import Surroundings
-from demo_node.ports import Topic
+from demo_node.ports import Blob, Topic
 from demo_node.sim.faults import Faults, Heard
 from demo_node.sim.swarm import SimNode, SimSwarm, peer_name
 from demo_node.store.datadir import DataDir
@@ -18,7 +18,7 @@ from demo_protocol.errors import ConfigError
 from demo_protocol.manifest import Agreement, compute_run_id
 from demo_protocol.messages import decode_header
 from tests.builders import manifest
-from tests.sim.scenes import assert_agree, height, play
+from tests.sim.scenes import assert_agree, height, play, rolled_back
 
 NAME = peer_name(3)
 HOME = DataDir(Path("/") / NAME.hex()[:8])
@@ -159,3 +159,23 @@ def test_a_disk_budget_makes_the_payload_window_shorter_and_nothing_else() -> No
         assert swarm.nodes[0].store.payload_bytes > node.store.payload_bytes
 
     play(scenario, Thrifty(RUN))
+
+
+def test_a_deep_rollback_goes_through_an_older_snapshot_of_its_own() -> None:
+    """The newest two are of the branch that lost, and nobody gives one."""
+    run = manifest(agreement=Agreement(snapshot_every=2, payload_window_rounds=40))
+    faults = Faults(answered_s=lambda asked: None if asked.request.kind is Blob.SNAPSHOT else 0.0)
+
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(4)
+        lone = swarm.nodes[3]
+        await swarm.run_until_round(100)
+        swarm.network.is_cut = lambda a, b: NAME in (a, b)
+        await swarm.run_until_round(120)
+        swarm.network.is_cut = lambda a, b: False
+        await swarm.run_until_round(126)
+        assert_agree(swarm)
+        assert max(rolled_back(lone)) >= 10
+        assert lone.view.chain.root.round < 100
+
+    play(scenario, SimSwarm(run, faults=faults))
