@@ -112,7 +112,7 @@ async def _join_run(node: Node, group: asyncio.TaskGroup, files: ExitStack) -> N
         node.observer.on_event,
     )
     learner = TrainerClient(supervisor, node.clock.now_ms)
-    budget_bytes = node.config.disk_budget_mb * 1_000_000
+    budget_bytes = node.config.disk_budget_mb << 20
     snapshots = SnapshotStore(
         node.disk,
         node.datadir.snapshots,

@@ -66,7 +66,7 @@ from demo_node.config import (
 @click.option(
     "--disk-budget-mb",
     type=click.IntRange(min=0),
-    help="MiB of disk for others' payloads at most. [default: 0, what the run asks for]",
+    help="MiB of disk for payloads and older snapshots. [default: 0, what the run asks for]",
 )
 @click.option(
     "--upload-kbit-s",
