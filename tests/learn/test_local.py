@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from demo_node.learn.faults import Diverged, OutOfMemory
+from demo_node.learn.faults import Diverged, OutOfMemory, is_out_of_memory
 from demo_node.learn.local import LocalTrainer, LocalWork
 from demo_node.learn.model import Decoder, load_state
 from demo_protocol.fp32 import compute_step
@@ -187,6 +187,9 @@ class Memory:
         monkeypatch.setattr(Decoder, "loss", loss)
 
 
+AMPLE = 1 << 40
+"""Bytes."""
+
 EIGHT = replace(LEARNING, micro_batch=8, clip_ppm=10**9)
 
 
@@ -244,17 +247,41 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(monkeypatch: pytest.Mon
 def test_a_rehearsal_finds_what_fits_and_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = train(make_trainer(EIGHT), make_batches(2))
     rehearsed = make_trainer(EIGHT)
-    rehearsed.rehearse()
+    rehearsed.rehearse(AMPLE)
     assert rehearsed.micro_batch == 8
     assert_same_work(train(rehearsed, make_batches(2)), expected)
     memory = Memory(monkeypatch, 2)
     small = make_trainer(EIGHT)
-    small.rehearse()
-    assert (small.micro_batch, memory.asked) == (2, [8, 4, 2, 2, 2, 2])
+    small.rehearse(AMPLE)
+    assert (small.micro_batch, memory.asked) == (2, [1, 8, 4, 2, 2, 2, 2])
 
 
 @pytest.mark.parametrize("local", ["steps", "accumulate"])
 def test_who_cannot_take_one_sample_says_so(local: str, monkeypatch: pytest.MonkeyPatch) -> None:
     Memory(monkeypatch, 0)
+    trainer = make_trainer(replace(EIGHT, local=local))
+    with pytest.raises(RuntimeError) as caught:
+        trainer.rehearse(AMPLE)
+    assert is_out_of_memory(caught.value)
     with pytest.raises(OutOfMemory):
-        make_trainer(replace(EIGHT, local=local)).rehearse()
+        train(trainer, make_batches(1))
+
+
+def test_what_cannot_fit_is_not_even_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, memory = make_trainer(EIGHT), Memory(monkeypatch, 8)
+    sample_bytes = one._measure_sample()
+    # At least its 16 positions' probabilities of 256 bytes and both layers' 64 wide inputs.
+    assert 4 * 16 * (256 + 2 * 64) < sample_bytes < 1 << 20
+    memory.asked.clear()
+    one.rehearse(5 * sample_bytes)
+    assert (one.micro_batch, memory.asked) == (4, [1, 4, 4])
+    with pytest.raises(OutOfMemory):
+        make_trainer(EIGHT).rehearse(sample_bytes - 1)
+
+
+def test_a_sample_takes_twice_as_much_where_there_are_twice_the_layers() -> None:
+    shallow, deep = (
+        LocalTrainer(replace(MODEL, layers=layers), EIGHT, CPU, Clock()) for layers in (4, 8)
+    )
+    ratio = deep._measure_sample() / shallow._measure_sample()
+    assert 1.7 < ratio < 2

@@ -272,6 +272,10 @@ def test_pieces_are_full_and_joined_give_the_parts(sizes: list[int]) -> None:
     assert b"" not in pieces
 
 
+AMPLE = 1 << 40
+"""Bytes."""
+
+
 class Heard:
     """What a learner had to say."""
 
@@ -369,11 +373,11 @@ def test_short_memory_halves_the_micro_batch_and_the_round_still_counts(fails: F
 
 def test_a_rehearsal_finds_the_micro_batch_and_changes_nothing_else(fails: Fails) -> None:
     (one, heard), fresh = heard_learner(), learner()
-    one.rehearse()
+    one.rehearse(AMPLE)
     assert (one.micro_batch, heard.events) == (4, [])
     assert one.train(train_order()).payload == fresh.train(train_order()).payload
-    fails.append(lack_memory)
-    fresh.rehearse()
+    fails.extend([lambda loss: loss, lack_memory])  # one sample is measured first
+    fresh.rehearse(AMPLE)
     assert fresh.micro_batch == 2
 
 

@@ -111,17 +111,22 @@ class LocalTrainer:
             busy_ns=busy_ns,
         )
 
-    def rehearse(self) -> None:
+    def rehearse(self, bytes_left: int) -> None:
         """Take one step of the manifest's size that nobody keeps, and so find `micro_batch`.
 
-        Whatever a round needs is then allocated, and stays. Call it before the first round: the
-        optimizer is left as new. Raises OutOfMemory where not even one sample fits.
+        On a processor what certainly needs more than `bytes_left` is not tried: systems promise
+        more memory than they have, and kill whoever takes it. Whatever a round needs is then
+        allocated, and stays. Call it before the first round: the optimizer is left as new.
+        Raises what `is_out_of_memory` knows where not even one sample fits.
         """
         with torch.no_grad():
             for parameter in self._parameters:
                 parameter.fill_(REHEARSED)
-        size = (self.learning.micro_batch, self.decoder.model.context + 1)
-        batch = torch.zeros(size, dtype=torch.int64, device=self.device)
+        batch = self._make_blank(self.learning.micro_batch)
+        if self.device.type == "cpu":
+            sample_bytes = self._measure_sample()
+            while self.micro_batch * sample_bytes > bytes_left:
+                self._halve(self.micro_batch)
         if self.learning.local == "steps":
             self._take_step(batch)
         else:
@@ -131,6 +136,27 @@ class LocalTrainer:
         for state in self._optimizer.state.values():
             for tensor in state.values():
                 tensor.zero_()  # as AdamW makes them
+
+    def _make_blank(self, samples: int) -> Tensor:
+        """A batch of zeros: memory does not depend on what is read."""
+        size = (samples, self.decoder.model.context + 1)
+        return torch.zeros(size, dtype=torch.int64, device=self.device)
+
+    def _measure_sample(self) -> int:
+        """Bytes that one sample's forward pass keeps for its backward pass: the least it needs."""
+        kept: dict[int, int] = {}
+
+        def note(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            kept[storage.data_ptr()] = storage.nbytes()
+            return tensor.detach()  # an operation's own result would keep itself alive
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            loss = self._loss(self._make_blank(1))
+        del loss  # until here it held all that was noted: no two had one address
+        for parameter in self._parameters:
+            kept.pop(parameter.untyped_storage().data_ptr(), None)
+        return sum(kept.values())
 
     def drop_optimizer_state(self) -> None:
         """Forget AdamW's moments: one NaN in them would make every later step one."""

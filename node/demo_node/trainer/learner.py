@@ -93,18 +93,19 @@ class LocalLearner:
         """Samples taken at once."""
         return self._trainer.micro_batch
 
-    def rehearse(self) -> None:
+    def rehearse(self, bytes_left: int) -> None:
         """Find by trial what fits of the manifest's micro-batch. Before the first round.
 
-        With room kept for what later takes its own: a full set of states, an update. Raises
-        what `is_out_of_memory` knows where not even one sample fits.
+        `bytes_left`: for activations, beside what `compute_needs` knows. States and an update
+        are not there yet: their room is kept meanwhile. Raises what `is_out_of_memory` knows
+        where not even one sample fits.
         """
         reserved = torch.empty(
             compute_needs(self.schema, self.manifest.learning).apply,
             dtype=torch.uint8,
             device=self.devices.apply,
         )
-        self._trainer.rehearse()
+        self._trainer.rehearse(bytes_left)
         del reserved
         if self.devices.apply.type == "cuda":
             torch.cuda.empty_cache()

@@ -84,6 +84,7 @@ class TrainerService(pb_grpc.TrainerServicer):
         needs = compute_needs(compute_schema(manifest.model), manifest.learning)
         room = find_room(devices.train, request.gpu_memory_mb)
         check_fits(needs, devices, request.gpu_memory_mb)
+        needed = needs.train + (needs.apply if devices.apply == devices.train else 0)
         try:
             learner = LocalLearner(
                 manifest,
@@ -93,11 +94,10 @@ class TrainerService(pb_grpc.TrainerServicer):
                 initial=Path(request.initial) if request.initial else None,
                 on_event=self._on_event,
             )
-            learner.rehearse()
+            learner.rehearse(room.bytes - needed)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            needed = needs.train + needs.apply
             raise DoesNotFit(explain(needs, needed, room, more=ONE_SAMPLE)) from None
         return learner
 
