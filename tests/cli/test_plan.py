@@ -50,3 +50,16 @@ def test_genesis_is_read(text: str, ms: int) -> None:
 def test_another_genesis_is_a_usage_error(text: str) -> None:
     with pytest.raises(click.BadParameter, match="neither now"):
         parse_genesis(text, 5_000)
+
+
+@pytest.mark.parametrize(("rounds", "factor"), [(0, 1), (40, 2), (100, 2), (5_000, 1)])
+def test_a_short_run_takes_larger_steps_and_any_with_an_end_slows_down(
+    rounds: int, factor: int
+) -> None:
+    learning = plan_run(
+        name="x", seed=1, preset="tiny", schedule=plan_schedule(0, 3_000), data=DATA, rounds=rounds
+    ).learning
+    usual = PRESETS["tiny"].learning
+    assert learning.lr_decay_rounds == rounds
+    assert learning.lr_ppb == factor * usual.lr_ppb
+    assert learning.micro_batch == factor * usual.micro_batch

@@ -12,6 +12,9 @@ TRAIN_BPS, CONTRIBUTE_BPS, PROPOSE_BPS = 5_500, 2_000, 1_500
 
 HOUR_MS = 3_600_000
 
+SHORT_ROUNDS = 100
+"""Up to here a run is short; 40 rounds were tried."""
+
 
 def plan_schedule(genesis_ms: int, round_ms: int) -> Schedule:
     """Phases and proposer slots for rounds of this length.
@@ -59,15 +62,11 @@ def plan_run(
 
 
 def _plan_learning(learning: Learning, rounds: int) -> Learning:
-    """What a short run with dozens of local steps a round wants: larger steps, steadier gradients.
+    """A learning rate that falls to the end; in a short run larger steps, steadier gradients.
 
-    By trial, 40 rounds: docs/benchmarks.md.
+    The latter by trial, over 40 rounds of dozens of local steps: docs/benchmarks.md.
     """
-    if not rounds:
-        return learning
-    return replace(
-        learning,
-        lr_decay_rounds=rounds,
-        lr_ppb=2 * learning.lr_ppb,
-        micro_batch=2 * learning.micro_batch,
-    )
+    falling = replace(learning, lr_decay_rounds=rounds)
+    if not 0 < rounds <= SHORT_ROUNDS:
+        return falling
+    return replace(falling, lr_ppb=2 * learning.lr_ppb, micro_batch=2 * learning.micro_batch)
