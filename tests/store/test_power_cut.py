@@ -29,7 +29,7 @@ Done = list[int]
 
 
 def cuts(
-    script: Callable[[MemoryDisk, Done], None],
+    script: Callable[[MemoryDisk, Done], object],
     prepared: MemoryDisk | None = None,
 ) -> Iterator[tuple[MemoryDisk, Done]]:
     for operations in range(10_000):
@@ -126,6 +126,48 @@ def test_synced_records_are_all_there_and_no_record_is_wrong() -> None:
         assert len(found) > (done[-1] if done else -1)
         log.append(chain_entry(len(found)))
         assert len(list(ChainLog(disk, FOLDER / "chain.log", RUN).entries())) == len(found) + 1
+
+
+def flip(disk: MemoryDisk, path: Path, position: int) -> None:
+    content = bytearray(disk.read(path))
+    content[position] ^= 1
+    file = disk.create(path)
+    file.write(bytes(content))
+    file.sync()
+    disk.sync_folder(path.parent)
+
+
+def test_a_repair_that_is_cut_short_loses_nothing_more() -> None:
+    prepared = MemoryDisk()
+    prepared.make_folder(FOLDER)
+    log = ChainLog(prepared, FOLDER / "chain.log", RUN)
+    for number in range(6):
+        log.append(chain_entry(number))
+    flip(prepared, FOLDER / "chain.log", 150)  # in the first entry
+    damaged = prepared.read(FOLDER / "chain.log", 72, 92)
+    seen = 0
+    for disk, _ in cuts(lambda disk, _: ChainLog(disk, FOLDER / "chain.log", RUN), prepared):
+        seen += 1
+        again = ChainLog(disk, FOLDER / "chain.log", RUN)
+        assert list(again.entries()) == [chain_entry(number) for number in range(1, 6)]
+        assert disk.read(again.aside) == damaged
+    assert seen > 100
+
+
+def test_after_a_repair_that_is_cut_short_no_forgotten_round_is_signed() -> None:
+    prepared = MemoryDisk()
+    prepared.make_folder(FOLDER)
+    log = SignedLog(prepared, FOLDER / "signed.log", RUN, 0)
+    for round_ in range(5):
+        log.put("header", round_, b"header %d" % round_)
+    content = prepared.read(FOLDER / "signed.log")
+    flip(prepared, FOLDER / "signed.log", len(content) - 1)  # in the last entry
+    floors = set()
+    for disk, _ in cuts(lambda disk, _: SignedLog(disk, FOLDER / "signed.log", RUN, 5), prepared):
+        again = SignedLog(disk, FOLDER / "signed.log", RUN, 6)
+        floors.add(again.floor)
+        assert again.get("header", 3) == b"header 3"
+    assert floors == {5, 6}  # what the cut repair wrote down, or a repair of its own
 
 
 def test_there_is_always_the_newest_complete_snapshot() -> None:
