@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -179,3 +180,57 @@ def test_a_deep_rollback_goes_through_an_older_snapshot_of_its_own() -> None:
         assert lone.view.chain.root.round < 100
 
     play(scenario, SimSwarm(run, faults=faults))
+
+
+def list_files(disk: MemoryDisk, folder: Path) -> list[Path]:
+    found = []
+    for path in (folder / name for name in disk.names(folder)):
+        try:
+            disk.size(path)
+        except FileNotFoundError:
+            found += list_files(disk, path)
+        else:
+            found.append(path)
+    return found
+
+
+def spoil(disk: MemoryDisk, random: Random) -> None:
+    """Flip a bit of some file, or cut off its end."""
+    path = random.choice(list_files(disk, HOME.path))
+    content = bytearray(disk.read(path))
+    if not content:
+        return
+    at = random.randrange(len(content))
+    if random.random() < 0.3:
+        del content[at:]
+    else:
+        content[at] ^= 1 << random.randrange(8)
+    file = disk.create(path)
+    file.write(bytes(content))
+    file.sync()
+
+
+def test_whatever_file_is_damaged_the_node_comes_back_and_says_nothing_twice() -> None:
+    random = Random(3)
+    names: set[str] = set()
+    run = manifest(agreement=Agreement(snapshot_every=2, payload_window_rounds=20))
+
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(3)
+        node = await swarm.add(3)
+        await swarm.run_until_round(10)
+        for _ in range(40):
+            await swarm.kill(node)
+            for _ in range(3):
+                spoil(node.disk, random)
+            node = await swarm.add(3, disk=node.disk, syncing=True)
+            names.update(name for name, _ in node.observer.events)
+            await swarm.run_until_round(node.view.round + 4)
+            assert_agree(swarm)
+        assert not any(other.view.votes.equivocators for other in swarm.nodes)
+        assert "digest.differed" not in {
+            name for other in swarm.nodes for name, _ in other.observer.events
+        }
+
+    play(scenario, SimSwarm(run))
+    assert "log.repaired" in names
