@@ -168,6 +168,10 @@ def test_the_table_shows_what_faults_cost_only_where_there_were_any() -> None:
     assert "took part again after 9.5 s (median)" in hurt.getvalue()
     assert "another one after 0.6 s (median), 0.6 s (most)" in hurt.getvalue()
     assert "12 by killed nodes, 1 of which came back" in hurt.getvalue()
+    unkilled = io.StringIO()
+    print_report(report(suffered=EVERY_KIND[1:]), Console(file=unkilled, width=200))
+    assert "nodes stopped" in unkilled.getvalue()
+    assert "replayed" not in unkilled.getvalue()
 
 
 def test_a_swarm_without_records_still_has_a_document() -> None:

@@ -113,7 +113,7 @@ def _fault_rows(report: SwarmReport) -> list[tuple[str, str]]:
         )
         if (outcomes := report.get_outcomes(kind))
     ]
-    if rows:
+    if report.get_outcomes(FaultKind.KILL):
         text = f"{report.replayed_rounds} by killed nodes, {report.joins} of which came back"
         rows += [
             ("replayed rounds", text),
