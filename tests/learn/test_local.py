@@ -235,6 +235,28 @@ def test_a_part_that_fails_half_way_leaves_no_gradient(monkeypatch: pytest.Monke
         assert torch.allclose(work.delta[name], expected, atol=1e-8), name
 
 
+def test_a_step_given_up_half_way_is_not_in_the_next_round(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    batches = [torch.cat(make_batches(4))]
+    expected = train(make_trainer(EIGHT), batches)
+    trainer = make_trainer(EIGHT)
+    trainer.micro_batch = 1
+    real, calls = Decoder.loss, []
+
+    def loss(decoder: Decoder, batch: Tensor) -> Tensor:
+        calls.append(batch)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError
+        return real(decoder, batch)
+
+    monkeypatch.setattr(Decoder, "loss", loss)
+    with pytest.raises(OutOfMemory):
+        train(trainer, batches)
+    trainer.micro_batch = 8
+    assert_same_work(train(trainer, batches), expected)
+
+
 def test_other_errors_are_not_taken_for_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     def loss(_decoder: Decoder, _batch: Tensor) -> Tensor:
         raise RuntimeError("shapes do not match")

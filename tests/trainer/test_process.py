@@ -375,7 +375,7 @@ def test_a_model_that_fitted_once_is_tried_again(
     with_node(tmp_path, test)
     short = 1
     with pytest.raises(DoesNotFit):
-        uvloop.run(Node(tmp_path, manifest()).supervisor.run())
+        uvloop.run(asyncio.wait_for(Node(tmp_path, manifest()).supervisor.run(), 30))
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "mps"])
