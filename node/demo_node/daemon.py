@@ -23,6 +23,7 @@ from demo_node.observe.metrics import Metrics
 from demo_node.observe.observers import LogObserver, Observers
 from demo_node.operations import NodeOperations
 from demo_node.peering import Peering
+from demo_node.scratch import make_scratch
 from demo_node.stopping import Stopping
 from demo_node.store.addresses import AddressBook
 from demo_node.store.datadir import DataDir, hold_lock, open_datadir
@@ -43,6 +44,7 @@ def run_daemon(config: Config, show: Callable[[str], None]) -> int:
     `show` takes what an operator wants to read: the line that others paste to join.
     """
     _check_run(config)
+    make_scratch()
     if config.train:
         start_server()  # it imports torch while the node comes up
     try:

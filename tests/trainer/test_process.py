@@ -281,7 +281,7 @@ def test_signals_meant_for_the_service_leave_the_trainer_to_its_node(tmp_path: P
 
 
 def find_sockets(folder: str) -> list[Path]:
-    return list(Path(folder).glob("demo-node-*/trainer.sock"))
+    return list(Path(folder).glob("trainer-*/trainer.sock"))
 
 
 def test_the_socket_is_private_and_goes_with_the_trainer(
@@ -300,7 +300,7 @@ def test_the_socket_is_private_and_goes_with_the_trainer(
 
         with_node(tmp_path, test)
         assert not processes.is_alive(pids[0])
-        assert not list(Path(folder).glob("demo-node-*"))
+        assert not list(Path(folder).glob("trainer-*"))
 
 
 def test_deadlines_are_by_the_nodes_clock(tmp_path: Path) -> None:

@@ -152,7 +152,7 @@ class Supervisor:
         pause_s = BACKOFF_MIN_S
         while True:
             begin_s = clock()
-            with TemporaryDirectory(prefix="demo-node-") as folder:  # 0700
+            with TemporaryDirectory(prefix="trainer-") as folder:  # 0700
                 await self._run_one(f"{folder}/trainer.sock")
             await asyncio.sleep(pause_s)
             lived_long = clock() - begin_s > BACKOFF_MAX_S
