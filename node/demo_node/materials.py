@@ -4,6 +4,7 @@ Both are named by hashes in the manifest, so anybody may give them.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Final, TypeVar
 
@@ -47,6 +48,12 @@ async def ensure_corpus(
     megabytes = (data.train_bytes + data.heldout_bytes) / 1e6
     say(f"this Python's library is another text; fetching the run's corpus ({megabytes:.0f} MB)")
     assembler = await asyncio.to_thread(CorpusAssembler.open, disk, datadir.corpus, data)
+    with contextlib.closing(assembler):
+        await _collect(assembler, data, puller, say)
+        return await asyncio.to_thread(assembler.finish)
+
+
+async def _collect(assembler: CorpusAssembler, data: Data, puller: Puller, say: Say) -> None:
     if not assembler.has_leaves():
         leaves = BlobRequest(Blob.CORPUS_BLOCK, bytes.fromhex(data.root))
         await _fetch(puller, leaves, 32 * assembler.leaf_count, assembler.add_leaves, "the corpus")
@@ -56,7 +63,6 @@ async def ensure_corpus(
         await _fetch(puller, block, data.block_bytes, assembler.add_block, "all of the corpus")
         if number % 32 == 0 or number == len(missing):
             say(f"corpus: {assembler.held_bytes / 1e6:.1f} MB here")
-    return await asyncio.to_thread(assembler.finish)
 
 
 async def ensure_initial(
