@@ -158,10 +158,6 @@ class CorpusAssembler:
         if leaf not in self._held:
             self._held[leaf] = self._journal.append(block)
 
-    def close(self) -> None:
-        """Give the file back; what was collected stays for the next time."""
-        self._journal.close()
-
     def finish(self) -> Corpus:
         """The whole text, now also in `corpus/<root>.bin` (fsyncs). Raises LocalFault too early."""
         if not self._leaves or self.missing():
