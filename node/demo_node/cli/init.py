@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     "--rounds",
     type=click.IntRange(min=0),
     default=0,
-    help="How many rounds the run has; its learning rate begins higher and falls over them."
+    help="How many rounds the run has; its learning rate falls over them."
     " [default: 0, an open end]",
 )
 @click.option(
