@@ -31,6 +31,7 @@ from demo_node.system_clock import SystemClock
 from demo_node.timekeeper import Timekeeper
 from demo_node.views import RoundObserver
 from demo_protocol.answers import decode_bundle
+from demo_protocol.astray import find_wanted
 from demo_protocol.errors import ConfigError
 from demo_protocol.events import BeginAgain, Bundle, Leap, RecordsFetched, StartMoved, StatesLost
 from demo_protocol.identity import Kind, Sign, Verify
@@ -224,11 +225,12 @@ class Participant:
         assert self.driver is not None
         view, finder = self.driver.view, self.finder
         while True:
-            # Meanwhile the chain may have been pruned, with what was aimed at.
+            # Meanwhile the chain may have been pruned, with what was aimed at; and the others go
+            # on: the snapshots they give are of records after that.
             goal = target if target in view.chain else view.head
             found = (
                 await finder.find_below(view, goal)
-                or await finder.find_beyond(view, view.chain.root.record, goal)
+                or await finder.find_beyond(view, view.chain.root.record, find_wanted(view))
                 or await finder.find_elsewhere(view)
             )
             if found is not None:
@@ -243,8 +245,7 @@ class Participant:
         match effect:
             case Leap(over, target):
                 found = await self.finder.find_beyond(view, over, target)
-            case BeginAgain(is_tie):
-                above = view.head_state.height if is_tie else 0
+            case BeginAgain(above):
                 found = await self.finder.find_elsewhere(view, above)
         if found is None:
             return None

@@ -106,6 +106,8 @@ class RoundDriver:
         self._outbox: asyncio.Queue[Persist | Announce] = asyncio.Queue()
         self._pulling: set[tuple[bytes, int]] = set()
         self._finding_way = False
+        self._recovering = False
+        self._recoveries = 0
         self._head_changed = asyncio.Event()
         self._is_window_short = False
         self._is_unwritable = False
@@ -241,6 +243,8 @@ class RoundDriver:
     # --- the trainer -----------------------------------------------------------------------------
 
     async def _train(self, effect: Train) -> None:
+        if self._recovering or effect.base not in self.machine.states:
+            return  # the chain was begun anew since this was ordered
         order = TrainOrder(
             round=effect.round,
             base=effect.base,
@@ -281,6 +285,8 @@ class RoundDriver:
             if self.machine.applying == effect.record:
                 self.post(PayloadsLost(self.clock.now_ms(), lost))
             return
+        if self._recovering or self.machine.applying != effect.record:
+            return  # the chain was begun anew since this was ordered
         order = ApplyOrder(
             record=effect.record,
             parent=effect.parent,
@@ -293,32 +299,50 @@ class RoundDriver:
         except LearnerLost:
             await self._recover(effect.record)
             return
+        except LookupError:
+            if self.machine.applying == effect.record:
+                raise
+            return  # its parent was forgotten with the chain that we were on
         self.observer.on_op("apply", time.perf_counter() - begin_s)
         if self.machine.applying == effect.record:
             self.post(StateApplied(self.clock.now_ms(), effect.record, digest))
+        elif effect.record not in self.machine.states:
+            await self._unless_lost(self.learner.forget([effect.record]))
 
     async def _recover(self, target: bytes) -> None:
-        """The states are gone, with the trainer or out of reach: begin again from a snapshot."""
+        """The states are gone, with the trainer or out of reach: begin again from a snapshot.
+
+        Whoever notices it first does it for all: what else was under way is decided anew then.
+        """
+        if self._recovering:
+            return
+        self._recovering = True
+        self._recoveries += 1
         self.observer.on_event("states.lost", target=target.hex())
         while True:
             try:
                 event = await self.resync(target)
             except LearnerLost:
                 continue  # it died again; its supervisor paces the restarts
+            self._recovering = False
             self.post(event)
             return
 
     async def _find_way(self, effect: Leap | BeginAgain) -> None:
         """Rules 16 and 25: go on from a snapshot where replaying does not lead to the others."""
+        recoveries = self._recoveries
         try:
             moved = await self.find_way(effect)
         except LearnerLost:
             moved = None  # its own recovery is under way; the next round asks again
         finally:
             self._finding_way = False
-        if moved is not None:
-            self.observer.on_event("start.moved", record=moved.state.record.hex())
-            self.post(moved)
+        if moved is None:
+            return
+        if recoveries != self._recoveries:
+            return  # the trainer that it was loaded into may be gone; the next round asks again
+        self.observer.on_event("start.moved", record=moved.state.record.hex())
+        self.post(moved)
 
     async def _unless_lost(self, work: Coroutine[None, None, None]) -> None:
         try:

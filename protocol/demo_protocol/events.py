@@ -216,13 +216,12 @@ class Leap:
 
 @dataclass(frozen=True, slots=True)
 class BeginAgain:
-    """Most voters stand where no record of ours leads: load a snapshot of their chain.
+    """Voters stand where no record of ours leads: load a snapshot of their chain.
 
-    With `is_tie` it is half of them, and only a longer chain is worth it. Answer with StartMoved,
-    or not at all.
+    Only one of more than `above` records is worth it. Answer with StartMoved, or not at all.
     """
 
-    is_tie: bool
+    above: int
 
 
 @dataclass(frozen=True, slots=True)

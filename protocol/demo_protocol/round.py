@@ -159,13 +159,15 @@ class Round:
     def _enter_round(self, round_: int) -> list[Effect]:
         view = self.view
         effects: list[Effect] = [RoundEnded(view.round)] if view.round >= 0 else []
+        if round_ > view.round + 1 or self.applying is not None:
+            view.astray_since = round_  # we were away, or are busy following: that is no answer
         view.round = round_
         agreement = view.manifest.agreement
         effects += self._settle_sent(round_ - agreement.late_rounds)
         effects += pull_again(view)
         if self.applying is None:
             effects += find_way_back(view)
-        self._prune()
+        effects += self._prune()
         newest = min(round_, view.head_state.round)  # a run may have stood still for a week
         view.forget_before(round_ - agreement.late_rounds, newest - agreement.payload_window_rounds)
         return effects + self._announce_membership(round_)
@@ -235,7 +237,8 @@ class Round:
 
     def _on_training_done(self, event: TrainingDone) -> list[Effect]:
         self.training = None
-        if event.round <= self.announced_round:
+        is_stale = event.base not in self.view.digests  # the chain was begun anew meanwhile
+        if event.round <= self.announced_round or is_stale:
             return [Restore(event.round)] if event.k else []
         if event.k:
             self.view.pool.add_payload(event.payload_hash, event.round)
@@ -403,16 +406,18 @@ class Round:
         effects: list[Effect] = [HeadChanged(target, previous, rolled_back)]
         return effects + self._forget_states(target)
 
-    def _prune(self) -> None:
+    def _prune(self) -> list[Effect]:
         """Rule 25: what is older than every payload that is kept cannot be followed any more."""
         view = self.view
         window = view.manifest.agreement.payload_window_rounds
         root = view.chain.ancestor_before(view.head, view.head_state.round - window)
         if root.hash == view.chain.root.record or self.applying is not None:
-            return
-        for record in view.chain.prune(root.hash):
-            view.digests.pop(record.hash, None)
-            self.states.discard(record.hash)
+            return []
+        dropped = {record.hash for record in view.chain.prune(root.hash)}
+        view.digests = {h: digest for h, digest in view.digests.items() if h not in dropped}
+        gone = self.states & dropped
+        self.states -= gone
+        return [ForgetStates(tuple(sorted(gone)))] if gone else []
 
 
 def make_bundle(record: Record) -> Bundle:

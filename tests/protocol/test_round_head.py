@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from demo_node.sim.swarm import peer_name
 from demo_protocol.errors import Ignore, Reject
 from demo_protocol.events import (
+    Announce,
     Apply,
     Effect,
     ForgetStates,
@@ -17,6 +18,7 @@ from demo_protocol.events import (
     Release,
     Restore,
     Resync,
+    StartMoved,
     StatesLost,
     Tick,
     Train,
@@ -24,6 +26,7 @@ from demo_protocol.events import (
 from demo_protocol.identity import Kind
 from demo_protocol.limits import STATES_KEPT
 from demo_protocol.messages import Header, Proposal, Sealed
+from demo_protocol.roster import genesis_state
 from tests.builders import RUN_ID, Tree, header, proposal
 from tests.protocol.stage import (
     CUT,
@@ -32,6 +35,7 @@ from tests.protocol.stage import (
     SLOT_0,
     TRAIN_END,
     Stage,
+    announced_headers,
     digest_after,
     grown_tree,
     only,
@@ -335,3 +339,17 @@ def test_nothing_is_trained_while_the_replay_to_the_head_waits_for_a_payload() -
     effects = stage.hold(lost, 20, round_=6)
     assert [a.record for a in only(Apply, effects)] == records[2:4]
     assert [order.base for order in only(Train, effects)] == [records[3]]
+
+
+def test_what_was_trained_from_a_state_left_behind_goes_back_into_the_residual() -> None:
+    """Who runs out of samples is done early, perhaps after the chain was begun anew."""
+    tree, records = grown_tree()
+    stage = Stage(tree, records[-1], 0)
+    assert only(Train, stage.tick(4))
+    elsewhere = genesis_state(bytes(32))
+    stage.step(StartMoved(time_of(4, 100), elsewhere, b"12345678"))
+    effects = stage.trained(4, 200)
+    assert only(Restore, effects) == [Restore(4)]
+    assert not only(Announce, effects)
+    (heartbeat,) = announced_headers(stage.tick(4, TRAIN_END))
+    assert (heartbeat.base, heartbeat.k) == (elsewhere.record, 0)

@@ -1,5 +1,7 @@
 """Nodes that come, go, die and come back (rules 4, 6, 7, 10 and 24)."""
 
+import asyncio
+
 import pytest
 
 from demo_node.ports import ApplyOrder, Blob, LearnerLost, Trained, TrainOrder
@@ -148,6 +150,32 @@ def test_a_trainer_that_dies_is_loaded_again_and_replays_to_the_head(
         assert height(swarm.nodes[0]) == 20
 
     play(scenario, SimSwarm(manifest(), make_learner=Mortal))
+
+
+def test_a_trainer_that_takes_rounds_to_load_is_asked_for_nothing_else_meanwhile() -> None:
+    class Slow(ModelLearner):
+        """Node 0's dies in round 15, in its training; to load another takes six seconds."""
+
+        died = False
+
+        async def train(self, order: TrainOrder) -> Trained:
+            if (order.round, self._name) == (15, peer_name(0)):
+                self.died, self.states = True, {}
+                raise LearnerLost
+            return await super().train(order)
+
+        async def load(self, record: bytes, snapshot: bytes | None) -> bytes:
+            await asyncio.sleep(6.0 if self.died else 0.0)
+            return await super().load(record, snapshot)
+
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(3)
+        await swarm.run_until_round(22)  # the others' records settle meanwhile
+        assert_agree(swarm)
+        assert resyncs(swarm.nodes[0]) == 1
+        assert height(swarm.nodes[0]) == 22
+
+    play(scenario, SimSwarm(manifest(), make_learner=Slow))
 
 
 def test_a_payload_lost_from_the_disk_is_pulled_again() -> None:

@@ -8,7 +8,7 @@ from demo_node.sim.swarm import SimSwarm, peer_name
 from demo_protocol.limits import STATES_KEPT
 from demo_protocol.manifest import Agreement
 from tests.builders import manifest
-from tests.sim.scenes import assert_agree, height, play, resyncs, rolled_back
+from tests.sim.scenes import assert_agree, height, leaps, play, resyncs, rolled_back
 
 
 def cut_off(swarm: SimSwarm, lone: int, rounds: range) -> Callable[[bytes, bytes], bool]:
@@ -69,6 +69,28 @@ def test_a_deeper_rollback_goes_through_a_snapshot(length: int) -> None:
         assert height(swarm.nodes[1]) == 8 + length
 
     play(scenario)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("length", [30, 60])
+def test_halves_apart_for_longer_than_payloads_are_kept_become_one_run(
+    count: int, length: int
+) -> None:
+    """Neither can replay the other's records, and both did equally much: one of them moves."""
+
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(count)
+        swarm.network.is_cut = cut_off(swarm, count // 2, range(5, 5 + length))
+        await swarm.run_until_round(5 + length)
+        first_rounds = {node.view.chain.root.round for node in swarm.nodes}
+        assert min(first_rounds) > 5  # what they have in common is forgotten
+        await swarm.run_until_round(5 + length + swarm.manifest.agreement.late_rounds + 6)
+        assert_agree(swarm)
+        moved = [leaps(node) > 0 for node in swarm.nodes]
+        assert sum(moved) == count // 2
+        assert height(swarm.nodes[0]) >= length
+
+    play(scenario, SimSwarm(manifest(agreement=Agreement(payload_window_rounds=20))))
 
 
 def test_everybody_alone_for_a_while_comes_together_again() -> None:
