@@ -22,7 +22,7 @@ from demo_node.ports import (
 )
 from demo_node.pull import Puller, sha256
 from demo_node.views import RoundObserver
-from demo_protocol.answers import decode_records, encode_bundle
+from demo_protocol.answers import decode_links, decode_records, encode_bundle
 from demo_protocol.errors import ConfigError, Ignore, Reject
 from demo_protocol.events import (
     Announce,
@@ -428,6 +428,7 @@ class RoundDriver:
         async for raw, holder in self.puller.pull_records(effect):
             try:
                 bundles = decode_records(raw)
+                decode_links(bundles, self.view.run_id, effect.record)
             except Reject:
                 continue
             for bundle in bundles:

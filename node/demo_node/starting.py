@@ -6,29 +6,40 @@ peer's file is kept only after the trainer has computed the very digest that it 
 """
 
 import asyncio
+import contextlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from demo_node.ports import Blob, BlobRequest, Clock, Learner
 from demo_node.pull import Puller
-from demo_node.store.snapshots import Snapshot, SnapshotStore
+from demo_node.store.initial import compute_bytes_max
+from demo_node.store.snapshots import Snapshot, SnapshotInfo, SnapshotStore
 from demo_node.sync import Say, fetch_heads
-from demo_protocol.answers import HeadAnswer, decode_chain_state, decode_records
+from demo_protocol.answers import (
+    HeadAnswer,
+    Link,
+    decode_chain_state,
+    decode_links,
+    decode_records,
+)
+from demo_protocol.astray import find_votes_elsewhere
 from demo_protocol.errors import Reject
 from demo_protocol.limits import (
-    BLOB_BYTES_MAX,
     RECORDS_PER_REPLY_MAX,
     RECORDS_REPLY_BYTES_MAX,
 )
 from demo_protocol.manifest import Manifest, compute_run_id
-from demo_protocol.messages import decode_proposal
 from demo_protocol.roster import ChainState, genesis_state
 from demo_protocol.schedule import round_at
+from demo_protocol.schema import compute_schema
 from demo_protocol.view import View
 
 SNAPSHOT_TIMEOUT_S = 1800.0
 """Half a gigabyte at 2 Mbit/s."""
+
+WALK_S = 60.0
+"""The headers of a whole payload window are a few megabytes."""
 
 LOOK_AGAIN_MS = 200
 """How often a node that waits for a peer looks around."""
@@ -108,8 +119,10 @@ class StartFinder:
         if own.state.record in records:
             return own
         for holder, head in await fetch_heads(self._puller):
-            if head.snapshot_record in records:
-                adopted = await self._fetch(holder, head, view.claimed_digest(head.snapshot_record))
+            record = head.snapshot_record
+            if record in records and record in view.chain:
+                state = view.chain[record].state
+                adopted = await self._fetch(holder, head, state, view.claimed_digest(record))
                 if adopted is not None:
                     return adopted
         return None
@@ -117,24 +130,34 @@ class StartFinder:
     async def find_elsewhere(self, view: View, above: int = 0) -> Start | None:
         """A start on the chain that level peers are on, where it does not descend from ours.
 
-        It must have more than `above` records.
+        It must have more than `above` records, and one that a voter named, where any did.
         """
+        named = find_votes_elsewhere(view)
         for holder, head in _sort(await fetch_heads(self._puller)):
             if not head.syncing and head.head not in view.chain and head.height > above:
-                found = await self._find_towards(holder, head)
+                found = await self._find_towards(holder, head, named)
                 if found is not None and found.state.record not in view.chain:
                     return found
         return None
 
-    async def _find_towards(self, holder: bytes, head: HeadAnswer) -> Start | None:
-        """Our newest start on the way to a peer's head, if it is near; else that peer's."""
+    async def _find_towards(
+        self, holder: bytes, head: HeadAnswer, named: Collection[bytes] = ()
+    ) -> Start | None:
+        """Our newest start on the way to a peer's head, if it is near; else that peer's.
+
+        None where records were `named` and none of them is on that way.
+        """
         own = await asyncio.to_thread(self._find_own)
         trail = await self._walk(holder, head, head.round - self._reach(own))
+        if named and trail.keys().isdisjoint(named):
+            return None
         found = await asyncio.to_thread(self._find_own, trail)
         is_near = head.round - found.state.round <= self._reach(found)
         if found.state.record in trail and is_near:
             return found
-        return await self._fetch(holder, head) if head.snapshot_record in trail else None
+        if head.snapshot_record not in trail:
+            return None
+        return await self._fetch(holder, head, round_=trail[head.snapshot_record])
 
     def _find_own(self, trail: Iterable[bytes] | None = None) -> Start:
         """The newest snapshot on disk, of the records in `trail` if given; else state 0."""
@@ -174,47 +197,56 @@ class StartFinder:
             await self._clock.sleep_until_ms(self._clock.now_ms() + LOOK_AGAIN_MS)
         return _sort(heads)
 
-    async def _walk(self, holder: bytes, head: HeadAnswer, floor_round: int) -> set[bytes]:
+    async def _walk(
+        self, holder: bytes, head: HeadAnswer, floor_round: int
+    ) -> dict[bytes, int | None]:
         """The peer's head and its ancestors down to the first not after `floor_round`.
 
-        Bounded by the payload window: whatever is older than that cannot be replayed.
+        With their rounds, where these are known. Bounded by the payload window, as what is older
+        cannot be replayed, and by time: a peer may answer with little, and slowly.
         """
-        trail = {head.head}
+        trail: dict[bytes, int | None] = {head.head: None}
         name = head.head
-        steps_left = self._manifest.agreement.payload_window_rounds
-        while steps_left > 0 and name != self._run_id:
-            request = BlobRequest(Blob.RECORDS, name, RECORDS_PER_REPLY_MAX)
-            raw = await self._puller.ask(holder, request, RECORDS_REPLY_BYTES_MAX)
-            links = self._read_links(raw)
-            if not links or links[0][0] != name:
-                break
-            for record, parent, round_ in links:
-                if record != name:
-                    return trail  # not a chain: what was linked so far is one
-                if round_ <= floor_round:
-                    return trail
-                trail.add(parent)
-                name = parent
-                steps_left -= 1
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(WALK_S):
+                window = self._manifest.agreement.payload_window_rounds
+                while len(trail) <= window and name != self._run_id:
+                    links = await self._ask_links(holder, name)
+                    if not links:
+                        break
+                    for link in links:
+                        trail[link.record] = link.round
+                        if link.round <= floor_round:
+                            return trail
+                        trail[link.parent] = None
+                        name = link.parent
         return trail
 
-    def _read_links(self, raw: bytes | None) -> list[tuple[bytes, bytes, int]]:
-        """(record, parent, round) of an answer to RECORDS, newest first; empty if it is none."""
+    async def _ask_links(self, holder: bytes, name: bytes) -> list[Link]:
+        """A record and its ancestors, newest first; empty where the peer's answer is no chain."""
+        request = BlobRequest(Blob.RECORDS, name, RECORDS_PER_REPLY_MAX)
+        raw = await self._puller.ask(holder, request, RECORDS_REPLY_BYTES_MAX)
         try:
-            bundles = decode_records(raw or b"")
-            proposals = [decode_proposal(bundle.proposal, self._run_id) for bundle in bundles]
+            return decode_links(decode_records(raw or b""), self._run_id, name)
         except Reject:
             return []
-        return [(p.hash, p.body.parent, p.body.round) for p in reversed(proposals)]
 
     async def _fetch(
-        self, holder: bytes, head: HeadAnswer, claimed: bytes | None = None
+        self,
+        holder: bytes,
+        head: HeadAnswer,
+        state: ChainState | None = None,
+        claimed: bytes | None = None,
+        *,
+        round_: int | None = None,
     ) -> Start | None:
         """The peer's snapshot, kept on our disk; None where it gave none that can be believed.
 
-        `claimed` is the digest it must have, if others say one.
+        What it says must be `state`, the digest `claimed` and the record's round `round_`, where
+        these are known.
         """
-        if not head.snapshot_hash or head.snapshot_bytes > BLOB_BYTES_MAX:
+        bytes_max = compute_bytes_max(compute_schema(self._manifest.model).parameters)
+        if not head.snapshot_hash or head.snapshot_bytes > bytes_max:
             return None
         self._say(f"fetching a snapshot ({head.snapshot_bytes / 1e6:.1f} MB)")
         request = BlobRequest(Blob.SNAPSHOT, head.snapshot_hash)
@@ -223,18 +255,36 @@ class StartFinder:
             return None
         try:
             info = await asyncio.to_thread(self._snapshots.inspect, raw, head.snapshot_hash)
-            state = decode_chain_state(info.chain_state)
+            found = decode_chain_state(info.chain_state)
+            self._check(found, info, head.snapshot_record, round_)
+            if state is not None and found != state:
+                raise Reject("it says otherwise than the chain who is in")
+            if claimed is not None and info.digest != claimed:
+                raise Reject("most headers say another digest")
             # The trainer has the last word on what is in there, before anything is kept.
             digest = await self._learner.load(info.record, raw)
+            if digest != info.digest:
+                await self._learner.forget([info.record])
+                raise Reject("it is not what it says")
         except Reject as error:
             self._say(f"a peer's snapshot was refused: {error}")
             return None
-        is_that = state.record == info.record == head.snapshot_record
-        if not is_that or digest != info.digest or digest != (claimed or digest):
-            self._say("a peer's snapshot was refused: it is not what it says")
-            return None
         snapshot = await asyncio.to_thread(self._snapshots.adopt, raw, head.snapshot_hash)
-        return Start(state, snapshot, digest)
+        return Start(found, snapshot, digest)
+
+    def _check(
+        self, state: ChainState, info: SnapshotInfo, record: bytes, round_: int | None
+    ) -> None:
+        """Raise Reject where a snapshot is of another record than was announced, or contradicts
+        itself: by what it says of itself its file is named, kept and found again.
+        """
+        now_round = round_at(self._manifest.schedule, self._clock.now_ms())
+        if not state.record == info.record == record:
+            raise Reject("it is of another record")
+        if (state.round, state.height) != (info.round, info.height) or state.round > now_round + 1:
+            raise Reject("its round is not that of its record")
+        if round_ is not None and state.round != round_:
+            raise Reject("its round is not that of its record")
 
 
 def _sort(heads: Heads) -> Heads:

@@ -3,7 +3,7 @@
 Every decoder raises Reject on bytes no honest peer would send.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -20,6 +20,7 @@ from demo_protocol.limits import (
     PEER_BYTES,
     RECORDS_PER_REPLY_MAX,
 )
+from demo_protocol.messages import decode_proposal
 from demo_protocol.pb import wire_pb2
 from demo_protocol.roster import SAMPLES_HISTORY, ChainState, Member
 
@@ -68,6 +69,33 @@ def decode_records(raw: bytes) -> tuple[Bundle, ...]:
     if len(message.records) > RECORDS_PER_REPLY_MAX:
         raise Reject("more records than an answer may hold")
     return tuple(_bundle(record) for record in message.records)
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A record of an answer, its parent and its round."""
+
+    record: bytes
+    parent: bytes
+    round: int
+
+
+def decode_links(bundles: Sequence[Bundle], run_id: bytes, record: bytes) -> list[Link]:
+    """`record` and its ancestors, newest first, as an answer that was asked for it holds them.
+
+    Raises Reject where it holds anything else: whoever follows such an answer to the parent of
+    what it holds, and so on, would never come to an end.
+    """
+    links = []
+    named, below_round = record, None
+    for bundle in reversed(bundles):
+        proposal = decode_proposal(bundle.proposal, run_id)
+        body = proposal.body
+        if proposal.hash != named or (below_round is not None and body.round >= below_round):
+            raise Reject("an answer that is not a chain")
+        links.append(Link(proposal.hash, body.parent, body.round))
+        named, below_round = body.parent, body.round
+    return links
 
 
 def encode_head(answer: HeadAnswer) -> bytes:

@@ -4,6 +4,8 @@ Either payloads are nowhere to be had any more, or the others' chain forks off b
 record, or nobody is left who could go on with ours, for L rounds. All are mended by a snapshot.
 """
 
+from dataclasses import dataclass
+
 from demo_protocol.events import BeginAgain, Effect, Leap
 from demo_protocol.forkchoice import choose_head
 from demo_protocol.roster import get_voters
@@ -12,8 +14,8 @@ from demo_protocol.view import View
 
 def find_way_back(view: View) -> list[Effect]:
     """What to do about it, asked once a round; nothing while all is well."""
-    elsewhere, here = _locate_voters(view)
-    if len(elsewhere) < len(here) and _can_go_on(view, here):
+    elsewhere, here = _hear(view)
+    if elsewhere.weight < here.weight and _can_go_on(view, here):
         view.astray_since = view.round
     if view.astray_since < view.round - view.manifest.agreement.late_rounds:
         return [BeginAgain(_records_to_beat(view, elsewhere, here))]
@@ -40,35 +42,61 @@ def _find_leap(view: View) -> Leap | None:
     return Leap(missing.hash, wanted)
 
 
-def _locate_voters(view: View) -> tuple[set[bytes], set[bytes]]:
-    """Voters heard of lately whose vote does not, and does, descend from our first record.
+def find_votes_elsewhere(view: View) -> set[bytes]:
+    """Records that voters stand on which do not descend from our first one."""
+    return {view.votes.newest[peer][1] for peer in _hear(view)[0].voters}
 
-    Whatever a vote names is pulled every round: what is still not here then cannot be linked.
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """Who was heard of lately, and stands on one side of the fork below our first record."""
+
+    voters: set[bytes]
+    strangers: int
+
+    @property
+    def weight(self) -> tuple[int, int]:
+        """Voters count. Strangers cost nothing, and yet two halves must not both think that they
+        are the larger one: whom one of them admitted since is a stranger to the other.
+        """
+        return len(self.voters), self.strangers
+
+
+def _hear(view: View) -> tuple[_Side, _Side]:
+    """Those whose vote does not descend from our first record, and those whose vote does.
+
+    Whatever a voter's vote names is pulled every round: what is not here then cannot be linked.
     """
     agreement = view.manifest.agreement
     voters = get_voters(view.head_state, agreement)
     fresh = {
         peer: vote
         for peer, (round_, vote) in view.votes.newest.items()
-        if peer in voters and round_ >= view.round - agreement.late_rounds
+        if round_ >= view.round - agreement.late_rounds
     }
     here = {peer for peer, vote in fresh.items() if vote in view.chain}
-    return fresh.keys() - here, here
+    elsewhere = fresh.keys() - here
+    return (
+        _Side(elsewhere & voters, len(elsewhere - voters)),
+        _Side(here & voters, len(here - voters)),
+    )
 
 
-def _can_go_on(view: View, here: set[bytes]) -> bool:
+def _can_go_on(view: View, here: _Side) -> bool:
     """May any of these propose? A voter whose membership expired may not, nor may the dead."""
     members = view.chain[view.head].members
-    return not members or not members.isdisjoint(here)
+    return not members or not members.isdisjoint(here.voters)
 
 
-def _records_to_beat(view: View, elsewhere: set[bytes], here: set[bytes]) -> int:
+def _records_to_beat(view: View, elsewhere: _Side, here: _Side) -> int:
     """The others' chain must have more records than this.
 
-    Any will do where most voters are on it. Half of them, or none on either, go where more was
-    done; halves that did equally much go where the lowest key is, so that one moves and one stays.
+    Any will do where most are on it. Half of them, or no voters at all, go where more was done;
+    halves that did equally much go where the lowest key is, so that one moves and one stays.
     """
-    if len(elsewhere) > len(here):
-        return 0
     height = view.head_state.height
-    return height - 1 if elsewhere and min(elsewhere) < min(here) else height
+    if not elsewhere.voters or elsewhere.weight < here.weight:
+        return height
+    if elsewhere.weight > here.weight:
+        return 0
+    return height - 1 if min(elsewhere.voters) < min(here.voters) else height

@@ -204,6 +204,9 @@ def _check_bundle(view: View, bundle: Bundle) -> tuple[Sealed[Proposal], list[Se
             raise Reject("a record with headers that are not its own")
         _check_header(view, header)
     check_signature(proposal, view.verify)
+    children = (p for p in view.pool.pending.values() if p.body.parent == proposal.hash)
+    if any(child.body.round <= proposal.body.round for child in children):
+        raise Reject("a record's round follows its parent's")  # so every descent has an end
     return proposal, headers
 
 

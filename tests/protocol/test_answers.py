@@ -12,6 +12,7 @@ from demo_protocol.answers import (
     decode_bundle,
     decode_chain_state,
     decode_head,
+    decode_links,
     decode_peers,
     decode_records,
     encode_bundle,
@@ -29,7 +30,8 @@ from demo_protocol.limits import (
     RECORDS_PER_REPLY_MAX,
 )
 from demo_protocol.roster import SAMPLES_HISTORY, ChainState
-from tests.builders import Tree, header
+from demo_protocol.round import make_bundle
+from tests.builders import RUN_ID, Tree, header, proposal
 
 hashes = st.binary(min_size=32, max_size=32)
 bundles = st.builds(
@@ -107,6 +109,7 @@ DECODERS: list[Callable[[bytes], object]] = [
     decode_bundle,
     decode_records,
     decode_head,
+    decode_links,
     decode_peers,
     decode_chain_state,
 ]
@@ -173,3 +176,24 @@ def test_a_chain_state_with_a_peer_twice_is_rejected() -> None:
     doubled = {b"a": member, b"b": member}
     with pytest.raises(Reject):
         decode_chain_state(encode_chain_state(replace(STATE, known=doubled)))
+
+
+def test_an_answer_that_was_asked_for_a_record_holds_it_and_its_ancestors_and_nothing_else() -> (
+    None
+):
+    tree = Tree()
+    records = [tree.start(2)]
+    for round_ in range(1, 5):
+        records.append(tree.grow(records[-1], round_, range(2)))
+    chain = [make_bundle(tree.chain[record]) for record in records]
+    links = decode_links(chain[1:4], RUN_ID, records[3])
+    assert [(link.record, link.parent, link.round) for link in links] == [
+        (records[number], records[number - 1], number) for number in (3, 2, 1)
+    ]
+    for lie in (chain[1:3], [chain[1], chain[3]], [chain[3], chain[2]], chain[:5]):
+        with pytest.raises(Reject):
+            decode_links(lie, RUN_ID, records[3])
+    later = proposal(0, 9, records[2])
+    backwards = proposal(0, 9, later.hash)
+    with pytest.raises(Reject):
+        decode_links([Bundle(p.raw, ()) for p in (later, backwards)], RUN_ID, backwards.hash)

@@ -55,6 +55,21 @@ def test_of_two_halves_that_did_equally_much_exactly_one_moves(lowest_is_here: b
     assert pass_rounds(seen, votes) == [BeginAgain(height if lowest_is_here else height - 1)]
 
 
+def test_of_two_halves_the_one_that_admitted_others_meanwhile_stays() -> None:
+    """It counts them among its voters: the other half must know that it is the smaller one."""
+    seen = believed(BY_KEY[0])
+    votes = {number: seen.head for number in BY_KEY[:2]}
+    votes |= {number: NOWHERE for number in (*BY_KEY[2:], 7)}
+    assert pass_rounds(seen, votes) == [BeginAgain(0)]
+    assert (
+        pass_rounds(
+            believed(BY_KEY[0]),
+            {n: NOWHERE for n in (7, 8, 9)} | {number: seen.head for number in BY_KEY[:2]},
+        )
+        == []
+    )
+
+
 def test_a_chain_whose_members_are_all_silent_is_left_for_a_longer_one() -> None:
     stranger = believed(9)
     assert pass_rounds(stranger, {9: stranger.head}) == [BeginAgain(stranger.head_state.height)]

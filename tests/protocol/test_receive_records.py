@@ -138,6 +138,21 @@ def test_a_part_that_does_not_reach_our_chain_is_continued_below_and_only_there(
     assert records[-1] in believed.chain
 
 
+def test_whoever_is_led_from_parent_to_parent_comes_to_an_end() -> None:
+    """A liar can sign records without end; not such that each is of an older round."""
+    believed = view()
+    parent = proposal(1, 20, b"g" * 32, contributions=[header(1, 20)])
+    followed = proposal(1, 21, parent.hash, contributions=[header(1, 21)])
+    gossip(believed, followed)
+    give(believed, Bundle(parent.raw, (header(1, 20).raw,)))
+    endless = proposal(1, 20, b"e" * 32, contributions=[header(1, 20)])
+    gossip(believed, proposal(2, 20, endless.hash, contributions=[header(2, 20)]))
+    before = snapshot(believed)
+    with pytest.raises(Reject, match="follows"):
+        give(believed, Bundle(endless.raw, (header(1, 20).raw,)))
+    assert snapshot(believed) == before
+
+
 def test_a_waiting_record_whose_headers_were_forgotten_is_asked_for_again() -> None:
     tree, records = grown(9)
     believed = view()
