@@ -109,7 +109,6 @@ DECODERS: list[Callable[[bytes], object]] = [
     decode_bundle,
     decode_records,
     decode_head,
-    decode_links,
     decode_peers,
     decode_chain_state,
 ]
@@ -178,9 +177,7 @@ def test_a_chain_state_with_a_peer_twice_is_rejected() -> None:
         decode_chain_state(encode_chain_state(replace(STATE, known=doubled)))
 
 
-def test_an_answer_that_was_asked_for_a_record_holds_it_and_its_ancestors_and_nothing_else() -> (
-    None
-):
+def test_an_answer_about_a_record_holds_it_and_its_ancestors_and_nothing_else() -> None:
     tree = Tree()
     records = [tree.start(2)]
     for round_ in range(1, 5):
