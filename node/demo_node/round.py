@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine
 
+from demo_node.fetching import Fetcher
 from demo_node.history import History
 from demo_node.ports import (
     ApplyOrder,
@@ -22,7 +23,7 @@ from demo_node.ports import (
 )
 from demo_node.pull import Puller, sha256
 from demo_node.views import RoundObserver
-from demo_protocol.answers import decode_links, decode_records, encode_bundle
+from demo_protocol.answers import encode_bundle
 from demo_protocol.errors import ConfigError, Ignore, Reject
 from demo_protocol.events import (
     Announce,
@@ -34,17 +35,14 @@ from demo_protocol.events import (
     ForgetStates,
     GossipReceived,
     HeadChanged,
-    HeadersFetched,
     KeepRecord,
     KeyInUse,
     Leap,
-    PayloadHeld,
     PayloadsLost,
     Persist,
     PullHeaders,
     PullPayload,
     PullRecords,
-    RecordsFetched,
     Release,
     Restore,
     Resync,
@@ -57,7 +55,6 @@ from demo_protocol.events import (
     TrainingDone,
 )
 from demo_protocol.identity import Kind
-from demo_protocol.payload import decode_payload
 from demo_protocol.round import Round, make_bundle
 
 TOPICS = {
@@ -66,9 +63,6 @@ TOPICS = {
     Kind.MEMBERSHIP: Topic.MEMBERSHIP,
 }
 KINDS = {topic: kind for kind, topic in TOPICS.items()}
-
-NEEDED_ROUNDS = 2
-"""Rounds of payloads behind those that may still come late: whatever the disk budget says."""
 
 
 class RoundDriver:
@@ -103,14 +97,12 @@ class RoundDriver:
         self.find_way = find_way
         self.history = History(self.view.manifest, observer)
         self.puller = Puller(mesh)
+        self.fetcher = Fetcher(self.view, self.puller, store, clock, observer, self.post)
         self._outbox: asyncio.Queue[Persist | Announce] = asyncio.Queue()
-        self._pulling: set[tuple[bytes, int]] = set()
         self._finding_way = False
         self._recovering = False
         self._recoveries = 0
         self._head_changed = asyncio.Event()
-        self._is_window_short = False
-        self._is_unwritable = False
         self.first_round = 0
         """The round in which this process began to take part."""
 
@@ -178,14 +170,11 @@ class RoundDriver:
             case Announce():
                 self._outbox.put_nowait(effect)
             case PullPayload():
-                # By length too: a header that names it with a wrong one must not be in the way.
-                if (effect.payload_hash, effect.payload_bytes) not in self._pulling:
-                    self._pulling.add((effect.payload_hash, effect.payload_bytes))
-                    self._start(self._pull_payload(effect))
+                self._start(self.fetcher.pull_payload(effect))
             case PullHeaders():
-                self._start(self._pull_headers(effect))
+                self._start(self.fetcher.pull_headers(effect))
             case PullRecords():
-                self._start(self.pull_records(effect))
+                self._start(self.fetcher.pull_records(effect))
             case Train():
                 self._start(self._train(effect))
             case Apply():
@@ -215,7 +204,7 @@ class RoundDriver:
             case RoundEnded(round_):
                 counters, syncing = self.mesh.counters(), self.machine.syncing
                 self.history.on_round_ended(round_, self.view, counters, syncing=syncing)
-                self._start(self._forget_payloads(round_))
+                self._start(self.fetcher.forget_payloads(round_))
 
     def _on_key_in_use(self, round_: int) -> None:
         """Whoever came last goes. Both, where both have just begun: nobody can tell who is who."""
@@ -261,7 +250,7 @@ class RoundDriver:
         payload_hash = b""
         if trained.k:
             payload_hash = await sha256(trained.payload)
-            await self._keep_payload(trained.round, payload_hash, trained.payload)
+            await self.fetcher.keep_payload(trained.round, payload_hash, trained.payload)
         self.history.on_trained(trained)
         self.post(
             TrainingDone(
@@ -357,95 +346,6 @@ class RoundDriver:
             step = self.view.chain[record]
             raw = encode_bundle(make_bundle(step))
             await self.store.keep_record(record, step.parent, step.round, raw)
-
-    async def _keep_payload(self, round_: int, payload_hash: bytes, raw: bytes) -> None:
-        """A disk that takes none is no reason to stop: it is in memory, and others have it."""
-        try:
-            await self.store.keep_payload(round_, payload_hash, raw)
-        except ConfigError as error:
-            if not self._is_unwritable:
-                self.observer.on_event("payload.unsaved", reason=str(error))
-            self._is_unwritable = True
-        else:
-            self._is_unwritable = False
-
-    async def _forget_payloads(self, round_: int) -> None:
-        """Of the chain's rounds: what a run that stood still needs to go on stays."""
-        agreement = self.view.manifest.agreement
-        newest = min(round_, self.view.head_state.round)
-        asked = newest - agreement.payload_window_rounds
-        needed_from = newest - agreement.late_rounds - NEEDED_ROUNDS
-        first = await self.store.forget_payloads_before(asked, needed_from)
-        if first > asked and not self._is_window_short:
-            self._is_window_short = True
-            self.observer.on_event(
-                "window.shortened",
-                rounds=newest - first,
-                asked=agreement.payload_window_rounds,
-                reason="the disk budget is used up",
-            )
-
-    # --- pulling ---------------------------------------------------------------------------------
-
-    async def _pull_payload(self, effect: PullPayload) -> None:
-        try:
-            raw = await self.store.read_payload(effect.payload_hash)
-            if raw is None:
-                begin_s = time.perf_counter()
-                round_s = self.view.manifest.schedule.round_ms / 1000
-                raw = await self.puller.pull_payload(effect, self._is_payload_wanted(), round_s / 4)
-                self.observer.on_op("pull", time.perf_counter() - begin_s)
-            if raw is not None and self._is_payload_sound(raw):
-                await self._keep_payload(effect.round, effect.payload_hash, raw)
-                now_ms = self.clock.now_ms()
-                self.post(PayloadHeld(now_ms, effect.payload_hash, effect.round))
-        finally:
-            self._pulling.discard((effect.payload_hash, effect.payload_bytes))
-
-    def _is_payload_wanted(self) -> Callable[[], bool]:
-        """Rule 16: keep fetching until L rounds later."""
-        last = self.view.round + self.view.manifest.agreement.late_rounds
-        return lambda: self.view.round <= last
-
-    def _is_payload_sound(self, raw: bytes) -> bool:
-        """Its author's bytes, but are they a payload? Every node answers alike."""
-        begin_s = time.perf_counter()
-        try:
-            decode_payload(raw, self.view.schema, self.view.manifest.learning.k)
-        except Reject as error:
-            self.observer.on_event("payload.rejected", reason=str(error))
-            return False
-        self.observer.on_op("decode", time.perf_counter() - begin_s)
-        return True
-
-    async def _pull_headers(self, effect: PullHeaders) -> None:
-        async for raws, holder in self.puller.pull_headers(effect):
-            if self._post_fetched(HeadersFetched(self.clock.now_ms(), raws, holder)):
-                return
-
-    async def pull_records(self, effect: PullRecords) -> None:
-        """Get a record and its ancestors from the first holder that gives good ones."""
-        async for raw, holder in self.puller.pull_records(effect):
-            try:
-                bundles = decode_records(raw)
-                decode_links(bundles, self.view.run_id, effect.record)
-            except Reject:
-                continue
-            for bundle in bundles:
-                if not self._post_fetched(RecordsFetched(self.clock.now_ms(), (bundle,), holder)):
-                    break
-                await asyncio.sleep(0)  # its signatures took milliseconds: others' turn
-            else:
-                return
-
-    def _post_fetched(self, event: HeadersFetched | RecordsFetched) -> bool:
-        """The one place where Ignore and Reject of what was pulled end."""
-        try:
-            self.post(event)
-        except (Ignore, Reject) as error:
-            self.observer.on_event("answer.rejected", reason=str(error))
-            return False
-        return True
 
 
 async def _refuse_key() -> None:

@@ -109,7 +109,7 @@ async def _come_level(driver: RoundDriver, clock: Clock, say: Say, patience_ms: 
         heads = await fetch_heads(driver.puller)
         for holder, head in heads:
             if head.head not in view.chain:
-                await driver.pull_records(PullRecords(head.head, (holder,)))
+                await driver.fetcher.pull_records(PullRecords(head.head, (holder,)))
         targets = [view.chain[h.head].state.height for _, h in heads if h.head in view.chain]
         height = view.head_state.height
         is_level = max(targets, default=height) <= height and (targets or not heads)

@@ -1,0 +1,143 @@
+"""What the round machine wants from others: pulled, judged, kept, and told to it."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from demo_node.ports import Clock, RoundStore
+from demo_node.pull import Puller
+from demo_node.views import RoundObserver
+from demo_protocol.answers import decode_links, decode_records
+from demo_protocol.errors import ConfigError, Ignore, Reject
+from demo_protocol.events import (
+    Event,
+    HeadersFetched,
+    PayloadHeld,
+    PullHeaders,
+    PullPayload,
+    PullRecords,
+    RecordsFetched,
+)
+from demo_protocol.payload import decode_payload
+from demo_protocol.view import View
+
+NEEDED_ROUNDS = 2
+"""Rounds of payloads behind those that may still come late: whatever the disk budget says."""
+
+
+class Fetcher:
+    """Pulls payloads, headers and records, and sees to it that payloads are on disk."""
+
+    def __init__(
+        self,
+        view: View,
+        puller: Puller,
+        store: RoundStore,
+        clock: Clock,
+        observer: RoundObserver,
+        post: Callable[[Event], None],
+    ) -> None:
+        """`post` tells the machine; it raises Ignore or Reject on what is not taken."""
+        self.view = view
+        self.puller = puller
+        self.store = store
+        self.clock = clock
+        self.observer = observer
+        self._post = post
+        self._pulling: set[tuple[bytes, int]] = set()
+        self._is_window_short = False
+        self._is_unwritable = False
+
+    async def keep_payload(self, round_: int, payload_hash: bytes, raw: bytes) -> None:
+        """A disk that takes none is no reason to stop: it is in memory, and others have it."""
+        try:
+            await self.store.keep_payload(round_, payload_hash, raw)
+        except ConfigError as error:
+            if not self._is_unwritable:
+                self.observer.on_event("payload.unsaved", reason=str(error))
+            self._is_unwritable = True
+        else:
+            self._is_unwritable = False
+
+    async def forget_payloads(self, round_: int) -> None:
+        """Of the chain's rounds: what a run that stood still needs to go on stays."""
+        agreement = self.view.manifest.agreement
+        newest = min(round_, self.view.head_state.round)
+        asked = newest - agreement.payload_window_rounds
+        needed_from = newest - agreement.late_rounds - NEEDED_ROUNDS
+        first = await self.store.forget_payloads_before(asked, needed_from)
+        if first > asked and not self._is_window_short:
+            self._is_window_short = True
+            self.observer.on_event(
+                "window.shortened",
+                rounds=newest - first,
+                asked=agreement.payload_window_rounds,
+                reason="the disk budget is used up",
+            )
+
+    async def pull_payload(self, effect: PullPayload) -> None:
+        """Get a payload and keep it, unless that is under way already."""
+        # By length too: a header that names it with a wrong one must not be in the way.
+        pull = (effect.payload_hash, effect.payload_bytes)
+        if pull in self._pulling:
+            return
+        self._pulling.add(pull)
+        try:
+            raw = await self.store.read_payload(effect.payload_hash)
+            if raw is None:
+                begin_s = time.perf_counter()
+                round_s = self.view.manifest.schedule.round_ms / 1000
+                raw = await self.puller.pull_payload(effect, self._is_payload_wanted(), round_s / 4)
+                self.observer.on_op("pull", time.perf_counter() - begin_s)
+            if raw is not None and self._is_payload_sound(raw):
+                await self.keep_payload(effect.round, effect.payload_hash, raw)
+                now_ms = self.clock.now_ms()
+                self._post(PayloadHeld(now_ms, effect.payload_hash, effect.round))
+        finally:
+            self._pulling.discard(pull)
+
+    def _is_payload_wanted(self) -> Callable[[], bool]:
+        """Rule 16: keep fetching until L rounds later."""
+        last = self.view.round + self.view.manifest.agreement.late_rounds
+        return lambda: self.view.round <= last
+
+    def _is_payload_sound(self, raw: bytes) -> bool:
+        """Its author's bytes, but are they a payload? Every node answers alike."""
+        begin_s = time.perf_counter()
+        try:
+            decode_payload(raw, self.view.schema, self.view.manifest.learning.k)
+        except Reject as error:
+            self.observer.on_event("payload.rejected", reason=str(error))
+            return False
+        self.observer.on_op("decode", time.perf_counter() - begin_s)
+        return True
+
+    async def pull_headers(self, effect: PullHeaders) -> None:
+        """Get headers from the first holder that gives good ones."""
+        async for raws, holder in self.puller.pull_headers(effect):
+            if self._post_fetched(HeadersFetched(self.clock.now_ms(), raws, holder)):
+                return
+
+    async def pull_records(self, effect: PullRecords) -> None:
+        """Get a record and its ancestors from the first holder that gives good ones."""
+        async for raw, holder in self.puller.pull_records(effect):
+            try:
+                bundles = decode_records(raw)
+                decode_links(bundles, self.view.run_id, effect.record)
+            except Reject:
+                continue
+            for bundle in bundles:
+                if not self._post_fetched(RecordsFetched(self.clock.now_ms(), (bundle,), holder)):
+                    break
+                await asyncio.sleep(0)  # its signatures took milliseconds: others' turn
+            else:
+                return
+
+    def _post_fetched(self, event: HeadersFetched | RecordsFetched) -> bool:
+        """The one place where Ignore and Reject of what was pulled end."""
+        try:
+            self._post(event)
+        except (Ignore, Reject) as error:
+            self.observer.on_event("answer.rejected", reason=str(error))
+            return False
+        return True
