@@ -215,7 +215,7 @@ async def _leave(node: Node) -> None:
     try:
         async with asyncio.timeout(operations.status().round_ms / 1000 + LAST_SNAPSHOT_S):
             await operations.snapshotting.save_head()
-    except LearnerLost:
+    except (LearnerLost, LookupError):  # its successor may still be replaying to the head
         node.observer.on_event("snapshot.missed", reason="the trainer has died")
     except ConfigError as error:
         node.observer.on_event("snapshot.missed", reason=str(error))
