@@ -1,5 +1,6 @@
 """What can keep a node from saving its last state must not keep it from leaving."""
 
+import asyncio
 from types import SimpleNamespace
 
 import pytest
@@ -43,9 +44,9 @@ class Leaving:
     ],
     ids=["no trainer", "a trainer that is new", "no room"],
 )
-async def test_a_last_state_that_cannot_be_saved_is_a_line_and_no_crash(
+def test_a_last_state_that_cannot_be_saved_is_a_line_and_no_crash(
     error: Exception, reason: str
 ) -> None:
     node = Leaving(error)
-    await _leave(node)  # type: ignore[arg-type]
+    asyncio.run(_leave(node))  # type: ignore[arg-type]
     assert node.said == [("snapshot.missed", reason)]
