@@ -191,7 +191,7 @@ class NodeOperations:
         # State 0 is a function of the manifest: it comes and goes.
         await learner.load(record, None)
         loss = await learner.evaluate(record)
-        if record not in driver.machine.states:
+        if record not in driver.machine.replica.states:
             await learner.forget([record])
         return loss
 

@@ -232,7 +232,7 @@ class RoundDriver:
     # --- the trainer -----------------------------------------------------------------------------
 
     async def _train(self, effect: Train) -> None:
-        if self._recovering or effect.base not in self.machine.states:
+        if self._recovering or effect.base not in self.machine.replica.states:
             return  # the chain was begun anew since this was ordered
         order = TrainOrder(
             round=effect.round,
@@ -271,10 +271,10 @@ class RoundDriver:
         lost = tuple(name for name, raw in held.items() if raw is None)
         if lost:
             self.observer.on_event("payload.lost", count=len(lost))
-            if self.machine.applying == effect.record:
+            if self.machine.replica.applying == effect.record:
                 self.post(PayloadsLost(self.clock.now_ms(), lost))
             return
-        if self._recovering or self.machine.applying != effect.record:
+        if self._recovering or self.machine.replica.applying != effect.record:
             return  # the chain was begun anew since this was ordered
         order = ApplyOrder(
             record=effect.record,
@@ -289,13 +289,13 @@ class RoundDriver:
             await self._recover(effect.record)
             return
         except LookupError:
-            if self.machine.applying == effect.record:
+            if self.machine.replica.applying == effect.record:
                 raise
             return  # its parent was forgotten with the chain that we were on
         self.observer.on_op("apply", time.perf_counter() - begin_s)
-        if self.machine.applying == effect.record:
+        if self.machine.replica.applying == effect.record:
             self.post(StateApplied(self.clock.now_ms(), effect.record, digest))
-        elif effect.record not in self.machine.states:
+        elif effect.record not in self.machine.replica.states:
             await self._unless_lost(self.learner.forget([effect.record]))
 
     async def _recover(self, target: bytes) -> None:

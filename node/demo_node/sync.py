@@ -115,7 +115,7 @@ async def _come_level(driver: RoundDriver, clock: Clock, say: Say, patience_ms: 
         is_level = max(targets, default=height) <= height and (targets or not heads)
         if is_level and (heads or clock.now_ms() >= alone_until_ms):
             break
-        if height != shown or driver.machine.applying is not None:
+        if height != shown or driver.machine.replica.applying is not None:
             stalled_at_ms = clock.now_ms() + stalled_ms
         if height != shown:
             shown = height

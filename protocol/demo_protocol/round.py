@@ -5,7 +5,8 @@ record to follow. It does no I/O and reads no clock: the daemon drives it with r
 sockets, the simulator with virtual ones.
 
 What the node believes is in `view.py`. Messages are judged in `receive.py`, proposals made in
-`propose.py`, the head chosen in `forkchoice.py`; this file is the order of things in a round.
+`propose.py`, the head chosen in `forkchoice.py` and followed in `replica.py`; this file is the
+order of things in a round.
 """
 
 from collections.abc import Mapping
@@ -16,13 +17,10 @@ from demo_protocol.chain import Record, listed_headers
 from demo_protocol.errors import LocalFault
 from demo_protocol.events import (
     Announce,
-    Apply,
     Bundle,
     Effect,
     Event,
-    ForgetStates,
     GossipReceived,
-    HeadChanged,
     HeadersFetched,
     PayloadHeld,
     PayloadsLost,
@@ -30,7 +28,6 @@ from demo_protocol.events import (
     RecordsFetched,
     Release,
     Restore,
-    Resync,
     RoundEnded,
     StartMoved,
     StateApplied,
@@ -39,9 +36,7 @@ from demo_protocol.events import (
     Train,
     TrainingDone,
 )
-from demo_protocol.forkchoice import choose_head
 from demo_protocol.identity import Kind
-from demo_protocol.limits import STATES_KEPT
 from demo_protocol.manifest import has_ended
 from demo_protocol.messages import Header, Membership, seal_header, seal_membership
 from demo_protocol.propose import make_proposal
@@ -50,9 +45,9 @@ from demo_protocol.receive import (
     on_headers,
     on_records,
     pull_again,
-    pull_payloads,
     resolve_pending,
 )
+from demo_protocol.replica import Replica
 from demo_protocol.roster import compute_interval
 from demo_protocol.schedule import (
     coverage_cut_ms,
@@ -84,8 +79,7 @@ class Round:
     contributes: bool = True
     paused: bool = False
 
-    states: set[bytes] = field(init=False)
-    applying: bytes | None = field(init=False, default=None)
+    replica: Replica = field(init=False)
     training: int | None = field(init=False, default=None)
     ordered_round: int = field(init=False, default=-1)
     announced_round: int = field(init=False)
@@ -93,7 +87,7 @@ class Round:
     sent: dict[int, bytes] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.states = {self.view.head}
+        self.replica = Replica(self.view)
         self.announced_round = self.signed_until.get(Kind.HEADER, -1)
         self.view.signed_round = self.announced_round
         self.proposed_round = self.signed_until.get(Kind.PROPOSAL, -1)
@@ -116,15 +110,17 @@ class Round:
                 self.view.pool.add_payload(event.payload_hash, event.round)
                 effects = []
             case PayloadsLost():
-                effects = self._on_payloads_lost(event)
+                effects = self.replica.on_payloads_lost(event)
             case TrainingDone():
                 effects = self._on_training_done(event)
             case StateApplied():
-                effects = self._on_applied(event)
+                effects = self.replica.on_applied(event)
             case StatesLost():
-                effects = self._on_states_lost(event)
+                self.training = None
+                effects = self.replica.on_states_lost(event)
             case StartMoved():
-                effects = self._on_start_moved(event)
+                self.training = None
+                effects = self.replica.on_start_moved(event)
         return effects + self._advance(event.now_ms)
 
     # --- what the clock asks for -----------------------------------------------------------------
@@ -148,7 +144,7 @@ class Round:
         now_round = round_at(self.view.manifest.schedule, now_ms)
         if now_round > self.view.round:
             effects += self._enter_round(now_round)
-        effects += self._choose(now_ms)
+        effects += self.replica.choose(now_ms)
         if now_round >= 0 and not self.syncing:
             self._cut(now_ms)
             effects += self._order_training(now_ms)
@@ -159,15 +155,15 @@ class Round:
     def _enter_round(self, round_: int) -> list[Effect]:
         view = self.view
         effects: list[Effect] = [RoundEnded(view.round)] if view.round >= 0 else []
-        if round_ > view.round + 1 or self.applying is not None:
+        if round_ > view.round + 1 or self.replica.applying is not None:
             view.astray_since = round_  # we were away, or are busy following: that is no answer
         view.round = round_
         agreement = view.manifest.agreement
         effects += self._settle_sent(round_ - agreement.late_rounds)
         effects += pull_again(view)
-        if self.applying is None:
+        if self.replica.applying is None:
             effects += find_way_back(view)
-        effects += self._prune()
+        effects += self.replica.prune()
         newest = min(round_, view.head_state.round)  # a run may have stood still for a week
         view.forget_before(round_ - agreement.late_rounds, newest - agreement.payload_window_rounds)
         return effects + self._announce_membership(round_)
@@ -213,8 +209,8 @@ class Round:
         deadline_ms = train_end_ms(view.manifest.schedule, round_)
         if (
             round_ <= max(self.ordered_round, self.announced_round)
-            or self.applying is not None  # the state to train from is about to change
-            or view.head not in self.states  # or was lost
+            or self.replica.applying is not None  # the state to train from is about to change
+            or view.head not in self.replica.states  # or was lost
             or self.training is not None
             or self.is_over()
             or self.paused
@@ -323,101 +319,6 @@ class Round:
             )
             effects.append(Release(round_) if counted else Restore(round_))
         return effects
-
-    # --- payloads, states and the head -----------------------------------------------------------
-
-    def _on_payloads_lost(self, event: PayloadsLost) -> list[Effect]:
-        for payload_hash in event.payload_hashes:
-            self.view.pool.payload_rounds.pop(payload_hash, None)
-        record, self.applying = self.applying, None
-        return pull_payloads(self.view, self.view.chain[record]) if record else []
-
-    def _on_applied(self, event: StateApplied) -> list[Effect]:
-        if event.record != self.applying:
-            raise LocalFault("a state came that was not asked for")
-        self.applying = None
-        self.states.add(event.record)
-        self.view.digests[event.record] = event.digest
-        return self._forget_states(event.record)
-
-    def _on_states_lost(self, event: StatesLost) -> list[Effect]:
-        if event.record not in self.view.digests:
-            raise LocalFault("a state was loaded that was never applied here")
-        return self._begin_with(event.record, event.digest)
-
-    def _on_start_moved(self, event: StartMoved) -> list[Effect]:
-        """Rules 16 and 25: the chain begins anew, at a snapshot."""
-        self.view.move_start(event.state)
-        effects = self._begin_with(event.state.record, event.digest)
-        return effects + resolve_pending(self.view)
-
-    def _begin_with(self, record: bytes, digest: bytes) -> list[Effect]:
-        """This is the only state held now."""
-        gone = self.states - {record}
-        self.states = {record}
-        self.view.digests[record] = digest
-        self.applying = self.training = None
-        return [ForgetStates(tuple(sorted(gone)))] if gone else []
-
-    def _forget_states(self, newest: bytes) -> list[Effect]:
-        chain = self.view.chain
-        floor = chain[newest].state.height - STATES_KEPT
-        old = {s for s in self.states if s != self.view.head and chain[s].state.height < floor}
-        self.states -= old
-        return [ForgetStates(tuple(sorted(old)))] if old else []
-
-    def _choose(self, now_ms: int) -> list[Effect]:
-        """Rules 16 and 18: follow the best record, one state after the other.
-
-        A record of the running round waits for the settle phase.
-        """
-        if self.applying is not None:
-            return []
-        view = self.view
-
-        def usable(record: bytes) -> bool:
-            if record in view.digests:
-                return True
-            round_ = view.chain[record].round
-            settled_ms = settle_start_ms(view.manifest.schedule, round_)
-            return (round_ < view.round or now_ms >= settled_ms) and view.is_usable(record)
-
-        target = choose_head(
-            view.chain, view.head, view.votes, usable=usable, covered=view.is_covered
-        )
-        if target in self.states:
-            return [] if target == view.head else self._change_head(target)
-        held = next((s.hash for s in view.chain.ancestors(target) if s.hash in self.states), None)
-        if held is None:
-            self.applying = target  # nothing else is applied until a snapshot is loaded
-            return [Resync(target)]
-        step = view.chain.path(held, target)[0]
-        if not all(view.pool.is_held(h.body) for h in step.contributions):
-            return []  # applied once, and lost since: it is pulled again
-        self.applying = step.hash
-        payloads = tuple(h.body.payload_hash for h in step.contributions if h.body.k)
-        return [Apply(step.hash, step.parent, step.round, payloads)]
-
-    def _change_head(self, target: bytes) -> list[Effect]:
-        view, previous = self.view, self.view.head
-        ancestor = view.chain.common_ancestor(previous, target)
-        rolled_back = view.chain[previous].state.height - ancestor.state.height
-        view.head = target
-        effects: list[Effect] = [HeadChanged(target, previous, rolled_back)]
-        return effects + self._forget_states(target)
-
-    def _prune(self) -> list[Effect]:
-        """Rule 25: what is older than every payload that is kept cannot be followed any more."""
-        view = self.view
-        window = view.manifest.agreement.payload_window_rounds
-        root = view.chain.ancestor_before(view.head, view.head_state.round - window)
-        if root.hash == view.chain.root.record or self.applying is not None:
-            return []
-        dropped = {record.hash for record in view.chain.prune(root.hash)}
-        view.digests = {h: digest for h, digest in view.digests.items() if h not in dropped}
-        gone = self.states & dropped
-        self.states -= gone
-        return [ForgetStates(tuple(sorted(gone)))] if gone else []
 
 
 def make_bundle(record: Record) -> Bundle:

@@ -302,9 +302,9 @@ def test_after_the_trainer_died_the_head_is_replayed_before_anything_is_trained(
     assert stage.head == records[3]
     lost = StatesLost(time_of(5), records[1], digest_after(records[1]))
     assert not only(Train, stage.machine.step(lost))
-    assert stage.machine.applying == records[2]
+    assert stage.machine.replica.applying == records[2]
     for record in records[2:4]:
-        assert stage.machine.applying == record
+        assert stage.machine.replica.applying == record
         effects = stage.machine.step(StateApplied(time_of(5), record, digest_after(record)))
     assert [order.base for order in only(Train, effects)] == [records[3]]
     assert stage.head == records[3]

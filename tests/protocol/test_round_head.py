@@ -155,7 +155,7 @@ def test_states_no_rollback_can_need_are_forgotten() -> None:
         stage.give(record, round_=round_ + 1)
     forgotten = [r for e in only(ForgetStates, stage.effects) for r in e.records]
     assert forgotten == records[: -STATES_KEPT - 1]
-    assert stage.machine.states == set(records[-STATES_KEPT - 1 :])
+    assert stage.machine.replica.states == set(records[-STATES_KEPT - 1 :])
 
 
 def test_rule_25_what_is_older_than_every_kept_payload_is_forgotten() -> None:
