@@ -51,7 +51,7 @@ class LyingPuller:
 
     def __init__(self, answers: dict[tuple[Blob, bytes], bytes]) -> None:
         self.answers = answers
-        self.asked = 0
+        self.asked: list[Blob] = []
 
     def holders(self) -> list[bytes]:
         return [HOLDER]
@@ -59,7 +59,7 @@ class LyingPuller:
     async def ask(
         self, holder: bytes, request: BlobRequest, bytes_max: int, timeout_s: float = 20.0
     ) -> bytes | None:
-        self.asked += 1
+        self.asked.append(request.kind)
         return self.answers.get((request.kind, request.key))
 
 
@@ -133,5 +133,32 @@ def test_a_snapshot_that_lies_is_neither_kept_nor_loaded(lie: str) -> None:
             assert found is not None
             assert found.state == state
             assert learner.states.keys() == {held, wanted}
+
+    run_virtual(scenario())
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+def test_rule_25_only_a_chain_that_a_voter_stands_on_is_gone_to(is_named: bool) -> None:
+    async def scenario() -> None:
+        await VirtualClock().sleep_until_ms(round_start_ms(MANIFEST.schedule, 9))
+        tree = Tree()
+        seen = view(me=9, root=tree.state(tree.start(4)))
+        seen.round = 9
+        head, name = b"h" * 32, b"s" * 32
+        seen.votes.add(peer_name(1), 9, head if is_named else b"?" * 32)
+        answer = HeadAnswer(
+            head=head,
+            round=8,
+            snapshot_record=head,
+            snapshot_hash=name,
+            snapshot_bytes=1_000,
+            height=10**6,
+            syncing=False,
+        )
+        puller = LyingPuller({(Blob.HEAD, b""): encode_head(answer), (Blob.SNAPSHOT, name): b""})
+        learner = ModelLearner(MANIFEST, VirtualClock(), HOLDER)
+        finder = StartFinder(MANIFEST, make_store(), puller, learner, VirtualClock(), print)  # type: ignore[arg-type]
+        assert await finder.find_elsewhere(seen) is None
+        assert (Blob.SNAPSHOT in puller.asked) == is_named
 
     run_virtual(scenario())

@@ -178,6 +178,26 @@ def test_a_trainer_that_takes_rounds_to_load_is_asked_for_nothing_else_meanwhile
     play(scenario, SimSwarm(manifest(), make_learner=Slow))
 
 
+def test_a_trainer_whose_death_is_noticed_twice_is_loaded_once() -> None:
+    class Slow(ModelLearner):
+        """It takes a while to load a state."""
+
+        async def load(self, record: bytes, snapshot: bytes | None) -> bytes:
+            await asyncio.sleep(0.5)
+            return await super().load(record, snapshot)
+
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(3)
+        await swarm.run_until_round(12)
+        driver = swarm.nodes[0].driver
+        await asyncio.gather(*(driver._recover(driver.view.head) for _ in range(2)))
+        assert resyncs(swarm.nodes[0]) == 1
+        await swarm.run_until_round(15)
+        assert_agree(swarm)
+
+    play(scenario, SimSwarm(manifest(), make_learner=Slow))
+
+
 def test_a_payload_lost_from_the_disk_is_pulled_again() -> None:
     async def scenario(swarm: SimSwarm) -> None:
         await swarm.start(3)
