@@ -247,6 +247,10 @@ class RoundDriver:
         except LearnerLost:
             await self._recover(self.view.head)
             return
+        except LookupError:
+            if effect.base in self.machine.replica.states:
+                raise
+            return  # it was forgotten with the chain that we were on
         payload_hash = b""
         if trained.k:
             payload_hash = await sha256(trained.payload)
