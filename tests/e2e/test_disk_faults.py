@@ -163,9 +163,9 @@ def test_what_is_damaged_is_set_aside_and_the_node_goes_on_where_it_was(
     (loaded,) = find(events, "state.loaded")
     assert loaded["path"] == str(older)
     assert any(newest.name in line["detail"] for line in find(events, "progress.made"))
-    (repaired,) = find(events, "log.repaired")
     aside = datadir.chain_log.with_name("chain.log.damaged")
-    assert repaired["path"] == str(aside)
+    # The other log may have been torn by the full disk before.
+    (repaired,) = [line for line in find(events, "log.repaired") if line["path"] == str(aside)]
     assert aside.stat().st_size == repaired["bytes"] > 100
     digests = {line["head"]: line["digest"] for line in find(events, "head.changed")}
     assert digests[filled.before.head.hex()] == filled.before.digest.hex()
