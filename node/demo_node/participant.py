@@ -188,9 +188,13 @@ class Participant:
     def _open_stores(self) -> tuple[ChainLog, SignedLog, PayloadStore]:
         disk, datadir = self.around.disk, self.around.datadir
         round_ = round_at(self.around.manifest.schedule, self.around.clock.now_ms())
+        chain_log = ChainLog(disk, datadir.chain_log, self.run_id)
+        signed = SignedLog(disk, datadir.signed_log, self.run_id, round_)
+        if signed.is_empty and len(chain_log):
+            signed.forget_until(round_)  # somebody may have removed it, to no good
         return (
-            ChainLog(disk, datadir.chain_log, self.run_id),
-            SignedLog(disk, datadir.signed_log, self.run_id, round_),
+            chain_log,
+            signed,
             PayloadStore(
                 disk,
                 datadir.payloads,

@@ -1,6 +1,7 @@
 """Nodes that come, go, die and come back (rules 4, 6, 7, 10 and 24)."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +9,7 @@ from demo_node.ports import ApplyOrder, Blob, LearnerLost, Trained, TrainOrder
 from demo_node.sim.model_learner import ModelLearner
 from demo_node.sim.swarm import SimSwarm, peer_name
 from demo_node.sim.virtual_loop import VirtualClock
+from demo_node.store.datadir import DataDir
 from demo_protocol.events import Announce, Effect, Event
 from demo_protocol.identity import Kind
 from demo_protocol.messages import decode_header, decode_proposal
@@ -89,7 +91,11 @@ def test_half_of_the_nodes_killed_at_once_and_the_others_go_on() -> None:
 
 
 @pytest.mark.parametrize("died_at_ms", [100, 1_700, 2_300, 2_800])
-def test_a_node_killed_and_restarted_in_a_round_never_signs_twice_for_it(died_at_ms: int) -> None:
+@pytest.mark.parametrize("count", [4, 1])
+@pytest.mark.parametrize("loses", ["nothing", "its signed log"])
+def test_a_node_killed_and_restarted_in_a_round_never_signs_twice_for_it(
+    died_at_ms: int, count: int, loses: str
+) -> None:
     signed: dict[tuple[bytes, Kind, int], set[bytes]] = {}
 
     def watch(name: bytes, event: Event, effects: list[Effect]) -> None:
@@ -100,18 +106,20 @@ def test_a_node_killed_and_restarted_in_a_round_never_signs_twice_for_it(died_at
                 signed.setdefault((name, effect.kind, round_), set()).add(effect.raw)
 
     async def scenario(swarm: SimSwarm) -> None:
-        await swarm.start(4)
+        await swarm.start(count)
         for round_ in range(5, 11):  # in one of them it is its turn to propose
             at_ms = round_start_ms(swarm.manifest.schedule, round_) + died_at_ms
             await VirtualClock().sleep_until_ms(at_ms)
-            old = next(node for node in swarm.nodes if node.name == peer_name(3))
+            old = next(node for node in swarm.nodes if node.name == peer_name(count - 1))
             await swarm.kill(old)
-            await swarm.add(3, disk=old.disk, syncing=True)
+            if loses == "its signed log":
+                old.disk.unlink(DataDir(Path("/") / old.name.hex()[:8]).signed_log)
+            await swarm.add(count - 1, disk=old.disk, syncing=True)
         await swarm.run_until_round(14)
         assert_agree(swarm)
-        assert height(swarm.nodes[0]) >= 13
+        assert height(swarm.nodes[0]) >= (13 if count > 1 else 8)
         assert all(len(raws) == 1 for raws in signed.values())
-        back = next(node for node in swarm.nodes if node.name == peer_name(3))
+        back = next(node for node in swarm.nodes if node.name == peer_name(count - 1))
         assert back.name in back.view.chain[back.view.head].members
         votes = swarm.nodes[0].view.votes
         assert back.name not in votes.equivocators

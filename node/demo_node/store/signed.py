@@ -59,6 +59,18 @@ class SignedLog:
         """The last round for which `kind` was signed, or may have been; -1 for none."""
         return max([self.floor, *(round_ for held, round_ in self._held if held == kind)])
 
+    def forget_until(self, round_: int) -> None:
+        """Sign nothing for rounds up to `round_`: something may have been (fsync)."""
+        with self._lock:
+            self._journal.append(_encode(_FLOOR, round_, b""))
+            self._journal.sync()
+            self.floor = max(self.floor, round_)
+
+    @property
+    def is_empty(self) -> bool:
+        """Was nothing ever signed, as far as this file knows?"""
+        return self.floor < 0 and not self._held
+
     def put(self, kind: str, round_: int, raw: bytes) -> None:
         """Return when `raw` is on the device (fsync): only then send it. Call it in a thread.
 
