@@ -102,6 +102,8 @@ class History:
         self._seen_a_round_end = True
         for old in sorted(r for r in self._tallies if r < round_):
             tally = self._tallies.pop(old)
+            if tally.counters is None and not tally.applied_ms:
+                continue  # the process stood still then; what it missed is shown once it is applied
             shown = self._show(old, tally, view)
             if shown is None:
                 continue

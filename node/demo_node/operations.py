@@ -22,7 +22,7 @@ from demo_node.views import (
     StatusView,
 )
 from demo_protocol.limits import DIGEST_BYTES, HASH_BYTES
-from demo_protocol.manifest import Agreement, Manifest, has_ended
+from demo_protocol.manifest import Agreement, Manifest, compute_run_id, has_ended
 from demo_protocol.roster import ChainState, Member, get_candidates, get_members, is_member
 from demo_protocol.schedule import (
     Schedule,
@@ -113,7 +113,7 @@ class NodeOperations:
             trainer_pid=self.trainer.pid if self.trainer else 0,
             peer=self.mesh.peer,
             peer_id=encode_peer_id(self.mesh.peer),
-            run_id=view.run_id if view else bytes(HASH_BYTES),
+            run_id=compute_run_id(manifest) if manifest else bytes(HASH_BYTES),
             run_name=manifest.name if manifest else "",
             state=state,
             detail=detail,
@@ -154,13 +154,17 @@ class NodeOperations:
         return show_contributors(self.driver.view.head_state, self.manifest.agreement)
 
     def pause(self) -> None:
-        """Train no more until `resume`. Raises LookupError while starting."""
+        """Train no more until `resume`. Raises as `resume` does, where nothing trains anyway."""
+        self._check_trains()
         self._running()[1].machine.paused = True
 
     def resume(self) -> None:
         """Train again. Raises LookupError while starting, and where there is nothing to resume."""
+        self._running()[1].machine.paused = False
+        self._check_trains()
+
+    def _check_trains(self) -> None:
         machine = self._running()[1].machine
-        machine.paused = False
         if not machine.contributes:
             raise NothingToTrain("this node does not train: --no-train, or no device is fit for it")
         if machine.is_over():

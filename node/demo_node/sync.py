@@ -62,11 +62,21 @@ async def fetch_manifest(puller: Puller, peering: Peering, run_id: str, say: Say
             " check the address, and that the node there runs",
             exit_code=75,
         )
+    theirs, ours = tell_apart(compute_run_id(found).hex(), run_id)
     raise ConfigError(
-        f"the peer takes part in run {compute_run_id(found).hex()[:16]}, not in {run_id[:16]};"
+        f"the peer takes part in run {theirs}, not in {ours};"
         " ask whoever sent the line for the right one",
         exit_code=76,
     )
+
+
+def tell_apart(a: str, b: str) -> tuple[str, str]:
+    """Two different run ids, cut to 16 digits such that one sees the difference."""
+    at = next(i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y)
+    if at < 16:
+        return a[:16], b[:16]
+    start = min(at, len(a) - 8)
+    return f"{a[:8]}…{a[start : start + 8]}", f"{b[:8]}…{b[start : start + 8]}"
 
 
 async def fetch_heads(puller: Puller) -> list[tuple[bytes, HeadAnswer]]:

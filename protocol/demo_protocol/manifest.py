@@ -128,7 +128,7 @@ def decode_manifest(raw: bytes) -> Manifest:
     try:
         tree = json.loads(raw)
     except (ValueError, RecursionError):
-        raise ConfigError("the manifest is not JSON; copy it again from a peer") from None
+        raise ConfigError("the manifest is not JSON") from None
     version = tree.get("version") if isinstance(tree, dict) else None
     if version != PROTOCOL_VERSION:
         raise ConfigError(
@@ -139,7 +139,7 @@ def decode_manifest(raw: bytes) -> Manifest:
     manifest: Manifest = _build(Manifest, tree, "manifest")
     validate_manifest(manifest)
     if encode_manifest(manifest) != raw:
-        raise ConfigError("the manifest is not in canonical form; do not edit it by hand")
+        raise ConfigError("the manifest is not in canonical form: it cannot be edited by hand")
     return manifest
 
 

@@ -46,3 +46,19 @@ def test_after_the_runs_end_there_are_no_rounds() -> None:
     for round_ in range(5):
         history.on_round_ended(round_, mine, NO_TRAFFIC, syncing=False)
     assert [shown.round for shown in history.newest(10)] == [1]
+
+
+def test_a_round_that_a_frozen_process_missed_is_shown_once_when_it_is_applied() -> None:
+    tree, mine = Tree(MANIFEST), view()
+    mine.chain, genesis = tree.chain, mine.head
+    first = tree.start(2)
+    history = History(MANIFEST, SilentObserver())
+    late_ms = MANIFEST.schedule.genesis_ms + 9 * MANIFEST.schedule.round_ms
+
+    history.on_record(0, late_ms)  # pulled after the process went on, in round 9
+    history.on_round_ended(9, mine, NO_TRAFFIC, syncing=False)
+    assert not history.newest(10)  # not called skipped: nobody was here to say so
+    mine.head = first
+    history.on_head_changed(HeadChanged(first, genesis, 0), mine, late_ms, syncing=False)
+    history.on_round_ended(10, mine, NO_TRAFFIC, syncing=False)
+    assert [(v.round, v.outcome) for v in history.newest(10)] == [(0, Outcome.LATE)]

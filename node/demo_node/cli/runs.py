@@ -18,8 +18,8 @@ from demo_protocol.errors import ConfigError
 from demo_protocol.manifest import compute_run_id
 from demo_protocol.schedule import round_at
 
-STOPPED, UNREADABLE = "stopped", "unreadable"
-"""States of a folder that no node runs in; any other is what its node says (NodeState)."""
+STOPPED, UNREADABLE, HUNG = "stopped", "unreadable", "hung"
+"""States of a folder whose node says nothing; any other is what its node says (NodeState)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +61,11 @@ async def _look_at_all(folders: Sequence[Path]) -> list[Run]:
 
 async def _look_at(folder: Path) -> Run:
     """Ask the folder's node, else read its manifest. Nothing that is wrong there is an error."""
-    from demo_node.control.client import Refused, control_client  # grpc: not for --help
+    from demo_node.control.client import (  # grpc: not for --help
+        NotAnswering,
+        Refused,
+        control_client,
+    )
     from demo_node.store.disk import FileDisk
     from demo_node.store.manifest_file import load_manifest
 
@@ -75,6 +79,8 @@ async def _look_at(folder: Path) -> Run:
         async with control_client(folder) as client:
             status = await client.status()
             state, records = status.state.value, status.height
+    except NotAnswering:
+        state = HUNG
     except (ConfigError, Refused, OSError):
         pass  # no node runs there, it cannot answer, or its files cannot be read
     return Run(

@@ -91,6 +91,8 @@ def _format_round_now(view: StatusView) -> str:
     if view.state is NodeState.FINISHED:
         return f"all {view.rounds_total} are over ({seconds} each)"
     of = f" of {view.rounds_total}" if view.rounds_total else ""
+    if view.round < 0:
+        return f"not begun ({seconds} each)"
     return f"{view.round}{of} by the clock ({seconds} each), phase {view.phase.value}"
 
 

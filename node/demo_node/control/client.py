@@ -37,6 +37,27 @@ class NotRunning(ConfigError):
         )
 
 
+class NotAnswering(ConfigError):
+    """A node runs in the data folder, and does not answer in time."""
+
+    def __init__(self, datadir: Path) -> None:
+        pid = find_pid(datadir)
+        who = f"the node in {datadir} (pid {pid})" if pid else f"the node in {datadir}"
+        end = f" continue it with kill -CONT {pid} if it was stopped, or" if pid else ""
+        super().__init__(
+            f"{who} does not answer; ask again,{end} end it with kill -9 and start it again",
+            exit_code=75,
+        )
+
+
+def find_pid(datadir: Path) -> int:
+    """Of the node that says it runs there; 0 for none."""
+    try:
+        return int((datadir / "lock").read_text())
+    except (OSError, ValueError):
+        return 0
+
+
 class Refused(Exception):
     """The node answered with an error; the message says why."""
 
@@ -132,4 +153,6 @@ class ControlClient:
         except grpc.aio.AioRpcError as error:
             if error.code() == grpc.StatusCode.UNAVAILABLE:  # no answer of the service uses it
                 raise NotRunning(self._datadir) from None
+            if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise NotAnswering(self._datadir) from None
             raise Refused(error.details() or error.code().name) from None

@@ -16,6 +16,7 @@ WARNING_ENDINGS: Final = (
     ".shortened",
     ".repaired",
     ".differed",
+    ".in_use",
     ".failed",
     ".refused",
     ".died",

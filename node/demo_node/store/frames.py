@@ -111,7 +111,8 @@ def scan_file(disk: Disk, path: Path, header: bytes, start: int = 0) -> Iterator
         if found != header:
             if len(found) == START and found == _seal(found[:-_CHECK_BYTES]):
                 raise ConfigError(
-                    f"{path}: belongs to another run or version; choose another --datadir"
+                    f"{path}: belongs to another run than manifest.json beside it; restore that"
+                    " file from a peer's data folder, or choose another --datadir"
                 )
             yield Damage(0, len(found))
         position = START

@@ -17,7 +17,9 @@ def load_manifest(disk: Disk, path: Path) -> Manifest | None:
     try:
         return decode_manifest(raw)
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}", exit_code=error.exit_code) from None
+        remedy = "; copy the file again from a peer's data folder"
+        hint = "" if error.exit_code == 76 else remedy
+        raise ConfigError(f"{path}: {error}{hint}", exit_code=error.exit_code) from None
 
 
 def save_manifest(disk: Disk, path: Path, manifest: Manifest) -> None:
