@@ -153,6 +153,29 @@ async def test_a_port_of_another_service_is_called_that(answer: bytes) -> None:
             await a.mesh.connect(f"/ip4/127.0.0.1/tcp/{port}/p2p/{encode_peer_id(bytes(32))}")
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/html; charset=utf-8\r\n" + b"x" * 300,
+        b"\x04\xff\xfe\xfd\n",  # framed as libp2p does, but no text
+        b"\x06hello\n",
+        b"\x00",
+    ],
+)
+@on_uvloop
+async def test_what_cannot_be_libp2p_is_called_something_else(answer: bytes) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer)
+        await reader.read()  # until the other side hangs up
+        writer.close()
+
+    async with hosts(1) as (a,), await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        where = f"/ip4/127.0.0.1/tcp/{server.sockets[0].getsockname()[1]}"
+        with pytest.raises(Unreachable) as raised:
+            await a.mesh.connect(f"{where}/p2p/{encode_peer_id(bytes(32))}")
+        assert str(raised.value) == f"{where}: something other than a demo-node answers there"
+
+
 @on_uvloop
 async def test_a_host_that_accepts_and_says_nothing_times_out() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.MonkeyPatch.context() as patch:

@@ -5,7 +5,8 @@ import socket
 from typing import Final
 
 import trio
-from libp2p.exceptions import BaseLibp2pError
+from libp2p.exceptions import BaseLibp2pError, ParseError
+from libp2p.protocol_muxer.exceptions import MultiselectClientError
 from libp2p.security.noise.exceptions import PeerIDMismatchesPubkey
 
 _FAMILIES: Final = {"dns": 0, "dns4": socket.AF_INET, "dns6": socket.AF_INET6}
@@ -35,6 +36,8 @@ def explain(error: BaseException) -> str:
         return f"another node answers there, {found[1] if found else 'with another key'}"
     if isinstance(error, socket.gaierror):
         return f"no such host ({error.strerror})"
+    if _is_foreign(error):
+        return "something other than a demo-node answers there"
     reason = error.strerror if isinstance(error, OSError) else str(error)
     reason = (reason or type(error).__name__).splitlines()[0]
     system = re.match(r"Error connecting to \(.*\): (.*)", reason)
@@ -43,6 +46,13 @@ def explain(error: BaseException) -> str:
     if isinstance(error, BaseLibp2pError) and "closed" in reason.lower():
         return "what answers there hangs up; it may be no demo-node, or have no room"
     return reason
+
+
+def _is_foreign(error: BaseException) -> bool:
+    """Whether what came back cannot be libp2p: the library would quote all of it."""
+    return isinstance(error, ParseError | UnicodeDecodeError) or (
+        isinstance(error, MultiselectClientError) and "mismatch" in str(error)
+    )
 
 
 def _cause(error: BaseException) -> BaseException | None:
