@@ -67,8 +67,12 @@ def test_a_port_in_use_falls_back_unless_it_was_named() -> None:
                 taken, named=False, registry=registry, status=status_view
             ) as other:
                 assert other[1] != taken[1]
-            with pytest.raises(ConfigError, match="--metrics-address"):
+            with pytest.raises(ConfigError) as caught:
                 async with http_server(taken, named=True, registry=registry, status=status_view):
                     pass
+            assert str(caught.value) == (
+                f"cannot serve metrics on 127.0.0.1:{taken[1]}: the port is in use;"
+                " name another with --metrics-address"
+            )
 
     asyncio.run(run())

@@ -47,9 +47,15 @@ async def _bind(runner: web.AppRunner, host: str, port: int, *, named: bool) -> 
     try:
         await web.TCPSite(runner, host, port).start()
     except OSError as error:
-        if error.errno != errno.EADDRINUSE or named:
+        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        if error.errno != errno.EADDRINUSE:
             reason = error.strerror or str(error)
-            raise ConfigError(f"--metrics-address {host}:{port}: {reason}") from None
+            raise ConfigError(f"--metrics-address {where}: {reason}") from None
+        if named:
+            raise ConfigError(
+                f"cannot serve metrics on {where}: the port is in use;"
+                " name another with --metrics-address"
+            ) from None
         await web.TCPSite(runner, host, 0).start()
 
 
