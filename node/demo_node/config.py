@@ -23,6 +23,10 @@ CONFIG_FILE: Final = "config.toml"
 DEFAULT_LISTEN: Final = ("/ip4/0.0.0.0/tcp/4001",)
 DEFAULT_METRICS_ADDRESS: Final = "127.0.0.1:9464"
 
+PEER_EXAMPLE: Final = "/ip4/192.0.2.7/tcp/4001/p2p/12D3..."
+SHOWN_MAX: Final = 80
+"""Characters of a wrong address that an error repeats: more than a whole one has."""
+
 LOG_FORMATS: Final = ("auto", "console", "json")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
@@ -215,9 +219,33 @@ def _listen(raw: object) -> tuple[str, ...]:
 def _peers(raw: object) -> tuple[str, ...]:
     addresses = _texts(raw)
     for address in addresses:
-        if not re.fullmatch(r"/(ip4|ip6|dns|dns4|dns6)/[^/]+/tcp/\d{1,5}/p2p/\w+", address):
-            raise ValueError(f"{address!r} is no address like /ip4/192.0.2.7/tcp/4001/p2p/12D3...")
+        if fault := _find_peer_fault(address):
+            shown = address if len(address) <= SHOWN_MAX else address[:SHOWN_MAX] + "..."
+            raise ValueError(f"{shown!r} {fault}")
     return addresses
+
+
+def _find_peer_fault(address: str) -> str:
+    """What is missing or wrong in /<family>/<host>/tcp/<port>/p2p/<peer id>, in a few words."""
+    parts = address.split("/")
+    fault = f"is no address like {PEER_EXAMPLE}"
+    if parts[0] or len(parts) < 3 or parts[1] not in ("ip4", "ip6", "dns", "dns4", "dns6"):
+        return fault
+    _, family, host, *rest = parts
+    transport, port, *end = [*rest, "", ""][: max(2, len(rest))]
+    if not host:
+        fault = f"has no host after /{family}/"
+    elif transport in ("", "p2p"):
+        fault = "has no /tcp/<port>"
+    elif transport != "tcp":
+        fault = f"has /{transport[:9]}; only /tcp/<port> works"
+    elif not re.fullmatch(r"\d{1,5}", port) or not 0 < int(port) < 1 << 16:
+        fault = "has no port from 1 to 65535 after /tcp/"
+    elif end[:1] != ["p2p"] or not end[1:] or not end[1]:
+        fault = "has no /p2p/<peer id> at its end; copy the whole line"
+    elif re.fullmatch(r"\w+", end[1]) and not end[2:]:
+        fault = ""
+    return fault
 
 
 _READERS: Final[dict[str, Callable[[object], object]]] = {

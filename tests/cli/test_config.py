@@ -52,7 +52,6 @@ def test_an_unknown_key_is_an_error_with_a_suggestion(tmp_path: Path) -> None:
         ("rounds = 1\nlog_level = info", "(at line 2, column 16); mend that line, to look like"),
         ("threads = -1", "config.toml: threads: -1 is not a whole number"),
         ("threads = true", "threads: True is not a whole number"),
-        ('peers = ["/ip4/1.2.3.4/tcp/4001"]', "peers: '/ip4/1.2.3.4/tcp/4001' is no address like"),
         ('listen = ["4001"]', "listen: '4001' is no address like"),
         ("listen = [4001]", "listen: 4001 is not text"),
         ("listen = 4001", "listen: 4001 is not a list"),
@@ -69,6 +68,36 @@ def test_a_bad_value_names_its_key(tmp_path: Path, toml: str, message: str) -> N
         resolve(tmp_path, toml)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "fault"),
+    [
+        ("192.0.2.7:4001", "is no address like /ip4/192.0.2.7/tcp/4001/p2p/12D3..."),
+        ("/onion3/example:4001", "is no address like"),
+        ("/ip4//tcp/4001/p2p/12D3KooWAbc", "has no host after /ip4/"),
+        ("/ip4/192.0.2.7", "has no /tcp/<port>"),
+        ("/ip4/192.0.2.7/p2p/12D3KooWAbc", "has no /tcp/<port>"),
+        ("/ip4/192.0.2.7/udp/4001/p2p/12D3KooWAbc", "has /udp; only /tcp/<port> works"),
+        ("/ip4/192.0.2.7/tcp", "has no port from 1 to 65535 after /tcp/"),
+        ("/ip4/192.0.2.7/tcp/0/p2p/12D3KooWAbc", "has no port from 1 to 65535 after /tcp/"),
+        ("/ip4/192.0.2.7/tcp/99999/p2p/12D3KooWAbc", "has no port from 1 to 65535 after /tcp/"),
+        ("/ip4/192.0.2.7/tcp/4001", "has no /p2p/<peer id> at its end; copy the whole line"),
+        ("/ip4/192.0.2.7/tcp/4001/p2p/", "has no /p2p/<peer id> at its end; copy the whole line"),
+        (PEER + "/p2p-circuit", "is no address like"),
+        ("x" * 1000, "is no address like"),
+    ],
+)
+def test_a_wrong_peer_address_is_told_what_is_wrong(
+    tmp_path: Path, address: str, fault: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve(tmp_path, peers=(address,))
+    line = str(caught.value)
+    assert line.startswith(f"--peers: '{address[:80]}")
+    assert f"' {fault}" in line
+    assert line.count(address[:80]) == 1
+    assert len(line) < 150
 
 
 def test_a_bad_value_names_its_source(tmp_path: Path) -> None:
