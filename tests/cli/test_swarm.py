@@ -63,6 +63,8 @@ def test_no_process_is_left_behind(tmp_path: Path, number: signal.Signals, code:
     with started_swarm(tmp_path) as swarm:
         swarm.send_signal(number)
         assert swarm.wait(timeout=30) == code
+        said = (tmp_path / "stderr").read_text().splitlines()[-1:]
+        assert (said == ["interrupted; all nodes are stopped"]) == (number == signal.SIGINT)
         wait_until_sync(lambda: not processes_of(tmp_path), deadline_s=30)
 
 

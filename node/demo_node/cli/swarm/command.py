@@ -59,7 +59,7 @@ TERMINATED: Final = 128 + signal.SIGTERM
     type=click.FloatRange(1, 3_600),
     metavar="SECONDS",
     help="So often a random node is killed and started again, loses its trainer, or is stopped"
-    " for 20 s.",
+    " for up to 20 s.",
 )
 @click.option(
     "--device", default="cpu", show_default=True, help="What nodes train on; see demo-node start."
@@ -111,6 +111,7 @@ def swarm(
     except SwarmFailed as error:
         raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:
+        click.echo("interrupted; all nodes are stopped", err=True)
         sys.exit(INTERRUPTED)
     except asyncio.CancelledError:
         sys.exit(TERMINATED)
