@@ -103,7 +103,13 @@ class Participant:
         )
         self.puller = Puller(around.mesh)
         self.finder = StartFinder(
-            around.manifest, snapshots, self.puller, around.learner, around.clock, around.say
+            around.manifest,
+            snapshots,
+            self.puller,
+            around.learner,
+            around.clock,
+            around.say,
+            lambda reason: around.observer.on_event("snapshot.skipped", reason=reason),
         )
         self.driver: RoundDriver | None = None
         self.store: FileRoundStore | None = None

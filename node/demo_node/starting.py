@@ -74,7 +74,9 @@ class StartFinder:
         learner: Learner,
         clock: Clock,
         say: Say,
+        on_skipped: Say,
     ) -> None:
+        """`on_skipped` is told why a snapshot of ours was passed over."""
         self._manifest = manifest
         self._run_id = compute_run_id(manifest)
         self._snapshots = snapshots
@@ -82,6 +84,7 @@ class StartFinder:
         self._learner = learner
         self._clock = clock
         self._say = say
+        self._on_skipped = on_skipped
         self._said: set[str] = set()
 
     async def choose(self, patience_ms: int) -> Start:
@@ -166,7 +169,7 @@ class StartFinder:
         )
         for reason in set(skipped) - self._said:
             self._said.add(reason)
-            self._say(reason)
+            self._on_skipped(reason)
         if snapshot is None:
             return Start(genesis_state(self._run_id), None)
         return Start(decode_chain_state(snapshot.info.chain_state), snapshot)

@@ -188,3 +188,11 @@ def test_what_a_peer_gives_must_have_the_hash(tmp_path: Path) -> None:
     assert load_initial(DISK, path, sha256) is not None
     path.write_bytes(raw + b"!")
     assert load_initial(DISK, path, sha256) is None
+
+
+def test_a_run_that_would_be_over_already_is_refused(tmp_path: Path) -> None:
+    when = ("--genesis", "2020-01-01T00:00:00+00:00")
+    done = demo_node("init", "--datadir", tmp_path / "node", "--rounds", 6, *when)
+    assert done.returncode == 2
+    assert "over already" in done.stderr
+    assert not (tmp_path / "node" / "manifest.json").exists()

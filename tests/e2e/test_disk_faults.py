@@ -162,7 +162,7 @@ def test_what_is_damaged_is_set_aside_and_the_node_goes_on_where_it_was(
         events = read_log(node)
     (loaded,) = find(events, "state.loaded")
     assert loaded["path"] == str(older)
-    assert any(newest.name in line["detail"] for line in find(events, "progress.made"))
+    assert any(newest.name in line["reason"] for line in find(events, "snapshot.skipped"))
     aside = datadir.chain_log.with_name("chain.log.damaged")
     # The other log may have been torn by the full disk before.
     (repaired,) = [line for line in find(events, "log.repaired") if line["path"] == str(aside)]

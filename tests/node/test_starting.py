@@ -121,7 +121,7 @@ def test_a_snapshot_that_lies_is_neither_kept_nor_loaded(lie: str) -> None:
         store, said = make_store(), list[str]()
         learner = ModelLearner(MANIFEST, VirtualClock(), HOLDER)
         learner.states[held] = b"our own."
-        finder = StartFinder(MANIFEST, store, puller, learner, VirtualClock(), said.append)  # type: ignore[arg-type]
+        finder = StartFinder(MANIFEST, store, puller, learner, VirtualClock(), said.append, print)  # type: ignore[arg-type]
         found = await finder.find_beyond(seen, records[2], wanted)
         assert learner.states[held] == b"our own."
         if lie:
@@ -157,7 +157,7 @@ def test_rule_25_only_a_chain_that_a_voter_stands_on_is_gone_to(is_named: bool) 
         )
         puller = LyingPuller({(Blob.HEAD, b""): encode_head(answer), (Blob.SNAPSHOT, name): b""})
         learner = ModelLearner(MANIFEST, VirtualClock(), HOLDER)
-        finder = StartFinder(MANIFEST, make_store(), puller, learner, VirtualClock(), print)  # type: ignore[arg-type]
+        finder = StartFinder(MANIFEST, make_store(), puller, learner, VirtualClock(), print, print)  # type: ignore[arg-type]
         assert await finder.find_elsewhere(seen) is None
         assert (Blob.SNAPSHOT in puller.asked) == is_named
 

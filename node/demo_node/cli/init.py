@@ -16,8 +16,9 @@ from demo_node.cli.options import datadir_option, resolve_datadir
 from demo_node.cli.plan import plan_run, plan_schedule
 from demo_node.config import find_registry
 from demo_protocol.errors import ConfigError
-from demo_protocol.manifest import PPB, Data, Manifest, compute_run_id, validate_manifest
+from demo_protocol.manifest import PPB, Data, Manifest, compute_run_id, has_ended, validate_manifest
 from demo_protocol.presets import PRESETS
+from demo_protocol.schedule import round_at
 
 if TYPE_CHECKING:
     from demo_node.cli.origin import Origin
@@ -141,6 +142,10 @@ def _compose_manifest(
         learning = replace(learning, lr_ppb=round(choices["learning_rate"] * PPB))
     manifest = replace(manifest, model=model, learning=learning, rounds_total=rounds)
     validate_manifest(manifest)
+    if has_ended(manifest, round_at(manifest.schedule, time.time_ns() // 1_000_000)):
+        raise click.BadParameter(
+            f"{rounds} rounds from then on would be over already", param_hint="--genesis"
+        )
     return manifest
 
 

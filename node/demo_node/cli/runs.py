@@ -75,6 +75,7 @@ async def _look_at(folder: Path) -> Run:
         if manifest is not None:
             name, run_id = manifest.name, compute_run_id(manifest).hex()
             round_ = round_at(manifest.schedule, time.time_ns() // 1_000_000)
+            round_ = min(round_, manifest.rounds_total or round_)
             state = STOPPED
         async with control_client(folder) as client:
             status = await client.status()

@@ -12,6 +12,7 @@ WARNING_ENDINGS: Final = (
     ".rejected",
     ".lost",
     ".missed",
+    ".skipped",
     ".unsaved",
     ".shortened",
     ".repaired",
