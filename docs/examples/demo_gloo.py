@@ -1,6 +1,8 @@
 """Two processes, one model, DeMo: torchrun --nproc-per-node 2 docs/examples/demo_gloo.py"""
 # ruff: noqa: T201
 
+import os
+
 import torch
 import torch.distributed as dist
 
@@ -19,6 +21,7 @@ for step in range(100):
     optimizer.step()  # sends 32 coefficients per 64 x 64 chunk instead of the gradient
     if step % 20 == 0:
         print(f"process {dist.get_rank()} step {step} loss {loss.item():.3f}")
-print(f"process {dist.get_rank()} parameters {sum(p.sum() for p in model.parameters()):.6f}")
-dist.barrier()  # gloo aborts where one process takes the group down before the other is done
-dist.destroy_process_group()
+total = sum(p.sum() for p in model.parameters())
+print(f"process {dist.get_rank()} parameters {total:.6f}", flush=True)
+dist.barrier()  # nobody hangs up before the other is done
+os._exit(0)  # Python's own end now and then aborts here, after destroy_process_group() too
