@@ -25,7 +25,7 @@ DEFAULT_METRICS_ADDRESS: Final = "127.0.0.1:9464"
 
 PEER_EXAMPLE: Final = "/ip4/192.0.2.7/tcp/4001/p2p/12D3..."
 SHOWN_MAX: Final = 80
-"""Characters of a wrong address that an error repeats: more than a whole one has."""
+"""Characters of a wrong address that an error repeats: enough to tell which one it is."""
 
 LOG_FORMATS: Final = ("auto", "console", "json")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
