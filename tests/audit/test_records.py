@@ -10,6 +10,7 @@ from demo_node.audit.records import RecordAudit
 from demo_node.sim.swarm import cheap_verify, peer_name
 from demo_node.store.chainlog import ChainEntry
 from demo_protocol.answers import encode_bundle
+from demo_protocol.errors import ConfigError
 from demo_protocol.manifest import Agreement
 from demo_protocol.round import make_bundle
 from tests.builders import Tree, manifest, run_id_of
@@ -64,7 +65,7 @@ def test_a_long_log_is_checked_to_its_end_though_old_records_are_forgotten() -> 
     grow(tree, start, range(1, 200), [0, 1])
     whole = audit(tree)
     assert whole.findings == []
-    assert (whole.records, whole.headers, whole.unchecked, whole.unlinked) == (200, 400, 0, 0)
+    assert (whole.records, whole.headers, whole.unchecked, whole.gaps) == (200, 400, 0, {})
     assert (whole.first_round, whole.newest_round) == (0, 199)
 
 
@@ -76,7 +77,7 @@ def test_a_branch_off_a_forgotten_record_is_checked_by_signatures_and_links_only
     grow(tree, line[10], range(122, 125), [0])  # nobody has kept what it builds on
     whole = audit(tree)
     assert whole.findings == []
-    assert (whole.unchecked, whole.unlinked) == (3, 0)
+    assert (whole.unchecked, whole.gaps) == (3, {})
 
 
 def test_the_branch_with_most_votes_is_replayed_though_another_is_longer() -> None:
@@ -85,13 +86,24 @@ def test_the_branch_with_most_votes_is_replayed_though_another_is_longer() -> No
     long = grow(tree, start, range(1, 5), [2])
     short = grow(tree, start, range(5, 7), [0, 1])
     entries = entries_of(tree)
-    branch = choose_branch(lambda: entries, tree.genesis, set(), None)
+    branch = choose_branch(lambda: entries, tree.genesis, set(), None, None)
     assert [link.record for link in branch.links] == [start, *short]
     assert "of 2 branches the one that 2 of 3 peers vote for" in branch.why
     assert not branch.links[0].is_complete
-    early = choose_branch(lambda: entries, tree.genesis, set(), 5)
+    early = choose_branch(lambda: entries, tree.genesis, set(), None, 5)
     assert [link.record for link in early.links] == [start, short[0]]
     assert long[-1] not in {link.record for link in branch.links}
+
+
+def test_rounds_without_a_record_cannot_be_replayed() -> None:
+    tree = Tree(SHORT)
+    start = tree.start(2)
+    grow(tree, grow(tree, start, range(1, 3), [0, 1])[-1], range(5, 7), [0, 1])
+    entries = entries_of(tree)
+    with pytest.raises(ConfigError, match="no record of rounds 3 to 4"):
+        choose_branch(lambda: entries, tree.genesis, set(), 3, 4)
+    branch = choose_branch(lambda: entries, tree.genesis, set(), 3, 5)
+    assert branch.links[-1].round == 5
 
 
 def test_digests_count_whichever_branch_gives_them() -> None:
@@ -100,7 +112,7 @@ def test_digests_count_whichever_branch_gives_them() -> None:
     grow(tree, start, range(1, 3), [2])
     grow(tree, start, range(3, 6), [0, 1])
     entries = entries_of(tree)
-    branch = choose_branch(lambda: entries, tree.genesis, set(), None)
+    branch = choose_branch(lambda: entries, tree.genesis, set(), None, None)
     evidence = collect_evidence(lambda: entries, tree.genesis, branch, -1)
     assert evidence.findings == []
     # tests.builders.header bases everything on state 0; proposals speak of their parents.

@@ -1,5 +1,6 @@
 """Rounds done again: what somebody said wrongly of them is found, and who or what it was."""
 
+import copy
 import hashlib
 import json
 import shutil
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 import safetensors.numpy
 
-from demo_node.audit.findings import About, Finding, Report
+from demo_node.audit.findings import About, Finding, Report, count
 from demo_node.audit.replay import replay_folder
 from demo_node.audit.verify import verify_folder
 from demo_node.store.datadir import DataDir
@@ -70,8 +71,8 @@ def forge(path: Path, change: "dict[str, int]", *, digest: bool = False) -> None
     length = int.from_bytes(raw[:8], "little")
     metadata = json.loads(raw[8 : 8 + length])["__metadata__"]
     tensors = {n: t.copy() for n, t in safetensors.numpy.load(raw).items()}
-    for name, count in change.items():
-        tensors[name].reshape(-1)[:count] += 1
+    for name, values in change.items():
+        tensors[name].reshape(-1)[:values] += 1
     if digest:
         metadata["demo.digest"] = compute_digest(tensors).hex()
     path.write_bytes(safetensors.numpy.save(tensors, metadata))
@@ -98,12 +99,16 @@ def test_an_honest_run_replays_and_the_folder_stays_as_it_was(honest: Swarm) -> 
 @pytest.mark.parametrize(
     ("first", "last", "begin", "records"),
     [
-        (5, 6, "the snapshot of round 3", 3),
-        (3, 3, "state 0", 4),
+        (
+            5,
+            6,
+            "the snapshot of round 3, the newest before round 5: round 4 is done again as well",
+            3,
+        ),
+        (3, 3, "state 0, the newest before round 3: rounds 0 to 2 are done again as well", 4),
         (4, 4, "the snapshot of round 3", 1),
         (7, None, "the snapshot of round 6", 1),
         (None, 2, "state 0", 3),
-        (LAST_ROUND, 99, "the snapshot of round 6", 1),
     ],
 )
 def test_only_the_rounds_that_were_asked_for_are_done_again(
@@ -112,7 +117,50 @@ def test_only_the_rounds_that_were_asked_for_are_done_again(
     report = replay(honest.folder, first, last)
     assert report.findings == []
     assert shown(report)["begin"] == f"with {begin}"
-    assert shown(report)["replayed"].startswith(f"{records} records on cpu")
+    assert shown(report)["replayed"].startswith(f"{count(records, 'record')} on cpu")
+
+
+@pytest.mark.parametrize(("first", "last", "asked"), [(99, None, 99), (LAST_ROUND, 99, 99)])
+def test_rounds_after_the_newest_are_refused(
+    honest: Swarm, first: int | None, last: int | None, asked: int
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        replay(honest.folder, first, last)
+    said = f"no record of round {asked}; the newest is of round {LAST_ROUND}"
+    assert str(refused.value) == said
+
+
+def test_a_replay_that_did_nothing_does_not_say_that_all_is_well(
+    honest: Swarm, folder: Path
+) -> None:
+    """The only record is that of the snapshot at hand, and its payloads are gone."""
+    swarm = replace_folder(honest, folder)
+    swarm.rewrite_log(entry for _, entry in swarm.entries() if entry.round == SNAPSHOT_ROUNDS[-1])
+    snapshot_of(folder, SNAPSHOT_ROUNDS[0]).unlink()
+    shutil.rmtree(folder / "payloads")
+    with pytest.raises(ConfigError, match="nothing was replayed"):
+        replay(folder)
+
+
+def replace_folder(swarm: Swarm, folder: Path) -> Swarm:
+    moved = copy.copy(swarm)
+    moved.folder = folder
+    return moved
+
+
+def test_records_that_were_written_out_of_order_are_replayed_in_order(
+    honest: Swarm, folder: Path
+) -> None:
+    """A node that catches up writes several at once."""
+    swarm = replace_folder(honest, folder)
+    entries = [entry for _, entry in honest.entries()]
+    swarm.rewrite_log([entries[0], *reversed(entries[1:])])
+    report = replay(folder)
+    assert report.findings == []
+    assert report.looked == replay(honest.folder).looked
+    checked = verify_folder(FileDisk(), folder)
+    assert (checked.findings, checked.notes) == ([], [])
+    assert checked.looked == verify_folder(FileDisk(), honest.folder).looked
 
 
 @pytest.mark.parametrize(("first", "last"), [(None, None), (4, 4), (3, 5)])
@@ -205,6 +253,9 @@ def test_a_changed_payload_is_blamed_by_file_round_and_peer(honest: Swarm, folde
     path = folder / "payloads" / str(LAST_ROUND) / header.payload_hash.hex()
     path.write_bytes(path.read_bytes()[:-1] + b"\xff")
     (finding,) = replay(folder).findings
+    # verify says the same, to the word.
+    assert verify_folder(FileDisk(), folder).findings == [finding]
+    assert finding.remedy.startswith("delete it: the node asks its peers")
     assert finding.file == f"payloads/{LAST_ROUND}/{path.name}"
     assert (finding.round, finding.peer) == (LAST_ROUND, header.peer)
 
@@ -289,3 +340,7 @@ def test_both_commands_agree_and_exit_with_1(told: Swarm) -> None:
     nothing = demo_node("replay", "--datadir", told.folder, "--from", LAST_ROUND)
     assert nothing.returncode == 0, nothing.stderr
     assert nothing.stdout.endswith("nothing is wrong\n")
+    beyond = demo_node("replay", "--datadir", told.folder, "--from", 700, "--device", "cpu")
+    assert beyond.returncode == 78
+    assert beyond.stdout == ""
+    assert f"no record of round 700; the newest is of round {LAST_ROUND}" in beyond.stderr

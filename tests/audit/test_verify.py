@@ -101,6 +101,7 @@ def test_a_sound_folder_is_found_sound_and_left_as_it_was(swarm: Swarm) -> None:
     looked = dict(report.looked)
     assert looked["chain"] == "9 records of rounds 0 to 7 with 26 headers"
     assert looked["signed"].startswith("1")
+    assert " messages of this node" in looked["signed"]
     assert looked["snapshots"] == f"2, the newest of round {SNAPSHOT_ROUNDS[-1]}"
     assert looked["payloads"] == f"{8 * PEERS}, 0 of them in no record"
     assert hash_files(swarm.folder) == before
@@ -222,14 +223,48 @@ def test_a_log_that_begins_at_a_snapshot_is_checked_from_there(tmp_path: Path) -
     report = verify(swarm)
     assert report.findings == []
     assert dict(report.looked)["chain"].startswith("5 records of rounds 4 to 7")
-    assert "began from a snapshot" in report.notes[0]
-    assert len(report.notes) == 1
+    joined = "the log begins at round 4: this node joined from a snapshot there"
+    assert report.notes == [joined]
     for path in files_of(swarm, f"snapshots/{SNAPSHOT_ROUNDS[0]}-*"):
         path.unlink()
     report = verify(swarm)
     assert report.findings == []
     # The records up to the next snapshot's, and a branch that forked off before it.
-    assert report.notes[1].startswith("4 records were checked for hashes, links and signatures")
+    assert report.notes[0] == joined
+    assert report.notes[1].startswith(
+        "checked for hashes, links and signatures only: 4 records, as"
+    )
+
+
+def test_a_gap_in_the_log_is_told_from_a_join(tmp_path: Path) -> None:
+    """A gap that a snapshot at hand explains, and one that nothing here explains."""
+    swarm = Swarm(tmp_path / "node")
+    swarm.run()
+    entries = [entry for _, entry in swarm.entries()]
+    swarm.rewrite_log(e for e in entries if e.round not in (2, SNAPSHOT_ROUNDS[0]))
+    assert verify(swarm).notes[0] == "the log goes on at round 4: this node took a snapshot there"
+    swarm.rewrite_log(e for e in entries if e.round != 2)
+    (note, _) = verify(swarm).notes
+    assert note.startswith("the log lacks 1 record that others follow, the first before round 3:")
+    assert note.endswith("or the log lost records")
+
+
+def test_a_log_whose_first_record_is_damaged_is_not_that_of_a_joiner(tmp_path: Path) -> None:
+    swarm = Swarm(tmp_path / "node")
+    swarm.run()
+    (position,) = (position for position, entry in swarm.entries() if entry.round == 0)
+    with Flipped(Flip(DataDir(swarm.folder).chain_log, position + 300, 1)):
+        report = verify(swarm)
+    assert [(f.file, f.round) for f in report.findings] == [("chain.log", 0)]
+    assert not any("joined" in note for note in report.notes)
+    assert report.notes[0].endswith("or what is damaged was there")
+
+
+def test_a_damaged_checksum_file_is_to_be_deleted_with_its_snapshot(swarm: Swarm) -> None:
+    (path, *_) = files_of(swarm, "snapshots/*.sha256")
+    with Flipped(Flip(path, 3, 1)):
+        (finding,) = verify(swarm).findings
+    assert finding.remedy.startswith("delete it and its snapshot: ")
 
 
 def test_an_equivocator_is_named_and_the_folder_is_not_blamed(tmp_path: Path) -> None:
@@ -352,13 +387,13 @@ def test_an_entry_that_is_being_written_is_not_damage(swarm: Swarm) -> None:
 
         def size(self, path: Path) -> int:
             self.asked += path.name == "chain.log"
-            return super().size(path) - 10 * (path.name == "chain.log" and self.asked == 1)
+            return super().size(path) - 10 * (path.name == "chain.log" and self.asked <= 2)
 
     disk = Growing()
     report = verify_folder(disk, swarm.folder)
     assert report.findings == []
     assert dict(report.looked)["chain"].startswith("8 records")
-    assert disk.asked == 2
+    assert disk.asked == 3
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:

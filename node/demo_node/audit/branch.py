@@ -70,12 +70,16 @@ _NOBODY: Final = (-1, b"")
 
 
 def choose_branch(
-    entries: Entries, run_id: bytes, held: Container[bytes], last_round: int | None
+    entries: Entries,
+    run_id: bytes,
+    held: Container[bytes],
+    first_round: int | None,
+    last_round: int | None,
 ) -> Branch:
     """The branch that most peers' newest votes follow, up to the newest record of `last_round`.
 
     Ties: the longer branch. `held`: hashes of the payloads at hand. Raises ConfigError where the
-    log has no such record.
+    log has no record of `first_round` to `last_round`.
     """
     links: dict[bytes, Link] = {}
     votes: dict[bytes, tuple[int, bytes]] = {}
@@ -99,10 +103,16 @@ def choose_branch(
     why = f"record {tip.hex()[:12]} of round {links[tip].round}"
     if tips > 1:
         why += f", of {tips} branches the one that {supporters} of {len(votes)} peers vote for"
+    newest = links[tip].round
+    for asked in (first_round, last_round):
+        if asked is not None and asked > newest:
+            raise ConfigError(f"no record of round {asked}; the newest is of round {newest}")
     if last_round is not None:
         path = [link for link in path if link.round <= last_round]
     if not path:
         raise ConfigError(f"chain.log has no record of round {last_round} or before")
+    if first_round is not None and path[-1].round < first_round:
+        raise ConfigError(f"chain.log has no record of rounds {first_round} to {last_round}")
     return Branch(links=path, why=why)
 
 

@@ -17,6 +17,8 @@ from demo_protocol.errors import ConfigError
 from demo_protocol.manifest import Data, Manifest
 from demo_protocol.merkle import compute_leaf, compute_root
 
+REPULL: Final = "delete it: the node asks its peers for it if it needs it again"
+
 REFETCH: Final = "delete it: the node makes or fetches it again at its next start"
 
 _ROUND: Final = re.compile(r"\d{1,18}")
@@ -69,7 +71,7 @@ def check_payloads(
             round=listing.round if listing else int(path.parent.name),
             peer=listing.peer if listing else b"",
             text="its bytes do not have the hash that is its name",
-            remedy="delete it: the node pulls it again when it needs it",
+            remedy=REPULL,
         )
 
 

@@ -14,6 +14,11 @@ def say_nothing(line: str) -> None:
     """Nobody is watching."""
 
 
+def count(number: int, noun: str) -> str:
+    """For people: `1 record`, `2 records`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 class About(StrEnum):
     """Whose fault a finding is."""
 

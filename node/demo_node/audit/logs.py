@@ -1,6 +1,7 @@
 """Both logs, read entry by entry: what is damaged is named, what is intact is looked into."""
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Container, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -51,16 +52,22 @@ def read_owner(disk: Disk, path: Path, purpose: str) -> bytes:
 def read_chain_log(
     disk: Disk, datadir: DataDir, run_id: bytes, found: Callable[[Finding], None]
 ) -> Iterator[ChainEntry]:
-    """The intact entries, oldest first; `found` is told of damage in the end.
+    """The intact entries, parents before children; `found` is told of damage in the end.
 
     Raises ConfigError for another run's.
     """
     path, last = datadir.chain_log, 0
     damages: list[Damage] = []
-    try:
+
+    def scan() -> Iterator[ChainEntry]:
+        nonlocal last
         for position, entry in scan_chain_log(disk, path, run_id, damages.append):
             yield entry
             last = position
+
+    try:
+        logged = {e.record for _, e in scan_chain_log(disk, path, run_id, lambda damage: None)}
+        yield from _put_in_order(scan(), logged)
     except FileNotFoundError:
         return
     for damage in _leave_unfinished(disk, path, damages, last):
@@ -75,6 +82,26 @@ def read_chain_log(
                 ),
             )
         )
+
+
+def _put_in_order(entries: Iterable[ChainEntry], logged: Container[bytes]) -> Iterator[ChainEntry]:
+    """Each entry after its parent, where that is `logged`: a node that catches up keeps several
+    records at once, and which is written first is chance. Only what waits is in memory.
+    """
+    seen: set[bytes] = set()
+    waiting: dict[bytes, list[ChainEntry]] = {}
+    for arrived in entries:
+        if arrived.parent in logged and arrived.parent not in seen:
+            waiting.setdefault(arrived.parent, []).append(arrived)
+            continue
+        ready = deque([arrived])
+        while ready:
+            entry = ready.popleft()
+            seen.add(entry.record)
+            yield entry
+            ready.extend(waiting.pop(entry.record, []))
+    for left in waiting.values():  # their parents were damaged meanwhile
+        yield from left
 
 
 def check_chain_log(

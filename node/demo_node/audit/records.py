@@ -68,6 +68,17 @@ def read_record(entry: ChainEntry, run_id: bytes, *, signed: bool = True) -> Rea
     return ReadRecord(proposal, headers)
 
 
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Where the log lacks a record that the one of `round` follows."""
+
+    round: int
+    is_first: bool
+    """Nothing is logged before it."""
+    is_snapshot: bool
+    """A snapshot of the lacking record is at hand."""
+
+
 @dataclass(slots=True)
 class _Claims:
     """Who gave which digest for the state after one record."""
@@ -93,8 +104,8 @@ class RecordAudit:
     headers: int = 0
     first_round: int = -1
     newest_round: int = -1
-    unlinked: int = 0
-    """Records whose parent was unknown: there the log begins, or goes on after a snapshot."""
+    gaps: dict[bytes, Gap] = field(default_factory=dict)
+    """By the record that is not in the log though others follow it."""
     unchecked: int = 0
     """Records checked for signatures, hashes and links, but not by the rules of content."""
     listed: dict[bytes, Listing] = field(default_factory=dict)
@@ -171,7 +182,8 @@ class RecordAudit:
 
     def _take_content(self, entry: ChainEntry, read: ReadRecord) -> None:
         if entry.parent not in self._known:
-            self.unlinked += 1
+            gap = Gap(entry.round, self.records == 1, entry.parent in self.roots)
+            self.gaps.setdefault(entry.parent, gap)
         if entry.parent not in self._chain and entry.parent in self.roots:
             self._begin_at(self.roots[entry.parent])
         if entry.parent in self._chain:

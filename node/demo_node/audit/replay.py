@@ -24,8 +24,8 @@ from demo_node.audit.branch import (
     collect_evidence,
 )
 from demo_node.audit.disputes import Disputes
-from demo_node.audit.files import REFETCH, list_payloads
-from demo_node.audit.findings import About, Finding, Report, Say, say_nothing
+from demo_node.audit.files import REFETCH, REPULL, list_payloads
+from demo_node.audit.findings import About, Finding, Report, Say, count, say_nothing
 from demo_node.audit.logs import read_chain_log
 from demo_node.audit.records import TELL
 from demo_node.audit.snapshots import (
@@ -59,7 +59,7 @@ Heads = Mapping[bytes, SnapshotHead]
 SAY_EVERY: Final = 50
 """Records between two lines of progress."""
 
-FETCH: Final = "ask a peer for it, or replay from a later round"
+FETCH: Final = "copy it from a peer's data folder, or replay from a later round"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +131,11 @@ class _Replay:
     def run(self, first: int | None, last: int | None) -> None:
         """Plan, replay, and say what came out."""
         branch = choose_branch(
-            lambda: self._read_log(self.report.found), self._run_id, self._payloads, last
+            lambda: self._read_log(self.report.found), self._run_id, self._payloads, first, last
         )
-        if last is None and not branch.links[-1].is_complete and len(branch.links) > 1:
-            newest = branch.links[-1].round
+        newest = branch.links[-1].round
+        is_asked_for = last is not None or first == newest
+        if not is_asked_for and not branch.links[-1].is_complete and len(branch.links) > 1:
             self.report.notes.append(
                 f"left out: the newest record, of round {newest}, waits for payloads"
             )
@@ -145,15 +146,27 @@ class _Replay:
         self._evidence = collect_evidence(self._read_log, self._run_id, branch, start.round)
         self.report.found(*self._evidence.findings)
         self.report.looked_at("branch", branch.why)
-        self.report.looked_at("begin", f"with {start.name}")
+        self.report.looked_at("begin", _describe_begin(start, branch, first))
         following: Start | None = start
         while following is not None:
             done = self._replay_from(following, branch, heads)
             # Past what is missing, the next snapshot goes on.
             following = next((s for s in starts if s.done > max(done, following.done)), None)
         self.report.found(*self._disputes.findings())
-        compared = f"{self._disputes.agreed} digests of peers and {self._compared} snapshots agree"
-        self.report.looked_at("replayed", f"{self._applied} records on {self._device}; {compared}")
+        self._tell()
+
+    def _tell(self) -> None:
+        """Say what was done. Raises ConfigError where nothing was, and nothing is wrong."""
+        agreed, compared = self._disputes.agreed, self._compared
+        if not self._applied and not self.report.findings:
+            if not agreed:
+                raise ConfigError(
+                    "nothing was replayed: no record has its payloads and a state to begin with"
+                )
+            self.report.notes.append("no record was done again: only a state at hand was compared")
+        said = f"{count(agreed, 'digest')} of peers and {count(compared, 'snapshot')} agree"
+        done = count(self._applied, "record")
+        self.report.looked_at("replayed", f"{done} on {self._device}; {said}")
 
     def _read_log(
         self, found: Callable[[Finding], None] = lambda finding: None
@@ -207,7 +220,8 @@ class _Replay:
             if link.record in heads:
                 self._compare_snapshot(heads[link.record], state)
             if self._applied % SAY_EVERY == 0:
-                self._say(f"replayed {done + 1 - start.done} records, up to round {link.round}")
+                replayed = count(done + 1 - start.done, "record")
+                self._say(f"replayed {replayed}, up to round {link.round}")
         return len(branch.links)
 
     def _load(self, start: Start) -> State:
@@ -251,10 +265,10 @@ class _Replay:
             raw, file = self._read_payload(payment.payload_hash)
             if raw is None:
                 text = f"payload {name[:16]} is not here (any more)"
-                raise _Gap(_lacking("payloads", link, payment, text))
+                raise _Gap(_lacking("payloads", link, payment, text, FETCH))
             if hashlib.sha256(raw).digest() != payment.payload_hash:
                 text = "its bytes do not have the hash that is its name"
-                raise _Gap(_lacking(file, link, payment, text))
+                raise _Gap(_lacking(file, link, payment, text, REPULL))
             try:
                 payloads.append(decode_payload(raw, self._schema, self._manifest.learning.k))
             except Reject as error:
@@ -322,6 +336,15 @@ def _choose_start(branch: Branch, starts: Sequence[Start], first: int | None) ->
     return fitting[-1]
 
 
+def _describe_begin(start: Start, branch: Branch, first: int | None) -> str:
+    """With which state, and why with an older one than was asked for."""
+    early = [link.round for link in branch.links[start.done :] if link.round < (first or 0)]
+    if not early:
+        return f"with {start.name}"
+    also = f"rounds {early[0]} to {early[-1]} are" if len(early) > 1 else f"round {early[0]} is"
+    return f"with {start.name}, the newest before round {first}: {also} done again as well"
+
+
 def _blame(head: SnapshotHead, text: str, tensor: str = "") -> Finding:
     return Finding(
         file=f"snapshots/{head.path.name}",
@@ -332,5 +355,5 @@ def _blame(head: SnapshotHead, text: str, tensor: str = "") -> Finding:
     )
 
 
-def _lacking(file: str, link: Link, payment: Payment, text: str) -> Finding:
-    return Finding(file=file, round=link.round, peer=payment.peer, text=text, remedy=FETCH)
+def _lacking(file: str, link: Link, payment: Payment, text: str, remedy: str) -> Finding:
+    return Finding(file=file, round=link.round, peer=payment.peer, text=text, remedy=remedy)

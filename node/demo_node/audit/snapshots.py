@@ -40,6 +40,10 @@ SUFFIX: Final = ".safetensors"
 
 REMEDY: Final = "delete it and its .sha256: the node goes on from another one, or from its peers'"
 
+CHECKSUM_REMEDY: Final = (
+    "delete it and its snapshot: the node goes on from another one, or from its peers'"
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotHead:
@@ -101,7 +105,7 @@ def check_snapshot(disk: Disk, path: Path, run_id: bytes, schema: Schema) -> lis
                 file=f"{file}.sha256",
                 round=round_,
                 text="it is damaged",
-                remedy="make it anew with sha256sum, if nothing else is wrong with the snapshot",
+                remedy=CHECKSUM_REMEDY,
             ),
             *_as_finding(file, round_, problems),
         ]

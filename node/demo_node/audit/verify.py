@@ -14,9 +14,9 @@ from demo_node.audit.files import (
     check_payloads,
     list_payloads,
 )
-from demo_node.audit.findings import Finding, Report, Say, say_nothing
+from demo_node.audit.findings import About, Finding, Report, Say, count, say_nothing
 from demo_node.audit.logs import check_chain_log, check_signed_log, read_owner
-from demo_node.audit.records import RecordAudit
+from demo_node.audit.records import FILE, RecordAudit
 from demo_node.audit.snapshots import (
     REMEDY,
     SnapshotHead,
@@ -105,7 +105,7 @@ def _verify_own(disk: Disk, datadir: DataDir, run_id: bytes, report: Report) -> 
         report.looked_at("key", "not here")
     signed, findings = check_signed_log(disk, datadir, run_id, key.public if key else b"")
     report.found(*findings)
-    report.looked_at("signed", f"{signed} messages of this node")
+    report.looked_at("signed", f"{count(signed, 'message')} of this node")
 
 
 def _verify_snapshots(
@@ -138,16 +138,32 @@ def _read_heads(disk: Disk, datadir: DataDir) -> Iterable[SnapshotHead]:
 def _tell_records(audit: RecordAudit, report: Report) -> None:
     report.found(*audit.findings)
     span = f" of rounds {audit.first_round} to {audit.newest_round}" if audit.records else ""
-    report.looked_at("chain", f"{audit.records} records{span} with {audit.headers} headers")
-    if audit.unlinked:
-        report.notes.append(
-            f"{audit.unlinked} records follow others that are not in the log: there the node began"
-            " from a snapshot, or something is damaged"
-        )
+    records = count(audit.records, "record")
+    report.looked_at("chain", f"{records}{span} with {count(audit.headers, 'header')}")
+    is_damaged = any(f.file == FILE and f.about is About.FOLDER for f in report.findings)
+    report.notes.extend(_describe_gaps(audit, is_damaged=is_damaged))
     if audit.unchecked:
         report.notes.append(
-            f"{audit.unchecked} records were checked for hashes, links and signatures only: the"
-            " chain's state before them is not here any more"
+            f"checked for hashes, links and signatures only: {count(audit.unchecked, 'record')}, as"
+            " the chain's state before is not here any more"
+        )
+
+
+def _describe_gaps(audit: RecordAudit, *, is_damaged: bool) -> Iterable[str]:
+    """A joiner's log begins at the snapshot it got, and that is dropped with time."""
+    rest = []
+    for gap in audit.gaps.values():
+        if gap.is_first and (gap.is_snapshot or not is_damaged):
+            yield f"the log begins at round {gap.round}: this node joined from a snapshot there"
+        elif gap.is_snapshot:
+            yield f"the log goes on at round {gap.round}: this node took a snapshot there"
+        else:
+            rest.append(gap.round)
+    if rest:
+        lost = "or the log lost records" if not is_damaged else "or what is damaged was there"
+        yield (
+            f"the log lacks {count(len(rest), 'record')} that others follow, the first before round"
+            f" {min(rest)}: there the node took a snapshot that it has dropped since, {lost}"
         )
 
 
