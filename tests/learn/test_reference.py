@@ -249,7 +249,7 @@ for step in range(4):
     optimizer.step()
 torch.save([t.detach() for t in tensors], sys.argv[2])
 dist.barrier()
-os._exit(0)  # gloo's threads sometimes abort the interpreter's shutdown (docs/examples/demo_gloo.py)
+os._exit(0)  # gloo's threads abort the interpreter's shutdown now and then
 """
 
 SHAPES = [(64, 128), (70,), (), (3, 8, 8), (0, 4)]
