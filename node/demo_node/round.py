@@ -214,7 +214,10 @@ class RoundDriver:
             self._start(_refuse_key())
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
-        self.group.create_task(work)
+        try:
+            self.group.create_task(work)
+        except RuntimeError:  # the group has just ended; the mesh outlives it by a moment
+            work.close()
 
     def _on_head_changed(self, effect: HeadChanged) -> None:
         self.history.on_head_changed(

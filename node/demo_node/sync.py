@@ -13,6 +13,7 @@ from demo_node.ports import Blob, BlobRequest, Clock
 from demo_node.pull import Puller
 from demo_node.round import RoundDriver
 from demo_protocol.answers import HeadAnswer, decode_head
+from demo_protocol.astray import find_wanted
 from demo_protocol.errors import ConfigError, Reject
 from demo_protocol.events import PullRecords, Tick
 from demo_protocol.limits import (
@@ -21,6 +22,7 @@ from demo_protocol.limits import (
 )
 from demo_protocol.manifest import Manifest, compute_run_id, decode_manifest
 from demo_protocol.schedule import contribute_end_ms, round_at, train_end_ms
+from demo_protocol.view import View
 
 MANIFEST_PAUSES_S = (0.5, 1.0, 2.0)
 """Between attempts to get the manifest: a busy peer, or one just starting, may miss the first."""
@@ -120,17 +122,22 @@ async def _come_level(driver: RoundDriver, clock: Clock, say: Say, patience_ms: 
         for holder, head in heads:
             if head.head not in view.chain:
                 await driver.fetcher.pull_records(PullRecords(head.head, (holder,)))
-        targets = [view.chain[h.head].state.height for _, h in heads if h.head in view.chain]
-        height = view.head_state.height
-        is_level = max(targets, default=height) <= height and (targets or not heads)
+        theirs = [view.chain[h.head].state.height for _, h in heads if h.head in view.chain]
+        height, target = view.head_state.height, max(_find_wanted_height(view), *theirs, 0)
+        is_level = target <= height and (theirs or not heads)
         if is_level and (heads or clock.now_ms() >= alone_until_ms):
             break
         if height != shown or driver.machine.replica.applying is not None:
             stalled_at_ms = clock.now_ms() + stalled_ms
         if height != shown:
             shown = height
-            say(f"replaying: {height} of {max(targets, default=height)} records")
+            say(f"replaying: {height} of {target} records")
         await clock.sleep_until_ms(clock.now_ms() + LOOK_AGAIN_MS)
+
+
+def _find_wanted_height(view: View) -> int:
+    """Of what our own log, too, leads to. A record of the running round has yet to settle."""
+    return view.chain.ancestor_before(find_wanted(view), view.round).state.height
 
 
 async def _listen(driver: RoundDriver, clock: Clock, say: Say, since_ms: int) -> None:

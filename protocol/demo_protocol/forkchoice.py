@@ -106,10 +106,11 @@ def _best_child(choice: _Choice, parent: Record, children: list[Record]) -> Reco
     tally = [len(parent.members & choice.supporters.get(c.hash, frozenset())) for c in children]
     most = max(tally)
     best = [child for child, count in zip(children, tally, strict=True) if count == most]
-    chosen = best[0] if len(best) == 1 else _break_tie(choice, best)
-    if most == 0 and _prefers_parent(choice, parent, chosen):
+    if most == 0:  # of each by itself: an old child that was left must not stand for a newborn one
+        best = [child for child in best if not _prefers_parent(choice, parent, child)]
+    if not best:
         return None
-    return chosen
+    return best[0] if len(best) == 1 else _break_tie(choice, best)
 
 
 def _is_settled(choice: _Choice, parent: Record) -> bool:

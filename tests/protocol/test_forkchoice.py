@@ -202,6 +202,17 @@ def test_rule_18_a_child_without_votes_loses_to_a_parent_most_members_chose_late
     assert choose(tree, votes) == (parent if stays else child)
 
 
+def test_rule_18_an_old_child_that_was_left_does_not_stand_for_a_newborn_one() -> None:
+    """The old one has descendants, so it would win the tie, and then lose to the parent."""
+    tree = Tree()
+    parent = tree.grow(tree.start(6), 1, range(6))
+    left = tree.grow(parent, 2, range(6))
+    tree.grow(left, 3, range(6))
+    newborn = tree.grow(parent, 8, [0, 1], by=tree.ranked(parent, 8)[0])
+    votes = votes_of((author, 8, parent) for author in range(6))
+    assert choose(tree, votes, head=parent) == newborn
+
+
 def test_rule_18_votes_for_the_parent_from_before_the_child_do_not_hold_it_back() -> None:
     tree = Tree()
     parent = tree.grow(tree.start(6), 1, range(6))

@@ -12,10 +12,11 @@ from demo_node.sim.faults import Asked
 from demo_node.sim.swarm import SimNode, SimSwarm, peer_name
 from demo_node.sim.virtual_loop import VirtualClock
 from demo_node.store.memory import MemoryDisk
+from demo_node.store.round_store import FileRoundStore
 from demo_protocol.errors import ConfigError
 from demo_protocol.manifest import Agreement
 from tests.builders import manifest
-from tests.sim.scenes import assert_agree, height, leaps, play, resyncs
+from tests.sim.scenes import assert_agree, height, leaps, play, resyncs, rolled_back
 
 WEEK_ROUNDS = 7 * 24 * 1200
 """A week of three-second rounds: 201,600."""
@@ -87,6 +88,31 @@ def test_all_but_one_leave_and_the_survivor_trains_on_until_others_return() -> N
         assert height(survivor) > alone
         listed = survivor.view.chain[survivor.view.head].contributions
         assert {h.body.peer for h in listed} == {peer_name(n) for n in range(4)}
+
+    play(scenario)
+
+
+def test_a_lone_node_replays_its_own_log_before_it_votes_however_slow_its_disk() -> None:
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(1)
+        await swarm.run_until_round(16)
+        old = swarm.nodes[0]
+        before = height(old)
+        await swarm.kill(old)
+        await swarm.run_until_round(20)
+        slow = FileRoundStore.read_payload
+
+        async def read_payload(store: FileRoundStore, payload_hash: bytes) -> bytes | None:
+            await asyncio.sleep(0.3)
+            return await slow(store, payload_hash)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(FileRoundStore, "read_payload", read_payload)
+            back = await swarm.add(0, disk=old.disk, syncing=True)
+            await swarm.run_until_round(40)
+        assert height(back) >= before + 10
+        assert back.view.head_state.round >= 38
+        assert not rolled_back(back)
 
     play(scenario)
 
