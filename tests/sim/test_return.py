@@ -97,7 +97,7 @@ def test_a_lone_node_replays_its_own_log_before_it_votes_however_slow_its_disk()
         await swarm.start(1)
         await swarm.run_until_round(16)
         old = swarm.nodes[0]
-        before = height(old)
+        before, old_head = height(old), old.view.head
         await swarm.kill(old)
         await swarm.run_until_round(20)
         slow = FileRoundStore.read_payload
@@ -111,6 +111,7 @@ def test_a_lone_node_replays_its_own_log_before_it_votes_however_slow_its_disk()
             back = await swarm.add(0, disk=old.disk, syncing=True)
             await swarm.run_until_round(40)
         assert height(back) >= before + 10
+        assert back.view.chain.is_ancestor(old_head, back.view.head)
         assert back.view.head_state.round >= 38
         assert not rolled_back(back)
 
