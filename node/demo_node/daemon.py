@@ -19,7 +19,7 @@ from demo_node.node import Node, NodeStopped, run_node
 from demo_node.observe.http import http_server
 from demo_node.observe.log import configure_log
 from demo_node.observe.loop_lag import watch_loop_lag
-from demo_node.observe.metrics import Metrics
+from demo_node.observe.meter import Meter
 from demo_node.observe.observers import LogObserver, Observers
 from demo_node.operations import NodeOperations
 from demo_node.peering import Peering
@@ -64,8 +64,8 @@ def run_daemon(config: Config, show: Callable[[str], None]) -> int:
 async def _main(config: Config, show: Callable[[str], None]) -> int:
     _check_addresses(config)
     log = configure_log(config.log_format, config.log_level)
-    metrics = Metrics()
-    observer = Observers([metrics, LogObserver(log)])
+    meter = Meter()
+    observer = Observers([meter, LogObserver(log)])
     stopping = Stopping()
     stopping.install(asyncio.get_running_loop())
     disk = FileDisk()
@@ -96,7 +96,7 @@ async def _main(config: Config, show: Callable[[str], None]) -> int:
                 http_server(
                     (metrics_host, metrics_port),
                     named="metrics_address" in config.named,
-                    registry=metrics.registry,
+                    registry=meter.registry,
                     status=operations.status,
                 ) as (host, port),
             ):
@@ -105,17 +105,17 @@ async def _main(config: Config, show: Callable[[str], None]) -> int:
                     detail = f"{config.metrics_address} is in use; metrics are at {taken} this time"
                     observer.on_event("port.replaced", detail=detail)
                 observer.on_event("metrics.served", url=f"http://{host}:{port}/metrics")
-                await _live(node, metrics, observer)
+                await _live(node, meter, observer)
             await asyncio.to_thread(book.save)
     return 0
 
 
-async def _live(node: Node, metrics: Metrics, observer: Observers) -> None:
+async def _live(node: Node, meter: Meter, observer: Observers) -> None:
     with contextlib.suppress(NodeStopped), contextlib.ExitStack() as files:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(node.mesh.wait())  # a dead mesh takes the node down
-                group.create_task(watch_loop_lag(metrics.on_loop_lag))
+                group.create_task(watch_loop_lag(meter.on_loop_lag))
                 group.create_task(_show_status(node.operations, observer))
                 await run_node(node, group, files)
                 raise NodeStopped
@@ -130,6 +130,7 @@ async def _live(node: Node, metrics: Metrics, observer: Observers) -> None:
 async def _show_status(operations: NodeOperations, observer: Observers) -> None:
     while True:
         observer.on_status(operations.status())
+        observer.on_figures(operations.figures())
         await asyncio.sleep(STATUS_S)
 
 

@@ -3,14 +3,15 @@
 A round is shown one round after it ended: only then is it known whether its record came late.
 """
 
-from collections import deque
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from demo_node.ports import MeshCounters, Trained
-from demo_node.views import Outcome, Phase, RoundObserver, RoundView
+from demo_node.views import Figure, Outcome, Phase, PhaseView, RoundObserver, RoundView
 from demo_protocol.events import HeadChanged
 from demo_protocol.manifest import Manifest, has_ended
+from demo_protocol.roster import ChainState, get_members
 from demo_protocol.schedule import (
     contribute_end_ms,
     round_start_ms,
@@ -25,7 +26,10 @@ ROUNDS_KEPT = 10_000
 
 @dataclass(slots=True)
 class _Tally:
+    """Moments are 0 until they come."""
+
     trained: Trained | None = None
+    trained_ms: int = 0
     announced_ms: int = 0
     proposed_ms: int = 0
     applied_ms: int = 0
@@ -48,15 +52,26 @@ class History:
         self.tokens_total = 0
         self.forks_total = 0
         self.replayed_total = 0
+        self._records: Counter[str] = Counter()
+        self._membership: Counter[str] = Counter()
         self.loss = float("nan")
 
     def newest(self, limit: int) -> Sequence[RoundView]:
         """The newest rounds, oldest first."""
         return list(self._views)[-limit:]
 
-    def on_trained(self, trained: Trained) -> None:
+    def figures(self) -> Iterator[Figure]:
+        """Totals that no round's view has."""
+        yield Figure("demo_records_total", self.replayed_total, ("replayed",))
+        for change, total in self._records.items():
+            yield Figure("demo_records_total", total, (change,))
+        for change, total in self._membership.items():
+            yield Figure("demo_membership_changes_total", total, (change,))
+
+    def on_trained(self, trained: Trained, now_ms: int) -> None:
         """Local work of a round is done."""
-        self._tally(trained.round).trained = trained
+        tally = self._tally(trained.round)
+        tally.trained, tally.trained_ms = trained, now_ms
         self.train_ms_total += trained.train_ms
         self.tokens_total += trained.tokens
         if trained.samples:
@@ -77,9 +92,13 @@ class History:
     ) -> None:
         """Rounds came onto our chain, or left it. A syncing node only replays them."""
         ancestor = view.chain.common_ancestor(effect.previous, effect.head)
+        applied = view.head_state.height - ancestor.state.height
         if syncing:
-            self.replayed_total += view.head_state.height - ancestor.state.height
+            self.replayed_total += applied
             return
+        self._records["applied"] += applied
+        self._records["rolled_back"] += effect.rolled_back
+        self._count_members(view.chain[effect.previous].state, view.head_state)
         if effect.rolled_back:
             self.forks_total += 1
             for step in view.chain.path(ancestor.hash, effect.previous):
@@ -109,23 +128,32 @@ class History:
                 continue
             self._views.append(shown)
             self._observer.on_round(shown)
-            self._show_phases(old, tally)
 
     def _tally(self, round_: int) -> _Tally:
         return self._tallies.setdefault(round_, _Tally())
 
-    def _show_phases(self, round_: int, tally: _Tally) -> None:
-        """How long each phase's work took, from the phase's first moment by the clock."""
+    def _count_members(self, before: ChainState, after: ChainState) -> None:
+        agreement = self._manifest.agreement
+        old, new = get_members(before, agreement), get_members(after, agreement)
+        self._membership["joined"] += len(new.keys() - old.keys())
+        for peer in old.keys() - new.keys():
+            member = after.known.get(peer)
+            self._membership["left" if member and member.left else "expired"] += 1
+
+    def _list_phases(self, round_: int, tally: _Tally) -> Iterator[PhaseView]:
+        """How far the round came, and when: milestones in order, one phase behind each."""
         schedule = self._manifest.schedule
-        if tally.trained is not None:
-            self._observer.on_phase(Phase.TRAIN, tally.trained.train_ms / 1000)
-        for phase, begin_ms, end_ms in (
-            (Phase.CONTRIBUTE, train_end_ms(schedule, round_), tally.announced_ms),
-            (Phase.PROPOSE, contribute_end_ms(schedule, round_), tally.proposed_ms),
-            (Phase.SETTLE, settle_start_ms(schedule, round_), tally.applied_ms),
+        begin_ms = round_start_ms(schedule, round_)
+        for phase, reached_ms, due_ms in (
+            (Phase.TRAIN, tally.trained_ms, train_end_ms(schedule, round_)),
+            (Phase.CONTRIBUTE, tally.announced_ms, contribute_end_ms(schedule, round_)),
+            (Phase.PROPOSE, tally.proposed_ms, settle_start_ms(schedule, round_)),
+            (Phase.SETTLE, tally.applied_ms, round_start_ms(schedule, round_ + 1)),
         ):
-            if end_ms:
-                self._observer.on_phase(phase, max(end_ms - begin_ms, 0) / 1000)
+            if reached_ms:
+                end_ms = max(reached_ms, begin_ms)
+                yield PhaseView(phase, begin_ms, end_ms, due_ms)
+                begin_ms = end_ms
 
     def _show(self, round_: int, tally: _Tally, view: View) -> RoundView | None:
         """The round as it went; None where its record was replayed: we took no part in it.
@@ -148,6 +176,9 @@ class History:
             outcome = Outcome.FORKED
         counted = [h.body for h in record.contributions if h.body.k] if record else []
         trained, traffic = tally.trained, tally.counters or MeshCounters(0, 0)
+        heard = [header.body for header in view.pool.of_round(round_)]
+        others = [h for h in heard if h.peer != view.me and h.base in view.digests]
+        differing = sum(view.is_accused(header) for header in others)
         return RoundView(
             round=round_,
             outcome=outcome,
@@ -165,4 +196,8 @@ class History:
             payload_bytes=len(trained.payload) if trained else 0,
             bytes_in=traffic.bytes_in,
             bytes_out=traffic.bytes_out,
+            phases=tuple(self._list_phases(round_, tally)),
+            heard=len(heard),
+            agreeing=len(others) - differing,
+            differing=differing,
         )

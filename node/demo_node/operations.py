@@ -1,7 +1,7 @@
 """What an operator may ask of this node, answered from wherever the node stands in its life."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Protocol
@@ -15,6 +15,7 @@ from demo_node.timekeeper import Timekeeper
 from demo_node.views import (
     ClockView,
     ContributorView,
+    Figure,
     NodeState,
     Phase,
     RoundView,
@@ -79,6 +80,8 @@ class NodeOperations:
     snapshotting: Snapshotting | None = None
     timekeeper: Timekeeper | None = None
     trainer: TrainerProcess | None = None
+    sources: list[Callable[[], Iterable[Figure]]] = field(default_factory=list)
+    """What the parts of the node, as they come up, have for the metrics."""
     version: str = field(default_factory=lambda: version("demo-node"))
 
     def set_state(self, state: NodeState, detail: str = "") -> None:
@@ -95,6 +98,12 @@ class NodeOperations:
         """The node has a chain and parameters."""
         self.driver, self.learner = driver, learner
         self.snapshotting, self.trainer = snapshotting, trainer
+        self.sources.append(driver.history.figures)
+
+    def figures(self) -> Iterator[Figure]:
+        """Levels and totals of all parts, as they are now."""
+        for source in self.sources:
+            yield from source()
 
     def status(self) -> StatusView:
         """The node now."""

@@ -204,6 +204,7 @@ class RoundDriver:
             case RoundEnded(round_):
                 counters, syncing = self.mesh.counters(), self.machine.syncing
                 self.history.on_round_ended(round_, self.view, counters, syncing=syncing)
+                self.observer.on_round_begun(self.view.round)
                 self._start(self.fetcher.forget_payloads(round_))
 
     def _on_key_in_use(self, round_: int) -> None:
@@ -258,7 +259,7 @@ class RoundDriver:
         if trained.k:
             payload_hash = await sha256(trained.payload)
             await self.fetcher.keep_payload(trained.round, payload_hash, trained.payload)
-        self.history.on_trained(trained)
+        self.history.on_trained(trained, self.clock.now_ms())
         self.post(
             TrainingDone(
                 now_ms=self.clock.now_ms(),

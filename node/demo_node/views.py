@@ -3,7 +3,7 @@
 The control service, the metrics and the terminal views look at these; they never reach in.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -47,9 +47,28 @@ class Outcome(StrEnum):
     FORKED = "forked"  # a record was applied and later rolled back
 
 
+@dataclass(frozen=True, slots=True)
+class PhaseView:
+    """What one phase of a round took: from the milestone before it to its own, Unix ms.
+
+    Milestones are: the round's start, trained, announced, a valid proposal here, applied. So the
+    phases of a round add up to its latency. `due_ms`: when the phase ends by the clock.
+    """
+
+    phase: Phase
+    begin_ms: int
+    end_ms: int
+    due_ms: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundView:
-    """One clock round as this node saw it. Times in milliseconds; hashes raw bytes."""
+    """One clock round as this node saw it. Times in milliseconds; hashes raw bytes.
+
+    `phases`: those whose milestone was reached, in order. `heard`: peers whose header of this
+    round came, our own included; of these headers `agreeing` name the digest that this node has
+    for the same base, and `differing` another one (rule 20).
+    """
 
     round: int
     outcome: Outcome
@@ -67,6 +86,10 @@ class RoundView:
     payload_bytes: int
     bytes_in: int
     bytes_out: int
+    phases: tuple[PhaseView, ...] = ()
+    heard: int = 0
+    agreeing: int = 0
+    differing: int = 0
 
 
 class Standing(StrEnum):
@@ -199,15 +222,35 @@ class Operations(Protocol):
         ...
 
 
-class RoundObserver(Protocol):
-    """Called by the round driver as things happen; metrics and logs implement it."""
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One number for the metrics: a level, or a total that never falls.
 
-    def on_phase(self, phase: Phase, seconds: float) -> None:
-        """A phase's work took this long."""
+    `name` and the values of its labels as `demo_node.observe.metrics` declares them.
+    """
+
+    name: str
+    value: float
+    labels: tuple[str, ...] = ()
+
+
+class RoundObserver(Protocol):
+    """Called as things happen, on the loop; metrics, logs and traces implement it."""
+
+    def on_round_begun(self, round_: int) -> None:
+        """The clock has come into this round."""
         ...
 
     def on_op(self, op: str, seconds: float) -> None:
-        """A part of a phase: encode, pull, verify, decode, apply, snapshot."""
+        """A part of a phase has just ended: encode, pull, verify, decode, apply, snapshot, ..."""
+        ...
+
+    def on_measured(self, name: str, value: float, *labels: str) -> None:
+        """One observation of the histogram `name`."""
+        ...
+
+    def on_figures(self, figures: Iterable[Figure]) -> None:
+        """Levels and totals as they are now."""
         ...
 
     def on_round(self, view: RoundView) -> None:

@@ -15,6 +15,7 @@ from demo_node.views import (
     NodeState,
     Outcome,
     Phase,
+    PhaseView,
     RoundView,
     Standing,
     StatusView,
@@ -92,6 +93,13 @@ def round_view(round_: int = 6, **changes: object) -> RoundView:
         payload_bytes=8_192,
         bytes_in=30_000,
         bytes_out=31_000,
+        phases=(
+            PhaseView(Phase.TRAIN, 0, 1_700, 1_700),
+            PhaseView(Phase.SETTLE, 1_700, 2_600, 3_000),
+        ),
+        heard=4,
+        agreeing=3,
+        differing=0,
     )
     return replace(view, **changes)  # type: ignore[arg-type]  # names are checked by replace
 

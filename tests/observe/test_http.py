@@ -5,7 +5,7 @@ import aiohttp
 import pytest
 
 from demo_node.observe.http import http_server
-from demo_node.observe.metrics import Metrics
+from demo_node.observe.meter import Meter
 from demo_node.views import NodeState
 from demo_protocol.errors import ConfigError
 from tests.control.fake_node import status_view
@@ -25,7 +25,7 @@ def test_a_node_tells_its_health() -> None:
 
     async def run() -> None:
         nonlocal view
-        registry = Metrics().registry
+        registry = Meter().registry
         async with http_server(
             ("127.0.0.1", 0), named=True, registry=registry, status=lambda: view
         ) as (_, port):
@@ -49,7 +49,7 @@ def test_a_node_tells_its_health() -> None:
 def test_a_page_under_another_name_is_refused() -> None:
     async def run() -> None:
         async with http_server(
-            ("127.0.0.1", 0), named=True, registry=Metrics().registry, status=status_view
+            ("127.0.0.1", 0), named=True, registry=Meter().registry, status=status_view
         ) as (_, port):
             assert (await get(port, "/metrics", "evil.example"))[0] == 403
             assert (await get(port, "/metrics", f"localhost:{port}"))[0] == 200
@@ -59,7 +59,7 @@ def test_a_page_under_another_name_is_refused() -> None:
 
 def test_a_port_in_use_falls_back_unless_it_was_named() -> None:
     async def run() -> None:
-        registry = Metrics().registry
+        registry = Meter().registry
         async with http_server(
             ("127.0.0.1", 0), named=True, registry=registry, status=status_view
         ) as taken:

@@ -1,25 +1,25 @@
-import math
 import re
 from pathlib import Path
 
 from prometheus_client import generate_latest
 
-from demo_node.observe.metrics import METRICS, Metrics, format_metrics_table
+from demo_node.observe.meter import Meter
+from demo_node.observe.metrics import METRICS, format_metrics_table
 from demo_node.ports import Topic
-from demo_node.views import NodeState, Outcome, Phase
+from demo_node.views import Figure, NodeState, Outcome
 from tests.control.fake_node import round_view, status_view
 
 OPERATING = Path(__file__).parents[2] / "docs" / "operating.md"
 
 
-def exposition(metrics: Metrics) -> dict[str, float]:
+def exposition(metrics: Meter) -> dict[str, float]:
     lines = generate_latest(metrics.registry).decode().splitlines()
     pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
     return {name: float(value) for name, value in pairs}
 
 
 def test_every_series_exists_before_the_first_event() -> None:
-    series = exposition(Metrics())
+    series = exposition(Meter())
     assert series['demo_rounds_total{outcome="recorded"}'] == 0
     assert series['demo_round_phase_seconds_count{phase="settle"}'] == 0
     assert series['demo_gossip_messages_total{topic="headers",verdict="rejected"}'] == 0
@@ -35,7 +35,7 @@ def test_names_follow_the_rules() -> None:
 
 
 def test_rounds_are_counted_once() -> None:
-    metrics = Metrics()
+    metrics = Meter()
     metrics.on_round(round_view(5))
     metrics.on_round(round_view(6, outcome=Outcome.FORKED, included=False))
     metrics.on_round(round_view(7, outcome=Outcome.SKIPPED, included=False))
@@ -50,7 +50,7 @@ def test_rounds_are_counted_once() -> None:
 
 
 def test_exactly_one_state_holds() -> None:
-    metrics = Metrics()
+    metrics = Meter()
     for state in NodeState:
         metrics.on_status(status_view(state=state))
         series = exposition(metrics)
@@ -61,21 +61,22 @@ def test_exactly_one_state_holds() -> None:
 
 
 def test_totals_follow_the_status_and_never_fall() -> None:
-    metrics = Metrics()
+    metrics = Meter()
+    name, labels = "demo_network_bytes_total", ("out", "gossip")
     for total in (1_000, 5_000, 4_000):
-        metrics.on_status(status_view(bytes_out=total, loss=math.nan))
-    assert exposition(metrics)['demo_network_bytes_total{direction="out"}'] == 5_000
+        metrics.on_figures([Figure(name, total, labels)])
+    assert exposition(metrics)[name + '{direction="out",protocol="gossip"}'] == 5_000
 
 
 def test_the_run_replaces_the_node_info() -> None:
-    metrics = Metrics()
+    metrics = Meter()
     metrics.on_status(status_view(run_id=b""))
     metrics.on_status(status_view())
     assert len([name for name in exposition(metrics) if name.startswith("demo_node_info")]) == 1
 
 
 def test_events_add_no_series() -> None:
-    metrics = Metrics()
+    metrics = Meter()
     metrics.on_status(status_view())
     before = len(exposition(metrics))
     for r in range(1_000):
@@ -83,10 +84,11 @@ def test_events_add_no_series() -> None:
         metrics.on_message(Topic.HEADERS, "accepted")
         metrics.on_event("peer.joined", peer=r)
         metrics.on_status(status_view(round=r, peers=r))
-        metrics.on_phase(Phase.TRAIN, 1.5)
+        metrics.on_figures([Figure("demo_peers_known", r)])
+        metrics.on_measured("demo_peer_rtt_seconds", 0.1)
         metrics.on_op("apply", 0.01)
         metrics.on_loop_lag(0.001)
-    assert len(exposition(metrics)) == before <= 400
+    assert len(exposition(metrics)) == before <= 800
 
 
 def test_the_operating_manual_lists_every_metric() -> None:

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from demo_node.mesh.peer_id import encode_peer_id
 from demo_node.ports import PeerView
-from demo_node.views import ClockView, ContributorView, NodeState, RoundView, StatusView
+from demo_node.views import (
+    ClockView,
+    ContributorView,
+    NodeState,
+    PhaseView,
+    RoundView,
+    StatusView,
+)
 from demo_protocol.common_time import PEERS_MIN
 
 if TYPE_CHECKING:
@@ -43,14 +50,14 @@ def _describe(view: "DataclassInstance") -> dict[str, Any]:
 
 def _to_json(value: object) -> object:
     match value:
-        case ClockView() | ContributorView():
+        case ClockView() | ContributorView() | PhaseView():
             return _describe(value)
         case bytes():
             return value.hex()
         case float():
             return None if math.isnan(value) else value  # JSON has no NaN
         case tuple() | list():
-            return list(value)
+            return [_to_json(item) for item in value]
         case _:
             return value
 

@@ -8,6 +8,7 @@ from demo_node.views import (
     NodeState,
     Outcome,
     Phase,
+    PhaseView,
     RoundView,
     Standing,
     StatusView,
@@ -168,6 +169,10 @@ def encode_round(view: RoundView) -> pb.Round:
         payload_bytes=view.payload_bytes,
         bytes_in=view.bytes_in,
         bytes_out=view.bytes_out,
+        phases=map(_encode_phase, view.phases),
+        heard=view.heard,
+        agreeing=view.agreeing,
+        differing=view.differing,
     )
 
 
@@ -190,7 +195,25 @@ def decode_round(message: pb.Round) -> RoundView:
         payload_bytes=message.payload_bytes,
         bytes_in=message.bytes_in,
         bytes_out=message.bytes_out,
+        phases=tuple(map(_decode_phase, message.phases)),
+        heard=message.heard,
+        agreeing=message.agreeing,
+        differing=message.differing,
     )
+
+
+def _encode_phase(view: PhaseView) -> pb.PhaseTime:
+    return pb.PhaseTime(
+        phase=pb.Phase.Value(f"PHASE_{view.phase.name}"),
+        begin_ms=view.begin_ms,
+        end_ms=view.end_ms,
+        due_ms=view.due_ms,
+    )
+
+
+def _decode_phase(message: pb.PhaseTime) -> PhaseView:
+    phase = Phase[pb.Phase.Name(message.phase).removeprefix("PHASE_")]
+    return PhaseView(phase, message.begin_ms, message.end_ms, message.due_ms)
 
 
 def encode_peer(view: PeerView) -> pb.Peer:

@@ -1,36 +1,24 @@
 """Every metric of a node, declared once; docs/operating.md lists them from this file.
 
-A remote peer, a hash or a round number is never a label: churn would make each a new series for
-ever. All label values are declared, so that every series exists from the start and a rate over
-it is right from the first event on.
+A remote peer, an address, a hash, a round number or an error's text is never a label: churn would
+make each a new series for ever. All label values are declared, so that every series exists from
+the start and a rate over it is right from the first event on.
 """
 
-import itertools
-import platform
-import time
 from dataclasses import dataclass, field
 from typing import Final
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    disable_created_metrics,
-)
-from prometheus_client.gc_collector import GCCollector
-from prometheus_client.platform_collector import PlatformCollector
-from prometheus_client.process_collector import ProcessCollector
+from prometheus_client import Counter, Gauge, Histogram
 
-from demo_node.ports import Topic
-from demo_node.views import READY, NodeState, Outcome, Phase, RoundView, StatusView
-from demo_protocol.manifest import PROTOCOL_VERSION
-
-# Else each child of a counter or histogram brings a `_created` series.
-disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no annotation here
+from demo_node.observe.events import EVENTS
+from demo_node.ports import Blob, Topic
+from demo_node.views import NodeState, Outcome, Phase
 
 ROUND_S: Final = (0.1, 0.25, 0.5, 1, 1.5, 2, 2.5, 3, 5, 10, 20, 30, 45, 60, 90, 120, 300, 600)
 """Buckets of what takes about a round."""
+
+NETWORK_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+"""Buckets of what waits for others."""
 
 FAST_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
 """Buckets of what must not take long."""
@@ -41,8 +29,9 @@ OP_S: Final = (*FAST_S, 2.5, 5, 10, 30)
 BYTES: Final = tuple(float(4**power) for power in range(5, 15))
 """Buckets of sizes: 1 KiB to 256 MiB."""
 
+PHASES: Final = tuple(phase for phase in Phase if phase is not Phase.NONE)
+OPS: Final = ("encode", "pull", "verify", "decode", "apply", "snapshot", "evaluate")
 VERDICTS: Final = ("accepted", "ignored", "rejected")
-OPS: Final = ("encode", "pull", "verify", "decode", "apply", "snapshot")
 
 OPEN: Final = ()
 """Values of a label that names this node itself: known only at run time, and only one."""
@@ -59,16 +48,18 @@ class Declared:
     buckets: tuple[float, ...] = ()
 
 
-METRICS: Final = (
-    # The node.
+NODE: Final = (
     Declared(
-        Gauge, "demo_build_info", "Always 1.", {"version": OPEN, "python": OPEN, "protocol": OPEN}
+        Gauge,
+        "demo_build_info",
+        "Always 1: what is installed.",
+        {"version": OPEN, "python": OPEN, "torch": OPEN, "protocol": OPEN},
     ),
     Declared(
         Gauge,
         "demo_node_info",
         "Always 1: this node's own identity.",
-        {"peer_id": OPEN, "run_id": OPEN},
+        {"peer_id": OPEN, "run_id": OPEN, "run_name": OPEN},
     ),
     Declared(
         Gauge,
@@ -78,19 +69,35 @@ METRICS: Final = (
     ),
     Declared(Gauge, "demo_ready", "1 while /readyz says yes."),
     Declared(
+        Counter,
+        "demo_events_total",
+        "Events of the log, also those that a limit kept out of it.",
+        {"event": tuple(EVENTS)},
+    ),
+    Declared(
         Histogram,
         "demo_event_loop_lag_seconds",
         "How late the event loop wakes a sleeper.",
         buckets=FAST_S,
     ),
-    # Rounds.
-    Declared(Gauge, "demo_round_current", "The round by the clock; negative before genesis."),
     Declared(
         Gauge,
-        "demo_clock_offset_seconds",
-        "By how much peers correct this machine's clock; 0 while they do not.",
+        "demo_queue_depth",
+        "What waits: signed messages to be sent, payloads being pulled, pulls being answered.",
+        {"queue": ("outbox", "pulls", "serving")},
     ),
-    Declared(Gauge, "demo_head_round", "The round of the head record."),
+    Declared(
+        Counter,
+        "demo_control_requests_total",
+        "Requests on the control socket.",
+        {"result": ("ok", "refused", "failed")},
+    ),
+)
+
+ROUNDS: Final = (
+    Declared(Gauge, "demo_round_current", "The round by the clock; negative before genesis."),
+    Declared(Gauge, "demo_round_length_seconds", "Length of a round of this run."),
+    Declared(Gauge, "demo_head_round", "The round of the head record; -1 before the first."),
     Declared(Gauge, "demo_head_height", "Records between genesis and the head."),
     Declared(
         Histogram,
@@ -107,9 +114,17 @@ METRICS: Final = (
     Declared(
         Histogram,
         "demo_round_phase_seconds",
-        "Time worked in each phase of a round.",
-        {"phase": tuple(phase for phase in Phase if phase is not Phase.NONE)},
+        "Parts of a round's latency, which they add up to: until our local work was done, our"
+        " header announced, a valid proposal here, its update applied.",
+        {"phase": PHASES},
         ROUND_S,
+    ),
+    Declared(
+        Gauge,
+        "demo_round_slack_seconds",
+        "Of the newest round: what was left of a phase, by the clock, when its work was done;"
+        " below 0, it was late.",
+        {"phase": PHASES},
     ),
     Declared(Histogram, "demo_op_seconds", "Parts of phases.", {"op": OPS}, OP_S),
     Declared(
@@ -117,14 +132,72 @@ METRICS: Final = (
     ),
     Declared(Counter, "demo_rounds_included_total", "Rounds whose record lists our contribution."),
     Declared(Gauge, "demo_round_participants", "Contributions in the last record applied."),
+    Declared(Gauge, "demo_round_heard", "Peers whose header of the newest round came; us too."),
+)
+
+AGREEMENT: Final = (
+    Declared(
+        Counter,
+        "demo_digests_total",
+        "Headers of others by what they say of the parameters: the digest that this node has for"
+        " the same record, or another one.",
+        {"verdict": ("equal", "different")},
+    ),
     Declared(Counter, "demo_forks_total", "Times the head moved to another branch."),
     Declared(
-        Gauge,
-        "demo_snapshot_last_success_timestamp_seconds",
-        "When this process last wrote a snapshot; 0 before the first.",
+        Counter,
+        "demo_records_total",
+        "Records that came onto our chain as its head, and that left it for another branch.",
+        {"change": ("applied", "rolled_back", "replayed")},
     ),
-    # Learning.
+    Declared(Gauge, "demo_members", "Members of the run at the head."),
+    Declared(Gauge, "demo_candidates", "Candidates of the run at the head."),
+    Declared(
+        Counter,
+        "demo_membership_changes_total",
+        "Members that came and went, by the chain.",
+        {"change": ("joined", "left", "expired")},
+    ),
+    Declared(
+        Gauge,
+        "demo_clock_offset_seconds",
+        "By how much peers correct this machine's clock; 0 while they do not.",
+    ),
+    Declared(
+        Gauge,
+        "demo_clock_error_seconds",
+        "Most clocks are within this of the corrected one; 0 while nobody can tell.",
+    ),
+    Declared(Gauge, "demo_clock_verified", "1 while enough peers vouch for the clock."),
+)
+
+LEARNING: Final = (
+    Declared(Gauge, "demo_parameters", "Parameters of the model."),
     Declared(Gauge, "demo_train_loss", "Training loss of the last round, in nats per byte."),
+    Declared(
+        Gauge,
+        "demo_heldout_loss",
+        "Held-out loss of a recent head, in nats per byte; NaN before the first look.",
+    ),
+    Declared(
+        Gauge, "demo_heldout_round", "The round whose record that loss is of; -1 before the first."
+    ),
+    Declared(Gauge, "demo_learning_rate", "Learning rate of updates in this round."),
+    Declared(
+        Gauge,
+        "demo_delta_norm",
+        "Norm of what the last round's local work changed.",
+    ),
+    Declared(
+        Gauge,
+        "demo_residual_norm",
+        "Norm of the residual after the last payload was taken from it.",
+    ),
+    Declared(
+        Gauge,
+        "demo_residual_norm_ratio",
+        "That norm over the one before: the part of the momentum that was not sent.",
+    ),
     Declared(Counter, "demo_train_tokens_total", "Tokens this node has trained on."),
     Declared(Counter, "demo_train_samples_total", "Samples this node has trained on."),
     Declared(Counter, "demo_train_steps_total", "Local optimizer steps of this node."),
@@ -133,16 +206,51 @@ METRICS: Final = (
         "demo_train_seconds_total",
         "Time inside forward, backward and the local optimizer's step.",
     ),
-    # The swarm and the network.
-    Declared(Gauge, "demo_peers", "Connected peers."),
-    Declared(Gauge, "demo_members", "Members of the run at the head."),
-    Declared(Gauge, "demo_candidates", "Candidates of the run at the head."),
-    Declared(Histogram, "demo_payload_bytes", "Size of our payload of a round.", buckets=BYTES),
+    Declared(
+        Histogram,
+        "demo_train_step_seconds",
+        "Mean local step of a round.",
+        buckets=NETWORK_S,
+    ),
+    Declared(Gauge, "demo_trainer_micro_batch", "Samples the trainer takes at once."),
+    Declared(Counter, "demo_trainer_cpu_seconds_total", "Processor time of the trainer process."),
+    Declared(
+        Gauge,
+        "demo_trainer_memory_bytes",
+        "Memory of the trainer process, and of its graphics card.",
+        {"kind": ("process", "device")},
+    ),
+)
+
+NETWORK: Final = (
+    Declared(
+        Histogram,
+        "demo_payload_bytes",
+        "Sizes of payloads: ours of a round, and those that came.",
+        {"direction": ("sent", "received")},
+        BYTES,
+    ),
+    Declared(
+        Counter,
+        "demo_payloads_total",
+        "Payloads of others: sound, malformed, or given by nobody as long as they were wanted.",
+        {"verdict": ("accepted", "rejected", "missing")},
+    ),
     Declared(
         Counter,
         "demo_network_bytes_total",
-        "Bytes on the mesh's sockets, everything included.",
-        {"direction": ("in", "out")},
+        "Bytes on the mesh's sockets: gossip, payloads, what nodes catch up with (records,"
+        " snapshots, text), and all the rest.",
+        {"direction": ("in", "out"), "protocol": ("gossip", "payload", "sync", "other")},
+    ),
+    Declared(
+        Counter,
+        "demo_pulls_total",
+        "Requests to one peer, by what was asked for and what came of it.",
+        {
+            "kind": tuple(blob.name.lower() for blob in Blob),
+            "result": ("ok", "not_held", "unreachable"),
+        },
     ),
     Declared(
         Counter,
@@ -150,113 +258,66 @@ METRICS: Final = (
         "Gossip messages from peers, by what was made of them.",
         {"topic": tuple(Topic), "verdict": VERDICTS},
     ),
+    Declared(
+        Gauge,
+        "demo_gossip_mesh_peers",
+        "Links of the gossip mesh.",
+        {"topic": tuple(Topic)},
+    ),
+    Declared(
+        Histogram,
+        "demo_gossip_arrival_seconds",
+        "From the train boundary until a header, from the end of contribute until a proposal, of"
+        " the same round came from others.",
+        {"topic": (Topic.HEADERS, Topic.PROPOSALS)},
+        NETWORK_S,
+    ),
+    Declared(Gauge, "demo_peers", "Connected peers."),
+    Declared(Gauge, "demo_peers_known", "Addresses this node might dial."),
+    Declared(
+        Gauge,
+        "demo_peer_connections",
+        "Connected peers by who dialled.",
+        {"direction": ("in", "out")},
+    ),
+    Declared(
+        Counter,
+        "demo_peer_changes_total",
+        "Peers that connected and that went.",
+        {"change": ("connected", "disconnected")},
+    ),
+    Declared(
+        Histogram,
+        "demo_peer_rtt_seconds",
+        "Round trips of questions for the time to peers.",
+        buckets=NETWORK_S,
+    ),
+    Declared(
+        Counter,
+        "demo_dials_total",
+        "Dials by how they ended.",
+        {"result": ("connected", "timed_out", "refused", "failed")},
+    ),
 )
 
+STORE: Final = (
+    Declared(
+        Histogram,
+        "demo_sync_seconds",
+        "From the start of this process until the node was level with its run.",
+        buckets=ROUND_S,
+    ),
+    Declared(
+        Gauge,
+        "demo_snapshot_last_success_timestamp_seconds",
+        "When this process last wrote a snapshot; 0 before the first.",
+    ),
+    Declared(Gauge, "demo_snapshot_bytes", "Size of the newest snapshot."),
+    Declared(Gauge, "demo_payload_store_bytes", "Payloads kept."),
+    Declared(Gauge, "demo_datadir_free_bytes", "Room on the data folder's disk."),
+)
 
-class Metrics:
-    """Implements views.RoundObserver. Every node has a registry of its own."""
-
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-        PlatformCollector(registry=self.registry)
-        GCCollector(registry=self.registry)
-        self._counters: dict[str, Counter] = {}
-        self._gauges: dict[str, Gauge] = {}
-        self._histograms: dict[str, Histogram] = {}
-        for declared in METRICS:
-            self._create(declared)
-        self._totals_reached: dict[tuple[str, ...], int] = {}
-
-    def _create(self, declared: Declared) -> None:
-        name, meaning, labels = declared.name, declared.meaning, tuple(declared.labels)
-        metric: Counter | Gauge | Histogram
-        if declared.kind is Counter:
-            metric = self._counters[name] = Counter(name, meaning, labels, registry=self.registry)
-        elif declared.kind is Gauge:
-            metric = self._gauges[name] = Gauge(name, meaning, labels, registry=self.registry)
-        else:
-            metric = self._histograms[name] = Histogram(
-                name, meaning, labels, registry=self.registry, buckets=declared.buckets
-            )
-        if labels:
-            for values in itertools.product(*declared.labels.values()):
-                metric.labels(*values)
-
-    def on_phase(self, phase: Phase, seconds: float) -> None:
-        """A phase's work took this long."""
-        self._histograms["demo_round_phase_seconds"].labels(phase).observe(seconds)
-
-    def on_op(self, op: str, seconds: float) -> None:
-        """A part of a phase took this long."""
-        self._histograms["demo_op_seconds"].labels(op).observe(seconds)
-        if op == "snapshot":
-            self._gauges["demo_snapshot_last_success_timestamp_seconds"].set(time.time())
-
-    def on_round(self, view: RoundView) -> None:
-        """A round has ended for this node."""
-        counters = self._counters
-        counters["demo_rounds_total"].labels(view.outcome).inc()
-        counters["demo_train_tokens_total"].inc(view.tokens)
-        counters["demo_train_samples_total"].inc(view.samples)
-        counters["demo_train_steps_total"].inc(view.steps)
-        counters["demo_train_seconds_total"].inc(view.train_ms / 1000)
-        if view.payload_bytes:
-            self._histograms["demo_payload_bytes"].observe(view.payload_bytes)
-        if view.included:
-            counters["demo_rounds_included_total"].inc()
-        if view.outcome in (Outcome.RECORDED, Outcome.LATE):
-            self._histograms["demo_round_latency_seconds"].observe(view.latency_ms / 1000)
-            self._histograms["demo_round_exchange_seconds"].observe(view.exchange_ms / 1000)
-            self._gauges["demo_round_participants"].set(view.participants)
-
-    def on_status(self, view: StatusView) -> None:
-        """The node's status changed."""
-        self._set_only("demo_node_info", view.peer_id, view.run_id.hex())
-        self._set_only(
-            "demo_build_info", view.version, platform.python_version(), str(PROTOCOL_VERSION)
-        )
-        for state in NodeState:
-            self._gauges["demo_node_state"].labels(state).set(state is view.state)
-        for name, value in {
-            "demo_ready": view.state in READY,
-            "demo_round_current": view.round,
-            "demo_clock_offset_seconds": view.clock.correction_ms / 1000,
-            "demo_head_round": view.head_round,
-            "demo_head_height": view.height,
-            "demo_train_loss": view.loss,
-            "demo_peers": view.peers,
-            "demo_members": view.members,
-            "demo_candidates": view.candidates,
-        }.items():
-            self._gauges[name].set(value)
-        self._reach(view.bytes_in, "demo_network_bytes_total", "in")
-        self._reach(view.bytes_out, "demo_network_bytes_total", "out")
-        self._reach(view.forks_total, "demo_forks_total")
-
-    def on_message(self, topic: str, verdict: str) -> None:
-        """A gossip message was judged."""
-        self._counters["demo_gossip_messages_total"].labels(topic, verdict).inc()
-
-    def on_event(self, name: str, **fields: object) -> None:
-        """Nothing: events are for the log."""
-
-    def on_loop_lag(self, seconds: float) -> None:
-        """The event loop woke a sleeper this late."""
-        self._histograms["demo_event_loop_lag_seconds"].observe(seconds)
-
-    def _set_only(self, name: str, *values: str) -> None:
-        """An info metric has one series: what changed replaces it."""
-        self._gauges[name].clear()
-        self._gauges[name].labels(*values).set(1)
-
-    def _reach(self, total: int, name: str, *labels: str) -> None:
-        """Let a counter follow a total that is kept elsewhere and never falls."""
-        counter = self._counters[name].labels(*labels) if labels else self._counters[name]
-        reached = self._totals_reached.get((name, *labels), 0)
-        if total > reached:
-            counter.inc(total - reached)
-            self._totals_reached[(name, *labels)] = total
+METRICS: Final = (*NODE, *ROUNDS, *AGREEMENT, *LEARNING, *NETWORK, *STORE)
 
 
 def format_metrics_table() -> str:

@@ -1,12 +1,12 @@
 """What hears of every round: a log line's worth of it, and several observers as one."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import structlog
 
-from demo_node.views import NodeState, Outcome, Phase, RoundObserver, RoundView, StatusView
+from demo_node.views import Figure, NodeState, Outcome, RoundObserver, RoundView, StatusView
 
 WARNING_ENDINGS: Final = (
     ".rejected",
@@ -37,13 +37,18 @@ class LogObserver:
         self._log = log
         self._state: NodeState | None = None
 
-    def on_phase(self, phase: Phase, seconds: float) -> None:
-        """A line for debugging."""
-        self._log.debug("phase.ended", phase=phase.value, seconds=round(seconds, 3))
+    def on_round_begun(self, round_: int) -> None:
+        """Nothing: a round is told when it is over."""
 
     def on_op(self, op: str, seconds: float) -> None:
         """A line for debugging."""
         self._log.debug("op.ended", op=op, seconds=round(seconds, 4))
+
+    def on_measured(self, name: str, value: float, *labels: str) -> None:
+        """Nothing: it is in the metrics."""
+
+    def on_figures(self, figures: Iterable[Figure]) -> None:
+        """Nothing: they are in the metrics."""
 
     def on_round(self, view: RoundView) -> None:
         """One line per round; a warning where an operator may want to look."""
@@ -86,15 +91,26 @@ class Observers:
     def __init__(self, observers: Sequence[RoundObserver]) -> None:
         self._observers = tuple(observers)
 
-    def on_phase(self, phase: Phase, seconds: float) -> None:
+    def on_round_begun(self, round_: int) -> None:
         """Pass it on."""
         for observer in self._observers:
-            observer.on_phase(phase, seconds)
+            observer.on_round_begun(round_)
 
     def on_op(self, op: str, seconds: float) -> None:
         """Pass it on."""
         for observer in self._observers:
             observer.on_op(op, seconds)
+
+    def on_measured(self, name: str, value: float, *labels: str) -> None:
+        """Pass it on."""
+        for observer in self._observers:
+            observer.on_measured(name, value, *labels)
+
+    def on_figures(self, figures: Iterable[Figure]) -> None:
+        """Pass it on."""
+        kept = tuple(figures)
+        for observer in self._observers:
+            observer.on_figures(kept)
 
     def on_round(self, view: RoundView) -> None:
         """Pass it on."""

@@ -1,6 +1,8 @@
 """Remembers what a node showed, for tests to look at."""
 
-from demo_node.views import Phase, RoundView, StatusView
+from collections.abc import Iterable
+
+from demo_node.views import Figure, RoundView, StatusView
 
 
 class SilentObserver:
@@ -11,10 +13,16 @@ class SilentObserver:
         self.events: list[tuple[str, dict[str, object]]] = []
         self.messages: dict[tuple[str, str], int] = {}
 
-    def on_phase(self, phase: Phase, seconds: float) -> None:
+    def on_round_begun(self, round_: int) -> None:
         """Not of interest."""
 
     def on_op(self, op: str, seconds: float) -> None:
+        """Not of interest."""
+
+    def on_measured(self, name: str, value: float, *labels: str) -> None:
+        """Not of interest."""
+
+    def on_figures(self, figures: Iterable[Figure]) -> None:
         """Not of interest."""
 
     def on_round(self, view: RoundView) -> None:

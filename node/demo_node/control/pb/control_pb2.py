@@ -24,21 +24,21 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"demo_node/control/pb/control.proto\x12\x07\x64\x65mo.v1\"\x12\n\x10GetStatusRequest\")\n\x12WatchStatusRequest\x12\x13\n\x0binterval_ms\x18\x01 \x01(\r\"\x84\x06\n\x06Status\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0b\n\x03pid\x18\x02 \x01(\r\x12\x13\n\x0btrainer_pid\x18\x03 \x01(\r\x12\x0c\n\x04peer\x18\x04 \x01(\x0c\x12\x0f\n\x07peer_id\x18\x05 \x01(\t\x12\x0e\n\x06run_id\x18\x06 \x01(\x0c\x12\x10\n\x08run_name\x18\x07 \x01(\t\x12!\n\x05state\x18\x08 \x01(\x0e\x32\x12.demo.v1.NodeState\x12\x0e\n\x06\x64\x65tail\x18\t \x01(\t\x12\x11\n\taddresses\x18\n \x03(\t\x12\x12\n\ngenesis_ms\x18\x0b \x01(\x03\x12\x10\n\x08round_ms\x18\x0c \x01(\x03\x12\r\n\x05round\x18\r \x01(\x03\x12\x1d\n\x05phase\x18\x0e \x01(\x0e\x32\x0e.demo.v1.Phase\x12\x0c\n\x04head\x18\x0f \x01(\x0c\x12\x12\n\nhead_round\x18\x10 \x01(\x03\x12\x0e\n\x06height\x18\x11 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x12 \x01(\x0c\x12\x12\n\nparameters\x18\x13 \x01(\x03\x12\x0f\n\x07members\x18\x14 \x01(\r\x12\x12\n\ncandidates\x18\x15 \x01(\r\x12\r\n\x05peers\x18\x16 \x01(\r\x12\x0c\n\x04loss\x18\x17 \x01(\x01\x12\x10\n\x08\x62ytes_in\x18\x18 \x01(\x03\x12\x11\n\tbytes_out\x18\x19 \x01(\x03\x12\x16\n\x0etrain_ms_total\x18\x1a \x01(\x03\x12\x14\n\x0ctokens_total\x18\x1b \x01(\x03\x12\x13\n\x0b\x66orks_total\x18\x1c \x01(\x03\x12\x17\n\x0fsnapshot_record\x18\x1d \x01(\x0c\x12\x15\n\rsnapshot_path\x18\x1e \x01(\t\x12\x12\n\ninvitation\x18\x1f \x01(\t\x12\x14\n\x0crounds_total\x18  \x01(\x03\x12\x16\n\x0ereplayed_total\x18! \x01(\x03\x12\x13\n\x0bmicro_batch\x18\" \x01(\r\x12\x1a\n\x12payload_bytes_held\x18# \x01(\x03\x12\x1d\n\x05\x63lock\x18$ \x01(\x0b\x32\x0e.demo.v1.Clock\x12*\n\x0c\x63ontribution\x18% \x01(\x0b\x32\x14.demo.v1.Contributor\"Q\n\x05\x43lock\x12\x15\n\rcorrection_ms\x18\x01 \x01(\x03\x12\x10\n\x08\x65rror_ms\x18\x02 \x01(\x03\x12\r\n\x05peers\x18\x03 \x01(\r\x12\x10\n\x08verified\x18\x04 \x01(\x08\"\x99\x01\n\x0b\x43ontributor\x12\x0c\n\x04peer\x18\x01 \x01(\x0c\x12#\n\x08standing\x18\x02 \x01(\x0e\x32\x11.demo.v1.Standing\x12\x0e\n\x06rounds\x18\x03 \x01(\x03\x12\x0f\n\x07samples\x18\x04 \x01(\x03\x12\r\n\x05share\x18\x05 \x01(\x01\x12\x13\n\x0b\x66irst_round\x18\x06 \x01(\x03\x12\x12\n\nlast_round\x18\x07 \x01(\x03\"\x19\n\x17ListContributorsRequest\"C\n\x15ListContributorsReply\x12*\n\x0c\x63ontributors\x18\x01 \x03(\x0b\x32\x14.demo.v1.Contributor\"\x0e\n\x0cPauseRequest\"\x0c\n\nPauseReply\"\x0f\n\rResumeRequest\"\r\n\x0bResumeReply\"\x12\n\x10ListPeersRequest\"7\n\x04Peer\x12\x0c\n\x04peer\x18\x01 \x01(\x0c\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x10\n\x08outbound\x18\x03 \x01(\x08\".\n\x0eListPeersReply\x12\x1c\n\x05peers\x18\x01 \x03(\x0b\x32\r.demo.v1.Peer\"\"\n\x11ListRoundsRequest\x12\r\n\x05limit\x18\x01 \x01(\r\"\xb6\x02\n\x05Round\x12\r\n\x05round\x18\x01 \x01(\x03\x12!\n\x07outcome\x18\x02 \x01(\x0e\x32\x10.demo.v1.Outcome\x12\x0e\n\x06record\x18\x03 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x04 \x01(\x0c\x12\x14\n\x0cparticipants\x18\x05 \x01(\r\x12\x10\n\x08included\x18\x06 \x01(\x08\x12\x12\n\nlatency_ms\x18\x07 \x01(\x03\x12\x13\n\x0b\x65xchange_ms\x18\x08 \x01(\x03\x12\x10\n\x08train_ms\x18\t \x01(\x03\x12\x0f\n\x07samples\x18\n \x01(\x03\x12\x0e\n\x06tokens\x18\x0b \x01(\x03\x12\r\n\x05steps\x18\x0c \x01(\x03\x12\x0c\n\x04loss\x18\r \x01(\x01\x12\x15\n\rpayload_bytes\x18\x0e \x01(\x03\x12\x10\n\x08\x62ytes_in\x18\x0f \x01(\x03\x12\x11\n\tbytes_out\x18\x10 \x01(\x03\"1\n\x0fListRoundsReply\x12\x1e\n\x06rounds\x18\x01 \x03(\x0b\x32\x0e.demo.v1.Round\"\x15\n\x13SaveSnapshotRequest\"!\n\x11SaveSnapshotReply\x12\x0c\n\x04path\x18\x01 \x01(\t\"!\n\x0f\x45valuateRequest\x12\x0e\n\x06record\x18\x01 \x01(\x0c\"\x1d\n\rEvaluateReply\x12\x0c\n\x04loss\x18\x01 \x01(\x01\"\x1f\n\rSampleRequest\x12\x0e\n\x06length\x18\x01 \x01(\r\"\x1b\n\x0bSampleReply\x12\x0c\n\x04text\x18\x01 \x01(\x0c\"\x0e\n\x0c\x44rainRequest\"\x0c\n\nDrainReply*\xe8\x01\n\tNodeState\x12\x1a\n\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13NODE_STATE_STARTING\x10\x01\x12\x16\n\x12NODE_STATE_WAITING\x10\x02\x12\x16\n\x12NODE_STATE_SYNCING\x10\x03\x12\x15\n\x11NODE_STATE_ACTIVE\x10\x04\x12\x17\n\x13NODE_STATE_DRAINING\x10\x05\x12\x16\n\x12NODE_STATE_STOPPED\x10\x06\x12\x15\n\x11NODE_STATE_PAUSED\x10\x07\x12\x17\n\x13NODE_STATE_FINISHED\x10\x08*z\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x0e\n\nPHASE_NONE\x10\x01\x12\x0f\n\x0bPHASE_TRAIN\x10\x02\x12\x14\n\x10PHASE_CONTRIBUTE\x10\x03\x12\x11\n\rPHASE_PROPOSE\x10\x04\x12\x10\n\x0cPHASE_SETTLE\x10\x05*s\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x14\n\x10OUTCOME_RECORDED\x10\x01\x12\x10\n\x0cOUTCOME_LATE\x10\x02\x12\x13\n\x0fOUTCOME_SKIPPED\x10\x03\x12\x12\n\x0eOUTCOME_FORKED\x10\x04*z\n\x08Standing\x12\x18\n\x14STANDING_UNSPECIFIED\x10\x00\x12\x16\n\x12STANDING_CANDIDATE\x10\x01\x12\x13\n\x0fSTANDING_MEMBER\x10\x02\x12\x14\n\x10STANDING_EXPIRED\x10\x03\x12\x11\n\rSTANDING_LEFT\x10\x04\x32\xbe\x05\n\x07\x43ontrol\x12\x37\n\tGetStatus\x12\x19.demo.v1.GetStatusRequest\x1a\x0f.demo.v1.Status\x12=\n\x0bWatchStatus\x12\x1b.demo.v1.WatchStatusRequest\x1a\x0f.demo.v1.Status0\x01\x12?\n\tListPeers\x12\x19.demo.v1.ListPeersRequest\x1a\x17.demo.v1.ListPeersReply\x12\x42\n\nListRounds\x12\x1a.demo.v1.ListRoundsRequest\x1a\x18.demo.v1.ListRoundsReply\x12H\n\x0cSaveSnapshot\x12\x1c.demo.v1.SaveSnapshotRequest\x1a\x1a.demo.v1.SaveSnapshotReply\x12<\n\x08\x45valuate\x12\x18.demo.v1.EvaluateRequest\x1a\x16.demo.v1.EvaluateReply\x12\x36\n\x06Sample\x12\x16.demo.v1.SampleRequest\x1a\x14.demo.v1.SampleReply\x12T\n\x10ListContributors\x12 .demo.v1.ListContributorsRequest\x1a\x1e.demo.v1.ListContributorsReply\x12\x33\n\x05Pause\x12\x15.demo.v1.PauseRequest\x1a\x13.demo.v1.PauseReply\x12\x36\n\x06Resume\x12\x16.demo.v1.ResumeRequest\x1a\x14.demo.v1.ResumeReply\x12\x33\n\x05\x44rain\x12\x15.demo.v1.DrainRequest\x1a\x13.demo.v1.DrainReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"demo_node/control/pb/control.proto\x12\x07\x64\x65mo.v1\"\x12\n\x10GetStatusRequest\")\n\x12WatchStatusRequest\x12\x13\n\x0binterval_ms\x18\x01 \x01(\r\"\x84\x06\n\x06Status\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0b\n\x03pid\x18\x02 \x01(\r\x12\x13\n\x0btrainer_pid\x18\x03 \x01(\r\x12\x0c\n\x04peer\x18\x04 \x01(\x0c\x12\x0f\n\x07peer_id\x18\x05 \x01(\t\x12\x0e\n\x06run_id\x18\x06 \x01(\x0c\x12\x10\n\x08run_name\x18\x07 \x01(\t\x12!\n\x05state\x18\x08 \x01(\x0e\x32\x12.demo.v1.NodeState\x12\x0e\n\x06\x64\x65tail\x18\t \x01(\t\x12\x11\n\taddresses\x18\n \x03(\t\x12\x12\n\ngenesis_ms\x18\x0b \x01(\x03\x12\x10\n\x08round_ms\x18\x0c \x01(\x03\x12\r\n\x05round\x18\r \x01(\x03\x12\x1d\n\x05phase\x18\x0e \x01(\x0e\x32\x0e.demo.v1.Phase\x12\x0c\n\x04head\x18\x0f \x01(\x0c\x12\x12\n\nhead_round\x18\x10 \x01(\x03\x12\x0e\n\x06height\x18\x11 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x12 \x01(\x0c\x12\x12\n\nparameters\x18\x13 \x01(\x03\x12\x0f\n\x07members\x18\x14 \x01(\r\x12\x12\n\ncandidates\x18\x15 \x01(\r\x12\r\n\x05peers\x18\x16 \x01(\r\x12\x0c\n\x04loss\x18\x17 \x01(\x01\x12\x10\n\x08\x62ytes_in\x18\x18 \x01(\x03\x12\x11\n\tbytes_out\x18\x19 \x01(\x03\x12\x16\n\x0etrain_ms_total\x18\x1a \x01(\x03\x12\x14\n\x0ctokens_total\x18\x1b \x01(\x03\x12\x13\n\x0b\x66orks_total\x18\x1c \x01(\x03\x12\x17\n\x0fsnapshot_record\x18\x1d \x01(\x0c\x12\x15\n\rsnapshot_path\x18\x1e \x01(\t\x12\x12\n\ninvitation\x18\x1f \x01(\t\x12\x14\n\x0crounds_total\x18  \x01(\x03\x12\x16\n\x0ereplayed_total\x18! \x01(\x03\x12\x13\n\x0bmicro_batch\x18\" \x01(\r\x12\x1a\n\x12payload_bytes_held\x18# \x01(\x03\x12\x1d\n\x05\x63lock\x18$ \x01(\x0b\x32\x0e.demo.v1.Clock\x12*\n\x0c\x63ontribution\x18% \x01(\x0b\x32\x14.demo.v1.Contributor\"Q\n\x05\x43lock\x12\x15\n\rcorrection_ms\x18\x01 \x01(\x03\x12\x10\n\x08\x65rror_ms\x18\x02 \x01(\x03\x12\r\n\x05peers\x18\x03 \x01(\r\x12\x10\n\x08verified\x18\x04 \x01(\x08\"\x99\x01\n\x0b\x43ontributor\x12\x0c\n\x04peer\x18\x01 \x01(\x0c\x12#\n\x08standing\x18\x02 \x01(\x0e\x32\x11.demo.v1.Standing\x12\x0e\n\x06rounds\x18\x03 \x01(\x03\x12\x0f\n\x07samples\x18\x04 \x01(\x03\x12\r\n\x05share\x18\x05 \x01(\x01\x12\x13\n\x0b\x66irst_round\x18\x06 \x01(\x03\x12\x12\n\nlast_round\x18\x07 \x01(\x03\"\x19\n\x17ListContributorsRequest\"C\n\x15ListContributorsReply\x12*\n\x0c\x63ontributors\x18\x01 \x03(\x0b\x32\x14.demo.v1.Contributor\"\x0e\n\x0cPauseRequest\"\x0c\n\nPauseReply\"\x0f\n\rResumeRequest\"\r\n\x0bResumeReply\"\x12\n\x10ListPeersRequest\"7\n\x04Peer\x12\x0c\n\x04peer\x18\x01 \x01(\x0c\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x10\n\x08outbound\x18\x03 \x01(\x08\".\n\x0eListPeersReply\x12\x1c\n\x05peers\x18\x01 \x03(\x0b\x32\r.demo.v1.Peer\"\"\n\x11ListRoundsRequest\x12\r\n\x05limit\x18\x01 \x01(\r\"\x8e\x03\n\x05Round\x12\r\n\x05round\x18\x01 \x01(\x03\x12!\n\x07outcome\x18\x02 \x01(\x0e\x32\x10.demo.v1.Outcome\x12\x0e\n\x06record\x18\x03 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x04 \x01(\x0c\x12\x14\n\x0cparticipants\x18\x05 \x01(\r\x12\x10\n\x08included\x18\x06 \x01(\x08\x12\x12\n\nlatency_ms\x18\x07 \x01(\x03\x12\x13\n\x0b\x65xchange_ms\x18\x08 \x01(\x03\x12\x10\n\x08train_ms\x18\t \x01(\x03\x12\x0f\n\x07samples\x18\n \x01(\x03\x12\x0e\n\x06tokens\x18\x0b \x01(\x03\x12\r\n\x05steps\x18\x0c \x01(\x03\x12\x0c\n\x04loss\x18\r \x01(\x01\x12\x15\n\rpayload_bytes\x18\x0e \x01(\x03\x12\x10\n\x08\x62ytes_in\x18\x0f \x01(\x03\x12\x11\n\tbytes_out\x18\x10 \x01(\x03\x12\"\n\x06phases\x18\x11 \x03(\x0b\x32\x12.demo.v1.PhaseTime\x12\r\n\x05heard\x18\x12 \x01(\r\x12\x10\n\x08\x61greeing\x18\x13 \x01(\r\x12\x11\n\tdiffering\x18\x14 \x01(\r\"\\\n\tPhaseTime\x12\x1d\n\x05phase\x18\x01 \x01(\x0e\x32\x0e.demo.v1.Phase\x12\x10\n\x08\x62\x65gin_ms\x18\x02 \x01(\x03\x12\x0e\n\x06\x65nd_ms\x18\x03 \x01(\x03\x12\x0e\n\x06\x64ue_ms\x18\x04 \x01(\x03\"1\n\x0fListRoundsReply\x12\x1e\n\x06rounds\x18\x01 \x03(\x0b\x32\x0e.demo.v1.Round\"\x15\n\x13SaveSnapshotRequest\"!\n\x11SaveSnapshotReply\x12\x0c\n\x04path\x18\x01 \x01(\t\"!\n\x0f\x45valuateRequest\x12\x0e\n\x06record\x18\x01 \x01(\x0c\"\x1d\n\rEvaluateReply\x12\x0c\n\x04loss\x18\x01 \x01(\x01\"\x1f\n\rSampleRequest\x12\x0e\n\x06length\x18\x01 \x01(\r\"\x1b\n\x0bSampleReply\x12\x0c\n\x04text\x18\x01 \x01(\x0c\"\x0e\n\x0c\x44rainRequest\"\x0c\n\nDrainReply*\xe8\x01\n\tNodeState\x12\x1a\n\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13NODE_STATE_STARTING\x10\x01\x12\x16\n\x12NODE_STATE_WAITING\x10\x02\x12\x16\n\x12NODE_STATE_SYNCING\x10\x03\x12\x15\n\x11NODE_STATE_ACTIVE\x10\x04\x12\x17\n\x13NODE_STATE_DRAINING\x10\x05\x12\x16\n\x12NODE_STATE_STOPPED\x10\x06\x12\x15\n\x11NODE_STATE_PAUSED\x10\x07\x12\x17\n\x13NODE_STATE_FINISHED\x10\x08*z\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x0e\n\nPHASE_NONE\x10\x01\x12\x0f\n\x0bPHASE_TRAIN\x10\x02\x12\x14\n\x10PHASE_CONTRIBUTE\x10\x03\x12\x11\n\rPHASE_PROPOSE\x10\x04\x12\x10\n\x0cPHASE_SETTLE\x10\x05*s\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x14\n\x10OUTCOME_RECORDED\x10\x01\x12\x10\n\x0cOUTCOME_LATE\x10\x02\x12\x13\n\x0fOUTCOME_SKIPPED\x10\x03\x12\x12\n\x0eOUTCOME_FORKED\x10\x04*z\n\x08Standing\x12\x18\n\x14STANDING_UNSPECIFIED\x10\x00\x12\x16\n\x12STANDING_CANDIDATE\x10\x01\x12\x13\n\x0fSTANDING_MEMBER\x10\x02\x12\x14\n\x10STANDING_EXPIRED\x10\x03\x12\x11\n\rSTANDING_LEFT\x10\x04\x32\xbe\x05\n\x07\x43ontrol\x12\x37\n\tGetStatus\x12\x19.demo.v1.GetStatusRequest\x1a\x0f.demo.v1.Status\x12=\n\x0bWatchStatus\x12\x1b.demo.v1.WatchStatusRequest\x1a\x0f.demo.v1.Status0\x01\x12?\n\tListPeers\x12\x19.demo.v1.ListPeersRequest\x1a\x17.demo.v1.ListPeersReply\x12\x42\n\nListRounds\x12\x1a.demo.v1.ListRoundsRequest\x1a\x18.demo.v1.ListRoundsReply\x12H\n\x0cSaveSnapshot\x12\x1c.demo.v1.SaveSnapshotRequest\x1a\x1a.demo.v1.SaveSnapshotReply\x12<\n\x08\x45valuate\x12\x18.demo.v1.EvaluateRequest\x1a\x16.demo.v1.EvaluateReply\x12\x36\n\x06Sample\x12\x16.demo.v1.SampleRequest\x1a\x14.demo.v1.SampleReply\x12T\n\x10ListContributors\x12 .demo.v1.ListContributorsRequest\x1a\x1e.demo.v1.ListContributorsReply\x12\x33\n\x05Pause\x12\x15.demo.v1.PauseRequest\x1a\x13.demo.v1.PauseReply\x12\x36\n\x06Resume\x12\x16.demo.v1.ResumeRequest\x1a\x14.demo.v1.ResumeReply\x12\x33\n\x05\x44rain\x12\x15.demo.v1.DrainRequest\x1a\x13.demo.v1.DrainReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'demo_node.control.pb.control_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_NODESTATE']._serialized_start=2024
-  _globals['_NODESTATE']._serialized_end=2256
-  _globals['_PHASE']._serialized_start=2258
-  _globals['_PHASE']._serialized_end=2380
-  _globals['_OUTCOME']._serialized_start=2382
-  _globals['_OUTCOME']._serialized_end=2497
-  _globals['_STANDING']._serialized_start=2499
-  _globals['_STANDING']._serialized_end=2621
+  _globals['_NODESTATE']._serialized_start=2206
+  _globals['_NODESTATE']._serialized_end=2438
+  _globals['_PHASE']._serialized_start=2440
+  _globals['_PHASE']._serialized_end=2562
+  _globals['_OUTCOME']._serialized_start=2564
+  _globals['_OUTCOME']._serialized_end=2679
+  _globals['_STANDING']._serialized_start=2681
+  _globals['_STANDING']._serialized_end=2803
   _globals['_GETSTATUSREQUEST']._serialized_start=47
   _globals['_GETSTATUSREQUEST']._serialized_end=65
   _globals['_WATCHSTATUSREQUEST']._serialized_start=67
@@ -70,25 +70,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTROUNDSREQUEST']._serialized_start=1407
   _globals['_LISTROUNDSREQUEST']._serialized_end=1441
   _globals['_ROUND']._serialized_start=1444
-  _globals['_ROUND']._serialized_end=1754
-  _globals['_LISTROUNDSREPLY']._serialized_start=1756
-  _globals['_LISTROUNDSREPLY']._serialized_end=1805
-  _globals['_SAVESNAPSHOTREQUEST']._serialized_start=1807
-  _globals['_SAVESNAPSHOTREQUEST']._serialized_end=1828
-  _globals['_SAVESNAPSHOTREPLY']._serialized_start=1830
-  _globals['_SAVESNAPSHOTREPLY']._serialized_end=1863
-  _globals['_EVALUATEREQUEST']._serialized_start=1865
-  _globals['_EVALUATEREQUEST']._serialized_end=1898
-  _globals['_EVALUATEREPLY']._serialized_start=1900
-  _globals['_EVALUATEREPLY']._serialized_end=1929
-  _globals['_SAMPLEREQUEST']._serialized_start=1931
-  _globals['_SAMPLEREQUEST']._serialized_end=1962
-  _globals['_SAMPLEREPLY']._serialized_start=1964
-  _globals['_SAMPLEREPLY']._serialized_end=1991
-  _globals['_DRAINREQUEST']._serialized_start=1993
-  _globals['_DRAINREQUEST']._serialized_end=2007
-  _globals['_DRAINREPLY']._serialized_start=2009
-  _globals['_DRAINREPLY']._serialized_end=2021
-  _globals['_CONTROL']._serialized_start=2624
-  _globals['_CONTROL']._serialized_end=3326
+  _globals['_ROUND']._serialized_end=1842
+  _globals['_PHASETIME']._serialized_start=1844
+  _globals['_PHASETIME']._serialized_end=1936
+  _globals['_LISTROUNDSREPLY']._serialized_start=1938
+  _globals['_LISTROUNDSREPLY']._serialized_end=1987
+  _globals['_SAVESNAPSHOTREQUEST']._serialized_start=1989
+  _globals['_SAVESNAPSHOTREQUEST']._serialized_end=2010
+  _globals['_SAVESNAPSHOTREPLY']._serialized_start=2012
+  _globals['_SAVESNAPSHOTREPLY']._serialized_end=2045
+  _globals['_EVALUATEREQUEST']._serialized_start=2047
+  _globals['_EVALUATEREQUEST']._serialized_end=2080
+  _globals['_EVALUATEREPLY']._serialized_start=2082
+  _globals['_EVALUATEREPLY']._serialized_end=2111
+  _globals['_SAMPLEREQUEST']._serialized_start=2113
+  _globals['_SAMPLEREQUEST']._serialized_end=2144
+  _globals['_SAMPLEREPLY']._serialized_start=2146
+  _globals['_SAMPLEREPLY']._serialized_end=2173
+  _globals['_DRAINREQUEST']._serialized_start=2175
+  _globals['_DRAINREQUEST']._serialized_end=2189
+  _globals['_DRAINREPLY']._serialized_start=2191
+  _globals['_DRAINREPLY']._serialized_end=2203
+  _globals['_CONTROL']._serialized_start=2806
+  _globals['_CONTROL']._serialized_end=3508
 # @@protoc_insertion_point(module_scope)

@@ -581,6 +581,10 @@ class Round(_message.Message):
     PAYLOAD_BYTES_FIELD_NUMBER: _builtins.int
     BYTES_IN_FIELD_NUMBER: _builtins.int
     BYTES_OUT_FIELD_NUMBER: _builtins.int
+    PHASES_FIELD_NUMBER: _builtins.int
+    HEARD_FIELD_NUMBER: _builtins.int
+    AGREEING_FIELD_NUMBER: _builtins.int
+    DIFFERING_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     outcome: Global___Outcome.ValueType
     record: _builtins.bytes
@@ -599,6 +603,16 @@ class Round(_message.Message):
     payload_bytes: _builtins.int
     bytes_in: _builtins.int
     bytes_out: _builtins.int
+    heard: _builtins.int
+    """Peers whose header of this round came, this node included."""
+    agreeing: _builtins.int
+    """Of others' headers: those that name the digest this node has for the same base."""
+    differing: _builtins.int
+    """And those that name another."""
+    @_builtins.property
+    def phases(self) -> _containers.RepeatedCompositeFieldContainer[Global___PhaseTime]:
+        """Those whose milestone was reached, in order; they add up to the latency."""
+
     def __init__(
         self,
         *,
@@ -618,14 +632,49 @@ class Round(_message.Message):
         payload_bytes: _builtins.int = ...,
         bytes_in: _builtins.int = ...,
         bytes_out: _builtins.int = ...,
+        phases: _abc.Iterable[Global___PhaseTime] | None = ...,
+        heard: _builtins.int = ...,
+        agreeing: _builtins.int = ...,
+        differing: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_in", b"bytes_in", "bytes_out", b"bytes_out", "digest", b"digest", "exchange_ms", b"exchange_ms", "included", b"included", "latency_ms", b"latency_ms", "loss", b"loss", "outcome", b"outcome", "participants", b"participants", "payload_bytes", b"payload_bytes", "record", b"record", "round", b"round", "samples", b"samples", "steps", b"steps", "tokens", b"tokens", "train_ms", b"train_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreeing", b"agreeing", "bytes_in", b"bytes_in", "bytes_out", b"bytes_out", "differing", b"differing", "digest", b"digest", "exchange_ms", b"exchange_ms", "heard", b"heard", "included", b"included", "latency_ms", b"latency_ms", "loss", b"loss", "outcome", b"outcome", "participants", b"participants", "payload_bytes", b"payload_bytes", "phases", b"phases", "record", b"record", "round", b"round", "samples", b"samples", "steps", b"steps", "tokens", b"tokens", "train_ms", b"train_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Round: _TypeAlias = Round  # noqa: Y015
+
+@_typing.final
+class PhaseTime(_message.Message):
+    """From the milestone before to the one of this phase, Unix milliseconds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PHASE_FIELD_NUMBER: _builtins.int
+    BEGIN_MS_FIELD_NUMBER: _builtins.int
+    END_MS_FIELD_NUMBER: _builtins.int
+    DUE_MS_FIELD_NUMBER: _builtins.int
+    phase: Global___Phase.ValueType
+    begin_ms: _builtins.int
+    end_ms: _builtins.int
+    due_ms: _builtins.int
+    """When the phase ends by the clock."""
+    def __init__(
+        self,
+        *,
+        phase: Global___Phase.ValueType = ...,
+        begin_ms: _builtins.int = ...,
+        end_ms: _builtins.int = ...,
+        due_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begin_ms", b"begin_ms", "due_ms", b"due_ms", "end_ms", b"end_ms", "phase", b"phase"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PhaseTime: _TypeAlias = PhaseTime  # noqa: Y015
 
 @_typing.final
 class ListRoundsReply(_message.Message):

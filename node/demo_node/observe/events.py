@@ -1,0 +1,36 @@
+"""Every event of a node's log, declared once."""
+
+from typing import Final
+
+EVENTS: Final = (
+    "state.changed",
+    "progress.made",
+    "state.loaded",
+    "round.closed",
+    "head.changed",
+    "start.moved",
+    "snapshot.saved",
+    "metrics.served",
+    "port.replaced",
+    "clock.corrected",
+    "trainer.ready",
+    "trainer.died",
+    "states.lost",
+    "trainer.micro_batch_halved",
+    "training.out_of_memory",
+    "training.diverged",
+    "training.keeps_diverging",
+    "trainer.known_answer_failed",
+    "payload.lost",
+    "payload.rejected",
+    "message.rejected",
+    "answer.rejected",
+    "digest.differed",
+    "key.in_use",
+    "leave.unsent",
+    "snapshot.missed",
+    "payload.unsaved",
+    "window.shortened",
+    "log.repaired",
+    "snapshot.skipped",
+)

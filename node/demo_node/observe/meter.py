@@ -1,0 +1,195 @@
+"""Keeps a node's metrics up to date from what it observes."""
+
+import itertools
+import platform
+import time
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+)
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+from demo_node.observe.events import EVENTS
+from demo_node.observe.metrics import METRICS, Declared
+from demo_node.views import READY, Figure, NodeState, Outcome, RoundView, StatusView
+from demo_protocol.manifest import PROTOCOL_VERSION
+
+# Else each child of a counter or histogram brings a `_created` series.
+disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no annotation here
+
+RESULTS: Final = (Outcome.RECORDED, Outcome.LATE)
+"""Outcomes of rounds whose update was applied here: only they have a latency."""
+
+
+class Meter:
+    """Implements views.RoundObserver. Every node has a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+        self._counters: dict[str, Counter] = {}
+        self._gauges: dict[str, Gauge] = {}
+        self._histograms: dict[str, Histogram] = {}
+        for declared in METRICS:
+            self._create(declared)
+        self._reached: dict[tuple[str, ...], float] = {}
+        self._round = -1
+
+    def _create(self, declared: Declared) -> None:
+        name, meaning, labels = declared.name, declared.meaning, tuple(declared.labels)
+        metric: Counter | Gauge | Histogram
+        if declared.kind is Counter:
+            metric = self._counters[name] = Counter(name, meaning, labels, registry=self.registry)
+        elif declared.kind is Gauge:
+            metric = self._gauges[name] = Gauge(name, meaning, labels, registry=self.registry)
+        else:
+            metric = self._histograms[name] = Histogram(
+                name, meaning, labels, registry=self.registry, buckets=declared.buckets
+            )
+        if labels:
+            for values in itertools.product(*declared.labels.values()):
+                metric.labels(*values)
+
+    def on_round_begun(self, round_: int) -> None:
+        """The clock has come into this round."""
+        self._round = round_
+        self._gauges["demo_round_current"].set(round_)
+
+    def on_op(self, op: str, seconds: float) -> None:
+        """A part of a phase took this long."""
+        self._histograms["demo_op_seconds"].labels(op).observe(seconds, self._exemplar(self._round))
+        if op == "snapshot":
+            self._gauges["demo_snapshot_last_success_timestamp_seconds"].set(time.time())
+
+    def on_measured(self, name: str, value: float, *labels: str) -> None:
+        """One observation of a histogram. Raises KeyError for one that is not declared."""
+        histogram = self._histograms[name]
+        (histogram.labels(*labels) if labels else histogram).observe(value)
+
+    def on_figures(self, figures: Iterable[Figure]) -> None:
+        """Levels and totals as they are. Raises KeyError for what is not declared."""
+        for figure in figures:
+            if figure.name in self._counters:
+                self._reach(figure.value, figure.name, *figure.labels)
+                continue
+            gauge = self._gauges[figure.name]
+            (gauge.labels(*figure.labels) if figure.labels else gauge).set(figure.value)
+
+    def on_round(self, view: RoundView) -> None:
+        """A round has ended for this node."""
+        counters = self._counters
+        counters["demo_rounds_total"].labels(view.outcome).inc()
+        counters["demo_train_tokens_total"].inc(view.tokens)
+        counters["demo_train_samples_total"].inc(view.samples)
+        counters["demo_train_steps_total"].inc(view.steps)
+        counters["demo_train_seconds_total"].inc(view.train_ms / 1000)
+        counters["demo_digests_total"].labels("equal").inc(view.agreeing)
+        counters["demo_digests_total"].labels("different").inc(view.differing)
+        self._gauges["demo_round_heard"].set(view.heard)
+        if view.steps:
+            self.on_measured("demo_train_step_seconds", view.train_ms / 1000 / view.steps)
+        if view.payload_bytes:
+            self.on_measured("demo_payload_bytes", view.payload_bytes, "sent")
+        if view.included:
+            counters["demo_rounds_included_total"].inc()
+        self._observe_phases(view)
+
+    def _observe_phases(self, view: RoundView) -> None:
+        """Latency and its parts, of rounds that came to something."""
+        for part in view.phases:
+            slack_s = (part.due_ms - part.end_ms) / 1000
+            self._gauges["demo_round_slack_seconds"].labels(part.phase).set(slack_s)
+        if view.outcome not in RESULTS:
+            return
+        exemplar = self._exemplar(view.round)
+        for name, seconds in (
+            ("demo_round_latency_seconds", view.latency_ms / 1000),
+            ("demo_round_exchange_seconds", view.exchange_ms / 1000),
+        ):
+            self._histograms[name].observe(seconds, exemplar)
+        for part in view.phases:
+            seconds = (part.end_ms - part.begin_ms) / 1000
+            by_phase = self._histograms["demo_round_phase_seconds"]
+            by_phase.labels(part.phase).observe(seconds, exemplar)
+        self._gauges["demo_round_participants"].set(view.participants)
+
+    def on_status(self, view: StatusView) -> None:
+        """The node's status changed."""
+        self._set_only("demo_node_info", view.peer_id, view.run_id.hex(), view.run_name)
+        self._set_only(
+            "demo_build_info",
+            view.version,
+            platform.python_version(),
+            _find_version("torch"),
+            str(PROTOCOL_VERSION),
+        )
+        for state in NodeState:
+            self._gauges["demo_node_state"].labels(state).set(state is view.state)
+        for name, value in {
+            "demo_ready": view.state in READY,
+            "demo_round_current": view.round,
+            "demo_round_length_seconds": view.round_ms / 1000,
+            "demo_clock_offset_seconds": view.clock.correction_ms / 1000,
+            "demo_clock_error_seconds": view.clock.error_ms / 1000,
+            "demo_clock_verified": view.clock.verified,
+            "demo_head_round": view.head_round,
+            "demo_head_height": view.height,
+            "demo_parameters": view.parameters,
+            "demo_train_loss": view.loss,
+            "demo_trainer_micro_batch": view.micro_batch,
+            "demo_peers": view.peers,
+            "demo_members": view.members,
+            "demo_candidates": view.candidates,
+            "demo_payload_store_bytes": view.payload_bytes_held,
+        }.items():
+            self._gauges[name].set(value)
+        self._reach(view.forks_total, "demo_forks_total")
+
+    def on_message(self, topic: str, verdict: str) -> None:
+        """A gossip message was judged."""
+        self._counters["demo_gossip_messages_total"].labels(topic, verdict).inc()
+
+    def on_event(self, name: str, **fields: object) -> None:
+        """Count it."""
+        if name in EVENTS:
+            self._counters["demo_events_total"].labels(name).inc()
+
+    def on_loop_lag(self, seconds: float) -> None:
+        """The event loop woke a sleeper this late."""
+        self._histograms["demo_event_loop_lag_seconds"].observe(seconds)
+
+    def _exemplar(self, round_: int) -> dict[str, str] | None:
+        """What points from a bucket to the round that fell into it; none before round 0."""
+        return {"round": str(round_)} if round_ >= 0 else None
+
+    def _set_only(self, name: str, *values: str) -> None:
+        """An info metric has one series: what changed replaces it."""
+        self._gauges[name].clear()
+        self._gauges[name].labels(*values).set(1)
+
+    def _reach(self, total: float, name: str, *labels: str) -> None:
+        """Let a counter follow a total that is kept elsewhere and never falls."""
+        counter = self._counters[name].labels(*labels) if labels else self._counters[name]
+        reached = self._reached.get((name, *labels), 0)
+        if total > reached:
+            counter.inc(total - reached)
+            self._reached[(name, *labels)] = total
+
+
+def _find_version(package: str) -> str:
+    """Without importing it."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
