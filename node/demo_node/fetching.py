@@ -2,11 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 
 from demo_node.ports import Clock, RoundStore
 from demo_node.pull import Puller
-from demo_node.views import RoundObserver
+from demo_node.views import Figure, RoundObserver
 from demo_protocol.answers import decode_links, decode_records
 from demo_protocol.errors import ConfigError, Ignore, Reject
 from demo_protocol.events import (
@@ -47,6 +48,12 @@ class Fetcher:
         self._pulling: set[tuple[bytes, int]] = set()
         self._is_window_short = False
         self._is_unwritable = False
+        self._payloads: Counter[str] = Counter()
+
+    def figures(self) -> Iterator[Figure]:
+        """What became of the payloads that others announced."""
+        for verdict, total in self._payloads.items():
+            yield Figure("demo_payloads_total", total, (verdict,))
 
     async def keep_payload(self, round_: int, payload_hash: bytes, raw: bytes) -> None:
         """A disk that takes none is no reason to stop: it is in memory, and others have it."""
@@ -85,16 +92,29 @@ class Fetcher:
         try:
             raw = await self.store.read_payload(effect.payload_hash)
             if raw is None:
-                begin_s = time.perf_counter()
-                round_s = self.view.manifest.schedule.round_ms / 1000
-                raw = await self.puller.pull_payload(effect, self._is_payload_wanted(), round_s / 4)
-                self.observer.on_op("pull", time.perf_counter() - begin_s)
-            if raw is not None and self._is_payload_sound(raw):
+                raw = await self._pull_from_others(effect)
+            elif not self._is_payload_sound(raw):
+                raw = None
+            if raw is not None:
                 await self.keep_payload(effect.round, effect.payload_hash, raw)
                 now_ms = self.clock.now_ms()
                 self._post(PayloadHeld(now_ms, effect.payload_hash, effect.round))
         finally:
             self._pulling.discard(pull)
+
+    async def _pull_from_others(self, effect: PullPayload) -> bytes | None:
+        """The payload, if anybody gives a sound one for as long as it is wanted."""
+        begin_s = time.perf_counter()
+        round_s = self.view.manifest.schedule.round_ms / 1000
+        raw = await self.puller.pull_payload(effect, self._is_payload_wanted(), round_s / 4)
+        self.observer.on_op("pull", time.perf_counter() - begin_s)
+        if raw is None:
+            self._payloads["missing"] += 1
+            return None
+        self.observer.on_measured("demo_payload_bytes", len(raw), "received")
+        is_sound = self._is_payload_sound(raw)
+        self._payloads["accepted" if is_sound else "rejected"] += 1
+        return raw if is_sound else None
 
     def _is_payload_wanted(self) -> Callable[[], bool]:
         """Rule 16: keep fetching until L rounds later."""

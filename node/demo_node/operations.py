@@ -98,7 +98,7 @@ class NodeOperations:
         """The node has a chain and parameters."""
         self.driver, self.learner = driver, learner
         self.snapshotting, self.trainer = snapshotting, trainer
-        self.sources.append(driver.history.figures)
+        self.sources += [driver.history.figures, driver.fetcher.figures]
 
     def figures(self) -> Iterator[Figure]:
         """Levels and totals of all parts, as they are now."""

@@ -12,6 +12,7 @@ class SilentObserver:
         self.rounds: list[RoundView] = []
         self.events: list[tuple[str, dict[str, object]]] = []
         self.messages: dict[tuple[str, str], int] = {}
+        self.measured: dict[tuple[str, ...], list[float]] = {}
 
     def on_round_begun(self, round_: int) -> None:
         """Not of interest."""
@@ -20,7 +21,8 @@ class SilentObserver:
         """Not of interest."""
 
     def on_measured(self, name: str, value: float, *labels: str) -> None:
-        """Not of interest."""
+        """Keep it."""
+        self.measured.setdefault((name, *labels), []).append(value)
 
     def on_figures(self, figures: Iterable[Figure]) -> None:
         """Not of interest."""

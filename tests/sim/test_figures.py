@@ -1,0 +1,68 @@
+"""What the parts of a node have for the metrics, in whole swarms over virtual time."""
+
+from collections.abc import Iterable
+
+from demo_node.sim.faults import Asked
+from demo_node.sim.swarm import SimNode, SimSwarm, peer_name
+from demo_node.views import Figure
+from tests.sim.rogue import TRAIN_END, Rogue
+from tests.sim.scenes import is_payload_of, play
+
+
+def totals(figures: Iterable[Figure], name: str) -> dict[str, float]:
+    """One label's values of a metric that counts."""
+    return {figure.labels[0]: figure.value for figure in figures if figure.name == name}
+
+
+def payloads(node: SimNode) -> dict[str, float]:
+    """What became of the payloads of others."""
+    return totals(node.driver.fetcher.figures(), "demo_payloads_total")
+
+
+def test_each_sound_payload_of_another_node_is_counted_once_and_measured() -> None:
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(4)
+        await swarm.run_until_round(6)
+        for node in swarm.nodes:
+            assert payloads(node) == {"accepted": 3 * 6}
+            sizes = node.observer.measured["demo_payload_bytes", "received"]
+            assert sizes == [node.observer.rounds[0].payload_bytes] * (3 * 6)
+
+    play(scenario)
+
+
+def test_a_payload_that_is_none_is_counted_as_rejected() -> None:
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(4)
+        rogue = Rogue(swarm)
+        await rogue.enter()
+        await rogue.become_member()
+        length = rogue.header(3).body.payload_bytes
+        before = [payloads(node) for node in swarm.nodes]
+        for round_ in range(3, 6):
+            await rogue.wait_until(round_, TRAIN_END)
+            await rogue.publish(rogue.header(round_, payload=bytes(length - 1) + b"\x01"))
+        await swarm.run_until_round(7)
+        assert all("rejected" not in counted for counted in before)
+        assert [payloads(node)["rejected"] for node in swarm.nodes] == [3] * 4
+
+    play(scenario)
+
+
+def test_a_payload_is_missing_once_nobody_wants_it_any_more() -> None:
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(4)
+
+        def answered(asked: Asked) -> float | None:
+            withheld = is_payload_of(asked, swarm, 0, range(2, 4))
+            return None if withheld and asked.asking != peer_name(1) else 0.0
+
+        swarm.faults.answered_s = answered
+        late_rounds = swarm.manifest.agreement.late_rounds
+        await swarm.run_until_round(2 + late_rounds)
+        assert all("missing" not in payloads(node) for node in swarm.nodes)  # still wanted
+        await swarm.run_until_round(6 + late_rounds)
+        missing = [payloads(node).get("missing", 0) for node in swarm.nodes]
+        assert missing == [0, 0, 2, 2]
+
+    play(scenario)
