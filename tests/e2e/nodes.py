@@ -14,6 +14,7 @@ from demo_node.control.client import ControlClient, NotRunning, Refused, control
 from demo_node.views import NodeState, RoundView, StatusView
 from tests.cli.command import COMMAND, demo_node
 from tests.e2e.processes import marked_environment, nothing_left
+from tests.e2e.swarm_run import find_metrics_url
 from tests.waiting import wait_until_sync
 
 Answer = TypeVar("Answer")
@@ -61,6 +62,11 @@ class RunningNode:
                 return await question(client)
 
         return asyncio.run(ask())
+
+    def metrics_url(self) -> str:
+        """Where its metrics are, once it serves them."""
+        wait_until_sync(lambda: "/metrics" in self.stderr, UP_S)
+        return find_metrics_url(_output_path(self.datadir, "stderr"))
 
     def status(self) -> StatusView:
         """The node now."""
@@ -144,11 +150,12 @@ async def _watch(client: ControlClient) -> AsyncIterator[StatusView]:
 def started(
     datadir: Path,
     *arguments: str,
+    command: Sequence[str] = COMMAND,
     **environment: str,
 ) -> Iterator[RunningNode]:
     """`demo-node start` in the background; gone, with all its processes, when the block ends."""
     datadir.parent.mkdir(parents=True, exist_ok=True)
-    line = [*COMMAND, *(arguments or ("start",)), "--datadir", str(datadir), *LOCAL]
+    line = [*command, *(arguments or ("start",)), "--datadir", str(datadir), *LOCAL]
     line += ["--log-format", "json", "--threads", "1"]
     with (
         nothing_left(datadir),
