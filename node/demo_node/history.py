@@ -55,6 +55,8 @@ class History:
         self._records: Counter[str] = Counter()
         self._membership: Counter[str] = Counter()
         self.loss = float("nan")
+        self.arrivals: dict[tuple[int, bytes], int] = {}
+        """When the header of a round and peer came, Unix ms; of rounds that still count."""
 
     def newest(self, limit: int) -> Sequence[RoundView]:
         """The newest rounds, oldest first."""
@@ -81,6 +83,10 @@ class History:
     def on_announced(self, round_: int, now_ms: int) -> None:
         """Our header of a round went out."""
         self._tally(round_).announced_ms = now_ms
+
+    def on_header(self, round_: int, peer: bytes, now_ms: int) -> None:
+        """A header is here, by gossip or because it is ours."""
+        self.arrivals.setdefault((round_, peer), now_ms)
 
     def on_record(self, round_: int, now_ms: int) -> None:
         """A valid proposal of a round is here; the first one ends its propose phase."""
@@ -119,6 +125,8 @@ class History:
         self._counters = counters
         tally.away = syncing or not self._seen_a_round_end
         self._seen_a_round_end = True
+        oldest = round_ - self._manifest.agreement.late_rounds
+        self.arrivals = {key: ms for key, ms in self.arrivals.items() if key[0] >= oldest}
         for old in sorted(r for r in self._tallies if r < round_):
             tally = self._tallies.pop(old)
             if tally.counters is None and not tally.applied_ms:

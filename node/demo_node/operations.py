@@ -11,6 +11,7 @@ from demo_node.ports import Clock, Learner, Mesh, PeerView
 from demo_node.round import RoundDriver
 from demo_node.snapshotting import Snapshotting
 from demo_node.stopping import Stopping
+from demo_node.swarm_peers import show_contributors, show_swarm
 from demo_node.timekeeper import Timekeeper
 from demo_node.views import (
     ClockView,
@@ -21,10 +22,11 @@ from demo_node.views import (
     RoundView,
     Standing,
     StatusView,
+    SwarmPeersView,
 )
 from demo_protocol.limits import DIGEST_BYTES, HASH_BYTES
-from demo_protocol.manifest import Agreement, Manifest, compute_run_id, has_ended
-from demo_protocol.roster import ChainState, Member, get_candidates, get_members, is_member
+from demo_protocol.manifest import Manifest, compute_run_id, has_ended
+from demo_protocol.roster import get_candidates, get_members
 from demo_protocol.schedule import (
     Schedule,
     contribute_end_ms,
@@ -83,6 +85,10 @@ class NodeOperations:
     sources: list[Callable[[], Iterable[Figure]]] = field(default_factory=list)
     """What the parts of the node, as they come up, have for the metrics."""
     version: str = field(default_factory=lambda: version("demo-node"))
+    started_ms: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.started_ms = self.clock.now_ms()
 
     def set_state(self, state: NodeState, detail: str = "") -> None:
         """Move on in the node's life; `detail` is one line for people."""
@@ -154,6 +160,10 @@ class NodeOperations:
             payload_bytes_held=self.driver.store.payload_bytes if self.driver else 0,
             clock=self.timekeeper.view() if self.timekeeper else UNKNOWN_CLOCK,
             contribution=self._own_contribution(),
+            started_ms=self.started_ms,
+            train_bps=schedule.train_bps if schedule else 0,
+            contribute_bps=schedule.contribute_bps if schedule else 0,
+            propose_bps=schedule.propose_bps if schedule else 0,
         )
 
     def contributors(self) -> Sequence[ContributorView]:
@@ -161,6 +171,14 @@ class NodeOperations:
         if self.driver is None or self.manifest is None:
             return []
         return show_contributors(self.driver.view.head_state, self.manifest.agreement)
+
+    def swarm(self) -> SwarmPeersView:
+        """The run's peers as this node sees them now; nobody before there is a chain."""
+        now_ms = self.clock.now_ms()
+        if self.driver is None:
+            return SwarmPeersView(peers=(), known=0, now_ms=now_ms)
+        driver = self.driver
+        return show_swarm(driver.view, driver.history.arrivals, self.mesh.peers(), now_ms)
 
     def pause(self) -> None:
         """Train no more until `resume`. Raises as `resume` does, where nothing trains anyway."""
@@ -250,32 +268,6 @@ class NodeOperations:
         if self.driver.machine.paused:
             return NodeState.PAUSED, "not training until demo-node resume"
         return self.state, self.detail
-
-
-def show_contributors(state: ChainState, agreement: Agreement) -> list[ContributorView]:
-    """What every peer has contributed up to the record of `state`, most samples first."""
-    samples = sum(member.samples_total for member in state.known.values())
-    views = [
-        ContributorView(
-            peer=member.peer,
-            standing=_find_standing(member, state, agreement),
-            rounds=member.contributed,
-            samples=member.samples_total,
-            share=member.samples_total / samples if samples else 0.0,
-            first_round=member.first_round,
-            last_round=member.last_round,
-        )
-        for member in state.known.values()
-    ]
-    return sorted(views, key=lambda view: (-view.samples, view.peer))
-
-
-def _find_standing(member: Member, state: ChainState, agreement: Agreement) -> Standing:
-    if member.left:
-        return Standing.LEFT
-    if is_member(member, state, agreement):
-        return Standing.MEMBER
-    return Standing.EXPIRED if member.admitted_by else Standing.CANDIDATE
 
 
 def compute_phase(schedule: Schedule, now_ms: int) -> Phase:

@@ -115,9 +115,9 @@ class RoundDriver:
 
     def on_gossip(self, topic: Topic, sender: bytes, message: bytes) -> bool:
         """The one place where Ignore and Reject of gossip end. True: forward it."""
-        begin_s = time.perf_counter()
+        begin_s, now_ms = time.perf_counter(), self.clock.now_ms()
         try:
-            self.post(GossipReceived(self.clock.now_ms(), KINDS[topic], message, sender))
+            self.post(GossipReceived(now_ms, KINDS[topic], message, sender))
         except Ignore:
             self.observer.on_message(topic, "ignored")
             return False
@@ -125,6 +125,9 @@ class RoundDriver:
             self.observer.on_message(topic, "rejected")
             self.observer.on_event("message.rejected", topic=str(topic), reason=str(error))
             return False
+        if topic is Topic.HEADERS:
+            header = next(reversed(self.view.pool.headers.values())).body  # it was just put there
+            self.history.on_header(header.round, header.peer, now_ms)
         self.observer.on_message(topic, "accepted")
         self.observer.on_op("verify", time.perf_counter() - begin_s)
         return True
@@ -165,7 +168,9 @@ class RoundDriver:
         match effect:
             case Persist(kind, round_):
                 if kind is Kind.HEADER:
-                    self.history.on_announced(round_, self.clock.now_ms())
+                    now_ms = self.clock.now_ms()
+                    self.history.on_announced(round_, now_ms)
+                    self.history.on_header(round_, self.view.me, now_ms)
                 self._outbox.put_nowait(effect)
             case Announce():
                 self._outbox.put_nowait(effect)

@@ -134,7 +134,11 @@ class ClockView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusView:
-    """The node now. Loss in nats per byte, NaN before the first training round."""
+    """The node now. Loss in nats per byte, NaN before the first training round.
+
+    `started_ms`: when this process began to be a node, Unix ms. The `_bps` are lengths of phases
+    in basis points of a round, 0 before the run is known.
+    """
 
     version: str
     pid: int
@@ -173,6 +177,55 @@ class StatusView:
     payload_bytes_held: int
     clock: ClockView
     contribution: ContributorView
+    started_ms: int = 0
+    train_bps: int = 0
+    contribute_bps: int = 0
+    propose_bps: int = 0
+
+
+class DigestVerdict(StrEnum):
+    """What a peer's header says of the parameters, against what this node has (rule 20)."""
+
+    UNKNOWN = "unknown"  # this node has no digest for the record that it was trained from
+    EQUAL = "equal"
+    DIFFERENT = "different"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SwarmPeerView:
+    """One peer of the run as this node sees it; this node, too.
+
+    Fields from `heard_round` (-1 for none) to `digest` are those of its newest header; `heard_ms`
+    is when that came by gossip, Unix ms by the node's clock, 0 where it did not. `held`: its
+    payload is here. `rtt_ms` and `loss` are NaN where not known. `rounds` and `share` are of the
+    chain, as in ContributorView.
+    """
+
+    peer: bytes
+    standing: Standing
+    connected: bool
+    rtt_ms: float
+    heard_round: int
+    heard_ms: int
+    k: int
+    samples: int
+    loss: float
+    held: bool
+    digest: DigestVerdict
+    rounds: int
+    share: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SwarmPeersView:
+    """The run's peers at `now_ms` by the node's clock: this node first, then by newest header.
+
+    `known` counts all of them; of many, not all are in `peers`.
+    """
+
+    peers: tuple[SwarmPeerView, ...]
+    known: int
+    now_ms: int
 
 
 class Operations(Protocol):
@@ -192,6 +245,10 @@ class Operations(Protocol):
 
     def contributors(self) -> Sequence[ContributorView]:
         """What every peer has contributed, most samples first."""
+        ...
+
+    def swarm(self) -> SwarmPeersView:
+        """The run's peers as this node sees them now."""
         ...
 
     def pause(self) -> None:

@@ -12,6 +12,7 @@ from demo_node.ports import NotHeld, PeerView
 from demo_node.views import (
     ClockView,
     ContributorView,
+    DigestVerdict,
     NodeState,
     Outcome,
     Phase,
@@ -19,6 +20,8 @@ from demo_node.views import (
     RoundView,
     Standing,
     StatusView,
+    SwarmPeersView,
+    SwarmPeerView,
 )
 
 CONTRIBUTOR = ContributorView(
@@ -71,6 +74,10 @@ def status_view(**changes: object) -> StatusView:
         payload_bytes_held=4_096,
         clock=ClockView(correction_ms=-40, error_ms=25, peers=3, verified=True),
         contribution=CONTRIBUTOR,
+        started_ms=1_799_999_990_000,
+        train_bps=5_500,
+        contribute_bps=2_000,
+        propose_bps=1_500,
     )
     return replace(view, **changes)  # type: ignore[arg-type]  # names are checked by replace
 
@@ -107,6 +114,32 @@ def round_view(round_: int = 6, **changes: object) -> RoundView:
 PEER = PeerView(peer=b"\x02" * 32, address="/ip4/127.0.0.1/tcp/4002", outbound=True)
 
 
+def swarm_peer_view(peer: bytes = PEER.peer, **changes: object) -> SwarmPeerView:
+    view = SwarmPeerView(
+        peer=peer,
+        standing=Standing.MEMBER,
+        connected=True,
+        rtt_ms=12.5,
+        heard_round=6,
+        heard_ms=1_800_000_019_700,
+        k=16,
+        samples=64,
+        loss=2.5,
+        held=True,
+        digest=DigestVerdict.EQUAL,
+        rounds=6,
+        share=0.25,
+    )
+    return replace(view, **changes)  # type: ignore[arg-type]  # names are checked by replace
+
+
+SWARM = SwarmPeersView(
+    peers=(swarm_peer_view(bytes(range(32)), connected=False, rtt_ms=0.0), swarm_peer_view()),
+    known=2,
+    now_ms=1_800_000_021_900,
+)
+
+
 class FakeOperations:
     """Implements views.Operations from plain attributes."""
 
@@ -123,6 +156,9 @@ class FakeOperations:
 
     def contributors(self) -> Sequence[ContributorView]:
         return [CONTRIBUTOR]
+
+    def swarm(self) -> SwarmPeersView:
+        return SWARM
 
     def pause(self) -> None:
         self.paused = True

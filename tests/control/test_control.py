@@ -10,13 +10,22 @@ from demo_node.control.client import ControlClient, NotRunning, Refused, control
 from demo_node.control.convert import (
     decode_round,
     decode_status,
+    decode_swarm,
     encode_round,
     encode_status,
+    encode_swarm,
 )
 from demo_node.control.service import control_server
-from demo_node.views import NodeState, Outcome, Phase
+from demo_node.views import DigestVerdict, NodeState, Outcome, Phase, Standing, SwarmPeersView
 from demo_protocol.errors import ConfigError
-from tests.control.fake_node import PEER, FakeOperations, round_view, status_view
+from tests.control.fake_node import (
+    PEER,
+    SWARM,
+    FakeOperations,
+    round_view,
+    status_view,
+    swarm_peer_view,
+)
 
 
 @pytest.mark.parametrize("state", NodeState)
@@ -32,12 +41,33 @@ def test_a_round_survives_the_wire(outcome: Outcome) -> None:
     assert decode_round(encode_round(view)) == view
 
 
+@pytest.mark.parametrize("standing", Standing)
+@pytest.mark.parametrize("digest", DigestVerdict)
+def test_a_swarm_survives_the_wire(standing: Standing, digest: DigestVerdict) -> None:
+    peer = swarm_peer_view(standing=standing, digest=digest, connected=False, held=False)
+    view = SwarmPeersView(peers=(swarm_peer_view(b"\7" * 32), peer), known=700, now_ms=5)
+    assert decode_swarm(encode_swarm(view)) == view
+    (unheard,) = decode_swarm(
+        encode_swarm(
+            SwarmPeersView(
+                peers=(swarm_peer_view(rtt_ms=math.nan, loss=math.nan, heard_round=-1),),
+                known=1,
+                now_ms=0,
+            )
+        )
+    ).peers
+    assert math.isnan(unheard.rtt_ms)
+    assert math.isnan(unheard.loss)
+    assert unheard.heard_round == -1
+
+
 def test_the_client_sees_what_the_operations_say(tmp_path: Path) -> None:
     operations = FakeOperations()
 
     async def ask(client: ControlClient) -> None:
         assert await client.status() == operations.view
         assert await client.peers() == [PEER]
+        assert await client.swarm() == SWARM
         assert [view.round for view in await client.rounds(limit=2)] == [5, 6]
         assert len(await client.rounds()) == 7
         assert await client.evaluate() == 2.25

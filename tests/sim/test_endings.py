@@ -11,7 +11,6 @@ from demo_node.operations import (
     NodeOperations,
     NothingToTrain,
     NotRunningYet,
-    show_contributors,
 )
 from demo_node.ports import LearnerLost
 from demo_node.sim.model_learner import ModelLearner
@@ -19,6 +18,7 @@ from demo_node.sim.swarm import SimSwarm, peer_name
 from demo_node.snapshotting import Snapshotting
 from demo_node.stopping import Stopping
 from demo_node.store.snapshots import SnapshotStore
+from demo_node.swarm_peers import show_contributors
 from demo_node.views import Standing
 from demo_protocol.errors import Reject
 from tests.builders import Tree, manifest

@@ -13,11 +13,12 @@ from demo_node.control.convert import (
     decode_peer,
     decode_round,
     decode_status,
+    decode_swarm,
 )
 from demo_node.control.pb import control_pb2 as pb
 from demo_node.control.pb import control_pb2_grpc as rpc
 from demo_node.ports import PeerView
-from demo_node.views import ContributorView, RoundView, StatusView
+from demo_node.views import ContributorView, RoundView, StatusView, SwarmPeersView
 from demo_protocol.errors import ConfigError
 
 QUICK_S: Final = 5.0
@@ -130,6 +131,11 @@ class ControlClient:
         with self._errors():
             reply = await self._stub.ListContributors(pb.ListContributorsRequest(), timeout=QUICK_S)
         return [decode_contributor(message) for message in reply.contributors]
+
+    async def swarm(self) -> SwarmPeersView:
+        """The run's peers as the node sees them now."""
+        with self._errors():
+            return decode_swarm(await self._stub.ListSwarm(pb.ListSwarmRequest(), timeout=QUICK_S))
 
     async def pause(self) -> None:
         """Have it train no more."""

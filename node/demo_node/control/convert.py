@@ -5,6 +5,7 @@ from demo_node.ports import PeerView
 from demo_node.views import (
     ClockView,
     ContributorView,
+    DigestVerdict,
     NodeState,
     Outcome,
     Phase,
@@ -12,6 +13,8 @@ from demo_node.views import (
     RoundView,
     Standing,
     StatusView,
+    SwarmPeersView,
+    SwarmPeerView,
 )
 
 
@@ -55,6 +58,10 @@ def encode_status(view: StatusView) -> pb.Status:
         payload_bytes_held=view.payload_bytes_held,
         clock=encode_clock(view.clock),
         contribution=encode_contributor(view.contribution),
+        started_ms=view.started_ms,
+        train_bps=view.train_bps,
+        contribute_bps=view.contribute_bps,
+        propose_bps=view.propose_bps,
     )
 
 
@@ -98,6 +105,10 @@ def decode_status(message: pb.Status) -> StatusView:
         payload_bytes_held=message.payload_bytes_held,
         clock=decode_clock(message.clock),
         contribution=decode_contributor(message.contribution),
+        started_ms=message.started_ms,
+        train_bps=message.train_bps,
+        contribute_bps=message.contribute_bps,
+        propose_bps=message.propose_bps,
     )
 
 
@@ -123,11 +134,9 @@ def decode_clock(message: pb.Clock) -> ClockView:
 
 def encode_contributor(view: ContributorView) -> pb.Contributor:
     """The message that `decode_contributor` reads."""
-    unknown = view.standing is Standing.UNKNOWN
-    name = "UNSPECIFIED" if unknown else view.standing.name
     return pb.Contributor(
         peer=view.peer,
-        standing=pb.Standing.Value(f"STANDING_{name}"),
+        standing=_encode_standing(view.standing),
         rounds=view.rounds,
         samples=view.samples,
         share=view.share,
@@ -138,15 +147,74 @@ def encode_contributor(view: ContributorView) -> pb.Contributor:
 
 def decode_contributor(message: pb.Contributor) -> ContributorView:
     """Inverse of `encode_contributor`."""
-    name = pb.Standing.Name(message.standing).removeprefix("STANDING_")
     return ContributorView(
         peer=message.peer,
-        standing=Standing.UNKNOWN if name == "UNSPECIFIED" else Standing[name],
+        standing=_decode_standing(message.standing),
         rounds=message.rounds,
         samples=message.samples,
         share=message.share,
         first_round=message.first_round,
         last_round=message.last_round,
+    )
+
+
+def _encode_standing(standing: Standing) -> pb.Standing.ValueType:
+    name = "UNSPECIFIED" if standing is Standing.UNKNOWN else standing.name
+    return pb.Standing.Value(f"STANDING_{name}")
+
+
+def _decode_standing(value: pb.Standing.ValueType) -> Standing:
+    name = pb.Standing.Name(value).removeprefix("STANDING_")
+    return Standing.UNKNOWN if name == "UNSPECIFIED" else Standing[name]
+
+
+def encode_swarm(view: SwarmPeersView) -> pb.ListSwarmReply:
+    """The message that `decode_swarm` reads."""
+    peers = map(_encode_swarm_peer, view.peers)
+    return pb.ListSwarmReply(peers=peers, known=view.known, now_ms=view.now_ms)
+
+
+def decode_swarm(message: pb.ListSwarmReply) -> SwarmPeersView:
+    """Inverse of `encode_swarm`."""
+    peers = tuple(map(_decode_swarm_peer, message.peers))
+    return SwarmPeersView(peers=peers, known=message.known, now_ms=message.now_ms)
+
+
+def _encode_swarm_peer(view: SwarmPeerView) -> pb.SwarmPeer:
+    verdict = "UNSPECIFIED" if view.digest is DigestVerdict.UNKNOWN else view.digest.name
+    return pb.SwarmPeer(
+        peer=view.peer,
+        standing=_encode_standing(view.standing),
+        connected=view.connected,
+        rtt_ms=view.rtt_ms,
+        heard_round=view.heard_round,
+        heard_ms=view.heard_ms,
+        k=view.k,
+        samples=view.samples,
+        loss=view.loss,
+        held=view.held,
+        digest=pb.DigestVerdict.Value(f"DIGEST_VERDICT_{verdict}"),
+        rounds=view.rounds,
+        share=view.share,
+    )
+
+
+def _decode_swarm_peer(message: pb.SwarmPeer) -> SwarmPeerView:
+    verdict = pb.DigestVerdict.Name(message.digest).removeprefix("DIGEST_VERDICT_")
+    return SwarmPeerView(
+        peer=message.peer,
+        standing=_decode_standing(message.standing),
+        connected=message.connected,
+        rtt_ms=message.rtt_ms,
+        heard_round=message.heard_round,
+        heard_ms=message.heard_ms,
+        k=message.k,
+        samples=message.samples,
+        loss=message.loss,
+        held=message.held,
+        digest=DigestVerdict.UNKNOWN if verdict == "UNSPECIFIED" else DigestVerdict[verdict],
+        rounds=message.rounds,
+        share=message.share,
     )
 
 

@@ -15,6 +15,7 @@ from demo_node.control.convert import (
     encode_peer,
     encode_round,
     encode_status,
+    encode_swarm,
 )
 from demo_node.control.pb import control_pb2 as pb
 from demo_node.control.pb import control_pb2_grpc as rpc
@@ -129,6 +130,10 @@ class ControlService(rpc.ControlServicer):
         """What every peer has contributed."""
         views = self._operations.contributors()
         return pb.ListContributorsReply(contributors=[encode_contributor(view) for view in views])
+
+    async def ListSwarm(self, request: pb.ListSwarmRequest, context: Context) -> pb.ListSwarmReply:
+        """The run's peers as this node sees them now."""
+        return encode_swarm(self._operations.swarm())
 
     async def Pause(self, request: pb.PauseRequest, context: Context) -> pb.PauseReply:
         """Train no more."""

@@ -126,6 +126,25 @@ STANDING_EXPIRED: Standing.ValueType  # 3
 STANDING_LEFT: Standing.ValueType  # 4
 Global___Standing: _TypeAlias = Standing  # noqa: Y015
 
+class _DigestVerdict:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DigestVerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DigestVerdict.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DIGEST_VERDICT_UNSPECIFIED: _DigestVerdict.ValueType  # 0
+    """This node has no digest for the record that the header was trained from."""
+    DIGEST_VERDICT_EQUAL: _DigestVerdict.ValueType  # 1
+    DIGEST_VERDICT_DIFFERENT: _DigestVerdict.ValueType  # 2
+
+class DigestVerdict(_DigestVerdict, metaclass=_DigestVerdictEnumTypeWrapper): ...
+
+DIGEST_VERDICT_UNSPECIFIED: DigestVerdict.ValueType  # 0
+"""This node has no digest for the record that the header was trained from."""
+DIGEST_VERDICT_EQUAL: DigestVerdict.ValueType  # 1
+DIGEST_VERDICT_DIFFERENT: DigestVerdict.ValueType  # 2
+Global___DigestVerdict: _TypeAlias = DigestVerdict  # noqa: Y015
+
 @_typing.final
 class GetStatusRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -202,6 +221,10 @@ class Status(_message.Message):
     PAYLOAD_BYTES_HELD_FIELD_NUMBER: _builtins.int
     CLOCK_FIELD_NUMBER: _builtins.int
     CONTRIBUTION_FIELD_NUMBER: _builtins.int
+    STARTED_MS_FIELD_NUMBER: _builtins.int
+    TRAIN_BPS_FIELD_NUMBER: _builtins.int
+    CONTRIBUTE_BPS_FIELD_NUMBER: _builtins.int
+    PROPOSE_BPS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     pid: _builtins.int
     trainer_pid: _builtins.int
@@ -250,6 +273,14 @@ class Status(_message.Message):
     """Samples the trainer takes at once; 0 before it is ready."""
     payload_bytes_held: _builtins.int
     """Payloads kept on disk."""
+    started_ms: _builtins.int
+    """When this process began to be a node, Unix milliseconds."""
+    train_bps: _builtins.int
+    """Lengths of the first three phases, in basis points of a round; settle is the rest. 0 before
+    the run is known.
+    """
+    contribute_bps: _builtins.int
+    propose_bps: _builtins.int
     @_builtins.property
     def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -298,10 +329,14 @@ class Status(_message.Message):
         payload_bytes_held: _builtins.int = ...,
         clock: Global___Clock | None = ...,
         contribution: Global___Contributor | None = ...,
+        started_ms: _builtins.int = ...,
+        train_bps: _builtins.int = ...,
+        contribute_bps: _builtins.int = ...,
+        propose_bps: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "contribution", b"contribution"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "bytes_in", b"bytes_in", "bytes_out", b"bytes_out", "candidates", b"candidates", "clock", b"clock", "contribution", b"contribution", "detail", b"detail", "digest", b"digest", "forks_total", b"forks_total", "genesis_ms", b"genesis_ms", "head", b"head", "head_round", b"head_round", "height", b"height", "invitation", b"invitation", "loss", b"loss", "members", b"members", "micro_batch", b"micro_batch", "parameters", b"parameters", "payload_bytes_held", b"payload_bytes_held", "peer", b"peer", "peer_id", b"peer_id", "peers", b"peers", "phase", b"phase", "pid", b"pid", "replayed_total", b"replayed_total", "round", b"round", "round_ms", b"round_ms", "rounds_total", b"rounds_total", "run_id", b"run_id", "run_name", b"run_name", "snapshot_path", b"snapshot_path", "snapshot_record", b"snapshot_record", "state", b"state", "tokens_total", b"tokens_total", "train_ms_total", b"train_ms_total", "trainer_pid", b"trainer_pid", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "bytes_in", b"bytes_in", "bytes_out", b"bytes_out", "candidates", b"candidates", "clock", b"clock", "contribute_bps", b"contribute_bps", "contribution", b"contribution", "detail", b"detail", "digest", b"digest", "forks_total", b"forks_total", "genesis_ms", b"genesis_ms", "head", b"head", "head_round", b"head_round", "height", b"height", "invitation", b"invitation", "loss", b"loss", "members", b"members", "micro_batch", b"micro_batch", "parameters", b"parameters", "payload_bytes_held", b"payload_bytes_held", "peer", b"peer", "peer_id", b"peer_id", "peers", b"peers", "phase", b"phase", "pid", b"pid", "propose_bps", b"propose_bps", "replayed_total", b"replayed_total", "round", b"round", "round_ms", b"round_ms", "rounds_total", b"rounds_total", "run_id", b"run_id", "run_name", b"run_name", "snapshot_path", b"snapshot_path", "snapshot_record", b"snapshot_record", "started_ms", b"started_ms", "state", b"state", "tokens_total", b"tokens_total", "train_bps", b"train_bps", "train_ms_total", b"train_ms_total", "trainer_pid", b"trainer_pid", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -419,6 +454,116 @@ class ListContributorsReply(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListContributorsReply: _TypeAlias = ListContributorsReply  # noqa: Y015
+
+@_typing.final
+class ListSwarmRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSwarmRequest: _TypeAlias = ListSwarmRequest  # noqa: Y015
+
+@_typing.final
+class ListSwarmReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PEERS_FIELD_NUMBER: _builtins.int
+    KNOWN_FIELD_NUMBER: _builtins.int
+    NOW_MS_FIELD_NUMBER: _builtins.int
+    known: _builtins.int
+    """All that are known, those that are not listed here included."""
+    now_ms: _builtins.int
+    """The node's clock when it answered, Unix milliseconds."""
+    @_builtins.property
+    def peers(self) -> _containers.RepeatedCompositeFieldContainer[Global___SwarmPeer]:
+        """This node first, then whoever was heard of last; at most 500."""
+
+    def __init__(
+        self,
+        *,
+        peers: _abc.Iterable[Global___SwarmPeer] | None = ...,
+        known: _builtins.int = ...,
+        now_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["known", b"known", "now_ms", b"now_ms", "peers", b"peers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSwarmReply: _TypeAlias = ListSwarmReply  # noqa: Y015
+
+@_typing.final
+class SwarmPeer(_message.Message):
+    """One peer of the run, this node included. From `heard_round` to `digest`: its newest header."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PEER_FIELD_NUMBER: _builtins.int
+    STANDING_FIELD_NUMBER: _builtins.int
+    CONNECTED_FIELD_NUMBER: _builtins.int
+    RTT_MS_FIELD_NUMBER: _builtins.int
+    HEARD_ROUND_FIELD_NUMBER: _builtins.int
+    HEARD_MS_FIELD_NUMBER: _builtins.int
+    K_FIELD_NUMBER: _builtins.int
+    SAMPLES_FIELD_NUMBER: _builtins.int
+    LOSS_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    ROUNDS_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    peer: _builtins.bytes
+    standing: Global___Standing.ValueType
+    connected: _builtins.bool
+    rtt_ms: _builtins.float
+    """NaN where it is not known."""
+    heard_round: _builtins.int
+    """-1 where no header of a round that still counts came."""
+    heard_ms: _builtins.int
+    """When it came by the node's clock, Unix milliseconds; 0 where it did not come by gossip."""
+    k: _builtins.int
+    """Coefficients per chunk; 0 is a heartbeat."""
+    samples: _builtins.int
+    loss: _builtins.float
+    """Nats per byte; NaN where it has trained on nothing."""
+    held: _builtins.bool
+    """Whether its payload is here."""
+    digest: Global___DigestVerdict.ValueType
+    """What it says of the parameters, against what this node has."""
+    rounds: _builtins.int
+    """By the chain: rounds whose record lists its payload, and its share of all samples."""
+    share: _builtins.float
+    def __init__(
+        self,
+        *,
+        peer: _builtins.bytes = ...,
+        standing: Global___Standing.ValueType = ...,
+        connected: _builtins.bool = ...,
+        rtt_ms: _builtins.float = ...,
+        heard_round: _builtins.int = ...,
+        heard_ms: _builtins.int = ...,
+        k: _builtins.int = ...,
+        samples: _builtins.int = ...,
+        loss: _builtins.float = ...,
+        held: _builtins.bool = ...,
+        digest: Global___DigestVerdict.ValueType = ...,
+        rounds: _builtins.int = ...,
+        share: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connected", b"connected", "digest", b"digest", "heard_ms", b"heard_ms", "heard_round", b"heard_round", "held", b"held", "k", b"k", "loss", b"loss", "peer", b"peer", "rounds", b"rounds", "rtt_ms", b"rtt_ms", "samples", b"samples", "share", b"share", "standing", b"standing"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SwarmPeer: _TypeAlias = SwarmPeer  # noqa: Y015
 
 @_typing.final
 class PauseRequest(_message.Message):

@@ -74,6 +74,11 @@ class ControlStub(object):
                 request_serializer=demo__node_dot_control_dot_pb_dot_control__pb2.ListContributorsRequest.SerializeToString,
                 response_deserializer=demo__node_dot_control_dot_pb_dot_control__pb2.ListContributorsReply.FromString,
                 _registered_method=True)
+        self.ListSwarm = channel.unary_unary(
+                '/demo.v1.Control/ListSwarm',
+                request_serializer=demo__node_dot_control_dot_pb_dot_control__pb2.ListSwarmRequest.SerializeToString,
+                response_deserializer=demo__node_dot_control_dot_pb_dot_control__pb2.ListSwarmReply.FromString,
+                _registered_method=True)
         self.Pause = channel.unary_unary(
                 '/demo.v1.Control/Pause',
                 request_serializer=demo__node_dot_control_dot_pb_dot_control__pb2.PauseRequest.SerializeToString,
@@ -150,6 +155,13 @@ class ControlServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListSwarm(self, request, context):
+        """The run's peers as this node sees them now: by the chain, by their headers, by the mesh.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Pause(self, request, context):
         """Train no more until Resume: the node stays in the run, votes and serves.
         """
@@ -213,6 +225,11 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.ListContributors,
                     request_deserializer=demo__node_dot_control_dot_pb_dot_control__pb2.ListContributorsRequest.FromString,
                     response_serializer=demo__node_dot_control_dot_pb_dot_control__pb2.ListContributorsReply.SerializeToString,
+            ),
+            'ListSwarm': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSwarm,
+                    request_deserializer=demo__node_dot_control_dot_pb_dot_control__pb2.ListSwarmRequest.FromString,
+                    response_serializer=demo__node_dot_control_dot_pb_dot_control__pb2.ListSwarmReply.SerializeToString,
             ),
             'Pause': grpc.unary_unary_rpc_method_handler(
                     servicer.Pause,
@@ -446,6 +463,33 @@ class Control(object):
             '/demo.v1.Control/ListContributors',
             demo__node_dot_control_dot_pb_dot_control__pb2.ListContributorsRequest.SerializeToString,
             demo__node_dot_control_dot_pb_dot_control__pb2.ListContributorsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSwarm(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/demo.v1.Control/ListSwarm',
+            demo__node_dot_control_dot_pb_dot_control__pb2.ListSwarmRequest.SerializeToString,
+            demo__node_dot_control_dot_pb_dot_control__pb2.ListSwarmReply.FromString,
             options,
             channel_credentials,
             insecure,

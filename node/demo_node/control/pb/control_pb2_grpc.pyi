@@ -47,6 +47,8 @@ class ControlStub:
     """Text generated deterministically from the head's parameters."""
     ListContributors: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListContributorsRequest, _control_pb2.ListContributorsReply]
     """What every peer has contributed, by the chain at the head."""
+    ListSwarm: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListSwarmRequest, _control_pb2.ListSwarmReply]
+    """The run's peers as this node sees them now: by the chain, by their headers, by the mesh."""
     Pause: _grpc.UnaryUnaryMultiCallable[_control_pb2.PauseRequest, _control_pb2.PauseReply]
     """Train no more until Resume: the node stays in the run, votes and serves."""
     Resume: _grpc.UnaryUnaryMultiCallable[_control_pb2.ResumeRequest, _control_pb2.ResumeReply]
@@ -73,6 +75,8 @@ class ControlAsyncStub(ControlStub):
     """Text generated deterministically from the head's parameters."""
     ListContributors: _aio.UnaryUnaryMultiCallable[_control_pb2.ListContributorsRequest, _control_pb2.ListContributorsReply]  # type: ignore[assignment]
     """What every peer has contributed, by the chain at the head."""
+    ListSwarm: _aio.UnaryUnaryMultiCallable[_control_pb2.ListSwarmRequest, _control_pb2.ListSwarmReply]  # type: ignore[assignment]
+    """The run's peers as this node sees them now: by the chain, by their headers, by the mesh."""
     Pause: _aio.UnaryUnaryMultiCallable[_control_pb2.PauseRequest, _control_pb2.PauseReply]  # type: ignore[assignment]
     """Train no more until Resume: the node stays in the run, votes and serves."""
     Resume: _aio.UnaryUnaryMultiCallable[_control_pb2.ResumeRequest, _control_pb2.ResumeReply]  # type: ignore[assignment]
@@ -144,6 +148,14 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.ListContributorsReply, _abc.Awaitable[_control_pb2.ListContributorsReply]]:
         """What every peer has contributed, by the chain at the head."""
+
+    @_abc_1.abstractmethod
+    def ListSwarm(
+        self,
+        request: _control_pb2.ListSwarmRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ListSwarmReply, _abc.Awaitable[_control_pb2.ListSwarmReply]]:
+        """The run's peers as this node sees them now: by the chain, by their headers, by the mesh."""
 
     @_abc_1.abstractmethod
     def Pause(
