@@ -20,10 +20,14 @@ swarm: $(READY)  ## four real nodes on this machine train one model
 	@.venv/bin/demo-node swarm $(ARGS)
 
 test: $(READY)  ## the whole suite: what needs no other node first, then real swarms
-	@echo "tier 1 of 2: one process, or two"
-	$(PYTHON) -m pytest $(TESTS) -m "not swarm" || [ $$? -eq 5 ]  # 5: $(TESTS) has none of these
-	@echo "tier 2 of 2: real nodes over loopback sockets"
-	$(PYTHON) -m pytest $(TESTS) -m swarm || [ $$? -eq 5 ]
+	@echo "tier 1 of 3: one process, or two"
+	$(PYTHON) -m pytest $(TESTS) -m "not swarm and not monitoring" || [ $$? -eq 5 ]  # 5: there are none
+	@echo "tier 2 of 3: real nodes over loopback sockets"
+	$(PYTHON) -m pytest $(TESTS) -m "swarm and not monitoring" || [ $$? -eq 5 ]
+	@echo "tier 3 of 3: Prometheus, Alertmanager, Grafana's schema"
+	$(PYTHON) -m pytest $(TESTS) -m monitoring -rs || [ $$? -eq 5 ]
+	@bash deploy/install-tools.sh --check || \
+	    echo "tier 3 skipped the tests that need them: sudo bash deploy/install-tools.sh"
 
 check: $(READY)  ## style, types, import contracts, stubs
 	.venv/bin/ruff check .

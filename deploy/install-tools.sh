@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Programs that tier 3 of `make test` needs and pip does not have: Prometheus, Alertmanager,
+# Chromium, npm. Installs what is missing by name with apt, as root; starts nothing.
+#
+#   install-tools.sh           install what is missing
+#   install-tools.sh --check   say what is missing; ends with 1 if anything is
+set -euo pipefail
+
+# program:package
+wanted="prometheus:prometheus promtool:prometheus prometheus-alertmanager:prometheus-alertmanager
+    amtool:prometheus-alertmanager chromium:chromium node:nodejs npm:npm"
+# Chromium brings no font.
+font=/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf
+
+list_missing() {
+    for pair in $wanted; do
+        command -v "${pair%%:*}" >/dev/null || echo "${pair##*:}"
+    done
+    [ -e "$font" ] || echo fonts-dejavu-core
+}
+missing=$(list_missing | sort -u | tr '\n' ' ')
+[ -n "$missing" ] || exit 0
+
+if [ "${1:-}" = --check ]; then
+    echo "not installed: $missing"
+    exit 1
+fi
+if ! command -v apt-get >/dev/null; then
+    echo "not installed, and no apt-get to do it with: $missing" >&2
+    exit 1
+fi
+if [ "$(id -u)" != 0 ]; then
+    echo "not installed: $missing; run: sudo bash deploy/install-tools.sh" >&2
+    exit 1
+fi
+
+# The packages of Prometheus would start their services: Debian asks this file first.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+    trap 'rm -f "$policy"' EXIT
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod +x "$policy"
+fi
+echo "installing $missing"
+apt-get update -qq
+# shellcheck disable=SC2086  # a list of words
+DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
+missing=$(list_missing | sort -u | tr '\n' ' ')
+if [ -n "$missing" ]; then
+    echo "apt-get installed them, and still missing: $missing" >&2
+    exit 1
+fi
