@@ -52,6 +52,7 @@ class Config:
     disk_budget_mb: int = 0
     upload_kbit_s: int = 0
     rounds: int = 0
+    evaluate_every: int = 10
     train: bool = True
     log_format: str = "auto"
     log_level: str = "info"
@@ -262,6 +263,7 @@ _READERS: Final[dict[str, Callable[[object], object]]] = {
     "disk_budget_mb": _number(0),
     "upload_kbit_s": _number(0),
     "rounds": _number(0),
+    "evaluate_every": _number(0),
     "train": _switch,
     "log_format": _choice(*LOG_FORMATS),
     "log_level": _choice(*LOG_LEVELS),

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from demo_node.config import Config
+from demo_node.evaluating import Evaluating
 from demo_node.materials import ensure_corpus, ensure_initial
 from demo_node.mesh.libp2p import Libp2pMesh
 from demo_node.operations import NodeOperations
@@ -156,7 +157,9 @@ async def _join_run(node: Node, group: asyncio.TaskGroup, files: ExitStack) -> N
         stop_round=node.config.rounds or None,
         contributes=node.config.train and can_contribute,
     )
-    node.operations.begin(driver, learner, snapshotting, supervisor)
+    evaluating = Evaluating(driver, learner, node.observer, node.config.evaluate_every)
+    group.create_task(evaluating.run())
+    node.operations.begin(driver, learner, snapshotting, evaluating, supervisor)
     node.operations.invitation = _compose_invitation(node, run_id)
     node.show("Others join this run with:\n  " + node.operations.invitation)
     # Who is still alone has waited for others already.

@@ -2,10 +2,11 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Protocol
 
+from demo_node.evaluating import Evaluating
 from demo_node.mesh.peer_id import encode_peer_id
 from demo_node.ports import Clock, Learner, Mesh, PeerView
 from demo_node.round import RoundDriver
@@ -80,6 +81,7 @@ class NodeOperations:
     learner: Learner | None = None
     driver: RoundDriver | None = None
     snapshotting: Snapshotting | None = None
+    evaluating: Evaluating | None = None
     timekeeper: Timekeeper | None = None
     trainer: TrainerProcess | None = None
     sources: list[Callable[[], Iterable[Figure]]] = field(default_factory=list)
@@ -99,11 +101,12 @@ class NodeOperations:
         driver: RoundDriver,
         learner: Learner,
         snapshotting: Snapshotting,
+        evaluating: Evaluating,
         trainer: TrainerProcess,
     ) -> None:
         """The node has a chain and parameters."""
         self.driver, self.learner = driver, learner
-        self.snapshotting, self.trainer = snapshotting, trainer
+        self.snapshotting, self.evaluating, self.trainer = snapshotting, evaluating, trainer
         self.sources += [driver.history.figures, driver.fetcher.figures]
 
     def figures(self) -> Iterator[Figure]:
@@ -146,6 +149,8 @@ class NodeOperations:
             candidates=len(get_candidates(head)) if head else 0,
             peers=len(self.mesh.peers()),
             loss=history.loss if history else float("nan"),
+            heldout_loss=self.evaluating.loss if self.evaluating else float("nan"),
+            heldout_round=self.evaluating.round if self.evaluating else -1,
             bytes_in=counters.bytes_in,
             bytes_out=counters.bytes_out,
             train_ms_total=history.train_ms_total if history else 0,
@@ -178,7 +183,7 @@ class NodeOperations:
         if self.driver is None:
             return SwarmPeersView(peers=(), known=0, now_ms=now_ms)
         driver = self.driver
-        return show_swarm(driver.view, driver.history.arrivals, self.mesh.peers(), now_ms)
+        return show_swarm(driver.view, driver.history.arrivals, self.peers(), now_ms)
 
     def pause(self) -> None:
         """Train no more until `resume`. Raises as `resume` does, where nothing trains anyway."""
@@ -198,8 +203,11 @@ class NodeOperations:
             raise NothingToTrain("nothing is left to train: the run, or this node's part, is over")
 
     def peers(self) -> Sequence[PeerView]:
-        """Connected peers."""
-        return self.mesh.peers()
+        """Connected peers, with the round trips that the timekeeper has measured."""
+        keeper = self.timekeeper
+        if keeper is None:
+            return self.mesh.peers()
+        return [replace(view, rtt_ms=keeper.rtt_ms(view.peer)) for view in self.mesh.peers()]
 
     def rounds(self, limit: int) -> Sequence[RoundView]:
         """The newest rounds, oldest first."""

@@ -72,11 +72,17 @@ OnBlob = Callable[[bytes, BlobRequest], Awaitable[bytes | None]]
 
 @dataclass(frozen=True, slots=True)
 class PeerView:
-    """One connected peer as the mesh sees it."""
+    """One connected peer.
+
+    `connected_s`: for how many seconds it has been. `rtt_ms`: the last round trip of a question
+    for the time, at least 1; 0 while nobody has measured it, and from the mesh itself.
+    """
 
     peer: bytes
     address: str
     outbound: bool
+    connected_s: int = 0
+    rtt_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +207,10 @@ class Learner(Protocol):
         ...
 
     async def evaluate(self, record: bytes) -> float:
-        """Held-out loss of the state after `record`, in nats per byte, over 16 KiB."""
+        """Held-out loss of the state after `record`, in nats per byte, over 16 KiB.
+
+        Raises ConfigError where memory is too short for it.
+        """
         ...
 
     async def generate(self, record: bytes, length: int) -> bytes:

@@ -134,7 +134,9 @@ class ClockView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusView:
-    """The node now. Loss in nats per byte, NaN before the first training round.
+    """The node now. Losses are in nats per byte, NaN before the first training round or look.
+
+    `heldout_round`: of the record that the held-out loss is of; -1 before the first look.
 
     `started_ms`: when this process began to be a node, Unix ms. The `_bps` are lengths of phases
     in basis points of a round, 0 before the run is known.
@@ -163,6 +165,8 @@ class StatusView:
     candidates: int
     peers: int
     loss: float
+    heldout_loss: float
+    heldout_round: int
     bytes_in: int
     bytes_out: int
     train_ms_total: int

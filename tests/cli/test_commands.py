@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import stat
 import subprocess
@@ -110,6 +111,9 @@ def test_a_status_reads_well_in_small_numbers() -> None:
     assert "round -1" not in text
     assert "7 by the clock" in text
     assert "7 of 40 by the clock" in format_status(status_view(rounds_total=40))
+    assert "loss 2.750 nats per byte after round 5\n" in text
+    unseen = format_status(status_view(heldout_loss=math.nan, heldout_round=-1))
+    assert "held-out    no loss yet\n" in unseen
     over = format_status(status_view(rounds_total=5, state=NodeState.FINISHED))
     assert "all 5 are over (3 s each)" in over
 

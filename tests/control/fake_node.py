@@ -60,6 +60,8 @@ def status_view(**changes: object) -> StatusView:
         candidates=0,
         peers=3,
         loss=2.5,
+        heldout_loss=2.75,
+        heldout_round=5,
         bytes_in=1_000,
         bytes_out=2_000,
         train_ms_total=9_000,

@@ -1,3 +1,4 @@
+import math
 import re
 from pathlib import Path
 
@@ -58,6 +59,16 @@ def test_exactly_one_state_holds() -> None:
         assert held == [state]
         is_level = state in (NodeState.ACTIVE, NodeState.PAUSED, NodeState.FINISHED)
         assert series["demo_ready"] == is_level
+
+
+def test_a_held_out_loss_is_not_a_number_before_the_first_look() -> None:
+    metrics = Meter()
+    metrics.on_status(status_view(heldout_loss=math.nan, heldout_round=-1))
+    assert math.isnan(exposition(metrics)["demo_heldout_loss"])
+    assert exposition(metrics)["demo_heldout_round"] == -1
+    metrics.on_status(status_view(heldout_loss=2.75, heldout_round=20))
+    assert exposition(metrics)["demo_heldout_loss"] == 2.75
+    assert exposition(metrics)["demo_heldout_round"] == 20
 
 
 def test_totals_follow_the_status_and_never_fall() -> None:

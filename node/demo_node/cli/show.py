@@ -79,6 +79,7 @@ def format_status(view: StatusView) -> str:
             ),
             ("clock", format_clock(view.clock)),
             ("training", _format_training(view)),
+            ("held-out", _format_heldout(view)),
             ("contributed", _format_contribution(view)),
         ]
     lines.append(("peers", f"{view.peers} connected"))
@@ -125,6 +126,12 @@ def format_clock(clock: ClockView) -> str:
 def _format_training(view: StatusView) -> str:
     tokens = f"{view.tokens_total:,} tokens in {view.train_ms_total / 1000:.1f} s"
     return tokens if math.isnan(view.loss) else f"loss {view.loss:.3f} nats per byte; {tokens}"
+
+
+def _format_heldout(view: StatusView) -> str:
+    if math.isnan(view.heldout_loss):
+        return "no loss yet"
+    return f"loss {view.heldout_loss:.3f} nats per byte after round {view.heldout_round}"
 
 
 def _format_contribution(view: StatusView) -> str:

@@ -79,6 +79,12 @@ from demo_node.config import (
     help="Stop training after this many rounds of the run, but stay. [default: 0, never]",
 )
 @click.option(
+    "--evaluate-every",
+    type=click.IntRange(min=0),
+    metavar="ROUNDS",
+    help="Compute the held-out loss after every so many rounds. [default: 10; 0: never]",
+)
+@click.option(
     "--train/--no-train",
     default=None,
     help="Whether to train; without, the node only keeps and serves. [default: train]",

@@ -45,6 +45,7 @@ class Meter:
             self._create(declared)
         self._reached: dict[tuple[str, ...], float] = {}
         self._round = -1
+        self._state: NodeState | None = None
 
     def _create(self, declared: Declared) -> None:
         name, meaning, labels = declared.name, declared.meaning, tuple(declared.labels)
@@ -88,6 +89,7 @@ class Meter:
 
     def on_round(self, view: RoundView) -> None:
         """A round has ended for this node."""
+        self.on_event("round.closed")
         counters = self._counters
         counters["demo_rounds_total"].labels(view.outcome).inc()
         counters["demo_train_tokens_total"].inc(view.tokens)
@@ -134,6 +136,9 @@ class Meter:
             _find_version("torch"),
             str(PROTOCOL_VERSION),
         )
+        if view.state is not self._state:
+            self._state = view.state
+            self.on_event("state.changed")
         for state in NodeState:
             self._gauges["demo_node_state"].labels(state).set(state is view.state)
         for name, value in {
@@ -147,6 +152,8 @@ class Meter:
             "demo_head_height": view.height,
             "demo_parameters": view.parameters,
             "demo_train_loss": view.loss,
+            "demo_heldout_loss": view.heldout_loss,
+            "demo_heldout_round": view.heldout_round,
             "demo_trainer_micro_batch": view.micro_batch,
             "demo_peers": view.peers,
             "demo_members": view.members,

@@ -96,8 +96,8 @@ class ModelLearner:
         yield safetensors.numpy.save({"digest": digest})
 
     async def evaluate(self, record: bytes) -> float:
-        """There is nothing to evaluate."""
-        return 0.0
+        """A number that equal states have in common."""
+        return int.from_bytes(self.states[record][:2], "big") / 2**16
 
     async def generate(self, record: bytes, length: int) -> bytes:
         """As good as any other text."""

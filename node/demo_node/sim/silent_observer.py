@@ -12,13 +12,15 @@ class SilentObserver:
         self.rounds: list[RoundView] = []
         self.events: list[tuple[str, dict[str, object]]] = []
         self.messages: dict[tuple[str, str], int] = {}
+        self.ops: dict[str, list[float]] = {}
         self.measured: dict[tuple[str, ...], list[float]] = {}
 
     def on_round_begun(self, round_: int) -> None:
         """Not of interest."""
 
     def on_op(self, op: str, seconds: float) -> None:
-        """Not of interest."""
+        """Keep it."""
+        self.ops.setdefault(op, []).append(seconds)
 
     def on_measured(self, name: str, value: float, *labels: str) -> None:
         """Keep it."""

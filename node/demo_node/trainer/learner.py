@@ -30,6 +30,7 @@ from demo_node.trainer.pieces import iterate_pieces
 from demo_node.trainer.settings import OnEvent, UnknownState
 from demo_node.trainer.tensors import decode_tensors, encode_tensors, make_initial
 from demo_protocol.assignment import Indices, compute_probation_samples, compute_samples
+from demo_protocol.errors import ConfigError
 from demo_protocol.fp32 import compute_step
 from demo_protocol.manifest import Manifest, compute_run_id
 from demo_protocol.payload import decode_payload, encode_payload
@@ -209,11 +210,19 @@ class LocalLearner:
         return iterate_pieces([encode_tensors(self._get(record).tensors)])
 
     def evaluate(self, record: bytes) -> float:
-        """Held-out loss of a state, nats per byte, over 16 KiB. Raises UnknownState."""
+        """Held-out loss of a state, nats per byte, over 16 KiB.
+
+        Raises UnknownState, and ConfigError where memory is too short: what trains goes on.
+        """
         state = self._get(record)
         with self._reader_lock:
             load_state(self._reader, state.tensors)
-            return evaluate(self._reader, self._heldout)
+            try:
+                return evaluate(self._reader, self._heldout)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+        raise ConfigError("memory is too short to compute the held-out loss beside training")
 
     def generate(self, record: bytes, length: int) -> bytes:
         """`length` bytes of text, the same wherever the state is. Raises UnknownState."""

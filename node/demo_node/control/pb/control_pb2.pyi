@@ -221,6 +221,8 @@ class Status(_message.Message):
     PAYLOAD_BYTES_HELD_FIELD_NUMBER: _builtins.int
     CLOCK_FIELD_NUMBER: _builtins.int
     CONTRIBUTION_FIELD_NUMBER: _builtins.int
+    HELDOUT_LOSS_FIELD_NUMBER: _builtins.int
+    HELDOUT_ROUND_FIELD_NUMBER: _builtins.int
     STARTED_MS_FIELD_NUMBER: _builtins.int
     TRAIN_BPS_FIELD_NUMBER: _builtins.int
     CONTRIBUTE_BPS_FIELD_NUMBER: _builtins.int
@@ -273,6 +275,10 @@ class Status(_message.Message):
     """Samples the trainer takes at once; 0 before it is ready."""
     payload_bytes_held: _builtins.int
     """Payloads kept on disk."""
+    heldout_loss: _builtins.float
+    """Of a recent head, nats per byte; NaN before the first look."""
+    heldout_round: _builtins.int
+    """The round of that head's record; -1 before the first look."""
     started_ms: _builtins.int
     """When this process began to be a node, Unix milliseconds."""
     train_bps: _builtins.int
@@ -329,6 +335,8 @@ class Status(_message.Message):
         payload_bytes_held: _builtins.int = ...,
         clock: Global___Clock | None = ...,
         contribution: Global___Contributor | None = ...,
+        heldout_loss: _builtins.float = ...,
+        heldout_round: _builtins.int = ...,
         started_ms: _builtins.int = ...,
         train_bps: _builtins.int = ...,
         contribute_bps: _builtins.int = ...,
@@ -336,7 +344,7 @@ class Status(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "contribution", b"contribution"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "bytes_in", b"bytes_in", "bytes_out", b"bytes_out", "candidates", b"candidates", "clock", b"clock", "contribute_bps", b"contribute_bps", "contribution", b"contribution", "detail", b"detail", "digest", b"digest", "forks_total", b"forks_total", "genesis_ms", b"genesis_ms", "head", b"head", "head_round", b"head_round", "height", b"height", "invitation", b"invitation", "loss", b"loss", "members", b"members", "micro_batch", b"micro_batch", "parameters", b"parameters", "payload_bytes_held", b"payload_bytes_held", "peer", b"peer", "peer_id", b"peer_id", "peers", b"peers", "phase", b"phase", "pid", b"pid", "propose_bps", b"propose_bps", "replayed_total", b"replayed_total", "round", b"round", "round_ms", b"round_ms", "rounds_total", b"rounds_total", "run_id", b"run_id", "run_name", b"run_name", "snapshot_path", b"snapshot_path", "snapshot_record", b"snapshot_record", "started_ms", b"started_ms", "state", b"state", "tokens_total", b"tokens_total", "train_bps", b"train_bps", "train_ms_total", b"train_ms_total", "trainer_pid", b"trainer_pid", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "bytes_in", b"bytes_in", "bytes_out", b"bytes_out", "candidates", b"candidates", "clock", b"clock", "contribute_bps", b"contribute_bps", "contribution", b"contribution", "detail", b"detail", "digest", b"digest", "forks_total", b"forks_total", "genesis_ms", b"genesis_ms", "head", b"head", "head_round", b"head_round", "height", b"height", "heldout_loss", b"heldout_loss", "heldout_round", b"heldout_round", "invitation", b"invitation", "loss", b"loss", "members", b"members", "micro_batch", b"micro_batch", "parameters", b"parameters", "payload_bytes_held", b"payload_bytes_held", "peer", b"peer", "peer_id", b"peer_id", "peers", b"peers", "phase", b"phase", "pid", b"pid", "propose_bps", b"propose_bps", "replayed_total", b"replayed_total", "round", b"round", "round_ms", b"round_ms", "rounds_total", b"rounds_total", "run_id", b"run_id", "run_name", b"run_name", "snapshot_path", b"snapshot_path", "snapshot_record", b"snapshot_record", "started_ms", b"started_ms", "state", b"state", "tokens_total", b"tokens_total", "train_bps", b"train_bps", "train_ms_total", b"train_ms_total", "trainer_pid", b"trainer_pid", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
