@@ -60,6 +60,7 @@ class Timekeeper:
         self._slew_max_ms = schedule.round_ms * SLEW_BPS // BPS
         self._kept: dict[bytes, tuple[Reading, ...]] = {}
         self._due_ms: dict[bytes, int] = {}
+        self._rtt_ms: dict[bytes, int] = {}
         self._ever_verified = False
 
     async def run(self) -> None:
@@ -96,6 +97,10 @@ class Timekeeper:
             peers=len(peers),
             verified=verified,
         )
+
+    def rtt_ms(self, peer: bytes) -> int:
+        """The last round trip to a connected peer, at least 1; 0 where none was measured."""
+        return self._rtt_ms.get(peer, 0)
 
     def _patience_s(self, unheard_s: float) -> float:
         readings, ahead_ms = self._peer_readings(), self._clock.ahead_ms
@@ -141,6 +146,7 @@ class Timekeeper:
         for peer in [peer for peer in self._due_ms if peer not in connected]:
             del self._due_ms[peer]
             self._kept.pop(peer, None)
+            self._rtt_ms.pop(peer, None)
         # Those whose clocks are known first: who comes later does not take their place.
         known_first = [*self._kept, *(peer for peer in connected if peer not in self._kept)]
         now_ms = self._clock.boot_ms()
@@ -149,6 +155,7 @@ class Timekeeper:
 
     async def _ask(self, peer: bytes) -> None:
         asked_ms = self._clock.boot_ms()
+        begin_s = asyncio.get_running_loop().time()
         try:
             raw = await self._mesh.request(
                 peer,
@@ -160,6 +167,9 @@ class Timekeeper:
         except (Unreachable, NotHeld, Reject):
             pause_s = ASK_AGAIN_S
         else:
+            rtt_s = asyncio.get_running_loop().time() - begin_s
+            self._rtt_ms[peer] = max(round(rtt_s * 1000), 1)
+            self._observer.on_measured("demo_peer_rtt_seconds", rtt_s)
             reading = compute_reading(raw_ms, asked_ms, self._clock.boot_ms())
             kept = self._kept[peer] = keep_readings(self._kept.get(peer, ()), reading)
             pause_s = ASK_FIRST_S if len(kept) < READINGS_KEPT else ASK_S

@@ -215,3 +215,23 @@ def test_a_small_correction_of_a_clock_in_use_is_slewed() -> None:
         assert 140 <= stage.wrong_ms() <= 160
 
     play(scenario)
+
+
+def test_round_trips_are_measured_and_forgotten_with_their_peers() -> None:
+    async def scenario(stage: Stage) -> None:
+        await stage.add(1)
+        await stage.add(2, None, b"no time")
+        assert stage.keeper.rtt_ms(peer_name(1)) == 0  # not asked yet
+        await asyncio.sleep(2)
+        assert stage.keeper.rtt_ms(peer_name(1)) == 10  # 5 ms there, 5 ms back
+        assert stage.keeper.rtt_ms(peer_name(2)) == 0
+        measured = stage.observer.measured["demo_peer_rtt_seconds",]
+        assert measured == pytest.approx([0.01] * len(measured))
+        assert 1 <= len(measured) < len(stage.asked)  # an answer that tells no time does not count
+        gone = stage.network.find(peer_name(1))
+        assert gone is not None
+        gone.stop()
+        await asyncio.sleep(2)
+        assert stage.keeper.rtt_ms(peer_name(1)) == 0
+
+    play(scenario)

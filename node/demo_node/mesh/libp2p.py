@@ -17,6 +17,7 @@ from multiaddr import Multiaddr  # type: ignore[import-untyped]
 from demo_node.mesh import bounds
 from demo_node.mesh.addresses import decode_address, expand_address
 from demo_node.mesh.blob import BlobProtocol
+from demo_node.mesh.contacts import Contacts
 from demo_node.mesh.dial import explain, resolve
 from demo_node.mesh.gossip import Gossip
 from demo_node.mesh.guest import Guest, GuestClosed
@@ -63,6 +64,7 @@ class Libp2pMesh:
         self._listen = tuple(listen)
         self._host = build_host(seed, self._tcp)
         self._swarm = get_swarm(self._host)
+        self._contacts = Contacts(self._swarm)
         self._peer = decode_peer_id_bytes(self._host.get_id().to_bytes())
         self._gossip = Gossip(self._host, self._fail)
         self._blobs = BlobProtocol(self._host, self._answer, self._fail, pacer)
@@ -127,7 +129,9 @@ class Libp2pMesh:
                 continue
             outbound = [c for c in live if c.direction == Direction.OUTBOUND]
             connection = (outbound or live)[0]
-            views.append(PeerView(peer, self._address_of(peer_id, connection), bool(outbound)))
+            address = self._address_of(peer_id, connection)
+            lasted_s = int(self._contacts.lasted_s(peer))
+            views.append(PeerView(peer, address, bool(outbound), lasted_s))
         return views
 
     def counters(self) -> MeshCounters:
