@@ -1,0 +1,70 @@
+import gc
+import weakref
+from collections.abc import Iterator
+
+import pytest
+
+from demo_node import garbage
+from demo_node.garbage import short_pauses
+
+
+class Thing:
+    """May refer to itself."""
+
+    me: "Thing | None" = None
+
+
+@pytest.fixture(autouse=True)
+def nothing_set_aside() -> Iterator[None]:
+    """Also by whoever ran before."""
+    gc.unfreeze()
+    yield
+    assert gc.get_freeze_count() == 0
+
+
+def test_what_is_there_is_not_looked_at_again() -> None:
+    before = len(gc.get_objects())
+    with short_pauses():
+        assert gc.get_freeze_count() > before / 2
+        assert len(gc.get_objects()) < before / 10
+
+
+def test_what_comes_to_stay_is_set_aside_once_it_takes_long_to_look_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with short_pauses():
+        things = [Thing() for _ in range(1_000)]
+        set_aside = gc.get_freeze_count()
+        monkeypatch.setattr(garbage, "PAUSE_S", 3600.0)
+        gc.collect()
+        assert gc.get_freeze_count() <= set_aside
+        monkeypatch.setattr(garbage, "PAUSE_S", 0.0)
+        gc.collect()
+        assert gc.get_freeze_count() >= set_aside + len(things)
+
+
+def test_young_collections_set_nothing_aside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They do not know what is garbage among the older."""
+    monkeypatch.setattr(garbage, "PAUSE_S", 0.0)
+    with short_pauses():
+        set_aside = gc.get_freeze_count()
+        kept = [Thing() for _ in range(100)]
+        gc.collect(1)
+        assert gc.get_freeze_count() <= set_aside
+        assert kept
+
+
+def test_circles_are_still_found_and_what_was_set_aside_goes_with_its_last_reference(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(garbage, "PAUSE_S", 0.0)
+    with short_pauses():
+        plain, circle = Thing(), Thing()
+        circle.me = circle
+        seen = [weakref.ref(plain), weakref.ref(circle)]
+        del circle
+        gc.collect()
+        assert seen[1]() is None
+        assert seen[0]() is plain
+        del plain
+        assert seen[0]() is None
