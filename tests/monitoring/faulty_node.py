@@ -5,6 +5,7 @@ folder that the environment variable FAULTS_FOLDER names.
 """
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,6 +21,7 @@ from demo_node.ports import ApplyOrder, Trained, TrainOrder
 from demo_node.system_clock import SystemClock
 from demo_node.trainer.client import TrainerClient
 from demo_protocol.payload import PREFIX_BYTES
+from demo_protocol.pool import Pool
 
 FAULTS_FOLDER: Final = "DEMO_FAULTS_FOLDER"
 """Environment variable: where the files are."""
@@ -85,20 +87,28 @@ def patch_clock() -> None:
 
 def patch_trainer() -> None:
     """UNSOUND and DIVERGED: what comes out of the trainer is not what it should be."""
-    train, apply = TrainerClient.train, TrainerClient.apply
+    train, apply, add_payload = TrainerClient.train, TrainerClient.apply, Pool.add_payload
+    unsound: set[bytes] = set()
 
     async def train_unsound(self: TrainerClient, order: TrainOrder) -> Trained:
         trained = await train(self, order)
         if not has(Fault.UNSOUND):
             return trained
         prefix, rest = trained.payload[:PREFIX_BYTES], trained.payload[PREFIX_BYTES:]
-        return replace(trained, payload=prefix + bytes(len(rest)))  # positions must ascend
+        payload = prefix + bytes(len(rest))  # positions must ascend
+        unsound.add(hashlib.sha256(payload).digest())
+        return replace(trained, payload=payload)
+
+    def add_sound_payload(self: Pool, payload_hash: bytes, round_: int) -> None:
+        if payload_hash not in unsound:  # a liar does not fall for what it made up itself
+            add_payload(self, payload_hash, round_)
 
     async def apply_diverged(self: TrainerClient, order: ApplyOrder) -> bytes:
         digest = await apply(self, order)
         return bytes(byte ^ 0xFF for byte in digest) if has(Fault.DIVERGED) else digest
 
     TrainerClient.train = train_unsound  # type: ignore[method-assign]
+    Pool.add_payload = add_sound_payload  # type: ignore[method-assign]
     TrainerClient.apply = apply_diverged  # type: ignore[method-assign]
 
 
