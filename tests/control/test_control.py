@@ -2,6 +2,7 @@ import asyncio
 import math
 import stat
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -15,7 +16,9 @@ from demo_node.control.convert import (
     encode_status,
     encode_swarm,
 )
-from demo_node.control.service import control_server
+from demo_node.control.pb import control_pb2 as pb
+from demo_node.control.requests import RequestCounts
+from demo_node.control.service import ROUNDS_AT_ONCE, ControlService, control_server
 from demo_node.views import DigestVerdict, NodeState, Outcome, Phase, Standing, SwarmPeersView
 from demo_protocol.errors import ConfigError
 from tests.control.fake_node import (
@@ -26,6 +29,7 @@ from tests.control.fake_node import (
     status_view,
     swarm_peer_view,
 )
+from tests.waiting import wait_until
 
 
 @pytest.mark.parametrize("state", NodeState)
@@ -89,6 +93,55 @@ def test_what_the_node_refuses_is_told(tmp_path: Path) -> None:
             await client.sample(0)
 
     asyncio.run(_with_node(tmp_path, FakeOperations(), ask))
+
+
+def test_every_request_is_counted_once_by_what_came_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts, operations = RequestCounts(), FakeOperations()
+
+    def figures() -> dict[tuple[str, ...], float]:
+        return {figure.labels: figure.value for figure in counts.figures()}
+
+    async def ask(client: ControlClient) -> None:
+        for _ in range(3):
+            await client.status()
+        async with control_client(tmp_path) as watcher:
+            async for _view in watcher.watch(interval_ms=50):
+                break
+        await wait_until(lambda: figures() == {("ok",): 4})
+        with pytest.raises(Refused, match="not held any more"):
+            await client.evaluate(b"\xff" * 32)
+        with pytest.raises(Refused, match="length must be"):
+            await client.sample(0)
+        assert figures() == {("ok",): 4, ("refused",): 2}
+        monkeypatch.setattr(operations, "peers", lambda: 1 / 0)
+        with pytest.raises(Refused):
+            await client.peers()
+        assert figures() == {("ok",): 4, ("refused",): 2, ("failed",): 1}
+
+    asyncio.run(_with_node(tmp_path, operations, ask, counts))
+
+
+def test_a_long_list_of_rounds_comes_whole_and_lets_others_have_their_turn(tmp_path: Path) -> None:
+    operations = FakeOperations()
+    views = [round_view(number) for number in range(ROUNDS_AT_ONCE * 5 + 1)]
+    operations.rounds = lambda limit: views[-limit:]  # type: ignore[method-assign]
+
+    async def ask(_client: ControlClient) -> None:
+        asked = asyncio.create_task(
+            ControlService(operations).ListRounds(
+                pb.ListRoundsRequest(limit=10_000), cast("Any", None)
+            )
+        )
+        turns = 0
+        while not asked.done():
+            turns += 1
+            await asyncio.sleep(0)
+        assert turns > 5
+        assert [decode_round(message) for message in (await asked).rounds] == views
+
+    asyncio.run(_with_node(tmp_path, operations, ask))
 
 
 def test_watch_tells_changes_only(tmp_path: Path) -> None:
@@ -162,7 +215,9 @@ def test_a_socket_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
         prepare_socket_folder(socket_path(tmp_path))
 
 
-async def _with_node(datadir: Path, operations: FakeOperations, ask: object) -> None:
+async def _with_node(
+    datadir: Path, operations: FakeOperations, ask: object, counts: RequestCounts | None = None
+) -> None:
     assert callable(ask)
-    async with control_server(datadir, operations), control_client(datadir) as client:
+    async with control_server(datadir, operations, counts), control_client(datadir) as client:
         await asyncio.wait_for(ask(client), 20)
