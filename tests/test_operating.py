@@ -83,19 +83,3 @@ def test_every_link_within_the_page_has_its_heading(anchor: str) -> None:
     headings = re.findall(r"^## (.+)$", TEXT, re.MULTILINE)
     anchors = {re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in headings}
     assert anchor in anchors
-
-
-EVENT = re.compile(r"\"([a-z]+\.[a-z_]+)\"")
-"""How an event is named in the source; `log.repaired` is passed on by the store."""
-
-
-def test_every_event_of_the_log_is_explained() -> None:
-    emitting = [*ROOT.glob("node/demo_node/*.py"), *ROOT.glob("node/demo_node/trainer/*.py")]
-    emitting += ROOT.glob("node/demo_node/observe/*.py")
-    emitted = {name for path in emitting for name in EVENT.findall(path.read_text())}
-    emitted -= {name for name in emitted if name.startswith(("memory.", "grpc."))}
-    emitted -= {"phase.ended", "op.ended", "message.judged"}  # for debugging only
-    emitted.discard("config.toml")
-    cells = [*first_cells("Log"), *first_cells("Disk")]
-    assert emitted == set(re.findall(r"`([a-z]+\.[a-z_]+)`", " ".join(cells)))
-    assert len(emitted) > 25

@@ -17,7 +17,7 @@ from demo_node.mesh.addresses import decode_address
 from demo_node.mesh.libp2p import Libp2pMesh
 from demo_node.node import Node, NodeStopped, run_node
 from demo_node.observe.http import http_server
-from demo_node.observe.log import configure_log
+from demo_node.observe.log import NodeLog, open_log
 from demo_node.observe.loop_lag import watch_loop_lag
 from demo_node.observe.meter import Meter
 from demo_node.observe.observers import LogObserver, Observers
@@ -63,7 +63,11 @@ def run_daemon(config: Config, show: Callable[[str], None]) -> int:
 
 async def _main(config: Config, show: Callable[[str], None]) -> int:
     _check_addresses(config)
-    log = configure_log(config.log_format, config.log_level)
+    with contextlib.closing(open_log(config.log_format, config.log_level)) as log:
+        return await _be_a_node(config, show, log)
+
+
+async def _be_a_node(config: Config, show: Callable[[str], None], log: NodeLog) -> int:
     meter = Meter()
     observer = Observers([meter, LogObserver(log)])
     stopping = Stopping()

@@ -1,36 +1,166 @@
-"""Every event of a node's log, declared once."""
+"""Every event of a node's log, declared once; docs/operating.md lists them from this file.
 
+A name is `noun.past_participle` and does not change: programs look for it. What a library logs has
+the library's own words as its event, and the library's name under `logger`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
-EVENTS: Final = (
-    "state.changed",
-    "progress.made",
-    "state.loaded",
-    "round.closed",
-    "head.changed",
-    "start.moved",
-    "snapshot.saved",
-    "metrics.served",
-    "port.replaced",
-    "clock.corrected",
-    "trainer.ready",
-    "trainer.died",
-    "states.lost",
-    "trainer.micro_batch_halved",
-    "training.out_of_memory",
-    "training.diverged",
-    "training.keeps_diverging",
-    "trainer.known_answer_failed",
-    "payload.lost",
-    "payload.rejected",
-    "message.rejected",
-    "answer.rejected",
-    "digest.differed",
-    "key.in_use",
-    "leave.unsent",
-    "snapshot.missed",
-    "payload.unsaved",
-    "window.shortened",
-    "log.repaired",
-    "snapshot.skipped",
-)
+DEBUG: Final = "debug"
+INFO: Final = "info"
+WARNING: Final = "warning"
+"""What does not happen in a healthy swarm: worth a look, or a second one if it repeats."""
+ERROR: Final = "error"
+"""Goes wrong until somebody does something."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One kind of line: how much weight it has, what happened, and what an operator does."""
+
+    level: str
+    meaning: str
+    remedy: str = "nothing"
+
+
+LIFE: Final[Mapping[str, Event]] = {
+    "state.changed": Event(INFO, "the node moved on to another state", "see [States](#states)"),
+    "progress.made": Event(INFO, "what a starting node is about"),
+    "state.loaded": Event(INFO, "the parameters that this start began from"),
+    "round.closed": Event(
+        INFO,
+        "a round is over, and how it went for this node; a warning unless it was recorded in time",
+        "*skipped* or *late* now and then is a busy machine; always: fewer `--threads`, or a run"
+        " with longer rounds",
+    ),
+    "head.changed": Event(
+        INFO, "a record was applied; `rolled_back` counts those that were left for it"
+    ),
+    "start.moved": Event(
+        INFO,
+        "replaying did not lead to the others, so their snapshot did; what stood here since the"
+        " fork is dropped",
+        "nothing; if it repeats, look at the clock and at `demo-node peers`",
+    ),
+    "snapshot.saved": Event(INFO, "the state after a record is on disk"),
+    "metrics.served": Event(INFO, "where `/metrics` and the like are"),
+    "port.replaced": Event(
+        INFO,
+        "a port that was not named is in use; another one is used, also next time",
+        "forward that one in your router, or name one with `--listen`",
+    ),
+    "clock.corrected": Event(INFO, "see [Clock](#clock)"),
+    "trainer.ready": Event(INFO, "the trainer process is up"),
+    "trainer.died": Event(
+        WARNING,
+        "the trainer process ended; another starts at once",
+        "nothing once; if it repeats, look for the system's out-of-memory killer, or use"
+        " `--device cpu`",
+    ),
+    "states.lost": Event(
+        WARNING,
+        "the parameters went with the trainer, or are out of reach; they come from a snapshot",
+        "as for `trainer.died`",
+    ),
+    "trainer.micro_batch_halved": Event(
+        WARNING,
+        "memory ran out; training goes on with fewer samples at once, in more parts",
+        "close other programs, or nothing",
+    ),
+    "training.out_of_memory": Event(
+        WARNING,
+        "not even one sample fitted; this round has no contribution from here",
+        "free memory",
+    ),
+    "training.diverged": Event(
+        WARNING,
+        "losses or gradients were not finite; the round is a heartbeat and the local optimizer"
+        " begins anew",
+        "nothing: once is bad luck",
+    ),
+    "training.keeps_diverging": Event(
+        WARNING,
+        "that happened in several rounds in a row",
+        "check the graphics card, or leave the stretch with `init --from`",
+    ),
+    "trainer.known_answer_failed": Event(
+        ERROR,
+        "this device computes updates wrongly; the CPU applies them, or nothing is contributed",
+        "report the device and the driver",
+    ),
+    "payload.lost": Event(
+        WARNING,
+        "a payload changed on the disk; it is pulled again",
+        "check the disk's health if it repeats",
+    ),
+    "payload.rejected": Event(WARNING, "a peer's payload is none of this run; it was dropped"),
+    "message.rejected": Event(
+        WARNING, "a peer gossiped what no honest one sends; it was dropped, not passed on"
+    ),
+    "answer.rejected": Event(
+        WARNING, "a peer answered with what no honest one sends; another peer is asked"
+    ),
+    "digest.differed": Event(
+        WARNING,
+        "a peer claims another digest for a record than this node has",
+        "`demo-node replay` says who is right",
+    ),
+    "key.in_use": Event(
+        ERROR,
+        "somebody else signs with this node's key",
+        "stop one of the two, see [The key](#the-key)",
+    ),
+    "leave.unsent": Event(WARNING, "the leave did not go out in time; peers notice by its silence"),
+}
+"""The table of the section Log."""
+
+DISK: Final[Mapping[str, Event]] = {
+    "snapshot.missed": Event(
+        WARNING,
+        "the disk took no snapshot, or the trainer could give none; tried again when the next is"
+        " due",
+        "free space",
+    ),
+    "payload.unsaved": Event(
+        WARNING, "the disk takes no payloads; they are in memory, and at others", "free space"
+    ),
+    "window.shortened": Event(
+        WARNING,
+        "`--disk-budget-mb` is used up: peers get payloads of fewer rounds from here than the run"
+        " asks for",
+        "nothing, or a larger budget",
+    ),
+    "log.repaired": Event(
+        WARNING,
+        "so many bytes of `chain.log` or `signed.log` were damaged, and now lie in `….damaged`",
+        "nothing after a crash; otherwise check the disk's health. Records are fetched again; for"
+        " the present round nothing more is signed",
+    ),
+    "snapshot.skipped": Event(
+        WARNING,
+        "it is damaged or incomplete; an older one is used",
+        "nothing after a crash; otherwise check the disk's health",
+    ),
+}
+"""The table of the section Disk."""
+
+EVENTS: Final[Mapping[str, Event]] = {**LIFE, **DISK}
+"""What demo_events_total counts, by name."""
+
+DETAILS: Final[Mapping[str, Event]] = {
+    "op.ended": Event(DEBUG, "a part of a phase took so long; `demo_op_seconds` has them all"),
+    "message.judged": Event(
+        DEBUG, "a gossip message was judged; `demo_gossip_messages_total` has them all"
+    ),
+}
+"""Only with `--log-level debug`; metrics of their own count these."""
+
+
+def format_events_table(events: Mapping[str, Event]) -> str:
+    """Events as a Markdown table of docs/operating.md."""
+    rows = ["| event | level | what happened | what to do |", "|---|---|---|---|"]
+    for name, event in events.items():
+        rows.append(f"| `{name}` | {event.level} | {event.meaning} | {event.remedy} |")
+    return "\n".join(rows) + "\n"

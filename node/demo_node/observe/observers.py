@@ -2,47 +2,28 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Final
 
-import structlog
-
+from demo_node.observe.events import DETAILS, EVENTS, WARNING
+from demo_node.observe.log import NodeLog
 from demo_node.views import Figure, NodeState, Outcome, RoundObserver, RoundView, StatusView
 
-WARNING_ENDINGS: Final = (
-    ".rejected",
-    ".lost",
-    ".missed",
-    ".skipped",
-    ".unsaved",
-    ".shortened",
-    ".repaired",
-    ".differed",
-    ".in_use",
-    ".failed",
-    ".refused",
-    ".died",
-    ".diverged",
-    ".keeps_diverging",
-    ".out_of_memory",
-    "_halved",
-    "_failed",
-)
-"""Events that an operator should look at end like this."""
+KNOWN = {**EVENTS, **DETAILS}
 
 
 class LogObserver:
     """Implements views.RoundObserver: one line per round, per change of state, per event."""
 
-    def __init__(self, log: structlog.typing.FilteringBoundLogger) -> None:
+    def __init__(self, log: NodeLog) -> None:
         self._log = log
         self._state: NodeState | None = None
 
     def on_round_begun(self, round_: int) -> None:
-        """Nothing: a round is told when it is over."""
+        """From now on lines are of this round."""
+        self._log.round = round_
 
     def on_op(self, op: str, seconds: float) -> None:
         """A line for debugging."""
-        self._log.debug("op.ended", op=op, seconds=round(seconds, 4))
+        self.on_event("op.ended", op=op, seconds=round(seconds, 4))
 
     def on_measured(self, name: str, value: float, *labels: str) -> None:
         """Nothing: it is in the metrics."""
@@ -52,8 +33,7 @@ class LogObserver:
 
     def on_round(self, view: RoundView) -> None:
         """One line per round; a warning where an operator may want to look."""
-        usual = view.outcome is Outcome.RECORDED
-        (self._log.info if usual else self._log.warning)(
+        self.on_event(
             "round.closed",
             round=view.round,
             outcome=view.outcome.value,
@@ -69,20 +49,22 @@ class LogObserver:
 
     def on_status(self, view: StatusView) -> None:
         """A line where the state changed; everything else of a status is in the metrics."""
+        self._log.round = view.round
         if view.state is not self._state:
             self._state = view.state
-            self._log.info(
-                "state.changed", state=view.state.value, detail=view.detail, round=view.round
-            )
+            self.on_event("state.changed", state=view.state.value, detail=view.detail)
+        self._log.write_held()
 
     def on_message(self, topic: str, verdict: str) -> None:
         """A line for debugging."""
-        self._log.debug("message.judged", topic=topic, verdict=verdict)
+        self.on_event("message.judged", topic=topic, verdict=verdict)
 
     def on_event(self, name: str, **fields: object) -> None:
-        """One line; a warning for what does not happen in a healthy swarm."""
-        report = self._log.warning if name.endswith(WARNING_ENDINGS) else self._log.info
-        report(name, **fields)
+        """One line, of the level that was declared for it."""
+        level = KNOWN[name].level if name in KNOWN else WARNING
+        if name == "round.closed" and fields["outcome"] != Outcome.RECORDED:
+            level = WARNING
+        self._log.write(level, name, **fields)
 
 
 class Observers:

@@ -1,0 +1,85 @@
+"""Nothing secret and nothing huge comes into a line, whatever was handed to the log.
+
+Hashes, digests and peer ids are public, and a line needs them. A raw key or a payload is not, and
+could only get here by mistake: inside an error's text, or as a value. So bytes are named by their
+number, and what looks like encoded bytes in a text is cut out of it.
+"""
+
+import math
+import re
+from itertools import pairwise
+from typing import Final
+
+from structlog.typing import EventDict, WrappedLogger
+
+TEXT_MAX: Final = 1_000
+"""Characters of a value."""
+
+TRACE_MAX: Final = 16_000
+"""Characters of a traceback."""
+
+NUMBER_MAX: Final = 1 << 64
+"""A number that is larger is no count of anything."""
+
+HASHES: Final = frozenset({"author", "base", "digest", "head", "peer", "record", "target"})
+"""Fields that hold the hexadecimal of a hash, a digest or a peer's public key."""
+
+_HASH: Final = re.compile(r"[0-9a-f]{0,64}")
+_PEER_ID: Final = re.compile(r"12D3KooW[1-9A-HJ-NP-Za-km-z]{44}")
+_BYTES: Final = re.compile(r"""\bb(['"])(?:\\.|(?!\1).)*(?:\1|$)""", re.DOTALL)
+_ESCAPES: Final = re.compile(r"""(?:\\(?:x[0-9a-f]{2}|[tnr\\'"])[^\\]{0,12}){4,}""")
+_HEX: Final = re.compile(r"[0-9a-fA-F]{24,}")
+_RUN: Final = re.compile(r"[A-Za-z0-9+/_-]{22,}={0,2}")
+
+_WINDOW: Final = 22
+"""Characters that 16 bytes take in base64."""
+
+_SWITCHES: Final = 5
+"""In so many characters, base64 of random bytes changes 9 times between lower case, upper case
+and digits; words and paths once or twice."""
+
+
+def redact(logger: WrappedLogger, method: str, line: EventDict) -> EventDict:
+    """A structlog processor: every value as a number, a short text or nothing at all."""
+    return {key: _clean(key, value) for key, value in line.items()}
+
+
+def _clean(key: str, value: object) -> object:
+    if value is None or (isinstance(value, int) and abs(value) < NUMBER_MAX):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None  # JSON has no NaN
+    if isinstance(value, bytes | bytearray | memoryview):
+        return f"<{len(value)} bytes>"
+    if isinstance(value, int):
+        return "<large number>"
+    text = str(value)
+    if key in HASHES and _HASH.fullmatch(text):
+        return text
+    longest = TRACE_MAX if key == "exception" else TEXT_MAX
+    return cut_secrets(text if len(text) <= longest else text[:longest] + "…")
+
+
+def cut_secrets(text: str) -> str:
+    """The text without anything that looks like bytes: as Python shows them, in hex, in base64."""
+    text = _BYTES.sub("<bytes>", text)
+    text = _ESCAPES.sub("<bytes>", text)
+    text = _HEX.sub(lambda found: found[0][:8] + "…", text)
+    return _RUN.sub(_cut_base64, text)
+
+
+def _cut_base64(found: re.Match[str]) -> str:
+    run = found[0]
+    kept = _PEER_ID.sub("", run)
+    starts = range(max(1, len(kept) - _WINDOW + 1))
+    hidden = len(kept) >= _WINDOW and any(_is_mixed(kept[i : i + _WINDOW]) for i in starts)
+    return "<base64>" if hidden else run
+
+
+def _is_mixed(text: str) -> bool:
+    switches = sum(
+        a.isdigit() != b.isdigit() or (a.islower() and b.isupper())
+        for a, b in pairwise(text)
+        if a.isalnum() and b.isalnum()
+    )
+    return switches >= _SWITCHES and text.lower() != text and text.upper() != text
