@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 from demo_node.ports import Clock, RoundStore
 from demo_node.pull import Puller
+from demo_node.verifying import Verifier
 from demo_node.views import Figure, RoundObserver
 from demo_protocol.answers import decode_links, decode_records
 from demo_protocol.errors import ConfigError, Ignore, Reject
@@ -37,6 +38,7 @@ class Fetcher:
         clock: Clock,
         observer: RoundObserver,
         post: Callable[[Event], None],
+        verifier: Verifier,
     ) -> None:
         """`post` tells the machine; it raises Ignore or Reject on what is not taken."""
         self.view = view
@@ -45,6 +47,7 @@ class Fetcher:
         self.clock = clock
         self.observer = observer
         self._post = post
+        self._verifier = verifier
         self._pulling: set[tuple[bytes, int]] = set()
         self._is_window_short = False
         self._is_unwritable = False
@@ -135,6 +138,7 @@ class Fetcher:
     async def pull_headers(self, effect: PullHeaders) -> None:
         """Get headers from the first holder that gives good ones."""
         async for raws, holder in self.puller.pull_headers(effect):
+            await self._verifier.prepare(raws)
             if self._post_fetched(HeadersFetched(self.clock.now_ms(), raws, holder)):
                 return
 
@@ -147,6 +151,7 @@ class Fetcher:
             except Reject:
                 continue
             for bundle in bundles:
+                await self._verifier.prepare(bundle.headers)
                 if not self._post_fetched(RecordsFetched(self.clock.now_ms(), (bundle,), holder)):
                     break
                 await asyncio.sleep(0)  # its signatures took milliseconds: others' turn

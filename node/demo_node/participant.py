@@ -29,6 +29,7 @@ from demo_node.store.snapshots import SnapshotStore
 from demo_node.sync import Say, catch_up
 from demo_node.system_clock import SystemClock
 from demo_node.timekeeper import Timekeeper
+from demo_node.verifying import Verifier
 from demo_node.views import RoundObserver
 from demo_protocol.answers import decode_bundle
 from demo_protocol.astray import find_wanted
@@ -41,7 +42,7 @@ from demo_protocol.schedule import round_at
 from demo_protocol.view import View
 
 RECORDS_AT_ONCE = 64
-"""Records of our own log taken between two looks at the rest of the world."""
+"""Records of our own log read at once."""
 
 ASK_AGAIN_S = 2.0
 """Pause before peers are asked again for a snapshot that nobody gave."""
@@ -102,6 +103,7 @@ class Participant:
             random.Random(around.me),
         )
         self.puller = Puller(around.mesh)
+        self.verifier = Verifier(around.verify, self.run_id)
         self.finder = StartFinder(
             around.manifest,
             snapshots,
@@ -147,7 +149,7 @@ class Participant:
             manifest=around.manifest,
             me=around.me,
             sign=around.sign,
-            verify=around.verify,
+            verify=self.verifier.verify,
             root=start.state,
             digest=digest,
         )
@@ -166,6 +168,7 @@ class Participant:
             store=store,
             observer=around.observer,
             group=around.group,
+            verifier=self.verifier,
             resync=self._resync,
             find_way=self._find_way,
         )
@@ -214,8 +217,11 @@ class Participant:
         assert self.driver is not None
         entries = chain_log.entries(after_round)
         while bundles := await asyncio.to_thread(_take, entries, RECORDS_AT_ONCE):
-            now_ms = self.around.clock.now_ms()
-            self.driver.post(RecordsFetched(now_ms, bundles, self.around.me))
+            for bundle in bundles:
+                await self.verifier.prepare(bundle.headers)
+                now_ms = self.around.clock.now_ms()
+                self.driver.post(RecordsFetched(now_ms, (bundle,), self.around.me))
+                await asyncio.sleep(0)
 
     async def _load(self, start: Start) -> bytes:
         """Have the trainer hold a state; its digest must be what the snapshot says."""

@@ -22,6 +22,7 @@ from demo_node.ports import (
     TrainOrder,
 )
 from demo_node.pull import Puller, sha256
+from demo_node.verifying import Verifier
 from demo_node.views import RoundObserver
 from demo_protocol.answers import encode_bundle
 from demo_protocol.errors import ConfigError, Ignore, Reject
@@ -78,6 +79,7 @@ class RoundDriver:
         store: RoundStore,
         observer: RoundObserver,
         group: asyncio.TaskGroup,
+        verifier: Verifier,
         resync: Callable[[bytes], Coroutine[None, None, StatesLost | StartMoved]],
         find_way: Callable[[Leap | BeginAgain], Coroutine[None, None, StartMoved | None]],
     ) -> None:
@@ -97,7 +99,7 @@ class RoundDriver:
         self.find_way = find_way
         self.history = History(self.view.manifest, observer)
         self.puller = Puller(mesh)
-        self.fetcher = Fetcher(self.view, self.puller, store, clock, observer, self.post)
+        self.fetcher = Fetcher(self.view, self.puller, store, clock, observer, self.post, verifier)
         self._outbox: asyncio.Queue[Persist | Announce] = asyncio.Queue()
         self._finding_way = False
         self._recovering = False
