@@ -7,7 +7,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from demo_node.ports import MeshCounters, Trained
+from demo_node.ports import MeshCounters, Norms, Trained
 from demo_node.views import Figure, Outcome, Phase, PhaseView, RoundObserver, RoundView
 from demo_protocol.events import HeadChanged
 from demo_protocol.manifest import Manifest, has_ended
@@ -55,6 +55,7 @@ class History:
         self._records: Counter[str] = Counter()
         self._membership: Counter[str] = Counter()
         self.loss = float("nan")
+        self._norms = Norms(delta=float("nan"), residual=0.0, residual_ratio=float("nan"))
         self.arrivals: dict[tuple[int, bytes], int] = {}
         """When the header of a round and peer came, Unix ms; of rounds that still count."""
 
@@ -69,6 +70,9 @@ class History:
             yield Figure("demo_records_total", total, (change,))
         for change, total in self._membership.items():
             yield Figure("demo_membership_changes_total", total, (change,))
+        yield Figure("demo_delta_norm", self._norms.delta)
+        yield Figure("demo_residual_norm", self._norms.residual)
+        yield Figure("demo_residual_norm_ratio", self._norms.residual_ratio)
 
     def on_trained(self, trained: Trained, now_ms: int) -> None:
         """Local work of a round is done."""
@@ -76,6 +80,7 @@ class History:
         tally.trained, tally.trained_ms = trained, now_ms
         self.train_ms_total += trained.train_ms
         self.tokens_total += trained.tokens
+        self._norms = trained.norms or self._norms
         if trained.samples:
             self.loss = trained.loss_micronats / 1e6
         self._observer.on_op("encode", trained.encode_ms / 1000)

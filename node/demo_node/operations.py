@@ -25,6 +25,7 @@ from demo_node.views import (
     StatusView,
     SwarmPeersView,
 )
+from demo_protocol.fp32 import compute_step
 from demo_protocol.limits import DIGEST_BYTES, HASH_BYTES
 from demo_protocol.manifest import Manifest, compute_run_id, has_ended
 from demo_protocol.roster import get_candidates, get_members
@@ -111,6 +112,9 @@ class NodeOperations:
 
     def figures(self) -> Iterator[Figure]:
         """Levels and totals of all parts, as they are now."""
+        if self.manifest is not None:
+            round_ = max(0, round_at(self.manifest.schedule, self.clock.now_ms()))
+            yield Figure("demo_learning_rate", compute_step(self.manifest.learning, round_).lr)
         for source in self.sources:
             yield from source()
 

@@ -149,8 +149,24 @@ class TrainOrder:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Norms:
+    """Lengths of what was encoded, for people to look at: nothing is decided by them.
+
+    `delta`: of what local work changed. `residual`: of what is left after the payload was taken;
+    `residual_ratio`: that over the length before.
+    """
+
+    delta: float
+    residual: float
+    residual_ratio: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
-    """One round's local work: the payload and what the header says of it."""
+    """One round's local work: the payload and what the header says of it.
+
+    A heartbeat has no norms: nothing was encoded.
+    """
 
     round: int
     base: bytes
@@ -162,6 +178,7 @@ class Trained:
     train_ms: int
     encode_ms: int
     steps: int
+    norms: Norms | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,8 @@
+import math
 from dataclasses import replace
 
 from demo_node.history import History
-from demo_node.ports import MeshCounters
+from demo_node.ports import MeshCounters, Norms, Trained
 from demo_node.sim.silent_observer import SilentObserver
 from demo_node.views import Outcome
 from demo_protocol.events import HeadChanged
@@ -39,6 +40,38 @@ def test_a_round_that_was_half_over_or_spent_syncing_is_not_called_skipped() -> 
     # 0 had begun before the node was there, in 1 it was not level, 4 is not yet known.
     assert [shown.round for shown in history.newest(10)] == [2, 3]
     assert {shown.outcome for shown in history.newest(10)} == {Outcome.SKIPPED}
+
+
+def trained(**changes: object) -> Trained:
+    usual = Trained(
+        round=0,
+        base=bytes(32),
+        payload=b"",
+        k=0,
+        samples=0,
+        tokens=0,
+        loss_micronats=0,
+        train_ms=0,
+        encode_ms=0,
+        steps=0,
+    )
+    return replace(usual, **changes)  # type: ignore[arg-type]  # names are checked by replace
+
+
+def test_after_a_heartbeat_the_last_norms_stay() -> None:
+    history = History(MANIFEST, SilentObserver())
+
+    def norms() -> list[float]:
+        figures = {figure.name: figure.value for figure in history.figures()}
+        names = ("demo_delta_norm", "demo_residual_norm", "demo_residual_norm_ratio")
+        return [figures[name] for name in names]
+
+    assert [math.isnan(value) for value in norms()] == [True, False, True]  # nothing yet to say
+    encoded = Norms(delta=3.0, residual=2.0, residual_ratio=0.5)
+    history.on_trained(trained(norms=encoded), 0)
+    assert norms() == [3.0, 2.0, 0.5]
+    history.on_trained(trained(round=1), 0)
+    assert norms() == [3.0, 2.0, 0.5]
 
 
 def test_after_the_runs_end_there_are_no_rounds() -> None:

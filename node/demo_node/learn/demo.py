@@ -7,7 +7,7 @@ Unlike it, values are one sign bit times a scale per chunk, and exactly that lea
 depends on it. N chunks, k coefficients each.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -114,6 +114,16 @@ class Encoder:
             chunks = self.residual[self._padded].view(-1, CHUNK, CHUNK)
             inside = inverse_dct(chunks, self._basis) * self._support
             self.residual[self._padded] = forward_dct(inside, self._basis).flatten(1)
+
+
+@torch.no_grad()
+def measure_norm(tensors: Iterable[Tensor]) -> float:
+    """Euclidean length of all elements together; reads them only.
+
+    Rows in fp32, which every device has, and then in fp64: right to six digits at any size.
+    """
+    rows = [torch.linalg.vector_norm(tensor, dim=-1).flatten() for tensor in tensors]
+    return float(torch.linalg.vector_norm(torch.cat(rows).cpu().double()))
 
 
 def _padded_chunks(schema: Schema, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from typing import Final
 
 import grpc
 
-from demo_node.ports import ApplyOrder, LearnerLost, Trained, TrainOrder
+from demo_node.ports import ApplyOrder, LearnerLost, Norms, Trained, TrainOrder
 from demo_node.trainer.faults import to_error
 from demo_node.trainer.pb import trainer_pb2 as pb
 from demo_node.trainer.pieces import iterate_pieces
@@ -56,6 +56,7 @@ class TrainerClient:
             with suppress(LearnerLost), self._calling(trainer):
                 reply = await trainer.stub.Load(requests(), timeout=STATE_S)
                 trainer.has_states = True
+                trainer.device_bytes = reply.device_bytes
                 return reply.digest
 
     async def train(self, order: TrainOrder) -> Trained:
@@ -97,7 +98,9 @@ class TrainerClient:
                 yield pb.ApplyRequest(piece=piece)
 
         with self._calling() as trainer:
-            return (await trainer.stub.Apply(requests(), timeout=STATE_S)).digest
+            reply = await trainer.stub.Apply(requests(), timeout=STATE_S)
+            trainer.device_bytes = reply.device_bytes
+            return reply.digest
 
     async def forget(self, records: Sequence[bytes]) -> None:
         """These states are not needed any more."""
@@ -162,4 +165,9 @@ def _to_trained(order: TrainOrder, header: pb.TrainedHeader, payload: bytes) -> 
         train_ms=header.train_ms,
         encode_ms=header.encode_ms,
         steps=header.steps,
+        norms=_to_norms(header.norms) if header.HasField("norms") else None,
     )
+
+
+def _to_norms(norms: pb.Norms) -> Norms:
+    return Norms(delta=norms.delta, residual=norms.residual, residual_ratio=norms.residual_ratio)

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from demo_node.learn.data import evaluate, generate, iterate_batches
-from demo_node.learn.demo import Encoder
+from demo_node.learn.demo import Encoder, measure_norm
 from demo_node.learn.digest import compute_digest
 from demo_node.learn.exact import apply_update
 from demo_node.learn.faults import Diverged, is_out_of_memory
 from demo_node.learn.local import LocalTrainer, LocalWork
 from demo_node.learn.model import Decoder, load_state
-from demo_node.ports import ApplyOrder, Trained, TrainOrder
+from demo_node.ports import ApplyOrder, Norms, Trained, TrainOrder
 from demo_node.trainer.device import Devices
 from demo_node.trainer.memory import compute_needs
 from demo_node.trainer.pieces import iterate_pieces
@@ -94,6 +94,12 @@ class LocalLearner:
         """Samples taken at once."""
         return self._trainer.micro_batch
 
+    @property
+    def device_bytes(self) -> int:
+        """Memory of the graphics card that this process holds, used or not; 0 without one."""
+        device = self.devices.train
+        return torch.cuda.memory_reserved(device) if device.type == "cuda" else 0
+
     def rehearse(self, bytes_left: int) -> None:
         """Find by trial what fits of the manifest's micro-batch. Before the first round.
 
@@ -160,7 +166,14 @@ class LocalLearner:
         k = self.manifest.learning.k
         with self._encoder_lock:
             self._encoder.accumulate(work.delta)
+            before = measure_norm([self._encoder.residual])
             payload = encode_payload(self._encoder.encode(k, order.round))
+            residual = measure_norm([self._encoder.residual])
+        norms = Norms(
+            delta=measure_norm(work.delta.values()),
+            residual=residual,
+            residual_ratio=residual / before if before else 0.0,
+        )
         return Trained(
             round=order.round,
             base=order.base,
@@ -172,6 +185,7 @@ class LocalLearner:
             train_ms=work.busy_ns // 1_000_000,
             encode_ms=(time.perf_counter_ns() - begin_ns) // 1_000_000,
             steps=work.steps,
+            norms=norms,
         )
 
     def apply(self, order: ApplyOrder) -> bytes:

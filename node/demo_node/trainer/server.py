@@ -14,7 +14,7 @@ import grpc
 import torch
 
 from demo_node.learn.faults import is_out_of_memory
-from demo_node.ports import ApplyOrder, TrainOrder
+from demo_node.ports import ApplyOrder, Norms, TrainOrder
 from demo_node.trainer.device import choose_devices
 from demo_node.trainer.learner import LocalLearner
 from demo_node.trainer.memory import check_fits, compute_needs, explain, find_room
@@ -116,7 +116,7 @@ class TrainerService(pb_grpc.TrainerServicer):
             record = next(request_iterator).record
             pieces = [request.piece for request in request_iterator]
             digest = self._learner.load(record, b"".join(pieces) if pieces else None)
-            return pb.StateReply(digest=digest)
+            return pb.StateReply(digest=digest, device_bytes=self._learner.device_bytes)
 
     def Train(
         self, request: pb.TrainRequest, context: grpc.ServicerContext
@@ -143,6 +143,7 @@ class TrainerService(pb_grpc.TrainerServicer):
                 train_ms=trained.train_ms,
                 encode_ms=trained.encode_ms,
                 steps=trained.steps,
+                norms=_encode_norms(trained.norms),
                 micro_batch=self._learner.micro_batch,
                 happenings=self._take_happened(),
             )
@@ -166,7 +167,8 @@ class TrainerService(pb_grpc.TrainerServicer):
                 round=header.round,
                 payloads=tuple(joined[start:end] for start, end in pairwise(ends)),
             )
-            return pb.StateReply(digest=self._learner.apply(order))
+            digest = self._learner.apply(order)
+            return pb.StateReply(digest=digest, device_bytes=self._learner.device_bytes)
 
     def Forget(self, request: pb.ForgetRequest, context: grpc.ServicerContext) -> pb.ForgetReply:
         """Drop states."""
@@ -205,6 +207,12 @@ class TrainerService(pb_grpc.TrainerServicer):
         """Sampled text."""
         with _Faults(context):
             return pb.GenerateReply(text=self._learner.generate(request.record, request.length))
+
+
+def _encode_norms(norms: Norms | None) -> pb.Norms | None:
+    if norms is None:
+        return None
+    return pb.Norms(delta=norms.delta, residual=norms.residual, residual_ratio=norms.residual_ratio)
 
 
 _CODES: Final = {

@@ -6,7 +6,7 @@ Part of the node process: no torch here. `Supervisor.run` is a task of the daemo
 import asyncio
 import atexit
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from multiprocessing.context import ForkServerProcess
 from tempfile import TemporaryDirectory
@@ -27,6 +27,8 @@ from demo_node.trainer.settings import (
     TrainerSettings,
     compute_threads,
 )
+from demo_node.trainer.usage import CpuTotal, read_usage
+from demo_node.views import Figure
 
 START_S: Final = 120.0
 """From fork to the first answer; well under a second when nothing is wrong."""
@@ -56,6 +58,8 @@ class Trainer:
         """Set when it is ready."""
         self.has_states = False
         """Whether a state was loaded into it: a child that is new holds none."""
+        self.device_bytes = 0
+        """Of a graphics card's memory, as it last said."""
         self._process = process
         self._channel = grpc.aio.insecure_channel(f"unix:{socket}", options=CHANNEL_OPTIONS)
         self.stub = TrainerStub(self._channel)
@@ -107,6 +111,8 @@ class Supervisor:
         self._settings = settings
         self._on_event = on_event
         self._trainer: Trainer | None = None
+        self._child_pid = 0
+        self._cpu = CpuTotal()
         self._ready = asyncio.Event()
         self._was_ready = False
 
@@ -124,6 +130,17 @@ class Supervisor:
     def micro_batch(self) -> int:
         """Samples that the trainer takes at once; 0 while there is none."""
         return self.info.micro_batch if self.info else 0
+
+    def figures(self) -> Iterator[Figure]:
+        """What the child takes of the machine, from its fork on, and all before it took."""
+        usage = read_usage(self._child_pid) if self._child_pid else None
+        if usage is not None:
+            self._cpu.see(self._child_pid, usage.cpu_s)
+        resident_bytes = usage.resident_bytes if usage else 0
+        device_bytes = self._trainer.device_bytes if self._trainer else 0
+        yield Figure("demo_trainer_cpu_seconds_total", self._cpu.seconds)
+        yield Figure("demo_trainer_memory_bytes", resident_bytes, ("process",))
+        yield Figure("demo_trainer_memory_bytes", device_bytes, ("device",))
 
     def trainer(self) -> Trainer:
         """The trainer that is ready. Raises LearnerLost while there is none."""
@@ -166,6 +183,7 @@ class Supervisor:
             self._on_event("trainer.died", pid=0, reason=repr(error))
             return
         reason = ""
+        self._child_pid = trainer.pid
         try:
             trainer.info = await self._configure(trainer)
             self._publish(trainer)
@@ -178,6 +196,7 @@ class Supervisor:
             reason = str(error)
         finally:
             self._withdraw(trainer)
+            self._child_pid = 0
             exit_code = await trainer.close()
         self._on_event("trainer.died", pid=trainer.pid, exit_code=exit_code, reason=reason)
 

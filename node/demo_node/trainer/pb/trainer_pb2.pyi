@@ -153,15 +153,19 @@ class StateReply(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DIGEST_FIELD_NUMBER: _builtins.int
+    DEVICE_BYTES_FIELD_NUMBER: _builtins.int
     digest: _builtins.bytes
+    device_bytes: _builtins.int
+    """of a graphics card's memory that the trainer holds now"""
     def __init__(
         self,
         *,
         digest: _builtins.bytes = ...,
+        device_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_bytes", b"device_bytes", "digest", b"digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -266,6 +270,7 @@ class TrainedHeader(_message.Message):
     STEPS_FIELD_NUMBER: _builtins.int
     MICRO_BATCH_FIELD_NUMBER: _builtins.int
     HAPPENINGS_FIELD_NUMBER: _builtins.int
+    NORMS_FIELD_NUMBER: _builtins.int
     k: _builtins.int
     samples: _builtins.int
     tokens: _builtins.int
@@ -277,6 +282,10 @@ class TrainedHeader(_message.Message):
     """samples taken at once from now on"""
     @_builtins.property
     def happenings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Happening]: ...
+    @_builtins.property
+    def norms(self) -> Global___Norms:
+        """absent where nothing was encoded"""
+
     def __init__(
         self,
         *,
@@ -289,14 +298,40 @@ class TrainedHeader(_message.Message):
         steps: _builtins.int = ...,
         micro_batch: _builtins.int = ...,
         happenings: _abc.Iterable[Global___Happening] | None = ...,
+        norms: Global___Norms | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["norms", b"norms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["encode_ms", b"encode_ms", "happenings", b"happenings", "k", b"k", "loss_micronats", b"loss_micronats", "micro_batch", b"micro_batch", "samples", b"samples", "steps", b"steps", "tokens", b"tokens", "train_ms", b"train_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encode_ms", b"encode_ms", "happenings", b"happenings", "k", b"k", "loss_micronats", b"loss_micronats", "micro_batch", b"micro_batch", "norms", b"norms", "samples", b"samples", "steps", b"steps", "tokens", b"tokens", "train_ms", b"train_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TrainedHeader: _TypeAlias = TrainedHeader  # noqa: Y015
+
+@_typing.final
+class Norms(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELTA_FIELD_NUMBER: _builtins.int
+    RESIDUAL_FIELD_NUMBER: _builtins.int
+    RESIDUAL_RATIO_FIELD_NUMBER: _builtins.int
+    delta: _builtins.float
+    residual: _builtins.float
+    residual_ratio: _builtins.float
+    def __init__(
+        self,
+        *,
+        delta: _builtins.float = ...,
+        residual: _builtins.float = ...,
+        residual_ratio: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "residual", b"residual", "residual_ratio", b"residual_ratio"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Norms: _TypeAlias = Norms  # noqa: Y015
 
 @_typing.final
 class ApplyRequest(_message.Message):
