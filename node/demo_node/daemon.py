@@ -11,7 +11,9 @@ from collections.abc import AsyncIterator, Callable
 import uvloop
 
 from demo_node.config import Config, split_host_port
+from demo_node.control.requests import RequestCounts
 from demo_node.control.service import control_server
+from demo_node.garbage import short_pauses
 from demo_node.listening import open_mesh
 from demo_node.mesh.addresses import decode_address
 from demo_node.mesh.libp2p import Libp2pMesh
@@ -48,7 +50,8 @@ def run_daemon(config: Config, show: Callable[[str], None]) -> int:
     if config.train:
         start_server()  # it imports torch while the node comes up
     try:
-        return uvloop.run(_main(config, show))
+        with short_pauses():
+            return uvloop.run(_main(config, show))
     except BaseExceptionGroup as group:
         # What the operator can mend is one line, however deep in the TaskGroup it happened.
         found = group.subgroup(ConfigError)
@@ -73,11 +76,11 @@ async def _be_a_node(config: Config, show: Callable[[str], None], log: NodeLog) 
     stopping = Stopping()
     stopping.install(asyncio.get_running_loop())
     disk = FileDisk()
-    datadir = open_datadir(disk, config.datadir)
+    datadir = await asyncio.to_thread(open_datadir, disk, config.datadir)
     with hold_lock(disk, datadir):
-        key = _load_or_create_key(disk, datadir)
+        key = await asyncio.to_thread(_load_or_create_key, disk, datadir)
         clock = SystemClock(round(config.clock_offset * 1000))
-        book = AddressBook(disk, datadir.peers)
+        book = await asyncio.to_thread(AddressBook, disk, datadir.peers)
         async with _mesh(key, config, book, observer) as mesh:
             operations = NodeOperations(clock=clock, mesh=mesh, stopping=stopping)
             node = Node(
@@ -94,9 +97,11 @@ async def _be_a_node(config: Config, show: Callable[[str], None], log: NodeLog) 
                 book=book,
                 peering=Peering(mesh, clock, named=config.peers, book=book),
             )
+            requests = RequestCounts()
+            operations.sources.append(requests.figures)
             metrics_host, metrics_port = split_host_port(config.metrics_address)
             async with (
-                control_server(datadir.path, operations),
+                control_server(datadir.path, operations, requests),
                 http_server(
                     (metrics_host, metrics_port),
                     named="metrics_address" in config.named,
