@@ -94,7 +94,7 @@ def _show_peer(
         peer=peer,
         standing=standing,
         connected=link is not None,
-        rtt_ms=math.nan,
+        rtt_ms=link.rtt_ms if link else 0,
         heard_round=header.round if header else -1,
         heard_ms=arrivals.get((header.round, peer), 0) if header else 0,
         k=header.k if header else 0,

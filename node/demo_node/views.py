@@ -201,14 +201,14 @@ class SwarmPeerView:
 
     Fields from `heard_round` (-1 for none) to `digest` are those of its newest header; `heard_ms`
     is when that came by gossip, Unix ms by the node's clock, 0 where it did not. `held`: its
-    payload is here. `rtt_ms` and `loss` are NaN where not known. `rounds` and `share` are of the
-    chain, as in ContributorView.
+    payload is here. `loss` is NaN where it has trained on nothing. `rtt_ms` is that of PeerView,
+    `rounds` and `share` are those of ContributorView.
     """
 
     peer: bytes
     standing: Standing
     connected: bool
-    rtt_ms: float
+    rtt_ms: int
     heard_round: int
     heard_ms: int
     k: int

@@ -113,7 +113,13 @@ def round_view(round_: int = 6, **changes: object) -> RoundView:
     return replace(view, **changes)  # type: ignore[arg-type]  # names are checked by replace
 
 
-PEER = PeerView(peer=b"\x02" * 32, address="/ip4/127.0.0.1/tcp/4002", outbound=True)
+PEER = PeerView(
+    peer=b"\x02" * 32,
+    address="/ip4/127.0.0.1/tcp/4002",
+    outbound=True,
+    connected_s=90,
+    rtt_ms=12,
+)
 
 
 def swarm_peer_view(peer: bytes = PEER.peer, **changes: object) -> SwarmPeerView:
@@ -121,7 +127,7 @@ def swarm_peer_view(peer: bytes = PEER.peer, **changes: object) -> SwarmPeerView
         peer=peer,
         standing=Standing.MEMBER,
         connected=True,
-        rtt_ms=12.5,
+        rtt_ms=12,
         heard_round=6,
         heard_ms=1_800_000_019_700,
         k=16,
@@ -136,7 +142,7 @@ def swarm_peer_view(peer: bytes = PEER.peer, **changes: object) -> SwarmPeerView
 
 
 SWARM = SwarmPeersView(
-    peers=(swarm_peer_view(bytes(range(32)), connected=False, rtt_ms=0.0), swarm_peer_view()),
+    peers=(swarm_peer_view(bytes(range(32)), connected=False, rtt_ms=0), swarm_peer_view()),
     known=2,
     now_ms=1_800_000_021_900,
 )

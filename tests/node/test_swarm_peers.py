@@ -22,7 +22,7 @@ def started(count: int) -> tuple[Tree, View]:
 
 
 def show(mine: View, *connected: int) -> dict[bytes, SwarmPeerView]:
-    links = [PeerView(peer=peer_name(n), address="", outbound=True) for n in connected]
+    links = [PeerView(peer=peer_name(n), address="", outbound=True, rtt_ms=n) for n in connected]
     shown = show_swarm(mine, {(1, peer_name(1)): 77}, links, now_ms=99)
     assert shown.now_ms == 99
     assert shown.known == len(shown.peers)
@@ -44,6 +44,7 @@ def test_a_peer_is_shown_by_its_newest_header_and_by_the_chain() -> None:
         True,
         DigestVerdict.EQUAL,
     )
+    assert one.rtt_ms == 1
     assert (one.heard_round, one.heard_ms, one.k, one.samples, one.held) == (1, 77, 2, 16, True)
     two = peers[peer_name(2)]
     assert (two.connected, two.digest, two.k) == (False, DigestVerdict.DIFFERENT, 0)

@@ -30,28 +30,29 @@ SCHEMA: Final = 1
 
 def describe_status(view: StatusView) -> dict[str, Any]:
     """The document of `status --json`."""
-    return {"schema": SCHEMA, **_describe(view)}
+    return {"schema": SCHEMA, **describe_view(view)}
 
 
 def describe_peers(views: Iterable[PeerView]) -> dict[str, Any]:
     """The document of `peers --json`."""
-    peers = [{"peer_id": encode_peer_id(view.peer), **_describe(view)} for view in views]
+    peers = [{"peer_id": encode_peer_id(view.peer), **describe_view(view)} for view in views]
     return {"schema": SCHEMA, "peers": peers}
 
 
 def describe_rounds(views: Iterable[RoundView]) -> dict[str, Any]:
     """The document of `rounds --json`."""
-    return {"schema": SCHEMA, "rounds": [_describe(view) for view in views]}
+    return {"schema": SCHEMA, "rounds": [describe_view(view) for view in views]}
 
 
-def _describe(view: "DataclassInstance") -> dict[str, Any]:
+def describe_view(view: "DataclassInstance") -> dict[str, Any]:
+    """A view as JSON has it: hashes in hex, no NaN."""
     return {field.name: _to_json(getattr(view, field.name)) for field in fields(view)}
 
 
 def _to_json(value: object) -> object:
     match value:
         case ClockView() | ContributorView() | PhaseView():
-            return _describe(value)
+            return describe_view(value)
         case bytes():
             return value.hex()
         case float():
@@ -168,10 +169,16 @@ def format_peers(views: Sequence[PeerView]) -> str:
     if not views:
         return "no peer is connected"
     rows = [
-        (encode_peer_id(view.peer), "we dialled" if view.outbound else "dialled us", view.address)
+        (
+            encode_peer_id(view.peer),
+            "we dialled" if view.outbound else "dialled us",
+            f"{view.rtt_ms} ms" if view.rtt_ms else "-",
+            format_duration(view.connected_s),
+            view.address,
+        )
         for view in views
     ]
-    return format_table(("peer", "who", "address"), rows)
+    return format_table(("peer", "who", "round trip", "since", "address"), rows)
 
 
 def format_rounds(views: Sequence[RoundView]) -> str:
@@ -210,6 +217,17 @@ def format_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def count(number: int, noun: str) -> str:
     """1 peer, 2 peers."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def format_duration(seconds: float) -> str:
+    """A while for people: 14 s, 3 min, 2 h 5 min, 3 d 4 h."""
+    minutes = int(seconds) // 60
+    if minutes < 1:
+        return f"{max(0, int(seconds))} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    hours = minutes // 60
+    return f"{hours} h {minutes % 60} min" if hours < 24 else f"{hours // 24} d {hours % 24} h"
 
 
 def format_bytes(size: float) -> str:

@@ -290,9 +290,21 @@ def _decode_phase(message: pb.PhaseTime) -> PhaseView:
 
 def encode_peer(view: PeerView) -> pb.Peer:
     """The message that `decode_peer` reads."""
-    return pb.Peer(peer=view.peer, address=view.address, outbound=view.outbound)
+    return pb.Peer(
+        peer=view.peer,
+        address=view.address,
+        outbound=view.outbound,
+        connected_s=view.connected_s,
+        rtt_ms=view.rtt_ms,
+    )
 
 
 def decode_peer(message: pb.Peer) -> PeerView:
     """Inverse of `encode_peer`."""
-    return PeerView(peer=message.peer, address=message.address, outbound=message.outbound)
+    return PeerView(
+        peer=message.peer,
+        address=message.address,
+        outbound=message.outbound,
+        connected_s=message.connected_s,
+        rtt_ms=message.rtt_ms,
+    )

@@ -530,8 +530,8 @@ class SwarmPeer(_message.Message):
     peer: _builtins.bytes
     standing: Global___Standing.ValueType
     connected: _builtins.bool
-    rtt_ms: _builtins.float
-    """NaN where it is not known."""
+    rtt_ms: _builtins.int
+    """0 while nobody has measured it."""
     heard_round: _builtins.int
     """-1 where no header of a round that still counts came."""
     heard_ms: _builtins.int
@@ -554,7 +554,7 @@ class SwarmPeer(_message.Message):
         peer: _builtins.bytes = ...,
         standing: Global___Standing.ValueType = ...,
         connected: _builtins.bool = ...,
-        rtt_ms: _builtins.float = ...,
+        rtt_ms: _builtins.int = ...,
         heard_round: _builtins.int = ...,
         heard_ms: _builtins.int = ...,
         k: _builtins.int = ...,
@@ -655,20 +655,28 @@ class Peer(_message.Message):
     PEER_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
     OUTBOUND_FIELD_NUMBER: _builtins.int
+    CONNECTED_S_FIELD_NUMBER: _builtins.int
+    RTT_MS_FIELD_NUMBER: _builtins.int
     peer: _builtins.bytes
     address: _builtins.str
     outbound: _builtins.bool
     """Whether we dialled."""
+    connected_s: _builtins.int
+    """For how long."""
+    rtt_ms: _builtins.int
+    """The last round trip of a question for the time; 0 while nobody has measured it."""
     def __init__(
         self,
         *,
         peer: _builtins.bytes = ...,
         address: _builtins.str = ...,
         outbound: _builtins.bool = ...,
+        connected_s: _builtins.int = ...,
+        rtt_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "outbound", b"outbound", "peer", b"peer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "connected_s", b"connected_s", "outbound", b"outbound", "peer", b"peer", "rtt_ms", b"rtt_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
