@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from safetensors.numpy import save_file
 
+from demo_node.cli.quantile import compute_quantile
 from demo_node.cli.swarm.faults import Fault, FaultKind
 from demo_node.cli.swarm.killing import Suffered
 from demo_node.cli.swarm.links import find_links, parse_port
@@ -21,7 +22,6 @@ from demo_node.cli.swarm.measure import (
     FileState,
     NodeReport,
     SwarmReport,
-    compute_quantile,
     compute_report,
     compute_train_share,
     read_state,

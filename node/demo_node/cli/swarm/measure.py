@@ -5,7 +5,6 @@ from a node's trainer, bytes from its sockets, times from its rounds.
 """
 
 import asyncio
-import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -240,13 +239,6 @@ def compute_train_share(rounds: Sequence[RoundView], round_ms: int) -> float:
     last = max(recorded, key=lambda view: view.round)
     wall_ms = last.round * round_ms + last.latency_ms
     return sum(view.train_ms for view in rounds if view.round <= last.round) / wall_ms
-
-
-def compute_quantile(ordered: Sequence[float], q: float) -> float:
-    """The value at or above which a share of 1 - q lies; NaN of nothing."""
-    if not ordered:
-        return math.nan
-    return ordered[min(len(ordered) - 1, math.ceil(q * len(ordered)) - 1)]
 
 
 def read_state(path: Path) -> FileState:

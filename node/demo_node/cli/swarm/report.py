@@ -9,13 +9,13 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.table import Table
 
+from demo_node.cli.quantile import compute_quantile
 from demo_node.cli.show import SCHEMA, format_bytes
 from demo_node.cli.swarm.faults import FaultKind
 from demo_node.cli.swarm.measure import (
     DENSE_BYTES_PER_PARAMETER,
     SAMPLE_BYTES,
     SwarmReport,
-    compute_quantile,
 )
 from demo_node.cli.swarm.outcomes import FaultOutcome
 
