@@ -54,7 +54,8 @@ class Fetcher:
         self._payloads: Counter[str] = Counter()
 
     def figures(self) -> Iterator[Figure]:
-        """What became of the payloads that others announced."""
+        """Payloads that others announced: being pulled, and what became of them."""
+        yield Figure("demo_queue_depth", len(self._pulling), ("pulls",))
         for verdict, total in self._payloads.items():
             yield Figure("demo_payloads_total", total, (verdict,))
 

@@ -7,7 +7,7 @@ group that the daemon owns.
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 
 from demo_node.fetching import Fetcher
 from demo_node.history import History
@@ -23,7 +23,7 @@ from demo_node.ports import (
 )
 from demo_node.pull import Puller, sha256
 from demo_node.verifying import Verifier
-from demo_node.views import RoundObserver
+from demo_node.views import Figure, RoundObserver
 from demo_protocol.answers import encode_bundle
 from demo_protocol.errors import ConfigError, Ignore, Reject
 from demo_protocol.events import (
@@ -151,6 +151,12 @@ class RoundDriver:
                 case Announce(kind, raw):
                     await self.mesh.publish(TOPICS[kind], raw)
             self._outbox.task_done()
+
+    def figures(self) -> Iterator[Figure]:
+        """What waits, and totals."""
+        yield Figure("demo_queue_depth", self._outbox.qsize(), ("outbox",))
+        yield from self.history.figures()
+        yield from self.fetcher.figures()
 
     async def flush(self) -> None:
         """Return when all that was to be sent is."""
