@@ -6,6 +6,7 @@ the corpus; then trainer, chain and round machine; then rounds, until somebody a
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable
 
 import uvloop
@@ -71,6 +72,7 @@ async def _main(config: Config, show: Callable[[str], None]) -> int:
 
 
 async def _be_a_node(config: Config, show: Callable[[str], None], log: NodeLog) -> int:
+    begun_s = time.monotonic()
     meter = Meter()
     observer = Observers([meter, LogObserver(log)])
     stopping = Stopping()
@@ -84,6 +86,7 @@ async def _be_a_node(config: Config, show: Callable[[str], None], log: NodeLog) 
         async with _mesh(key, config, book, observer) as mesh:
             operations = NodeOperations(clock=clock, mesh=mesh, stopping=stopping)
             node = Node(
+                begun_s=begun_s,
                 config=config,
                 disk=disk,
                 datadir=datadir,

@@ -1,6 +1,7 @@
 """One node's life after its mesh is up: find the run, catch up, take part, leave."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from demo_node.store.datadir import DataDir
 from demo_node.store.disk import FileDisk
 from demo_node.store.key import NodeKey, verify
 from demo_node.store.manifest_file import load_manifest, save_manifest
+from demo_node.store.room import FreeRoom
 from demo_node.store.snapshots import SnapshotStore
 from demo_node.sync import fetch_manifest
 from demo_node.system_clock import SystemClock
@@ -52,8 +54,9 @@ class NodeStopped(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """The parts every node has from its first second."""
+    """The parts every node has from its first second. `begun_s`: when that was, monotonic."""
 
+    begun_s: float
     config: Config
     disk: FileDisk
     datadir: DataDir
@@ -78,6 +81,9 @@ async def run_node(node: Node, group: asyncio.TaskGroup, files: ExitStack) -> No
 
     What is open until the end of the group goes into `files`.
     """
+    room = FreeRoom(node.datadir.path)
+    node.operations.sources.append(room.figures)
+    group.create_task(room.run())
     stop = asyncio.create_task(node.stopping.wait())
     work = asyncio.create_task(_join_run(node, group, files))
     try:
@@ -166,6 +172,7 @@ async def _join_run(node: Node, group: asyncio.TaskGroup, files: ExitStack) -> N
     # Who is still alone has waited for others already.
     await participant.catch_up(patience_ms if node.mesh.peers() else 0)
     node.operations.set_state(NodeState.ACTIVE)
+    node.observer.on_measured("demo_sync_seconds", time.monotonic() - node.begun_s)
     group.create_task(snapshotting.run_end(node.clock))
 
 

@@ -108,7 +108,7 @@ class NodeOperations:
         """The node has a chain and parameters."""
         self.driver, self.learner = driver, learner
         self.snapshotting, self.evaluating, self.trainer = snapshotting, evaluating, trainer
-        self.sources.append(driver.figures)
+        self.sources += [driver.figures, snapshotting.figures]
 
     def figures(self) -> Iterator[Figure]:
         """Levels and totals of all parts, as they are now."""

@@ -1,11 +1,12 @@
 """Keeping snapshots: every so many records, on request, and at the end."""
 
 import asyncio
+from collections.abc import Iterator
 
 from demo_node.ports import Clock, Learner, LearnerLost
 from demo_node.round import RoundDriver
 from demo_node.store.snapshots import Snapshot, SnapshotInfo, SnapshotStore
-from demo_node.views import RoundObserver
+from demo_node.views import Figure, RoundObserver
 from demo_protocol.answers import encode_chain_state
 from demo_protocol.errors import ConfigError
 from demo_protocol.schedule import round_start_ms
@@ -32,6 +33,10 @@ class Snapshotting:
         self._writing = asyncio.Lock()
         self._is_unwritable = False
         self.newest = newest
+
+    def figures(self) -> Iterator[Figure]:
+        """What lies on disk."""
+        yield Figure("demo_snapshot_bytes", self.newest.file_bytes if self.newest else 0)
 
     async def run(self) -> None:
         """Save whenever the head has come to a multiple of `snapshot_every`, for ever."""

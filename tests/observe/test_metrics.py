@@ -1,5 +1,6 @@
 import math
 import re
+import time
 from pathlib import Path
 
 from prometheus_client import generate_latest
@@ -69,6 +70,17 @@ def test_a_held_out_loss_is_not_a_number_before_the_first_look() -> None:
     metrics.on_status(status_view(heldout_loss=2.75, heldout_round=20))
     assert exposition(metrics)["demo_heldout_loss"] == 2.75
     assert exposition(metrics)["demo_heldout_round"] == 20
+
+
+def test_only_a_written_snapshot_is_a_success() -> None:
+    metrics = Meter()
+    name = "demo_snapshot_last_success_timestamp_seconds"
+    metrics.on_op("apply", 0.1)
+    metrics.on_event("snapshot.missed", reason="the disk is full")
+    assert exposition(metrics)[name] == 0
+    before_s = time.time()
+    metrics.on_op("snapshot", 0.1)
+    assert before_s <= exposition(metrics)[name] <= time.time()
 
 
 def test_totals_follow_the_status_and_never_fall() -> None:

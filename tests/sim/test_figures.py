@@ -1,9 +1,12 @@
 """What the parts of a node have for the metrics, in whole swarms over virtual time."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from demo_node.sim.faults import Asked
 from demo_node.sim.swarm import SimNode, SimSwarm, peer_name
+from demo_node.snapshotting import Snapshotting
+from demo_node.store.snapshots import SnapshotStore
 from demo_node.views import Figure
 from tests.sim.rogue import TRAIN_END, Rogue
 from tests.sim.scenes import is_payload_of, play
@@ -64,5 +67,23 @@ def test_a_payload_is_missing_once_nobody_wants_it_any_more() -> None:
         await swarm.run_until_round(6 + late_rounds)
         missing = [payloads(node).get("missing", 0) for node in swarm.nodes]
         assert missing == [0, 0, 2, 2]
+
+    play(scenario)
+
+
+def test_the_size_of_the_newest_snapshot_is_that_of_its_file() -> None:
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(1)
+        await swarm.run_until_round(2)
+        node = swarm.nodes[0]
+        folder = Path("/") / node.name.hex()[:8] / "snapshots"
+        snapshots = SnapshotStore(node.disk, folder, node.view.run_id)
+        kept = Snapshotting(node.driver, node.learner, snapshots, node.observer, None)
+        assert list(kept.figures()) == [Figure("demo_snapshot_bytes", 0)]
+        saved = await kept.save_head()
+        assert list(kept.figures()) == [Figure("demo_snapshot_bytes", node.disk.size(saved.path))]
+        assert len(node.observer.ops["snapshot"]) == 1
+        await kept.save_head()  # it is there already
+        assert len(node.observer.ops["snapshot"]) == 1
 
     play(scenario)

@@ -213,7 +213,11 @@ LEARNING: Final = (
         buckets=NETWORK_S,
     ),
     Declared(Gauge, "demo_trainer_micro_batch", "Samples the trainer takes at once."),
-    Declared(Counter, "demo_trainer_cpu_seconds_total", "Processor time of the trainer process."),
+    Declared(
+        Counter,
+        "demo_trainer_cpu_seconds_total",
+        "Processor time of the trainer process, and of those that it replaced.",
+    ),
     Declared(
         Gauge,
         "demo_trainer_memory_bytes",
@@ -304,7 +308,7 @@ STORE: Final = (
     Declared(
         Histogram,
         "demo_sync_seconds",
-        "From the start of this process until the node was level with its run.",
+        "From the start of the node, its imports done, until it was level with its run.",
         buckets=ROUND_S,
     ),
     Declared(
@@ -312,9 +316,13 @@ STORE: Final = (
         "demo_snapshot_last_success_timestamp_seconds",
         "When this process last wrote a snapshot; 0 before the first.",
     ),
-    Declared(Gauge, "demo_snapshot_bytes", "Size of the newest snapshot."),
+    Declared(Gauge, "demo_snapshot_bytes", "Size of the newest snapshot; 0 before the first."),
     Declared(Gauge, "demo_payload_store_bytes", "Payloads kept."),
-    Declared(Gauge, "demo_datadir_free_bytes", "Room on the data folder's disk."),
+    Declared(
+        Gauge,
+        "demo_datadir_free_bytes",
+        "Room on the data folder's disk; NaN where that does not say.",
+    ),
 )
 
 METRICS: Final = (*NODE, *ROUNDS, *AGREEMENT, *LEARNING, *NETWORK, *STORE)
