@@ -146,6 +146,7 @@ async def _join_run(node: Node, group: asyncio.TaskGroup, files: ExitStack) -> N
     participant = Participant(around, archive, snapshots)
     await node.mesh.join(run_id, participant.on_gossip, participant.server.answer)
     group.create_task(node.peering.run())
+    node.operations.sources.append(node.peering.figures)
     group.create_task(participant.timekeeper.run())
     node.operations.timekeeper = participant.timekeeper
     corpus = await ensure_corpus(node.disk, node.datadir, manifest.data, puller, node.say)

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import Protocol
 
 from demo_node.evaluating import Evaluating
+from demo_node.mesh.figures import show_mesh
 from demo_node.mesh.peer_id import encode_peer_id
 from demo_node.ports import Clock, Learner, Mesh, PeerView
 from demo_node.round import RoundDriver
@@ -115,6 +116,7 @@ class NodeOperations:
         if self.manifest is not None:
             round_ = max(0, round_at(self.manifest.schedule, self.clock.now_ms()))
             yield Figure("demo_learning_rate", compute_step(self.manifest.learning, round_).lr)
+        yield from show_mesh(self.mesh)
         for source in self.sources:
             yield from source()
 

@@ -3,12 +3,13 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from demo_node.mesh.addresses import decode_address
 from demo_node.ports import Blob, BlobRequest, Clock, Mesh, NotHeld, Unreachable
 from demo_node.store.addresses import AddressBook
+from demo_node.views import Figure
 from demo_protocol.answers import decode_peers
 from demo_protocol.errors import ConfigError, Reject
 from demo_protocol.limits import PEERS_REPLY_BYTES_MAX
@@ -89,6 +90,10 @@ class Peering:
         """Why nobody answered: for each address that was named, what came of dialling it."""
         found = [self._candidates[address] for address in self._named]
         return "; ".join(c.reason for c in found if c.reason)
+
+    def figures(self) -> Iterator[Figure]:
+        """How many addresses there are to choose from."""
+        yield Figure("demo_peers_known", len(self._candidates))
 
     async def run(self) -> None:
         """Dial and ask around, for ever."""

@@ -3,8 +3,8 @@
 Values only: no port hands out a library's object. Peers are their 32-byte Ed25519 public keys.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Protocol
 
@@ -85,12 +85,61 @@ class PeerView:
     rtt_ms: int = 0
 
 
+class Direction(StrEnum):
+    """Seen from this node."""
+
+    IN = "in"
+    OUT = "out"
+
+
+class Use(StrEnum):
+    """What bytes on the mesh's sockets are for."""
+
+    GOSSIP = "gossip"
+    PAYLOAD = "payload"
+    SYNC = "sync"  # what nodes catch up with
+    OTHER = "other"  # handshakes, headers of frames, encryption, small questions
+
+
+class PullResult(StrEnum):
+    """What came of a request to one peer."""
+
+    OK = "ok"
+    NOT_HELD = "not_held"
+    UNREACHABLE = "unreachable"
+
+
+class DialResult(StrEnum):
+    """What came of dialling one address."""
+
+    CONNECTED = "connected"
+    TIMED_OUT = "timed_out"
+    REFUSED = "refused"  # nobody listens there
+    FAILED = "failed"
+
+
+class PeerChange(StrEnum):
+    """A peer's first connection, and the end of its last one."""
+
+    CONNECTED = "connected"
+    DISCONNECTED = "disconnected"
+
+
 @dataclass(frozen=True, slots=True)
 class MeshCounters:
-    """Bytes since start, from the sockets: everything sent and received."""
+    """What the mesh has done since start; none of these falls, and none is of a single peer.
+
+    `bytes_in` and `bytes_out` are those of the sockets. `traffic` says what they were for: its
+    uses add up to them, but for frames that are on their way. `pulls` are requests that we made,
+    those that were cancelled left out; so with `dials`.
+    """
 
     bytes_in: int
     bytes_out: int
+    traffic: Mapping[tuple[Direction, Use], int] = field(default_factory=dict)
+    pulls: Mapping[tuple[Blob, PullResult], int] = field(default_factory=dict)
+    dials: Mapping[DialResult, int] = field(default_factory=dict)
+    changes: Mapping[PeerChange, int] = field(default_factory=dict)
 
 
 class Mesh(Protocol):
@@ -110,7 +159,15 @@ class Mesh(Protocol):
         ...
 
     def counters(self) -> MeshCounters:
-        """Traffic since start."""
+        """What was done since start."""
+        ...
+
+    def mesh_peers(self, topic: Topic) -> int:
+        """Links of the gossip mesh of a topic. None while peers are connected is an alarm."""
+        ...
+
+    def serving(self) -> int:
+        """Requests of peers that are being answered."""
         ...
 
     async def join(self, run_id: bytes, on_gossip: OnGossip, on_blob: OnBlob) -> None:

@@ -2,9 +2,10 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
 from demo_node.ports import Blob, BlobRequest, Mesh, NotHeld, Unreachable
+from demo_node.views import Figure
 from demo_protocol.events import PullHeaders, PullPayload, PullRecords
 from demo_protocol.limits import (
     HEADER_BYTES_MAX,
@@ -37,6 +38,11 @@ class Puller:
     def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
         self._payloads = asyncio.Semaphore(PULLS_MAX)
+        self._pulling = 0
+
+    def figures(self) -> Iterator[Figure]:
+        """How many payloads are being pulled, those included that wait for their turn."""
+        yield Figure("demo_queue_depth", self._pulling, ("pulls",))
 
     async def ask(
         self, holder: bytes, request: BlobRequest, bytes_max: int, timeout_s: float = TIMEOUT_S
@@ -57,6 +63,15 @@ class Puller:
         Nobody gets more than `patience_s` at first, so that a frozen holder does not use up the
         rounds a payload is wanted in; then twice that, and so on, for slow links.
         """
+        self._pulling += 1
+        try:
+            return await self._pull_payload(effect, wanted, patience_s)
+        finally:
+            self._pulling -= 1
+
+    async def _pull_payload(
+        self, effect: PullPayload, wanted: Callable[[], bool], patience_s: float
+    ) -> bytes | None:
         request = BlobRequest(Blob.PAYLOAD, effect.payload_hash)
         pause_s = RETRY_FIRST_S
         timeout_s = min(patience_s, TIMEOUT_S)

@@ -68,6 +68,12 @@ class Internet:
     def counters(self) -> MeshCounters:
         return MeshCounters(0, 0)
 
+    def mesh_peers(self, topic: Topic) -> int:
+        return len(self.connected)
+
+    def serving(self) -> int:
+        return 0
+
     async def join(self, run_id: bytes, on_gossip: OnGossip, on_blob: OnBlob) -> None:
         raise AssertionError
 

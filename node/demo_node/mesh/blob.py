@@ -19,9 +19,11 @@ from libp2p.exceptions import BaseLibp2pError
 from libp2p.peer.id import ID
 
 from demo_node.mesh import bounds
+from demo_node.mesh.account import USES
 from demo_node.mesh.guest import GuestClosed
 from demo_node.mesh.pacing import PIECE_BYTES_MIN, UploadPacer
 from demo_node.mesh.peer_id import decode_peer_id_bytes, encode_peer_id, encode_peer_id_bytes
+from demo_node.mesh.yamux import mark
 from demo_node.ports import Blob, BlobRequest, NotHeld, Unreachable
 from demo_protocol.limits import HASH_BYTES, REQUEST_BYTES_MAX
 from demo_protocol.pb import wire_pb2
@@ -72,6 +74,7 @@ class BlobProtocol:
             with trio.fail_after(timeout_s):
                 async with self._slot(peer):
                     stream = await self._host.new_stream(peer_id, [PROTOCOL])
+                    mark(stream, USES[request.kind])
                     async with _finishing(stream):
                         return await _ask(stream, request, bytes_max)
         except trio.TooSlowError:
@@ -81,6 +84,10 @@ class BlobProtocol:
         except _STREAM_ERRORS as error:
             reason = str(error) or type(error).__name__
             raise Unreachable(f"{name} broke off: {reason.splitlines()[0]}") from None
+
+    def serving(self) -> int:
+        """Requests of peers that are being answered."""
+        return self._serving.total()
 
     @contextlib.asynccontextmanager
     async def _slot(self, peer: bytes) -> AsyncIterator[None]:
@@ -115,6 +122,8 @@ class BlobProtocol:
         try:
             with trio.fail_after(bounds.REQUEST_FRAME_S):
                 request = await _read_request(stream)
+            if request is not None:
+                mark(stream, USES[request.kind])
             with trio.fail_after(bounds.ANSWER_S):
                 body = None if request is None else await self._look_up(peer, request)
             await self._reply(stream, body)

@@ -9,6 +9,8 @@ from libp2p.exceptions import BaseLibp2pError, ParseError
 from libp2p.protocol_muxer.exceptions import MultiselectClientError
 from libp2p.security.noise.exceptions import PeerIDMismatchesPubkey
 
+from demo_node.ports import DialResult
+
 _FAMILIES: Final = {"dns": 0, "dns4": socket.AF_INET, "dns6": socket.AF_INET6}
 
 
@@ -29,8 +31,7 @@ async def resolve(where: str) -> list[str]:
 
 def explain(error: BaseException) -> str:
     """One line for the operator: the library wraps the reason several times."""
-    while (cause := _cause(error)) is not None:
-        error = cause
+    error = _root(error)
     if isinstance(error, PeerIDMismatchesPubkey):
         found = re.search(r"from_pubkey=(\w+)", str(error))
         return f"another node answers there, {found[1] if found else 'with another key'}"
@@ -48,6 +49,17 @@ def explain(error: BaseException) -> str:
     return reason
 
 
+def classify(error: BaseException) -> DialResult:
+    """What kind of failure a failed dial was."""
+    match _root(error):
+        case ConnectionRefusedError():
+            return DialResult.REFUSED
+        case TimeoutError() | trio.TooSlowError():
+            return DialResult.TIMED_OUT
+        case _:
+            return DialResult.FAILED
+
+
 def _is_foreign(error: BaseException) -> bool:
     """Whether what came back cannot be libp2p: the library would quote all of it."""
     return isinstance(error, ParseError | UnicodeDecodeError) or (
@@ -55,5 +67,10 @@ def _is_foreign(error: BaseException) -> bool:
     )
 
 
-def _cause(error: BaseException) -> BaseException | None:
-    return error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error.__cause__
+def _root(error: BaseException) -> BaseException:
+    """The reason inside all wrappings."""
+    while True:
+        inner = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error.__cause__
+        if inner is None:
+            return error
+        error = inner

@@ -18,18 +18,21 @@ from demo_node.mesh import bounds
 from demo_node.mesh.addresses import decode_address, expand_address
 from demo_node.mesh.blob import BlobProtocol
 from demo_node.mesh.contacts import Contacts
-from demo_node.mesh.dial import explain, resolve
+from demo_node.mesh.dial import classify, explain, resolve
 from demo_node.mesh.gossip import Gossip
 from demo_node.mesh.guest import Guest, GuestClosed
 from demo_node.mesh.host import build_host, close_listeners, get_swarm, listen
 from demo_node.mesh.pacing import UploadPacer
 from demo_node.mesh.peer_id import decode_peer_id_bytes, encode_peer_id, encode_peer_id_bytes
+from demo_node.mesh.tally import Tally
 from demo_node.mesh.transport import MeteredTCP
 from demo_node.ports import (
     BlobRequest,
+    DialResult,
     MeshCounters,
     OnBlob,
     OnGossip,
+    PeerChange,
     PeerView,
     Topic,
     Unreachable,
@@ -61,6 +64,7 @@ class Libp2pMesh:
     ) -> None:
         pacer = UploadPacer(upload_bytes_per_s)
         self._tcp = MeteredTCP(pacer)
+        self._tally = Tally()
         self._listen = tuple(listen)
         self._host = build_host(seed, self._tcp)
         self._swarm = get_swarm(self._host)
@@ -135,8 +139,20 @@ class Libp2pMesh:
         return views
 
     def counters(self) -> MeshCounters:
-        """Bytes of all TCP streams since start: gossip, pulls, handshakes, encryption."""
-        return MeshCounters(self._tcp.bytes_in, self._tcp.bytes_out)
+        """What was done since start; bytes are those of all TCP streams."""
+        came, went = self._contacts.came, self._contacts.went
+        return MeshCounters(
+            self._tcp.bytes_in,
+            self._tcp.bytes_out,
+            traffic=dict(self._tcp.totals.bytes),
+            pulls=dict(self._tally.pulls),
+            dials=dict(self._tally.dials),
+            changes={PeerChange.CONNECTED: came, PeerChange.DISCONNECTED: went},
+        )
+
+    def serving(self) -> int:
+        """Requests of peers that are being answered."""
+        return self._blobs.serving()
 
     def mesh_peers(self, topic: Topic) -> int:
         """Links of the gossip mesh of a topic. None while peers are connected is an alarm."""
@@ -168,7 +184,8 @@ class Libp2pMesh:
         self, peer: bytes, request: BlobRequest, *, bytes_max: int, timeout_s: float
     ) -> bytes:
         """Pull a blob from a connected peer. Raises Unreachable or NotHeld."""
-        return await self._call(self._blobs.pull, peer, request, bytes_max, timeout_s)
+        with self._tally.pull(request.kind):
+            return await self._call(self._blobs.pull, peer, request, bytes_max, timeout_s)
 
     async def _call(self, fn: Callable[..., Awaitable[T]], *args: Any) -> T:
         try:
@@ -234,9 +251,12 @@ class Libp2pMesh:
                 with trio.fail_after(bounds.CONNECT_S):
                     if not self._is_connected(peer_id):
                         await self._dial_any(await resolve(where), peer_id)
+                        self._tally.dials[DialResult.CONNECTED] += 1
         except trio.TooSlowError:
+            self._tally.dials[DialResult.TIMED_OUT] += 1
             raise Unreachable(f"{where} did not answer in {bounds.CONNECT_S:.0f} s") from None
         except (BaseLibp2pError, OSError, ValueError) as error:
+            self._tally.dials[classify(error)] += 1
             raise Unreachable(f"{where}: {explain(error)}") from None
         finally:
             if not lock.statistics().tasks_waiting and not lock.locked():

@@ -25,7 +25,8 @@ from libp2p.rcmgr import Direction
 from libp2p.utils.varint import encode_varint_prefixed
 
 from demo_node.mesh import bounds
-from demo_node.mesh.yamux import PatientYamux
+from demo_node.mesh.yamux import PatientYamux, mark
+from demo_node.ports import Use
 
 _LOST: Final = (BaseLibp2pError, trio.TooSlowError, OSError)
 """What a stream's operations raise when the connection has gone."""
@@ -75,10 +76,18 @@ class LinkedPubsub(Pubsub):
     async def continuously_read_stream(self, stream: INetStream) -> None:
         """Read what a peer sends, and remember by which connection it told its topics."""
         _reading.set(stream.muxed_conn)
+        mark(stream, Use.GOSSIP)
         try:
             await super().continuously_read_stream(stream)
         finally:
             self._told.pop(stream.muxed_conn, None)
+
+    async def handle_sending_messages(
+        self, peer_id: ID, stream: INetStream, queue: RpcQueue
+    ) -> None:
+        """Send what is queued for a peer, by its first connection."""
+        mark(stream, Use.GOSSIP)
+        await super().handle_sending_messages(peer_id, stream, queue)
 
     def handle_subscription(self, origin_id: ID, sub_message: rpc_pb2.RPC.SubOpts) -> None:
         """A peer tells that it takes part in a topic, or no longer."""
@@ -156,6 +165,7 @@ class LinkedPubsub(Pubsub):
                 self.protocols, MultiselectCommunicator(stream)
             )
             stream.set_protocol(chosen)
+            mark(stream, Use.GOSSIP)
             rpc: rpc_pb2.RPC | None = self.get_hello_packet()
             while rpc is not None:
                 await stream.write(encode_varint_prefixed(rpc.SerializeToString()))

@@ -6,21 +6,28 @@ What comes when is decided by plain functions of the link; nothing here reads a 
 import asyncio
 import functools
 import heapq
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from demo_node.mesh.account import USES, Totals
 from demo_node.mesh.bounds import TOPIC_BYTES_MAX
 from demo_node.mesh.peer_id import encode_peer_id
+from demo_node.mesh.tally import Tally
 from demo_node.ports import (
     BlobRequest,
+    DialResult,
+    Direction,
     MeshCounters,
     NotHeld,
     OnBlob,
     OnGossip,
+    PeerChange,
     PeerView,
     Topic,
     Unreachable,
+    Use,
 )
 from demo_protocol.errors import LocalFault
 
@@ -90,8 +97,8 @@ class MemoryNetwork:
         for mesh in self._meshes.values():
             for other in self._meshes.values():
                 if mesh is not other:
-                    mesh.links.setdefault(other.peer, True)
-                    other.links.setdefault(mesh.peer, False)
+                    mesh.link(other.peer, outbound=True)
+                    other.link(mesh.peer, outbound=False)
 
     def remove(self, mesh: "MemoryMesh") -> None:
         """Drop a mesh and its links."""
@@ -99,7 +106,7 @@ class MemoryNetwork:
             del self._meshes[mesh.peer]
             del self._at[mesh.addresses()[0]]
             for other in self._meshes.values():
-                other.links.pop(mesh.peer, None)
+                other.unlink(mesh.peer)
 
     def next_number(self) -> int:
         """A number no message had before, not of an earlier mesh of the same key either."""
@@ -139,8 +146,10 @@ class MemoryMesh:
         self._on_gossip: OnGossip | None = None
         self._on_blob: OnBlob | None = None
         self._seen: dict[tuple[bytes, int], None] = {}
-        self._bytes_in = 0
-        self._bytes_out = 0
+        self._totals = Totals()
+        self._tally = Tally()
+        self._changes = Counter[PeerChange]()
+        self._serving = 0
 
     @property
     def peer(self) -> bytes:
@@ -160,8 +169,20 @@ class MemoryMesh:
         ]
 
     def counters(self) -> MeshCounters:
-        """Bytes of messages and blobs; no framing, for there is none."""
-        return MeshCounters(self._bytes_in, self._bytes_out)
+        """What was done since start; bytes of messages and blobs have no framing here."""
+        traffic = dict(self._totals.bytes)
+        return MeshCounters(
+            sum(size for (direction, _), size in traffic.items() if direction is Direction.IN),
+            sum(size for (direction, _), size in traffic.items() if direction is Direction.OUT),
+            traffic=traffic,
+            pulls=dict(self._tally.pulls),
+            dials=dict(self._tally.dials),
+            changes=dict(self._changes),
+        )
+
+    def serving(self) -> int:
+        """Requests of peers that are being answered."""
+        return self._serving
 
     def mesh_peers(self, topic: Topic) -> int:
         """Links a message of this topic goes out on."""
@@ -178,10 +199,23 @@ class MemoryMesh:
         """Link with the mesh at an address; return its key. Raises Unreachable."""
         other = self._network.find_address(address)
         if other is None or other is self or self._network.is_cut(self._peer, other.peer):
+            self._tally.dials[DialResult.FAILED] += 1
             raise Unreachable(f"nobody answers at {address}")
-        self.links.setdefault(other.peer, True)
-        other.links.setdefault(self._peer, False)
+        self._tally.dials[DialResult.CONNECTED] += 1
+        self.link(other.peer, outbound=True)
+        other.link(self._peer, outbound=False)
         return other.peer
+
+    def link(self, peer: bytes, *, outbound: bool) -> None:
+        """Be connected to a peer, if we are not."""
+        if peer not in self.links:
+            self.links[peer] = outbound
+            self._changes[PeerChange.CONNECTED] += 1
+
+    def unlink(self, peer: bytes) -> None:
+        """Be connected to a peer no more, if we were."""
+        if self.links.pop(peer, None) is not None:
+            self._changes[PeerChange.DISCONNECTED] += 1
 
     async def publish(self, topic: Topic, message: bytes) -> None:
         """Send to every link. Raises LocalFault over the size limit."""
@@ -197,6 +231,12 @@ class MemoryMesh:
         self, peer: bytes, request: BlobRequest, *, bytes_max: int, timeout_s: float
     ) -> bytes:
         """Pull a blob from a connected peer. Raises Unreachable or NotHeld."""
+        with self._tally.pull(request.kind):
+            return await self._pull(peer, request, bytes_max, timeout_s)
+
+    async def _pull(
+        self, peer: bytes, request: BlobRequest, bytes_max: int, timeout_s: float
+    ) -> bytes:
         if peer not in self.links or self._network.find(peer) is None:
             raise Unreachable(f"{encode_peer_id(peer)} is not connected")
         try:
@@ -208,29 +248,39 @@ class MemoryMesh:
             raise NotHeld(f"{request.kind.name} {request.key.hex()}")
         if len(body) > bytes_max:
             raise Unreachable(f"{encode_peer_id(peer)} offered {len(body)} bytes of {bytes_max}")
-        self._bytes_in += len(body)
         return body
 
     def stop(self) -> None:
         """Leave at once: links end, nothing arrives any more."""
         self._network.remove(self)
-        self.links.clear()
+        for peer in list(self.links):
+            self.unlink(peer)
 
     async def _exchange(self, peer: bytes, request: BlobRequest) -> bytes | None:
-        size = len(request.key)
-        self._bytes_out += size
+        size, use = len(request.key), USES[request.kind]
+        self._totals.bytes[Direction.OUT, use] += size
         await self._travel(self._peer, peer, size)
         other = self._network.find(peer)
         if other is None:
             raise Unreachable(f"{encode_peer_id(peer)} has left")
-        other._bytes_in += size
-        body = None if other._on_blob is None else await other._on_blob(self._peer, request)
+        other._totals.bytes[Direction.IN, use] += size
+        body = await other._answer(self._peer, request)
         if self._network.find(peer) is not other:
             raise Unreachable(f"{encode_peer_id(peer)} died over it")
         size = 0 if body is None else len(body)
-        other._bytes_out += size
+        other._totals.bytes[Direction.OUT, use] += size
         await self._travel(peer, self._peer, size)
+        self._totals.bytes[Direction.IN, use] += size
         return body
+
+    async def _answer(self, peer: bytes, request: BlobRequest) -> bytes | None:
+        if self._on_blob is None:
+            return None
+        self._serving += 1
+        try:
+            return await self._on_blob(peer, request)
+        finally:
+            self._serving -= 1
 
     async def _travel(self, sender: bytes, receiver: bytes, size: int) -> None:
         arrived = asyncio.get_running_loop().create_future()
@@ -248,14 +298,14 @@ class MemoryMesh:
             other = self._network.find(peer)
             if other is None or peer in (source, gossip.origin):
                 continue
-            self._bytes_out += size
+            self._totals.bytes[Direction.OUT, Use.GOSSIP] += size
             hear = functools.partial(other._hear, gossip, self._peer)
             self._network.send(self._peer, peer, size, hear)
 
     def _hear(self, gossip: _Message, source: bytes) -> None:
         if self._network.find(self._peer) is not self:  # stopped while it was on its way
             return
-        self._bytes_in += len(gossip.content)
+        self._totals.bytes[Direction.IN, Use.GOSSIP] += len(gossip.content)
         if (gossip.origin, gossip.number) in self._seen or self._on_gossip is None:
             return
         self._remember(gossip)

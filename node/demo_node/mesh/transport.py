@@ -14,7 +14,9 @@ from libp2p.transport.tcp.tcp import TCP
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from demo_node.mesh import bounds
+from demo_node.mesh.account import Account, Totals
 from demo_node.mesh.pacing import UploadPacer
+from demo_node.ports import Direction
 
 
 class MeteredTCP(TCP):
@@ -25,6 +27,7 @@ class MeteredTCP(TCP):
         self.pacer = pacer
         self.bytes_in = 0
         self.bytes_out = 0
+        self.totals = Totals()
         self.open: set[MeteredStream] = set()
 
     async def dial(self, maddr: Multiaddr) -> IRawConnection:
@@ -79,7 +82,18 @@ class MeteredStream(ReadWriteCloser):
         self._handler = handler
         self._ahead = b""
         self._at = 0
-        self.bytes_in = 0
+        self.incoming = Account(tcp.totals, Direction.IN)
+        self.outgoing = Account(tcp.totals, Direction.OUT)
+
+    @property
+    def bytes_in(self) -> int:
+        """Everything that came so far."""
+        return self.incoming.bytes
+
+    @property
+    def unread(self) -> int:
+        """How much of that nobody has read yet."""
+        return len(self._ahead) - self._at
 
     async def read(self, n: int | None = None) -> bytes:
         """At most `n` bytes; none at the end.
@@ -89,7 +103,7 @@ class MeteredStream(ReadWriteCloser):
         if self._at == len(self._ahead) and n != 0:
             self._ahead = await self._inner.read(bounds.READ_AHEAD_BYTES)
             self._at = 0
-            self.bytes_in += len(self._ahead)
+            self.incoming.add(len(self._ahead))
             self._tcp.bytes_in += len(self._ahead)
         end = len(self._ahead) if n is None else self._at + n
         piece = self._ahead[self._at : end]
@@ -101,6 +115,7 @@ class MeteredStream(ReadWriteCloser):
         with trio.move_on_after(bounds.WRITE_STALL_S) as stalled:
             await self._inner.write(data)
             self._tcp.bytes_out += len(data)
+            self.outgoing.add(len(data))
             self._tcp.pacer.sent(len(data))
         if stalled.cancelled_caught:  # part of it may be out: the stream is of no use any more
             await self.close()
@@ -114,6 +129,8 @@ class MeteredStream(ReadWriteCloser):
     def abort(self) -> None:
         """The same at once."""
         self._tcp.open.discard(self)
+        self.incoming.close()
+        self.outgoing.close()
         self._inner.stream.socket.close()  # wakes whoever reads or writes
         if self._handler.deadline == math.inf:
             self._handler.deadline = trio.current_time() + bounds.INBOUND_GRACE_S

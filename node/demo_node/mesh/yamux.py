@@ -1,31 +1,45 @@
 """Yamux as the library has it, with a reader that never waits for a writer, and a watch."""
 
 import struct
-from typing import Final
+from typing import Any, Final, cast
 
 import trio
-from libp2p.abc import IMuxedConn, IMuxedStream, ISecureConn
+from libp2p.abc import IMuxedConn, IMuxedStream, INetStream, ISecureConn
 from libp2p.custom_types import TProtocol
 from libp2p.exceptions import BaseLibp2pError
+from libp2p.network.stream.net_stream import NetStream
 from libp2p.peer.id import ID
+from libp2p.security.secure_session import SecureSession
 from libp2p.stream_muxer.muxer_multistream import MuxerMultistream
 from libp2p.stream_muxer.yamux.yamux import (
     FLAG_SYN,
     HEADER_SIZE,
     PROTOCOL_ID,
+    TYPE_DATA,
     TYPE_GO_AWAY,
     TYPE_PING,
     YAMUX_HEADER_FORMAT,
     Yamux,
+    YamuxStream,
 )
 
 from demo_node.mesh import bounds
 from demo_node.mesh.transport import MeteredStream, MeteredTCP
+from demo_node.ports import Use
 
 YAMUX: Final = TProtocol(PROTOCOL_ID)
 
 PROBE_PAUSE_S: Final = 0.05
 """Between two looks for an answer."""
+
+
+def mark(stream: INetStream, use: Use) -> None:
+    """What goes through this stream from now on is for `use`."""
+    assert isinstance(stream, NetStream)
+    muxed = stream.muxed_stream
+    assert isinstance(muxed, YamuxStream)
+    assert isinstance(muxed.conn, PatientYamux)
+    muxed.conn.mark(muxed.stream_id, use)
 
 
 class YamuxOnly(MuxerMultistream):
@@ -53,8 +67,11 @@ class PatientYamux(Yamux):
     """
 
     def __init__(self, conn: ISecureConn, peer_id: ID, stream: MeteredStream) -> None:
-        super().__init__(conn, peer_id)
+        assert isinstance(conn, SecureSession)
+        super().__init__(cast(ISecureConn, FrameReader(conn, self)), peer_id)
+        self._session = conn
         self._stream = stream
+        self._uses: dict[int, Use] = {}
         self._aside = bytearray()
         self._flush_is_due = False
 
@@ -64,6 +81,19 @@ class PatientYamux(Yamux):
         if len(self.streams) > bounds.STREAMS_PER_CONNECTION_MAX:
             self._stream.abort()
         return stream
+
+    def mark(self, stream_id: int, use: Use) -> None:
+        """What goes through this stream from now on is for `use`."""
+        self._uses[stream_id] = use
+        if len(self._uses) > 2 * bounds.STREAMS_PER_CONNECTION_MAX:  # half of them have ended
+            self._uses = {i: known for i, known in self._uses.items() if i in self.streams}
+
+    def on_frame(self, stream_id: int, size: int) -> None:
+        """A frame has come, with so many bytes of a stream."""
+        session = self._session
+        decrypted = session.high_watermark - session.low_watermark
+        use = self._uses.get(stream_id, Use.OTHER)
+        self._stream.incoming.tell(use, size, self._stream.unread + decrypted)
 
     async def drop_if_silent(self) -> None:
         """Ping, and end the connection unless some byte comes soon."""
@@ -90,6 +120,8 @@ class PatientYamux(Yamux):
             return
         async with self._write_lock:
             await self.secured_conn.write(self._take_aside() + data)
+            use = self._uses.get(int.from_bytes(data[4:8]), Use.OTHER)
+            self._stream.outgoing.tell(use, len(data) - HEADER_SIZE)
 
     def _put_aside(self, frame: bytes) -> None:
         self._aside += frame
@@ -108,6 +140,7 @@ class PatientYamux(Yamux):
                 frames = self._take_aside()
                 if frames:
                     await self.secured_conn.write(frames)
+                    self._stream.outgoing.tell(Use.OTHER, 0)
         except (BaseLibp2pError, OSError):
             self._stream.abort()  # and the reader ends the connection
 
@@ -139,3 +172,38 @@ class PatientYamux(Yamux):
             if silent or not self._rtt:
                 await self._ping()
             await trio.sleep(bounds.HEALTH_INTERVAL_S)
+
+
+class FrameReader:
+    """The secure session as the muxer reads it, header by header and body by body.
+
+    Tells for which stream a frame came: the library's loop tells nobody.
+    """
+
+    def __init__(self, session: SecureSession, conn: PatientYamux) -> None:
+        self._session = session
+        self._conn = conn
+        self._header = b""
+        self._stream_id = 0
+        self._size = 0
+        self._left = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    async def read(self, n: int | None = None) -> bytes:
+        """The next part of a header or of a body, as the muxer asks for it."""
+        piece = await self._session.read(n)
+        if self._left:
+            self._left -= len(piece)
+            if not self._left:
+                self._conn.on_frame(self._stream_id, self._size)
+            return piece
+        self._header += piece
+        if len(self._header) == HEADER_SIZE:
+            _, kind, _, self._stream_id, length = struct.unpack(YAMUX_HEADER_FORMAT, self._header)
+            self._header = b""
+            self._size = self._left = length if kind == TYPE_DATA else 0
+            if not self._left:
+                self._conn.on_frame(self._stream_id, 0)
+        return piece

@@ -1,0 +1,26 @@
+"""What a mesh has for the metrics. Nothing of a single peer: its labels are known beforehand."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from demo_node.ports import Direction, Mesh, Topic
+from demo_node.views import Figure
+
+
+def show_mesh(mesh: Mesh) -> Iterator[Figure]:
+    """Levels and totals as they are now."""
+    done = mesh.counters()
+    for (direction, use), total in done.traffic.items():
+        yield Figure("demo_network_bytes_total", total, (direction, use))
+    for (kind, pulled), total in done.pulls.items():
+        yield Figure("demo_pulls_total", total, (kind.name.lower(), pulled))
+    for dialled, total in done.dials.items():
+        yield Figure("demo_dials_total", total, (dialled,))
+    for change, total in done.changes.items():
+        yield Figure("demo_peer_changes_total", total, (change,))
+    dialled_by = Counter(Direction.OUT if v.outbound else Direction.IN for v in mesh.peers())
+    for direction in Direction:
+        yield Figure("demo_peer_connections", dialled_by[direction], (direction,))
+    for topic in Topic:
+        yield Figure("demo_gossip_mesh_peers", mesh.mesh_peers(topic), (topic,))
+    yield Figure("demo_queue_depth", mesh.serving(), ("serving",))
