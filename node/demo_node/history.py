@@ -7,7 +7,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from demo_node.ports import MeshCounters, Norms, Trained
+from demo_node.ports import MeshCounters, Norms, Topic, Trained
 from demo_node.views import Figure, Outcome, Phase, PhaseView, RoundObserver, RoundView
 from demo_protocol.events import HeadChanged
 from demo_protocol.manifest import Manifest, has_ended
@@ -92,6 +92,13 @@ class History:
     def on_header(self, round_: int, peer: bytes, now_ms: int) -> None:
         """A header is here, by gossip or because it is ours."""
         self.arrivals.setdefault((round_, peer), now_ms)
+
+    def on_arrival(self, topic: Topic, round_: int, now_ms: int) -> None:
+        """A header or proposal of a round has come by gossip. Early is as good as in time."""
+        schedule = self._manifest.schedule
+        ends = train_end_ms if topic is Topic.HEADERS else contribute_end_ms
+        late_s = max(0, now_ms - ends(schedule, round_)) / 1000
+        self._observer.on_measured("demo_gossip_arrival_seconds", late_s, topic)
 
     def on_record(self, round_: int, now_ms: int) -> None:
         """A valid proposal of a round is here; the first one ends its propose phase."""

@@ -130,6 +130,10 @@ class RoundDriver:
         if topic is Topic.HEADERS:
             header = next(reversed(self.view.pool.headers.values())).body  # it was just put there
             self.history.on_header(header.round, header.peer, now_ms)
+            self.history.on_arrival(topic, header.round, now_ms)
+        elif topic is Topic.PROPOSALS:
+            round_, _ = next(reversed(self.view.pool.proposals))
+            self.history.on_arrival(topic, round_, now_ms)
         self.observer.on_message(topic, "accepted")
         self.observer.on_op("verify", time.perf_counter() - begin_s)
         return True
@@ -157,6 +161,7 @@ class RoundDriver:
         yield Figure("demo_queue_depth", self._outbox.qsize(), ("outbox",))
         yield from self.history.figures()
         yield from self.fetcher.figures()
+        yield from self.puller.figures()
 
     async def flush(self) -> None:
         """Return when all that was to be sent is."""

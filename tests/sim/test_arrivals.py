@@ -1,0 +1,58 @@
+"""How long after their boundary the headers and proposals of others come, over virtual time."""
+
+from demo_node.ports import Topic
+from demo_node.sim.faults import Heard
+from demo_node.sim.swarm import LINK_S, SimNode, SimSwarm
+from tests.sim.rogue import TRAIN_END, Rogue
+from tests.sim.scenes import play
+
+
+def arrivals(node: SimNode, topic: Topic) -> list[float]:
+    """Seconds, in the order of coming."""
+    return node.observer.measured.get(("demo_gossip_arrival_seconds", topic), [])
+
+
+def test_every_header_and_proposal_of_another_node_is_measured_once() -> None:
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(4)
+        await swarm.run_until_round(6)
+        for node in swarm.nodes:
+            accepted = node.observer.messages
+            headers, proposals = (
+                arrivals(node, topic) for topic in (Topic.HEADERS, Topic.PROPOSALS)
+            )
+            assert len(headers) == accepted[Topic.HEADERS, "accepted"] == 3 * 6
+            assert len(proposals) == accepted[Topic.PROPOSALS, "accepted"] >= 5
+            assert all(LINK_S <= late_s <= 4 * LINK_S for late_s in headers + proposals)
+
+    play(scenario)
+
+
+def test_one_that_was_held_up_is_late_by_the_clock_and_one_that_is_early_is_in_time() -> None:
+    async def scenario(swarm: SimSwarm) -> None:
+        held_up: list[Heard] = []
+
+        def held_back_s(heard: Heard) -> float:
+            if heard.topic is not Topic.HEADERS or held_up:
+                return 0.0
+            held_up.append(heard)
+            return 0.4
+
+        await swarm.start(4)
+        rogue = Rogue(swarm)
+        await rogue.enter()
+        await swarm.run_until_round(1)
+        before = [len(arrivals(node, Topic.HEADERS)) for node in swarm.nodes]
+        await rogue.wait_until(1, TRAIN_END - 500)
+        await rogue.publish(rogue.header(1))
+        await rogue.wait_until(1, TRAIN_END - 100)
+        swarm.faults.held_back_s = held_back_s
+        await swarm.run_until_round(2)
+        found = [
+            sorted(arrivals(node, Topic.HEADERS)[count:])
+            for node, count in zip(swarm.nodes, before, strict=True)
+        ]
+        assert [late_s[0] for late_s in found] == [0.0] * 4
+        assert sorted(late_s[-1] for late_s in found) == [0.01, 0.01, 0.01, 0.41]
+
+    play(scenario)
