@@ -22,8 +22,10 @@ CONFIG_FILE: Final = "config.toml"
 
 DEFAULT_LISTEN: Final = ("/ip4/0.0.0.0/tcp/4001",)
 DEFAULT_METRICS_ADDRESS: Final = "127.0.0.1:9464"
+DEFAULT_TRACE_EVERY: Final = 10
 
 PEER_EXAMPLE: Final = "/ip4/192.0.2.7/tcp/4001/p2p/12D3..."
+TRACE_EXAMPLE: Final = "http://localhost:4318"
 SHOWN_MAX: Final = 80
 """Characters of a wrong address that an error repeats: enough to tell which one it is."""
 
@@ -54,6 +56,8 @@ class Config:
     rounds: int = 0
     evaluate_every: int = 10
     train: bool = True
+    trace_endpoint: str = ""
+    trace_every: int = DEFAULT_TRACE_EVERY
     log_format: str = "auto"
     log_level: str = "info"
     clock_offset: float = 0.0
@@ -195,6 +199,18 @@ def _host_port(raw: object) -> str:
     return _text(raw)
 
 
+def _trace_endpoint(raw: object) -> str:
+    """Where an OTLP collector takes traces; its usual path is added where there is none."""
+    text = _text(raw)
+    match = re.fullmatch(r"https?://(?:\[[\da-fA-F:]+\]|[\w.-]+)(?::\d{1,5})?(/[\w./-]*)?", text)
+    if text and match is None:
+        raise ValueError(
+            f"{text[:SHOWN_MAX]!r} is no address like {TRACE_EXAMPLE}; what a collector asks for in"
+            " headers goes into OTEL_EXPORTER_OTLP_HEADERS"
+        )
+    return text.rstrip("/") + "/v1/traces" if match and match[1] in (None, "/") else text
+
+
 def _device(raw: object) -> str:
     text = _text(raw)
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
@@ -265,6 +281,8 @@ _READERS: Final[dict[str, Callable[[object], object]]] = {
     "rounds": _number(0),
     "evaluate_every": _number(0),
     "train": _switch,
+    "trace_endpoint": _trace_endpoint,
+    "trace_every": _number(1),
     "log_format": _choice(*LOG_FORMATS),
     "log_level": _choice(*LOG_LEVELS),
     "clock_offset": _seconds,

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
+from importlib.metadata import version
 
 import uvloop
 
@@ -18,12 +19,14 @@ from demo_node.garbage import short_pauses
 from demo_node.listening import open_mesh
 from demo_node.mesh.addresses import decode_address
 from demo_node.mesh.libp2p import Libp2pMesh
+from demo_node.mesh.peer_id import encode_peer_id
 from demo_node.node import Node, NodeStopped, run_node
 from demo_node.observe.http import http_server
 from demo_node.observe.log import NodeLog, open_log
 from demo_node.observe.loop_lag import watch_loop_lag
 from demo_node.observe.meter import Meter
 from demo_node.observe.observers import LogObserver, Observers
+from demo_node.observe.sampling import Sampling
 from demo_node.operations import NodeOperations
 from demo_node.peering import Peering
 from demo_node.scratch import make_scratch
@@ -47,6 +50,7 @@ def run_daemon(config: Config, show: Callable[[str], None]) -> int:
     `show` takes what an operator wants to read: the line that others paste to join.
     """
     _check_run(config)
+    _check_traces(config)
     make_scratch()
     if config.train:
         start_server()  # it imports torch while the node comes up
@@ -73,8 +77,8 @@ async def _main(config: Config, show: Callable[[str], None]) -> int:
 
 async def _be_a_node(config: Config, show: Callable[[str], None], log: NodeLog) -> int:
     begun_s = time.monotonic()
-    meter = Meter()
-    observer = Observers([meter, LogObserver(log)])
+    meter = Meter(Sampling(config.trace_every if config.trace_endpoint else 0))
+    shown = Observers([meter, LogObserver(log)])
     stopping = Stopping()
     stopping.install(asyncio.get_running_loop())
     disk = FileDisk()
@@ -83,7 +87,10 @@ async def _be_a_node(config: Config, show: Callable[[str], None], log: NodeLog) 
         key = await asyncio.to_thread(_load_or_create_key, disk, datadir)
         clock = SystemClock(round(config.clock_offset * 1000))
         book = await asyncio.to_thread(AddressBook, disk, datadir.peers)
-        async with _mesh(key, config, book, observer) as mesh:
+        async with (
+            _traces(config, key, clock, shown) as observer,
+            _mesh(key, config, book, observer) as mesh,
+        ):
             operations = NodeOperations(clock=clock, mesh=mesh, stopping=stopping)
             node = Node(
                 begun_s=begun_s,
@@ -147,6 +154,30 @@ async def _show_status(operations: NodeOperations, observer: Observers) -> None:
 
 
 @contextlib.asynccontextmanager
+async def _traces(
+    config: Config, key: NodeKey, clock: SystemClock, shown: Observers
+) -> AsyncIterator[Observers]:
+    """What was there, and traces beside it where somebody takes them."""
+    if not config.trace_endpoint:
+        yield shown
+        return
+    from demo_node.observe.traces import RoundTraces, make_exporter
+
+    traces = RoundTraces(
+        make_exporter(config.trace_endpoint),
+        Sampling(config.trace_every),
+        peer_id=encode_peer_id(key.public),
+        version=version("demo-node"),
+        now_ms=clock.now_ms,
+        on_event=shown.on_event,
+    )
+    try:
+        yield Observers([shown, traces])
+    finally:
+        await asyncio.to_thread(traces.close)
+
+
+@contextlib.asynccontextmanager
 async def _mesh(
     key: NodeKey, config: Config, book: AddressBook, observer: RoundObserver
 ) -> AsyncIterator[Libp2pMesh]:
@@ -169,6 +200,20 @@ def _check_run(config: Config) -> None:
             f"{datadir.path} holds no run; make one with demo-node init, or join one with"
             " demo-node start --peers <multiaddr>"
         )
+
+
+def _check_traces(config: Config) -> None:
+    """Refuse where OpenTelemetry is asked for and missing; nothing imports it otherwise."""
+    if not config.trace_endpoint:
+        return
+    try:
+        import demo_node.observe.traces  # noqa: F401  half a second, and not on the loop
+    except ModuleNotFoundError as error:
+        if not str(error.name).startswith("opentelemetry"):
+            raise
+        raise ConfigError(
+            "--trace-endpoint needs OpenTelemetry; run: pip install 'demo-node[otel]'"
+        ) from None
 
 
 def _check_addresses(config: Config) -> None:

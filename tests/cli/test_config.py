@@ -131,3 +131,25 @@ def test_a_file_that_is_no_text_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_bytes(b"log_level = \xff")
     with pytest.raises(ConfigError, match=r"config\.toml: not text in UTF-8"):
         resolve_config({"datadir": tmp_path}, {})
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        ("", ""),
+        ("http://localhost:4318", "http://localhost:4318/v1/traces"),
+        ("https://otel.example.org/", "https://otel.example.org/v1/traces"),
+        ("http://[::1]:4318/v1/traces", "http://[::1]:4318/v1/traces"),
+        ("http://10.0.0.1/a/tempo", "http://10.0.0.1/a/tempo"),
+    ],
+)
+def test_where_traces_go(tmp_path: Path, given: str, used: str) -> None:
+    assert resolve(tmp_path, trace_endpoint=given).trace_endpoint == used
+
+
+@pytest.mark.parametrize(
+    "given", ["localhost:4318", "ftp://a", "http://", "http://me:secret@host", "http://a?token=b"]
+)
+def test_an_endpoint_that_is_none_is_refused(tmp_path: Path, given: str) -> None:
+    with pytest.raises(ConfigError, match=r"--trace-endpoint: .* is no address like"):
+        resolve(tmp_path, trace_endpoint=given)

@@ -9,8 +9,10 @@ from demo_node.cli.options import datadir_option
 from demo_node.config import (
     DEFAULT_LISTEN,
     DEFAULT_METRICS_ADDRESS,
+    DEFAULT_TRACE_EVERY,
     LOG_FORMATS,
     LOG_LEVELS,
+    TRACE_EXAMPLE,
     find_registry,
     resolve_config,
 )
@@ -88,6 +90,19 @@ from demo_node.config import (
     "--train/--no-train",
     default=None,
     help="Whether to train; without, the node only keeps and serves. [default: train]",
+)
+@click.option(
+    "--trace-endpoint",
+    metavar="URL",
+    help=f"Where an OTLP collector takes traces over HTTP, such as {TRACE_EXAMPLE}; needs"
+    " demo-node[otel]. [default: none]",
+)
+@click.option(
+    "--trace-every",
+    type=click.IntRange(min=1),
+    metavar="ROUNDS",
+    help="Trace rounds that this number divides: the same number at all nodes, the same rounds."
+    f" [default: {DEFAULT_TRACE_EVERY}]",
 )
 @click.option(
     "--log-format",

@@ -112,6 +112,12 @@ LIFE: Final[Mapping[str, Event]] = {
         "somebody else signs with this node's key",
         "stop one of the two, see [The key](#the-key)",
     ),
+    "traces.lost": Event(
+        WARNING,
+        "`--trace-endpoint` takes no traces: they are dropped; told again when it fails after it"
+        " has worked",
+        "start the collector, or name another; see [Traces](#traces)",
+    ),
     "leave.unsent": Event(WARNING, "the leave did not go out in time; peers notice by its silence"),
 }
 """The table of the section Log."""

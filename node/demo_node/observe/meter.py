@@ -20,6 +20,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from demo_node.observe.events import EVENTS
 from demo_node.observe.metrics import METRICS, Declared
+from demo_node.observe.sampling import NO_ROUNDS, Sampling, compute_trace_id
 from demo_node.views import READY, Figure, NodeState, Outcome, RoundView, StatusView
 from demo_protocol.manifest import PROTOCOL_VERSION
 
@@ -33,7 +34,10 @@ RESULTS: Final = (Outcome.RECORDED, Outcome.LATE)
 class Meter:
     """Implements views.RoundObserver. Every node has a registry of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, sampling: Sampling = NO_ROUNDS) -> None:
+        """`sampling`: the rounds that have a trace."""
+        self._sampling = sampling
+        self._run_id = b""
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
@@ -128,6 +132,7 @@ class Meter:
 
     def on_status(self, view: StatusView) -> None:
         """The node's status changed."""
+        self._run_id = view.run_id
         self._set_only("demo_node_info", view.peer_id, view.run_id.hex(), view.run_name)
         self._set_only(
             "demo_build_info",
@@ -177,8 +182,16 @@ class Meter:
         self._histograms["demo_event_loop_lag_seconds"].observe(seconds)
 
     def _exemplar(self, round_: int) -> dict[str, str] | None:
-        """What points from a bucket to the round that fell into it; none before round 0."""
-        return {"round": str(round_)} if round_ >= 0 else None
+        """What points from a bucket to the round that fell into it, and to its trace.
+
+        None before round 0.
+        """
+        if round_ < 0:
+            return None
+        labels = {"round": str(round_)}
+        if self._run_id and self._sampling.includes(round_):
+            labels["trace_id"] = compute_trace_id(self._run_id, round_).hex()
+        return labels
 
     def _set_only(self, name: str, *values: str) -> None:
         """An info metric has one series: what changed replaces it."""
