@@ -15,6 +15,7 @@ from demo_node.cli.pause import pause, resume
 from demo_node.cli.runs import runs
 from demo_node.cli.start import start
 from demo_node.cli.swarm.command import swarm
+from demo_node.cli.top.command import top
 from demo_node.cli.version import version
 from demo_protocol.errors import ConfigError
 
@@ -39,6 +40,7 @@ for _command in (
     status,
     peers,
     rounds,
+    top,
     runs,
     pause,
     resume,

@@ -1,0 +1,104 @@
+"""The screen: a pure function of a reading and a size. Every line is cut to the width.
+
+Sections stand below each other on a narrow screen and in two columns on a wide one; charts get
+higher with the screen; peers get what is left of it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from rich.text import Text
+
+from demo_node.cli.top.concerns import find_concerns
+from demo_node.cli.top.figures import Figures, compute_figures
+from demo_node.cli.top.peers import draw_peers
+from demo_node.cli.top.reading import Reading
+from demo_node.cli.top.sections import (
+    draw_agreement,
+    draw_concern,
+    draw_head,
+    draw_latency,
+    draw_learning,
+    draw_network,
+    draw_round,
+)
+
+WIDE: Final = 160
+"""From this width on there are two columns."""
+
+RIGHT: Final = 78
+"""Width of the right one: as wide as its longest usual line."""
+
+BETWEEN: Final = 4
+CHART_LINES: Final = ((50, 8), (40, 5), (30, 3), (0, 2))
+"""(lines of the screen at least, lines of the chart)."""
+
+ENDLESS_CHART_LINES: Final = 4
+CONCERNS_MAX: Final = 4
+PEER_LINES_MIN: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How much there is to draw on: columns, lines (None: as many as it takes), and colours."""
+
+    width: int
+    height: int | None
+    color: bool = True
+
+
+def draw(reading: Reading, look: Look) -> Text:
+    """The whole screen, of at most `look.height` lines."""
+    figures = compute_figures(reading)
+    top = [*draw_head(reading), *_draw_concerns(reading, figures)]
+    lines = [*top, *_draw_middle(reading, figures, look)]
+    room = None
+    if look.height is not None:
+        room = max(look.height - len(lines) - 1, PEER_LINES_MIN)
+        del lines[max(look.height - room - 1, 0) :]
+    lines += [Text(), *draw_peers(reading, look.width, room)]
+    for line in lines:
+        line.truncate(look.width, overflow="ellipsis")
+    return Text("\n", no_wrap=True, overflow="crop").join(lines)
+
+
+def _draw_middle(reading: Reading, figures: Figures, look: Look) -> list[Text]:
+    is_wide = look.width >= WIDE
+    right = RIGHT if is_wide else look.width
+    left = look.width - right - BETWEEN if is_wide else look.width
+    height = _find_chart_lines(look.height)
+    rounds = [
+        *draw_round(reading, left),
+        *draw_latency(reading, figures, left, height, color=look.color),
+    ]
+    learning = draw_learning(reading, figures, right)
+    network = draw_network(reading, figures)
+    agreement = draw_agreement(reading, figures)
+    if not is_wide:
+        return [*rounds, *learning, *network, *agreement]
+    return _beside(rounds, [*learning, Text(), *network, Text(), *agreement], left)
+
+
+def _find_chart_lines(height: int | None) -> int:
+    if height is None:
+        return ENDLESS_CHART_LINES
+    return next(lines for least, lines in CHART_LINES if height >= least)
+
+
+def _draw_concerns(reading: Reading, figures: Figures) -> list[Text]:
+    concerns = find_concerns(reading, figures)
+    lines = [draw_concern(concern) for concern in concerns[:CONCERNS_MAX]]
+    if len(concerns) > CONCERNS_MAX:
+        lines.append(Text(f"!  and {len(concerns) - CONCERNS_MAX} more", "yellow"))
+    return lines
+
+
+def _beside(left: Sequence[Text], right: Sequence[Text], left_width: int) -> list[Text]:
+    lines = []
+    for index in range(max(len(left), len(right))):
+        line = left[index] if index < len(left) else Text()
+        line.truncate(left_width, overflow="ellipsis", pad=True)
+        line.append(" " * BETWEEN)
+        lines.append(line.append_text(right[index]) if index < len(right) else line)
+    return lines
