@@ -1,0 +1,307 @@
+"""How a dashboard of ours is put together: queries, kinds of panels, variables, layout.
+
+build.py says what is on the dashboards. In a query `@` stands for the nodes chosen at the top.
+"""
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Final, TypeVar
+
+from grafana_foundation_sdk.builders import common, gauge, heatmap, prometheus, stat, timeseries
+from grafana_foundation_sdk.builders import dashboard as dashboards
+from grafana_foundation_sdk.cog.builder import Builder
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models import common as looks
+from grafana_foundation_sdk.models.dashboard import (
+    DashboardCursorSync,
+    DashboardLinkType,
+    DataSourceRef,
+    DynamicConfigValue,
+    FieldColorModeId,
+    Threshold,
+    ThresholdsMode,
+    VariableModel,
+    VariableOption,
+    VariableRefresh,
+    VariableSort,
+)
+from grafana_foundation_sdk.models.heatmap import HeatmapColorMode
+from grafana_foundation_sdk.models.prometheus import PromQueryFormat
+
+Queries = Mapping[str, str]
+"""Legend -> PromQL."""
+
+Steps = Mapping[float, str]
+"""From which value on which colour."""
+
+Panel = timeseries.Panel | stat.Panel | gauge.Panel | heatmap.Panel
+Kind = TypeVar("Kind", timeseries.Panel, stat.Panel, gauge.Panel, heatmap.Panel)
+Rows = Mapping[str, Sequence[Panel]]
+
+SOURCE: Final = DataSourceRef(type_val="prometheus", uid="${datasource}")
+CHOSEN: Final = 'instance=~"$instance"'
+
+REFERENCE: Final = "round length"
+"""A line of this name is a yardstick, not a measurement: dashed and grey."""
+
+ROUND: Final = {REFERENCE: "max(demo_round_length_seconds{@})"}
+
+COLOURS: Final = {
+    **dict.fromkeys(("active", "recorded", "accepted", "equal", "applied", "joined"), "green"),
+    **dict.fromkeys(("paused", "finished", "replayed"), "blue"),
+    **dict.fromkeys(("starting", "waiting", "draining", "stopped", "left"), "#8e8e8e"),
+    **dict.fromkeys(("syncing", "late", "missing"), "yellow"),
+    **dict.fromkeys(("skipped", "expired", "unreachable"), "orange"),
+    **dict.fromkeys(("forked", "rolled_back", "forks", "rejected", "different"), "red"),
+    **{"train": "blue", "contribute": "purple", "propose": "yellow", "settle": "orange"},
+}
+"""What a name means does not change from panel to panel, and so neither does its colour."""
+
+
+def quantile(q: float, histogram: str, by: str = "") -> str:
+    """PromQL: over the chosen nodes together, or apart `by` these labels."""
+    labels = f"le, {by}" if by else "le"
+    return f"histogram_quantile({q}, sum by ({labels}) (rate({histogram}_bucket{{@}}[$window])))"
+
+
+def quantiles(histogram: str) -> Queries:
+    """Three of them, by their usual names."""
+    return {f"p{100 * q:.0f}": quantile(q, histogram) for q in (0.5, 0.95, 0.99)}
+
+
+def mean(histogram: str, by: str = "") -> str:
+    """PromQL: of the observations of all chosen nodes, apart `by` these labels."""
+    rates = (f"sum by ({by}) (rate({histogram}_{end}{{@}}[$window]))" for end in ("sum", "count"))
+    return " / ".join(rates)
+
+
+def rose(counter: str, by: str, aggregate: str = "sum") -> str:
+    """PromQL: by how much a counter rose within the window, apart `by` these labels."""
+    return f"{aggregate} by ({by}) (increase({counter}{{@}}[$window]))"
+
+
+def lines(
+    title: str,
+    meaning: str,
+    queries: Queries,
+    *,
+    unit: str = "none",
+    stacked: bool = False,
+    bars: bool = False,
+    floor: float | None = 0,
+    ceiling: float | None = None,
+    log: bool = False,
+    decimals: int | None = None,
+    mirrored: str = "",
+    red_below: float | None = None,
+    red_above: float | None = None,
+) -> timeseries.Panel:
+    """Curves over time. `floor`, `ceiling`: what the axis holds at least; `mirrored`: a pattern of
+    those drawn downwards.
+    """
+    legend = common.VizLegendOptions().show_legend(True).calcs(["lastNotNull"])
+    tooltip = common.VizTooltipOptions().mode(looks.TooltipDisplayMode.MULTI)
+    panel = (
+        timeseries.Panel()
+        .unit(unit)
+        .line_width(0 if bars else 1)
+        .fill_opacity(70 if stacked else 0)
+        .show_points(looks.VisibilityMode.NEVER)
+        .span_nulls(False)
+        .color_scheme(dashboards.FieldColor().mode(FieldColorModeId.PALETTE_CLASSIC))
+        .legend(legend.placement(looks.LegendPlacement.BOTTOM))
+        .tooltip(tooltip.sort(looks.SortOrder.DESCENDING))
+    )
+    if bars:
+        panel.draw_style(looks.GraphDrawStyle.BARS)
+    if stacked:
+        panel.stacking(common.StackingConfig().mode(looks.StackingMode.NORMAL).group("A"))
+    if floor is not None:
+        panel.axis_soft_min(floor)
+    if ceiling is not None:
+        panel.axis_soft_max(ceiling)
+    if log:
+        panel.scale_distribution(
+            common.ScaleDistributionConfig().type(looks.ScaleDistribution.LOG).log(10)
+        )
+    if decimals is not None or unit == "none":
+        panel.decimals(decimals or 0)
+    if red_below is not None:
+        _shade(panel, [Threshold(None, "red"), Threshold(red_below, "transparent")])
+    if red_above is not None:
+        _shade(panel, [Threshold(None, "transparent"), Threshold(red_above, "red")])
+    if mirrored:
+        down = DynamicConfigValue("custom.transform", looks.GraphTransform.NEGATIVE_Y)
+        panel.override_by_regexp(mirrored, [down])
+    _paint(panel, queries)
+    return _describe(panel, title, meaning, queries).height(8)
+
+
+def counts(title: str, meaning: str, queries: Queries, *, bars: bool = False) -> timeseries.Panel:
+    """How often things happened within the window."""
+    return lines(title, meaning, queries, bars=bars, stacked=bars)
+
+
+seconds = partial(lines, unit="s")
+"""Times, over time."""
+
+
+def number(
+    title: str,
+    meaning: str,
+    query: str,
+    steps: Steps | None = None,
+    *,
+    unit: str = "none",
+    named: str = "",
+    decimals: int | None = None,
+) -> stat.Panel:
+    """One value of now, in large; or, `named`, what this legend says. No steps: never alarming."""
+    rising = [] if steps is None else [Threshold(v, colour) for v, colour in steps.items()]
+    panel = (
+        stat.Panel()
+        .unit(unit)
+        .color_mode(looks.BigValueColorMode.BACKGROUND if steps else looks.BigValueColorMode.VALUE)
+        .graph_mode(looks.BigValueGraphMode.NONE if named else looks.BigValueGraphMode.AREA)
+        .text_mode(looks.BigValueTextMode.NAME if named else looks.BigValueTextMode.VALUE)
+        .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
+        .thresholds(_thresholds([Threshold(None, "green" if steps else "text"), *rising]))
+        .color_scheme(dashboards.FieldColor().mode(FieldColorModeId.THRESHOLDS))
+    )
+    if decimals is not None:
+        panel.decimals(decimals)
+    if named:
+        _paint(panel, {named: query})
+    return _describe(panel, title, meaning, {named or title: query}).height(4)
+
+
+def share(title: str, meaning: str, query: str, steps: Steps) -> gauge.Panel:
+    """A part of a whole; red below the first step."""
+    rising = [Threshold(value, colour) for value, colour in steps.items()]
+    panel = (
+        gauge.Panel()
+        .unit("percentunit")
+        .min(0)
+        .max(1)
+        .decimals(0)
+        .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
+        .thresholds(_thresholds([Threshold(None, "red"), *rising]))
+        .color_scheme(dashboards.FieldColor().mode(FieldColorModeId.THRESHOLDS))
+    )
+    return _describe(panel, title, meaning, {title: query}).height(4)
+
+
+def buckets(title: str, meaning: str, query: str) -> heatmap.Panel:
+    """A histogram of seconds over time; the query gives one series per `le`."""
+    colour = heatmap.HeatmapColorOptions().mode(HeatmapColorMode.SCHEME).scheme("Oranges")
+    panel = (
+        heatmap.Panel()
+        .calculate(False)
+        .unit("short")
+        .y_axis(heatmap.YAxisConfig().unit("s"))
+        .filter_values(heatmap.FilterValueRange().le(1e-9))
+        .color(colour.steps(64))
+    )
+    target = _target("A", "{{le}}", query).format(PromQueryFormat.HEATMAP).exemplar(True)
+    return _describe(panel, title, meaning, {}).with_target(target).height(8)
+
+
+def assemble(title: str, meaning: str, rows: Rows, other: str) -> str:
+    """One dashboard as JSON. A row's panels are as wide as its first one is, by their number."""
+    link = dashboards.DashboardLink(other).type(DashboardLinkType.LINK).include_vars(True)
+    board = (
+        dashboards.Dashboard(f"demo-node: {title}")
+        .uid(f"demo-{title.lower()}")
+        .description(meaning)
+        .tags(["demo-node"])
+        .timezone("browser")
+        .refresh("10s")
+        .time("now-30m", "now")
+        .tooltip(DashboardCursorSync.CROSSHAIR)
+        .variables(make_variables())
+        .link(link.url(f"/d/demo-{other.lower()}").keep_time(True))
+        .readonly()
+    )
+    for name, panels in rows.items():
+        board.with_row(dashboards.Row(name))
+        for panel in panels:
+            # A copy: both dashboards may show the same panel, at other places.
+            board.with_panel(copy.deepcopy(panel).span(_compute_width(len(panels))))
+    document = board.build()
+    for identity, item in enumerate(document.panels or (), start=1):  # the SDK gives none
+        item.id_val = identity
+    return json.dumps(document, cls=JSONEncoder, indent=2) + "\n"
+
+
+def make_variables() -> list[Builder[VariableModel]]:
+    """What can be chosen at the top."""
+    changing = VariableRefresh.ON_TIME_RANGE_CHANGED
+    return [
+        dashboards.DatasourceVariable("datasource").label("Prometheus").type("prometheus"),
+        dashboards.QueryVariable("run")  # its name is shown; two runs may have the same one
+        .label("Run")
+        .datasource(SOURCE)
+        .query("query_result(last_over_time(demo_node_info[$__range]))")
+        .regex('/run_id="(?<value>[^"]+)", *run_name="(?<text>[^"]+)"/')
+        .refresh(changing)
+        .sort(VariableSort.ALPHABETICAL_ASC),
+        dashboards.QueryVariable("instance")
+        .label("Node")
+        .datasource(SOURCE)
+        .query('label_values(demo_node_info{run_id=~"$run"}, instance)')
+        .refresh(changing)
+        .sort(VariableSort.NATURAL_ASC)
+        .multi(True)
+        .include_all(True),
+        dashboards.CustomVariable("window")
+        .label("Look back")
+        .description("Over which time rounds are averaged and counted: several rounds' length.")
+        .values("1m,5m,15m,1h,6h")
+        .current(VariableOption(selected=True, text="5m", value="5m")),
+    ]
+
+
+def _compute_width(panels: int) -> int:
+    """Of each of so many in a row of 24: two, three, four or eight abreast."""
+    return {8: 3, 3: 8, 6: 8, 2: 12}.get(panels, 6)
+
+
+def _describe(panel: Kind, title: str, meaning: str, queries: Queries) -> Kind:
+    panel.title(title).description(meaning).datasource(SOURCE)
+    for index, (legend, query) in enumerate(queries.items()):
+        panel.with_target(_target("ABCDEFGH"[index], legend, query))
+    return panel
+
+
+def _target(ref: str, legend: str, query: str) -> prometheus.Dataquery:
+    asked = prometheus.Dataquery().ref_id(ref).datasource(SOURCE).range()
+    return asked.expr(query.replace("@", CHOSEN)).legend_format(legend)
+
+
+def _paint(panel: timeseries.Panel | stat.Panel, queries: Queries) -> None:
+    """Give names their colours; a legend that is a label may be any of them."""
+    is_open = any(legend.startswith("{{") for legend in queries)
+    for name, colour in COLOURS.items():
+        if is_open or name in queries:
+            panel.override_by_name(name, [_fixed(colour)])
+    if REFERENCE in queries:
+        dashed = DynamicConfigValue("custom.lineStyle", {"fill": "dash", "dash": [8, 8]})
+        apart = DynamicConfigValue("custom.stacking", {"mode": "none", "group": "A"})
+        empty = DynamicConfigValue("custom.fillOpacity", 0)
+        panel.override_by_name(REFERENCE, [_fixed("#8e8e8e"), dashed, apart, empty])
+
+
+def _fixed(colour: str) -> DynamicConfigValue:
+    return DynamicConfigValue("color", {"mode": "fixed", "fixedColor": colour})
+
+
+def _shade(panel: timeseries.Panel, steps: list[Threshold]) -> None:
+    mode = looks.GraphThresholdsStyleMode.AREA
+    panel.thresholds(_thresholds(steps))
+    panel.thresholds_style(common.GraphThresholdsStyleConfig().mode(mode))
+
+
+def _thresholds(steps: list[Threshold]) -> dashboards.ThresholdsConfig:
+    return dashboards.ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(steps)
