@@ -120,10 +120,10 @@ class History:
         if effect.rolled_back:
             self.forks_total += 1
             for step in view.chain.path(ancestor.hash, effect.previous):
-                self._tally(step.round).rolled_back = True
+                tally = self._tally(step.round)
+                tally.rolled_back, tally.applied_ms = True, 0
         for step in view.chain.path(ancestor.hash, effect.head):
-            tally = self._tally(step.round)
-            tally.applied_ms = tally.applied_ms or now_ms
+            self._tally(step.round).applied_ms = now_ms
 
     def on_round_ended(
         self, round_: int, view: View, counters: MeshCounters, *, syncing: bool
@@ -161,7 +161,10 @@ class History:
             self._membership["left" if member and member.left else "expired"] += 1
 
     def _list_phases(self, round_: int, tally: _Tally) -> Iterator[PhaseView]:
-        """How far the round came, and when: milestones in order, one phase behind each."""
+        """How far the round came, and when: milestones in order, one phase behind each.
+
+        What was reached only after the update was applied ends with that: they add up to it.
+        """
         schedule = self._manifest.schedule
         begin_ms = round_start_ms(schedule, round_)
         for phase, reached_ms, due_ms in (
@@ -171,7 +174,7 @@ class History:
             (Phase.SETTLE, tally.applied_ms, round_start_ms(schedule, round_ + 1)),
         ):
             if reached_ms:
-                end_ms = max(reached_ms, begin_ms)
+                end_ms = max(min(reached_ms, tally.applied_ms or reached_ms), begin_ms)
                 yield PhaseView(phase, begin_ms, end_ms, due_ms)
                 begin_ms = end_ms
 
