@@ -3,13 +3,15 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from demo_node.sim.faults import Asked
+from demo_node.sim.faults import Asked, Heard
 from demo_node.sim.swarm import SimNode, SimSwarm, peer_name
 from demo_node.snapshotting import Snapshotting
 from demo_node.store.snapshots import SnapshotStore
 from demo_node.views import Figure
 from tests.sim.rogue import TRAIN_END, Rogue
-from tests.sim.scenes import is_payload_of, play
+from tests.sim.scenes import height, is_payload_of, play, rank_of, read_proposal, rolled_back
+
+LATE = {peer_name(2), peer_name(3)}
 
 
 def totals(figures: Iterable[Figure], name: str) -> dict[str, float]:
@@ -85,5 +87,74 @@ def test_the_size_of_the_newest_snapshot_is_that_of_its_file() -> None:
         assert len(node.observer.ops["snapshot"]) == 1
         await kept.save_head()  # it is there already
         assert len(node.observer.ops["snapshot"]) == 1
+
+    play(scenario)
+
+
+def records(node: SimNode) -> dict[str, float]:
+    """Records by what became of them here."""
+    return totals(node.driver.history.figures(), "demo_records_total")
+
+
+def members(node: SimNode) -> dict[str, float]:
+    """Members that came and went."""
+    return totals(node.driver.history.figures(), "demo_membership_changes_total")
+
+
+def test_records_applied_less_those_rolled_back_are_the_chains_height() -> None:
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(4)
+
+        def hold_back(heard: Heard) -> float | None:
+            """Rank 0's proposal comes to half of the nodes when they settle on rank 1's."""
+            body = read_proposal(swarm, heard)
+            if body is None or body.round not in range(4, 14) or heard.receiver not in LATE:
+                return 0.0
+            return 0.6 if rank_of(swarm, body) == 0 else 0.0
+
+        swarm.faults.held_back_s = hold_back
+        await swarm.run_until_round(16)
+        assert any(rolled_back(node) for node in swarm.nodes)
+        for node in swarm.nodes:
+            counted = records(node)
+            assert counted["rolled_back"] == sum(rolled_back(node))
+            assert counted["applied"] - counted["rolled_back"] == height(node) == 16
+            assert counted["replayed"] == 0
+            # Members of a branch that was left have not gone.
+            assert members(node) == {"joined": 4}
+
+    play(scenario)
+
+
+def test_a_joiner_counts_what_it_replays_apart_and_the_others_count_it_once() -> None:
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(3)
+        await swarm.run_until_round(6)
+        joiner = await swarm.add(3, syncing=True)
+        await swarm.run_until_round(12)
+        counted = records(joiner)
+        assert counted["replayed"] == joiner.driver.history.replayed_total == 6
+        assert counted["applied"] + counted["replayed"] == height(joiner) == 12
+        assert members(joiner) == {"joined": 1}  # itself; who was there before had not just come
+        assert [members(node) for node in swarm.nodes[:3]] == [{"joined": 4}] * 3
+
+    play(scenario)
+
+
+def test_a_leaver_has_left_and_a_dead_node_expires() -> None:
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(4)
+        await swarm.run_until_round(6)
+        leaver = swarm.nodes[3]
+        leaver.driver.leave()
+        await leaver.driver.flush()
+        await swarm.run_until_round(8)
+        assert [members(node) for node in swarm.nodes] == [{"joined": 4, "left": 1}] * 4
+        await swarm.kill(leaver)
+        await swarm.kill(swarm.nodes[2])
+        expire_rounds = swarm.manifest.agreement.expire_rounds
+        await swarm.run_until_round(12 + expire_rounds)
+        expected = {"joined": 4, "left": 1, "expired": 1}
+        assert [members(node) for node in swarm.nodes] == [expected] * 2
 
     play(scenario)
