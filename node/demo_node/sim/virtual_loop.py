@@ -48,6 +48,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Virtual seconds since the loop began."""
         return self._jumping.now_s
 
+    def block(self, seconds: float) -> None:
+        """Let time pass in which nobody gets a turn: somebody's code takes that long."""
+        self._jumping.now_s += seconds
+
     def run_in_executor(
         self, executor: object, func: Callable[..., T], *args: object
     ) -> asyncio.Future[T]:
