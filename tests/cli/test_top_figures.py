@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections import Counter
 from dataclasses import replace
 
@@ -9,10 +10,10 @@ import pytest
 
 from demo_node.cli.top.charts import (
     PHASE_STYLES,
+    draw_curve,
     draw_latencies,
     draw_outcomes,
     draw_progress,
-    draw_sparkline,
 )
 from demo_node.cli.top.concerns import find_concerns
 from demo_node.cli.top.describe import describe_top
@@ -20,6 +21,7 @@ from demo_node.cli.top.figures import compute_figures, spread_rounds
 from demo_node.cli.top.peers import sort_peers
 from demo_node.cli.top.reading import Reading, Readings
 from demo_node.views import ClockView, NodeState, Outcome, Phase, Standing, SwarmPeersView
+from tests.cli.command import ROOT
 from tests.cli.top_readings import (
     candidate,
     differing,
@@ -138,48 +140,65 @@ def test_a_node_that_does_its_part_is_no_concern(state: NodeState) -> None:
     assert concerns(in_state(state)) == []
 
 
-@pytest.mark.parametrize(
-    ("name", "view"),
-    [
-        ("silent", reading(silent_s=3.0)),
-        ("trainer_down", reading(trainer_pid=0)),
-        ("trainer_restarted", reading(trainer_restarts=1)),
-        ("digest_differs", reading(swarm=[*peers(3, 70), differing(9, 70)])),
-        ("isolated", reading(peers=0)),
-        ("clock_off", reading(clock=replace(UNVERIFIED, correction_ms=-4_980, verified=True))),
-        ("clock_unverified", reading(clock=UNVERIFIED)),
-        ("behind", reading(head_round=64)),
-        ("not_included", reading(rounds=[usual_round(r, included=False) for r in range(20)])),
-        ("skipped", reading(rounds=[usual_round(r) for r in range(16)] + [skipped_round(19)] * 4)),
-        ("late", reading(rounds=[usual_round(r, outcome=Outcome.LATE) for r in range(20)])),
-        (
-            "forked",
-            reading(
-                rounds=[*map(usual_round, range(19)), skipped_round(19, outcome=Outcome.FORKED)]
-            ),
-        ),
-    ],
-)
-def test_each_trouble_is_named_alone_with_what_to_do(name: str, view: Reading) -> None:
+TROUBLES = {
+    "NoAnswer": reading(silent_s=3.0),
+    "TrainerDown": reading(trainer_pid=0),
+    "DemoTrainerRestarts": reading(trainer_restarts=1),
+    "DemoDigestDisputed": reading(swarm=[*peers(3, 70), differing(9, 70)]),
+    "DemoDigestDiverged": reading(swarm=[*peers(2, 70), differing(8, 70), differing(9, 70)]),
+    "DemoNodeIsolated": reading(peers=0),
+    "DemoClockSkew": reading(clock=replace(UNVERIFIED, correction_ms=-4_980, verified=True)),
+    "DemoClockUnverified": reading(clock=UNVERIFIED),
+    "DemoRoundsStalled": reading(head_round=64),
+    "DemoNotIncluded": reading(rounds=[usual_round(r, included=False) for r in range(20)]),
+    "DemoParticipationLow": reading(rounds=[usual_round(r, participants=1) for r in range(20)]),
+    "DemoRoundsSkipped": reading(
+        rounds=[usual_round(r) if r < 13 else skipped_round(r) for r in range(20)]
+    ),
+    "DemoRoundLatencyHigh": reading(
+        rounds=[
+            usual_round(r, outcome=Outcome.LATE if r < 5 else Outcome.RECORDED) for r in range(20)
+        ]
+    ),
+    "DemoForksFrequent": reading(
+        rounds=[
+            skipped_round(r, outcome=Outcome.FORKED) if r < 3 else usual_round(r) for r in range(20)
+        ]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TROUBLES)
+def test_each_trouble_is_named_alone_with_what_to_do(name: str) -> None:
+    view = TROUBLES[name]
     (concern,) = find_concerns(view, compute_figures(view))
     assert concern.name == name
-    assert len(concern.text) > 10
-    assert len(concern.remedy) > 10
+    assert len(f"!! {concern.text}: {concern.remedy}") <= 80, "it fits the narrowest screen"
+
+
+def test_troubles_are_called_as_alerts_are() -> None:
+    rules = (ROOT / "deploy/prometheus/rules/alerts.yml").read_text()
+    alerts = set(re.findall(r"alert: (Demo\w+)", rules))
+    assert {name for name in TROUBLES if name.startswith("Demo")} <= alerts
 
 
 def test_what_is_usual_is_no_concern() -> None:
     assert concerns(reading(peer_count=1)) == []  # alone in a new run
-    assert concerns(reading(head_round=67)) == []
+    assert concerns(reading(head_round=66)) == []
     assert concerns(reading(clock=replace(UNVERIFIED, peers=1), peers=1)) == []  # too few to ask
-    assert concerns(reading(rounds=[*map(usual_round, range(19)), skipped_round(19)])) == []
+    skipped = [skipped_round(r) if r < 6 else usual_round(r) for r in range(20)]
+    assert concerns(reading(rounds=skipped)) == []
+    late = [usual_round(r, outcome=Outcome.LATE if r < 4 else Outcome.RECORDED) for r in range(20)]
+    assert concerns(reading(rounds=late)) == []
     paused = [usual_round(r, samples=0, included=False) for r in range(20)]
     assert concerns(reading(state=NodeState.PAUSED, rounds=paused)) == []
+    assert concerns(reading(rounds=[skipped_round(r) for r in range(5)])) == []  # too few to tell
     assert concerns(reading(silent_s=0.4)) == []
 
 
 def test_urgent_ones_come_first() -> None:
-    view = reading(trainer_restarts=2, swarm=[*peers(3, 70), differing(9, 70)])
-    assert concerns(view) == ["digest_differs", "trainer_restarted"]
+    view = reading(trainer_restarts=2, swarm=[*peers(1, 70), differing(9, 70)])
+    assert concerns(view) == ["DemoDigestDiverged", "DemoTrainerRestarts"]
 
 
 # --- the order of peers ----------------------------------------------------------------------
@@ -205,12 +224,13 @@ def test_rows_stand_still_while_headers_of_a_round_come_in() -> None:
 # --- charts ----------------------------------------------------------------------------------
 
 
-def test_a_sparkline_is_between_its_least_and_its_greatest() -> None:
-    assert draw_sparkline([4.0, 3.0, math.nan, 1.0], 10) == "█▆ ▁"
-    assert draw_sparkline([9.0, 1.0, 2.0], 2) == "▁█"
-    assert draw_sparkline([2.0, 2.0], 10) == "▁▁"
-    assert draw_sparkline([math.nan, math.inf], 10) == ""
-    assert draw_sparkline([1.0], 0) == ""
+def test_a_curve_is_between_its_least_and_its_greatest() -> None:
+    assert draw_curve([4.0, 3.0, math.nan, 1.0], 10) == ["█▆ ▁"]
+    assert draw_curve([9.0, 1.0, 2.0], 2) == ["▁█"]
+    assert draw_curve([2.0, 2.0], 10) == ["▁▁"]
+    assert draw_curve([math.nan, math.inf], 10) == [""]
+    assert draw_curve([1.0], 0, 3) == ["", "", ""]
+    assert draw_curve([3.0, 2.0, 1.0, math.nan], 9, 2) == ["█▁  ", "██▁ "]
 
 
 def test_bars_are_as_high_as_latencies() -> None:
@@ -233,10 +253,18 @@ def test_a_bar_shows_phases_from_below_in_their_colours() -> None:
     assert str(span.style) == f"{PHASE_STYLES[Phase.TRAIN]} on {PHASE_STYLES[Phase.SETTLE]}"
 
 
+@pytest.mark.parametrize("color", [False, True])
+def test_the_end_of_a_bar_is_as_high_as_the_latency_whatever_phases_meet_there(color: bool) -> None:
+    view = usual_round(0, latency_ms=750, phases=phases(0, (250, 250, 500, 750)))
+    (line,) = draw_latencies([view], 1, 1_500, color=color)
+    assert line.plain == "▄"
+    assert " on " not in "".join(str(span.style) for span in line.spans)
+
+
 def test_outcomes_are_marks_that_need_no_colour() -> None:
     rounds = [usual_round(0), usual_round(1, outcome=Outcome.LATE), None, skipped_round(3)]
     rounds.append(skipped_round(4, outcome=Outcome.FORKED))
-    assert draw_outcomes(rounds).plain == "■L·SF"
+    assert draw_outcomes(rounds).plain == "▪L·SF"
 
 
 @pytest.mark.parametrize(
@@ -267,6 +295,6 @@ def test_the_document_says_what_the_screen_says() -> None:
     }
     assert document["figures"]["latency_p95_s"] == 2.4
     assert document["figures"]["phases_s"]["train"] == 1.65
-    assert [concern["name"] for concern in document["concerns"]] == ["digest_differs"]
+    assert [concern["name"] for concern in document["concerns"]] == ["DemoDigestDisputed"]
     assert document["peers"][0]["digest"] == "different"
     assert document["peers"][0]["peer_id"].startswith("12D3KooW")

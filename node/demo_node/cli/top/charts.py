@@ -17,7 +17,7 @@ PHASE_STYLES: Final = {
 }
 
 OUTCOME_MARKS: Final = {
-    Outcome.RECORDED: ("■", "green"),
+    Outcome.RECORDED: ("▪", "green"),
     Outcome.LATE: ("L", "bold yellow"),
     Outcome.SKIPPED: ("S", "bold red"),
     Outcome.FORKED: ("F", "bold red"),
@@ -27,18 +27,19 @@ EIGHTHS: Final = " ▁▂▃▄▅▆▇█"
 PER_CELL: Final = len(EIGHTHS) - 1
 
 
-def draw_sparkline(values: Sequence[float], width: int) -> str:
+def draw_curve(values: Sequence[float], width: int, height: int = 1) -> list[str]:
     """The newest values, as many as fit, between their least and greatest; NaN is a blank."""
     shown = values[-width:] if width > 0 else []
     finite = [value for value in shown if math.isfinite(value)]
     if not finite:
-        return ""
+        return [""] * height
     low, high = min(finite), max(finite)
-    scale = (PER_CELL - 1) / (high - low) if high > low else 0.0
-    return "".join(
-        EIGHTHS[1 + round((value - low) * scale)] if math.isfinite(value) else " "
-        for value in shown
-    )
+    scale = (height * PER_CELL - 1) / (high - low) if high > low else 0.0
+    tops = [1 + round((v - low) * scale) if math.isfinite(v) else 0 for v in shown]
+    return [
+        "".join(EIGHTHS[min(max(top - bottom, 0), PER_CELL)] for top in tops)
+        for bottom in range((height - 1) * PER_CELL, -1, -PER_CELL)
+    ]
 
 
 def draw_outcomes(rounds: Sequence[RoundView | None]) -> Text:
@@ -74,18 +75,23 @@ def _stack_phases(view: RoundView, step_ms: float) -> list[tuple[int, str]]:
 
 
 def _draw_cell(stack: Sequence[tuple[int, str]], bottom: int, *, color: bool) -> tuple[str, str]:
-    """One character of a bar. It has two colours at most: below a border and above it."""
-    top = bottom + PER_CELL
-    inside = [(end, style) for end, style in stack if end > bottom]
-    if not inside:
-        return " ", ""
-    if not color:
-        return EIGHTHS[min(stack[-1][0], top) - bottom], ""
-    end, style = inside[0]
-    if end >= top:
-        return EIGHTHS[PER_CELL], style
-    above = next((s for e, s in inside[1:] if e > end), "")
-    return EIGHTHS[end - bottom], f"{style} on {above}" if above else style
+    """One character of a bar. It takes two colours, and one where the bar ends in it."""
+    begins = [0, *(end for end, _ in stack)]
+    parts = [
+        (min(end, bottom + PER_CELL) - max(begin, bottom), style)
+        for begin, (end, style) in zip(begins, stack, strict=False)
+    ]
+    parts = [part for part in parts if part[0] > 0]
+    filled = sum(eighths for eighths, _ in parts)
+    if not parts or not color:
+        return EIGHTHS[filled], ""
+    largest = max(parts)
+    rest = [part for part in parts if part is not largest]
+    if filled < PER_CELL or not rest:
+        return EIGHTHS[filled], largest[1]
+    second = max(rest)
+    lower, upper = sorted((largest, second), key=parts.index)
+    return EIGHTHS[PER_CELL - upper[0]], f"{lower[1]} on {upper[1]}"
 
 
 def draw_progress(width: int, done: float, ends: Sequence[float]) -> Text:

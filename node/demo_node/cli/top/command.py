@@ -40,7 +40,7 @@ def top(datadir: str | None, as_json: bool, once: bool, interval: float) -> None
     \b
     round    by the clock, and where in its phases it is now
     latency  from a round's start by the clock until its update was applied here,
-             round by round; below it, how each round ended: ■ recorded, L late,
+             round by round; below it, how each round ended: ▪ recorded, L late,
              S skipped, F forked
     came     how long after the start of its round a peer's header came
     digest   what a peer's header says of the parameters, against this node's own

@@ -1,32 +1,41 @@
 """What an operator should look at, and what to do about it: the conditions of the alerts.
 
-Here they are judged by the newest rounds, so they come and go sooner than alerts, which wait.
+Names are those of alerts where there is one, so that docs/runbook.md has more. Here the newest
+rounds judge, not the last minutes: what is said comes and goes sooner than an alert. A line has
+room for 80 letters.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from demo_node.cli.show import count, format_clock
+from demo_node.cli.show import count
 from demo_node.cli.top.figures import Figures
 from demo_node.cli.top.reading import Reading
 from demo_node.views import READY, NodeState, Outcome, RoundView
 from demo_protocol.common_time import PEERS_MIN
 
+SILENT_S: Final = 2.0
 LAG_ROUNDS: Final = 5
 """A head that is 1 or 2 rounds behind the clock is usual; skipped rounds add some."""
 
-SILENT_S: Final = 2.0
 CLOCK_OFF_MS: Final = 1_000
 JUDGED_ROUNDS: Final = 20
-INCLUDED_ROUNDS: Final = 5
-SKIPPED_SHARE: Final = 0.2
-LATE_SHARE: Final = 0.05
+ROUNDS_MIN: Final = 5
+"""Of fewer rounds nothing is said."""
+
+LATE_SHARE: Final = 0.2
+SKIPPED_SHARE: Final = 0.3
+INCLUDED_SHARE: Final = 0.2
+PARTICIPANTS_SHARE: Final = 0.5
+FORKED_SHARE: Final = 0.1
+
+TAKING_PART: Final = (NodeState.ACTIVE, NodeState.PAUSED)
 
 
 @dataclass(frozen=True, slots=True)
 class Concern:
-    """`name` is for programs; `is_urgent`: the node does not do its part, or is alone with it."""
+    """`is_urgent`: the node does not do its part, or does it for nothing."""
 
     name: str
     text: str
@@ -36,7 +45,12 @@ class Concern:
 
 def find_concerns(reading: Reading, figures: Figures) -> list[Concern]:
     """All there are, the urgent ones first."""
-    found = [*_judge_node(reading), *_judge_swarm(reading, figures), *_judge_rounds(reading)]
+    found = [
+        *_judge_node(reading),
+        *_judge_digests(figures),
+        *_judge_links(reading),
+        *_judge_rounds(reading),
+    ]
     return sorted(found, key=lambda concern: not concern.is_urgent)
 
 
@@ -44,53 +58,57 @@ def _judge_node(reading: Reading) -> Iterator[Concern]:
     status = reading.status
     if reading.silent_s >= SILENT_S:
         yield Concern(
-            "silent",
-            f"the node has not answered for {reading.silent_s:.0f} s",
-            f"is the machine very busy, or was pid {status.pid} stopped (kill -CONT)?",
+            "NoAnswer",
+            f"no answer for {reading.silent_s:.0f} s",
+            f"was pid {status.pid} stopped (kill -CONT), is the machine busy?",
         )
-    if status.state in (NodeState.ACTIVE, NodeState.PAUSED) and not status.trainer_pid:
+    if status.state in TAKING_PART and not status.trainer_pid:
         yield Concern(
-            "trainer_down",
-            "the trainer process is not up",
-            "another one starts; if it repeats, look at trainer.died in the log",
+            "TrainerDown",
+            "the trainer is not up",
+            "it is started again; else see trainer.died in the log",
         )
     elif reading.trainer_restarts:
-        times = count(reading.trainer_restarts, "time")
         yield Concern(
-            "trainer_restarted",
-            f"the trainer was restarted {times} meanwhile",
-            "once is nothing; else look for the out-of-memory killer, or use --device cpu",
+            "DemoTrainerRestarts",
+            f"the trainer was restarted {count(reading.trainer_restarts, 'time')}",
+            "if it goes on, see trainer.died in the log",
             is_urgent=False,
         )
 
 
-def _judge_swarm(reading: Reading, figures: Figures) -> Iterator[Concern]:
-    status, swarm = reading.status, reading.swarm
+def _judge_digests(figures: Figures) -> Iterator[Concern]:
     if figures.differing:
-        who = count(figures.differing, "peer")
+        is_alone = figures.differing > figures.agreeing
+        peers = count(figures.differing, "peer")
         yield Concern(
-            "digest_differs",
-            f"{who} of {figures.agreeing + figures.differing} with other parameters than ours",
-            "demo-node replay says who is right",
+            "DemoDigestDiverged" if is_alone else "DemoDigestDisputed",
+            f"{peers} with other parameters, {figures.agreeing} with ours",
+            "see demo-node replay",
+            is_urgent=is_alone,
         )
-    if not status.peers and swarm.known > 1 and status.state in READY:
+
+
+def _judge_links(reading: Reading) -> Iterator[Concern]:
+    status = reading.status
+    if not status.peers and reading.swarm.known > 1 and status.state in READY:
         yield Concern(
-            "isolated",
+            "DemoNodeIsolated",
             "no peer is connected",
-            "look at the network; others can dial the address that demo-node status shows",
+            "look at the network, or start it with --peers",
         )
-    off_ms = status.clock.correction_ms
-    if abs(off_ms) >= CLOCK_OFF_MS:
+    correction_ms = status.clock.correction_ms
+    if abs(correction_ms) > CLOCK_OFF_MS:
         yield Concern(
-            "clock_off",
-            f"this machine's clock is off by {-off_ms / 1000:+.2f} s; the node corrects it",
-            "set it (NTP), for other programs' sake",
+            "DemoClockSkew",
+            f"this machine's clock is off by {-correction_ms / 1000:+.2f} s",
+            "peers correct it; set it (NTP)",
             is_urgent=False,
         )
     if not status.clock.verified and status.peers >= PEERS_MIN and status.state in READY:
         yield Concern(
-            "clock_unverified",
-            f"clock {format_clock(status.clock)}",
+            "DemoClockUnverified",
+            "too few peers vouch for this machine's clock",
             "have NTP running",
             is_urgent=False,
         )
@@ -98,49 +116,65 @@ def _judge_swarm(reading: Reading, figures: Figures) -> Iterator[Concern]:
 
 def _judge_rounds(reading: Reading) -> Iterator[Concern]:
     status = reading.status
-    if status.state not in (NodeState.ACTIVE, NodeState.PAUSED):
+    if status.state not in TAKING_PART:
         return
     lag = status.round - status.head_round
-    if lag > LAG_ROUNDS and reading.rounds:
+    if lag > LAG_ROUNDS and status.round > LAG_ROUNDS:
         yield Concern(
-            "behind",
+            "DemoRoundsStalled",
             f"the head is {lag} rounds behind the clock",
-            "are there peers, and is the clock right? else look at the log",
+            "look at peers, clock and log",
         )
     rounds = reading.rounds[-JUDGED_ROUNDS:]
-    trained = [view for view in rounds if view.samples][-INCLUDED_ROUNDS:]
-    if len(trained) == INCLUDED_ROUNDS and not any(view.included for view in trained):
-        yield Concern(
-            "not_included",
-            f"no record lists one of our last {INCLUDED_ROUNDS} contributions",
-            "compare clocks; if contribute has no slack: fewer --threads, or a faster uplink",
-        )
-    yield from _judge_outcomes(rounds)
+    if len(rounds) > ROUNDS_MIN:
+        yield from _judge_outcomes(rounds)
+        yield from _judge_contributions(rounds, status.members)
 
 
 def _judge_outcomes(rounds: Sequence[RoundView]) -> Iterator[Concern]:
-    if len(rounds) < INCLUDED_ROUNDS:
-        return
     of = f"of the last {len(rounds)} rounds"
-    skipped = sum(view.outcome is Outcome.SKIPPED for view in rounds)
-    if skipped >= SKIPPED_SHARE * len(rounds):
-        yield Concern(
-            "skipped",
-            f"{skipped} {of} got no record",
-            "busy machines, or peers that cannot reach each other: look at their clocks and logs",
-        )
+    applied = sum(bool(view.record) for view in rounds)
     late = sum(view.outcome is Outcome.LATE for view in rounds)
-    if late > LATE_SHARE * len(rounds):
+    if late > LATE_SHARE * applied:
         yield Concern(
-            "late",
-            f"{late} {of} were applied after they had ended",
-            "this machine is busy: fewer --threads, or a run with longer rounds",
+            "DemoRoundLatencyHigh",
+            f"{late} {of} came late",
+            "fewer --threads, or longer rounds",
+            is_urgent=False,
+        )
+    if len(rounds) - applied > SKIPPED_SHARE * len(rounds):
+        yield Concern(
+            "DemoRoundsSkipped",
+            f"{len(rounds) - applied} {of} have no record",
+            "look at peers, their clocks and logs",
         )
     forked = sum(view.outcome is Outcome.FORKED for view in rounds)
-    if forked:
+    if forked > FORKED_SHARE * len(rounds):
         yield Concern(
-            "forked",
-            f"{forked} {of} rolled back for another branch",
-            "now and then is usual after a cut; else look at the network",
+            "DemoForksFrequent",
+            f"{forked} {of} were rolled back",
+            "look at the network between peers",
+            is_urgent=False,
+        )
+
+
+def _judge_contributions(rounds: Sequence[RoundView], members: int) -> Iterator[Concern]:
+    applied = [view for view in rounds if view.record]
+    if 2 * len(applied) <= len(rounds):
+        return  # then it is not for us that they are missing
+    trained = [view for view in rounds if view.samples]
+    included = sum(view.included for view in trained)
+    if len(trained) > ROUNDS_MIN and included < INCLUDED_SHARE * len(trained):
+        yield Concern(
+            "DemoNotIncluded",
+            f"records list {included} of our last {len(trained)} contributions",
+            "compare clocks; fewer --threads",
+        )
+    participants = sum(view.participants for view in applied) / len(applied)
+    if members > 2 and participants < PARTICIPANTS_SHARE * members:
+        yield Concern(
+            "DemoParticipationLow",
+            f"records list {participants:.0f} of {members} members",
+            "paused, gone or late ones: see below",
             is_urgent=False,
         )

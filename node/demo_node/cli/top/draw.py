@@ -31,8 +31,11 @@ RIGHT: Final = 78
 """Width of the right one: as wide as its longest usual line."""
 
 BETWEEN: Final = 4
-CHART_LINES: Final = ((50, 8), (40, 5), (30, 3), (0, 2))
+CHART_LINES: Final = ((50, 8), (40, 6), (30, 4), (24, 3), (0, 2))
 """(lines of the screen at least, lines of the chart)."""
+
+LEARNING_LINES: Final = 2
+"""Of the section, beside its chart."""
 
 ENDLESS_CHART_LINES: Final = 4
 CONCERNS_MAX: Final = 4
@@ -72,12 +75,11 @@ def _draw_middle(reading: Reading, figures: Figures, look: Look) -> list[Text]:
         *draw_round(reading, left),
         *draw_latency(reading, figures, left, height, color=look.color),
     ]
-    learning = draw_learning(reading, figures, right)
-    network = draw_network(reading, figures)
-    agreement = draw_agreement(reading, figures)
+    others = [*draw_network(reading, figures), *draw_agreement(reading, figures)]
     if not is_wide:
-        return [*rounds, *learning, *network, *agreement]
-    return _beside(rounds, [*learning, Text(), *network, Text(), *agreement], left)
+        return [*rounds, *draw_learning(reading, figures, right, 1), *others]
+    losses = max(len(rounds) - len(others) - LEARNING_LINES, 1)
+    return _beside(rounds, [*draw_learning(reading, figures, right, losses), *others], left)
 
 
 def _find_chart_lines(height: int | None) -> int:

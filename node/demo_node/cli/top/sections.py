@@ -1,6 +1,7 @@
 """The sections of the screen, each a few lines: pure functions of a reading and its figures."""
 
 import math
+from collections.abc import Sequence
 from typing import Final
 
 from rich.text import Text
@@ -8,10 +9,10 @@ from rich.text import Text
 from demo_node.cli.show import count, format_bytes, format_clock, format_duration
 from demo_node.cli.top.charts import (
     PHASE_STYLES,
+    draw_curve,
     draw_latencies,
     draw_outcomes,
     draw_progress,
-    draw_sparkline,
 )
 from demo_node.cli.top.concerns import Concern
 from demo_node.cli.top.figures import PHASES, Figures, spread_rounds
@@ -24,8 +25,6 @@ LABEL: Final = 11
 
 BAR_WIDTH: Final = (10, 100)
 """Of the running round, at least and at most."""
-
-LOSSES_SHOWN: Final = 60
 
 STATE_STYLES: Final = {
     NodeState.ACTIVE: "bold green",
@@ -79,7 +78,9 @@ def draw_round(reading: Reading, width: int) -> list[Text]:
     if status.height:
         head = f"record {status.head.hex()[:12]} of round {status.head_round:,}"
         if status.state is not NodeState.FINISHED:
-            head += f", {max(0, status.round - status.head_round)} behind the clock"
+            lag = max(0, passed_ms // status.round_ms - status.head_round)
+            head += f", {lag} behind the clock"
+        head += f"; {count(status.forks_total, 'fork')}"
     return [_section("round", now), _section("head", head)]
 
 
@@ -149,24 +150,39 @@ def _count_outcomes(figures: Figures) -> list[tuple[str, str]]:
     return [*parts, (f"ours in {figures.included} of {figures.trained}", "")]
 
 
-def draw_learning(reading: Reading, figures: Figures, width: int) -> list[Text]:
-    """Is it learning, and how much of that is ours."""
+def draw_learning(reading: Reading, figures: Figures, width: int, height: int) -> list[Text]:
+    """Is it learning, and how much of that is ours. The losses stand in a chart from 2 lines on."""
     status = reading.status
     loss = "no loss yet" if math.isnan(status.loss) else f"loss {status.loss:.3f}"
     heldout = ""
     if not math.isnan(status.heldout_loss):
         heldout = f"held-out {status.heldout_loss:.3f} (round {status.heldout_round:,})"
     losses = [view.loss for view in reading.rounds if view.samples]
-    room = min(LOSSES_SHOWN, width - LABEL - len(loss) - len(heldout) - 4)
     speed = "-" if math.isnan(figures.tokens_per_s) else f"{figures.tokens_per_s:,.0f}"
     share = "-" if math.isnan(figures.train_share) else f"{figures.train_share:.0%}"
+    work = _section(
+        "",
+        f"{speed} tokens/s  train share {share}  own share of all {status.contribution.share:.1%}",
+    )
+    if height < 2:
+        (line,) = draw_curve(losses, width - LABEL - len(loss) - len(heldout) - 4)
+        return [_section("learning", loss, "  ", (line, "cyan"), "  ", heldout), work]
     return [
-        _section("learning", loss, "  ", (draw_sparkline(losses, room), "cyan"), "  ", heldout),
-        _section(
-            "",
-            f"{speed} tokens/s  train share {share}"
-            f"  own share of all {status.contribution.share:.1%}",
-        ),
+        _section("learning", loss, "  ", heldout),
+        *_draw_losses(losses, width, height),
+        work,
+    ]
+
+
+def _draw_losses(losses: Sequence[float], width: int, height: int) -> list[Text]:
+    lines = draw_curve(losses, width - LABEL, height)
+    finite = [loss for loss in losses[-(width - LABEL) :] if math.isfinite(loss)]
+    labels = [""] * height
+    if finite:
+        labels[0], labels[-1] = f"{max(finite):.3g}", f"{min(finite):.3g}"
+    return [
+        Text.assemble((f"{label:>{LABEL - 1}} ", "dim"), (line, "cyan"))
+        for label, line in zip(labels, lines, strict=True)
     ]
 
 
@@ -189,9 +205,8 @@ def draw_agreement(reading: Reading, figures: Figures) -> list[Text]:
         _section(
             "agreement",
             f"{figures.participants} of {count(status.members, 'member')} in the last record"
-            f"  digests: {figures.agreeing} equal, ",
+            f"  digests {figures.agreeing} equal, ",
             (f"{figures.differing} different", "bold red" if figures.differing else ""),
-            f"  {count(status.forks_total, 'fork')}",
         ),
         _section("clock", format_clock(status.clock)),
     ]
