@@ -43,8 +43,9 @@ def test_promtool_has_nothing_to_say_about_the_metrics() -> None:
 
 
 def test_a_bucket_of_the_latency_points_to_a_round() -> None:
-    text = openmetrics.generate_latest(feed()).decode()
-    families = {family.name: family for family in text_string_to_metric_families(text)}
+    text = openmetrics.generate_latest(feed()).decode()  # type: ignore[no-untyped-call]
+    parsed = text_string_to_metric_families(text)  # type: ignore[no-untyped-call]
+    families = {family.name: family for family in parsed}
     latency = families["demo_round_latency_seconds"]
     found = [sample.exemplar for sample in latency.samples if sample.exemplar]
     assert [exemplar.labels["round"] for exemplar in found] == ["2"]
