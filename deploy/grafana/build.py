@@ -43,7 +43,7 @@ BEHIND: Final = number(
 SLACK_NOW: Final = number(
     "Least slack",
     "Time left in the newest round when its update was applied. Below 0 (red) it came late.",
-    'min(demo_round_slack_seconds{@, phase="settle"} and on (instance) demo_ready{@} == 1)',
+    'min(demo_round_slack_seconds{@, phase="settle"} != 0)',  # 0 before the first round
     {-1e9: "red", 0: "green"},
     unit="s",
 )
@@ -77,10 +77,7 @@ PHASES: Final = seconds(
 SLACK: Final = seconds(
     "Slack by phase, worst node",
     "Time left when a phase's work was done. In the red it was late. (Training takes all it has.)",
-    {
-        "{{phase}}": 'min by (phase) (demo_round_slack_seconds{@, phase!="train"}'
-        " and on (instance) demo_ready{@} == 1)"
-    },
+    {"{{phase}}": 'min by (phase) (demo_round_slack_seconds{@, phase!="train"} != 0)'},
     red_below=0,
 )
 OUTCOMES: Final = lines(
@@ -330,7 +327,7 @@ NODE: Final[Rows] = {
                 "local work {{instance}}": "demo_delta_norm{@}",
                 "residual {{instance}}": "demo_residual_norm{@}",
             },
-            decimals=3,
+            decimals=1,
         ),
     ],
     "Machine": [

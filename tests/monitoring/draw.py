@@ -42,6 +42,13 @@ NAMED: Final = {
 CLASSIC: Final = ("#7eb26d", "#eab839", "#6ed0e0", "#ef843c", "#e24d42", "#1f78c1", "#ba43a9")
 CLASSIC_MORE: Final = ("#705da0", "#508642", "#cca300", "#447ebc", "#c15c17", "#890f02")
 HEAT: Final = LinearSegmentedColormap.from_list("heat", [PANEL, "#7f2704", "#fd8d3c", "#fff5eb"])
+SIZES: Final = {
+    "s": ((1e-6, "µs"), (1e-3, "ms"), (1, "s")),
+    "Bps": ((1, "B/s"), (1e3, "kB/s"), (1e6, "MB/s"), (1e9, "GB/s")),
+    "bytes": ((1, "B"), (2**10, "KiB"), (2**20, "MiB"), (2**30, "GiB"), (2**40, "TiB")),
+}
+"""Units that are written with prefixes, smallest first."""
+CENTRED: Final[dict[str, Any]] = {"ha": "center", "va": "center", "weight": "bold"}
 LABEL: Final = "equivalent rendering of the panels, not a Grafana screenshot"
 
 
@@ -138,25 +145,17 @@ def format_value(value: float, unit: str, decimals: int | None = None) -> str:
         return "–"
     if unit == "percentunit":
         return f"{100 * value:.{decimals or 0}f}%"
-    if unit == "s":
-        return _scale(value, ((1, "s"), (1e-3, "ms"), (1e-6, "µs")), decimals)
-    if unit in ("Bps", "bytes"):
-        end = "/s" if unit == "Bps" else ""
-        kilo, step = ("B", 1000) if unit == "Bps" else ("iB", 1024)
-        sizes = [
-            (float(step**n), f"{'kKMGT'[n] if n else ''}{kilo if n else 'B'}{end}")
-            for n in (4, 3, 2, 1, 0)
-        ]
-        return _scale(value, sizes, decimals)
+    if unit in SIZES:
+        return _scale(value, SIZES[unit], decimals)
     if unit == "short" and abs(value) >= 1000:
-        return _scale(value, ((1e9, "B"), (1e6, "M"), (1e3, "K")), decimals)
+        return _scale(value, ((1e3, "K"), (1e6, "M"), (1e9, "B")), decimals)
     return f"{value:.{decimals}f}" if decimals is not None else f"{value:.3g}"
 
 
 def _scale(value: float, sizes: Sequence[tuple[float, str]], decimals: int | None) -> str:
-    size, name = next((s for s in sizes if abs(value) >= s[0]), sizes[-1])
-    if value == 0:
-        size, name = min(sizes, key=lambda s: abs(math.log10(s[0])))
+    """In the largest of `sizes` that the value fills; 0 in the one that has no prefix."""
+    filled = [each for each in sizes if abs(value) >= each[0]] or list(sizes[:1])
+    size, name = filled[-1] if value else next(each for each in sizes if each[0] == 1)
     number = f"{value / size:.3g}" if decimals is None else f"{value / size:.{decimals}f}"
     return f"{number} {name}"
 
@@ -173,6 +172,7 @@ def style(panel: Json, name: str, index: int) -> dict[str, Any]:
     colours = (*CLASSIC, *CLASSIC_MORE)
     fixed = found.get("color", {}).get("fixedColor")
     found["color"] = NAMED.get(fixed, fixed) if fixed else colours[index % len(colours)]
+    found["fixed"] = fixed is not None
     return found
 
 
@@ -254,41 +254,24 @@ def _draw_buckets(axes: Axes, series: Sequence[Series], span: Span) -> None:
 
 def _draw_number(axes: Axes, panel: Json, series: Sequence[Series], span: Span) -> None:
     defaults, options = panel["fieldConfig"]["defaults"], panel["options"]
-    shown = [one for one in series if not math.isnan(one.values[-1])] or list(series[:1])
-    value = shown[0].last
-    background = options["colorMode"] == "background"
-    colour = pick_colour(panel, value)
+    now = [one for one in series if not math.isnan(one.values[-1])] or list(series[:1])
     if options["textMode"] == "name":
-        text, colour = "\n".join(one.name for one in shown), style(panel, shown[0].name, 0)["color"]
-        colour = (
-            colour
-            if any(
-                c["matcher"]["options"] == shown[0].name for c in panel["fieldConfig"]["overrides"]
-            )
-            else INK
-        )
+        text = "\n".join(one.name for one in now)
+        named = style(panel, now[0].name, 0)
+        ink = named["color"] if named["fixed"] else INK
     else:
-        text = format_value(value, defaults.get("unit", "none"), defaults.get("decimals"))
-    if background:
-        axes.set_facecolor(colour)
+        text = format_value(now[0].last, defaults["unit"], defaults.get("decimals"))
+        ink = pick_colour(panel, now[0].last)
+    if options["colorMode"] == "background":
+        axes.set_facecolor(ink)
+        ink = PAPER
     elif options["graphMode"] == "area":
-        axes.fill_between(
-            span.times, np.nan_to_num(shown[0].values), color="#5794f2", alpha=0.2, lw=0
-        )
-        axes.set_ylim(0, 3 * max(1e-9, float(np.nanmax(shown[0].values))))
-    ink = "#111217" if background else colour
-    size = min(24, 200 / max(8, max(map(len, text.splitlines()))))
-    axes.text(
-        0.5,
-        0.5,
-        text,
-        ha="center",
-        va="center",
-        color=ink,
-        size=size,
-        weight="bold",
-        transform=axes.transAxes,
-    )
+        known = np.nan_to_num(now[0].values)
+        axes.fill_between(span.times, known, color=NAMED["blue"], alpha=0.2, lw=0)
+        axes.set_ylim(0, 3 * max(1e-9, known.max()))
+        axes.set_xlim(span.begin_s, span.end_s)
+    size = min(24, 200 / max(8, len(text)))
+    axes.text(0.5, 0.5, text, color=ink, size=size, transform=axes.transAxes, **CENTRED)
     _clear(axes)
 
 
