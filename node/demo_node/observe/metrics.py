@@ -11,7 +11,7 @@ from typing import Final
 from prometheus_client import Counter, Gauge, Histogram
 
 from demo_node.observe.events import EVENTS
-from demo_node.ports import Blob, Topic
+from demo_node.ports import Blob, DialResult, Direction, PeerChange, PullResult, Topic, Use
 from demo_node.views import NodeState, Outcome, Phase
 
 ROUND_S: Final = (0.1, 0.25, 0.5, 1, 1.5, 2, 2.5, 3, 5, 10, 20, 30, 45, 60, 90, 120, 300, 600)
@@ -245,7 +245,7 @@ NETWORK: Final = (
         "demo_network_bytes_total",
         "Bytes on the mesh's sockets: gossip, payloads, what nodes catch up with (records,"
         " snapshots, text), and all the rest.",
-        {"direction": ("in", "out"), "protocol": ("gossip", "payload", "sync", "other")},
+        {"direction": tuple(Direction), "protocol": tuple(Use)},
     ),
     Declared(
         Counter,
@@ -253,7 +253,7 @@ NETWORK: Final = (
         "Requests to one peer, by what was asked for and what came of it.",
         {
             "kind": tuple(blob.name.lower() for blob in Blob),
-            "result": ("ok", "not_held", "unreachable"),
+            "result": tuple(PullResult),
         },
     ),
     Declared(
@@ -282,13 +282,13 @@ NETWORK: Final = (
         Gauge,
         "demo_peer_connections",
         "Connected peers by who dialled.",
-        {"direction": ("in", "out")},
+        {"direction": tuple(Direction)},
     ),
     Declared(
         Counter,
         "demo_peer_changes_total",
         "Peers that connected and that went.",
-        {"change": ("connected", "disconnected")},
+        {"change": tuple(PeerChange)},
     ),
     Declared(
         Histogram,
@@ -300,7 +300,7 @@ NETWORK: Final = (
         Counter,
         "demo_dials_total",
         "Dials by how they ended.",
-        {"result": ("connected", "timed_out", "refused", "failed")},
+        {"result": tuple(DialResult)},
     ),
 )
 
