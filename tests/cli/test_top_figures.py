@@ -196,6 +196,11 @@ def test_what_is_usual_is_no_concern() -> None:
     assert concerns(reading(silent_s=0.4)) == []
 
 
+def test_work_of_rounds_without_records_is_not_said_to_be_left_out() -> None:
+    rounds = [skipped_round(r) if r < 11 else usual_round(r, included=False) for r in range(20)]
+    assert concerns(reading(rounds=rounds)) == ["DemoRoundsSkipped"]
+
+
 def test_urgent_ones_come_first() -> None:
     view = reading(trainer_restarts=2, swarm=[*peers(1, 70), differing(9, 70)])
     assert concerns(view) == ["DemoDigestDiverged", "DemoTrainerRestarts"]
@@ -214,7 +219,7 @@ def test_peers_are_sorted_by_what_an_operator_should_see() -> None:
 
 
 def test_rows_stand_still_while_headers_of_a_round_come_in() -> None:
-    before = reading(swarm=peers(5, 70))
+    before = reading(swarm=peers(20, 70))
     half = [replace(p, heard_round=71) if p.peer[0] % 2 else p for p in before.swarm.peers]
     assert {p.heard_round for p in half} == {70, 71}
     after = reading(swarm=half)
