@@ -7,7 +7,6 @@ from prometheus_client import generate_latest
 
 from demo_node.observe.meter import Meter
 from demo_node.observe.metrics import METRICS, format_metrics_table
-from demo_node.ports import Topic
 from demo_node.views import Figure, NodeState, Outcome
 from tests.control.fake_node import round_view, status_view
 
@@ -96,22 +95,6 @@ def test_the_run_replaces_the_node_info() -> None:
     metrics.on_status(status_view(run_id=b""))
     metrics.on_status(status_view())
     assert len([name for name in exposition(metrics) if name.startswith("demo_node_info")]) == 1
-
-
-def test_events_add_no_series() -> None:
-    metrics = Meter()
-    metrics.on_status(status_view())
-    before = len(exposition(metrics))
-    for r in range(1_000):
-        metrics.on_round(round_view(r))
-        metrics.on_message(Topic.HEADERS, "accepted")
-        metrics.on_event("peer.joined", peer=r)
-        metrics.on_status(status_view(round=r, peers=r))
-        metrics.on_figures([Figure("demo_peers_known", r)])
-        metrics.on_measured("demo_peer_rtt_seconds", 0.1)
-        metrics.on_op("apply", 0.01)
-        metrics.on_loop_lag(0.001)
-    assert len(exposition(metrics)) == before <= 800
 
 
 def test_the_operating_manual_lists_every_metric() -> None:

@@ -1,5 +1,6 @@
 """Keeps a node's metrics up to date from what it observes."""
 
+import functools
 import itertools
 import platform
 import time
@@ -19,7 +20,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from demo_node.observe.events import EVENTS
-from demo_node.observe.metrics import METRICS, Declared
+from demo_node.observe.metrics import METRICS, OPEN, Declared
 from demo_node.observe.sampling import NO_ROUNDS, Sampling, compute_trace_id
 from demo_node.views import READY, Figure, NodeState, Outcome, RoundView, StatusView
 from demo_protocol.manifest import PROTOCOL_VERSION
@@ -32,7 +33,11 @@ RESULTS: Final = (Outcome.RECORDED, Outcome.LATE)
 
 
 class Meter:
-    """Implements views.RoundObserver. Every node has a registry of its own."""
+    """Implements views.RoundObserver. Every node has a registry of its own.
+
+    All series are made at once; whatever is fed finds its own, or raises KeyError: nothing that
+    comes from outside can make one more.
+    """
 
     def __init__(self, sampling: Sampling = NO_ROUNDS) -> None:
         """`sampling`: the rounds that have a trace."""
@@ -42,9 +47,11 @@ class Meter:
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
-        self._counters: dict[str, Counter] = {}
-        self._gauges: dict[str, Gauge] = {}
-        self._histograms: dict[str, Histogram] = {}
+        self._counters: dict[tuple[str, ...], Counter] = {}
+        self._gauges: dict[tuple[str, ...], Gauge] = {}
+        self._histograms: dict[tuple[str, ...], Histogram] = {}
+        self._infos: dict[str, Gauge] = {}
+        self._shown: dict[str, tuple[str, ...]] = {}
         for declared in METRICS:
             self._create(declared)
         self._reached: dict[tuple[str, ...], float] = {}
@@ -53,69 +60,83 @@ class Meter:
 
     def _create(self, declared: Declared) -> None:
         name, meaning, labels = declared.name, declared.meaning, tuple(declared.labels)
-        metric: Counter | Gauge | Histogram
+        if OPEN in declared.labels.values():
+            self._infos[name] = Gauge(name, meaning, labels, registry=self.registry)
+            return
+        all_values = list(itertools.product(*declared.labels.values()))
         if declared.kind is Counter:
-            metric = self._counters[name] = Counter(name, meaning, labels, registry=self.registry)
+            counter = Counter(name, meaning, labels, registry=self.registry)
+            for values in all_values:
+                self._counters[name, *values] = counter.labels(*values) if values else counter
         elif declared.kind is Gauge:
-            metric = self._gauges[name] = Gauge(name, meaning, labels, registry=self.registry)
+            gauge = Gauge(name, meaning, labels, registry=self.registry)
+            for values in all_values:
+                self._gauges[name, *values] = gauge.labels(*values) if values else gauge
         else:
-            metric = self._histograms[name] = Histogram(
+            histogram = Histogram(
                 name, meaning, labels, registry=self.registry, buckets=declared.buckets
             )
-        if labels:
-            for values in itertools.product(*declared.labels.values()):
-                metric.labels(*values)
+            for values in all_values:
+                self._histograms[name, *values] = histogram.labels(*values) if values else histogram
+
+    def _count(self, name: str, *labels: str, by: float = 1) -> None:
+        self._counters[name, *labels].inc(by)
+
+    def _set(self, value: float, name: str, *labels: str) -> None:
+        self._gauges[name, *labels].set(value)
+
+    def _observe(
+        self, value: float, exemplar: dict[str, str] | None, name: str, *labels: str
+    ) -> None:
+        self._histograms[name, *labels].observe(value, exemplar)
 
     def on_round_begun(self, round_: int) -> None:
         """The clock has come into this round."""
         self._round = round_
-        self._gauges["demo_round_current"].set(round_)
+        self._set(round_, "demo_round_current")
 
     def on_op(self, op: str, seconds: float) -> None:
         """A part of a phase took this long."""
-        self._histograms["demo_op_seconds"].labels(op).observe(seconds, self._exemplar(self._round))
+        self._observe(seconds, self._exemplar(self._round), "demo_op_seconds", op)
         if op == "snapshot":
-            self._gauges["demo_snapshot_last_success_timestamp_seconds"].set(time.time())
+            self._set(time.time(), "demo_snapshot_last_success_timestamp_seconds")
 
     def on_measured(self, name: str, value: float, *labels: str) -> None:
-        """One observation of a histogram. Raises KeyError for one that is not declared."""
-        histogram = self._histograms[name]
-        (histogram.labels(*labels) if labels else histogram).observe(value)
+        """One observation of a histogram. Raises KeyError for what is not declared."""
+        self._observe(value, None, name, *labels)
 
     def on_figures(self, figures: Iterable[Figure]) -> None:
         """Levels and totals as they are. Raises KeyError for what is not declared."""
         for figure in figures:
-            if figure.name in self._counters:
+            if (figure.name, *figure.labels) in self._counters:
                 self._reach(figure.value, figure.name, *figure.labels)
-                continue
-            gauge = self._gauges[figure.name]
-            (gauge.labels(*figure.labels) if figure.labels else gauge).set(figure.value)
+            else:
+                self._set(figure.value, figure.name, *figure.labels)
 
     def on_round(self, view: RoundView) -> None:
         """A round has ended for this node."""
         self.on_event("round.closed")
-        counters = self._counters
-        counters["demo_rounds_total"].labels(view.outcome).inc()
-        counters["demo_train_tokens_total"].inc(view.tokens)
-        counters["demo_train_samples_total"].inc(view.samples)
-        counters["demo_train_steps_total"].inc(view.steps)
-        counters["demo_train_seconds_total"].inc(view.train_ms / 1000)
-        counters["demo_digests_total"].labels("equal").inc(view.agreeing)
-        counters["demo_digests_total"].labels("different").inc(view.differing)
-        self._gauges["demo_round_heard"].set(view.heard)
+        self._count("demo_rounds_total", view.outcome)
+        self._count("demo_train_tokens_total", by=view.tokens)
+        self._count("demo_train_samples_total", by=view.samples)
+        self._count("demo_train_steps_total", by=view.steps)
+        self._count("demo_train_seconds_total", by=view.train_ms / 1000)
+        self._count("demo_digests_total", "equal", by=view.agreeing)
+        self._count("demo_digests_total", "different", by=view.differing)
+        self._set(view.heard, "demo_round_heard")
         if view.steps:
             self.on_measured("demo_train_step_seconds", view.train_ms / 1000 / view.steps)
         if view.payload_bytes:
             self.on_measured("demo_payload_bytes", view.payload_bytes, "sent")
         if view.included:
-            counters["demo_rounds_included_total"].inc()
+            self._count("demo_rounds_included_total")
         self._observe_phases(view)
 
     def _observe_phases(self, view: RoundView) -> None:
         """Latency and its parts, of rounds that came to something."""
         for part in view.phases:
             slack_s = (part.due_ms - part.end_ms) / 1000
-            self._gauges["demo_round_slack_seconds"].labels(part.phase).set(slack_s)
+            self._set(slack_s, "demo_round_slack_seconds", part.phase)
         if view.outcome not in RESULTS:
             return
         exemplar = self._exemplar(view.round)
@@ -123,12 +144,11 @@ class Meter:
             ("demo_round_latency_seconds", view.latency_ms / 1000),
             ("demo_round_exchange_seconds", view.exchange_ms / 1000),
         ):
-            self._histograms[name].observe(seconds, exemplar)
+            self._observe(seconds, exemplar, name)
         for part in view.phases:
             seconds = (part.end_ms - part.begin_ms) / 1000
-            by_phase = self._histograms["demo_round_phase_seconds"]
-            by_phase.labels(part.phase).observe(seconds, exemplar)
-        self._gauges["demo_round_participants"].set(view.participants)
+            self._observe(seconds, exemplar, "demo_round_phase_seconds", part.phase)
+        self._set(view.participants, "demo_round_participants")
 
     def on_status(self, view: StatusView) -> None:
         """The node's status changed."""
@@ -145,7 +165,7 @@ class Meter:
             self._state = view.state
             self.on_event("state.changed")
         for state in NodeState:
-            self._gauges["demo_node_state"].labels(state).set(state is view.state)
+            self._set(state is view.state, "demo_node_state", state)
         for name, value in {
             "demo_ready": view.state in READY,
             "demo_round_current": view.round,
@@ -165,21 +185,21 @@ class Meter:
             "demo_candidates": view.candidates,
             "demo_payload_store_bytes": view.payload_bytes_held,
         }.items():
-            self._gauges[name].set(value)
+            self._set(value, name)
         self._reach(view.forks_total, "demo_forks_total")
 
     def on_message(self, topic: str, verdict: str) -> None:
         """A gossip message was judged."""
-        self._counters["demo_gossip_messages_total"].labels(topic, verdict).inc()
+        self._count("demo_gossip_messages_total", topic, verdict)
 
     def on_event(self, name: str, **fields: object) -> None:
         """Count it."""
         if name in EVENTS:
-            self._counters["demo_events_total"].labels(name).inc()
+            self._count("demo_events_total", name)
 
     def on_loop_lag(self, seconds: float) -> None:
         """The event loop woke a sleeper this late."""
-        self._histograms["demo_event_loop_lag_seconds"].observe(seconds)
+        self.on_measured("demo_event_loop_lag_seconds", seconds)
 
     def _exemplar(self, round_: int) -> dict[str, str] | None:
         """What points from a bucket to the round that fell into it, and to its trace.
@@ -195,18 +215,21 @@ class Meter:
 
     def _set_only(self, name: str, *values: str) -> None:
         """An info metric has one series: what changed replaces it."""
-        self._gauges[name].clear()
-        self._gauges[name].labels(*values).set(1)
+        if self._shown.get(name) != values:
+            self._infos[name].clear()
+            self._infos[name].labels(*values).set(1)
+            self._shown[name] = values
 
     def _reach(self, total: float, name: str, *labels: str) -> None:
         """Let a counter follow a total that is kept elsewhere and never falls."""
-        counter = self._counters[name].labels(*labels) if labels else self._counters[name]
+        counter = self._counters[name, *labels]
         reached = self._reached.get((name, *labels), 0)
         if total > reached:
             counter.inc(total - reached)
             self._reached[(name, *labels)] = total
 
 
+@functools.cache
 def _find_version(package: str) -> str:
     """Without importing it."""
     try:
