@@ -50,7 +50,7 @@ SLACK_NOW: Final = number(
 HELDOUT: Final = number(
     "Held-out loss",
     "Nats per byte on text that nobody trains on. Falling is good, rising for long is not.",
-    "avg(demo_heldout_loss{@})",
+    "avg(demo_heldout_loss{@} > 0)",
     decimals=3,
 )
 LATENCIES: Final = seconds(
@@ -130,7 +130,7 @@ LOSS: Final = lines(
     "Loss, nats per byte",
     "Falling is good; held-out above training by more and more is learning by heart.",
     {
-        "held-out": "avg(demo_heldout_loss{@})",
+        "held-out": "avg(demo_heldout_loss{@} > 0)",
         "training, best node": "min(demo_train_loss{@})",
         "training, worst node": "max(demo_train_loss{@})",
     },
@@ -290,6 +290,7 @@ NODE: Final[Rows] = {
             "Parts of phases, mean",
             "Of one encode, pull, apply and so on. Small against the round is good.",
             {"{{op}}": mean("demo_op_seconds", "op")},
+            log=True,
         ),
     ],
     "In step, at what bandwidth": [OUTCOMES, CHAIN, BANDWIDTH],
@@ -351,9 +352,10 @@ NODE: Final[Rows] = {
         ),
         seconds(
             "Event loop lag",
-            "Below 10 ms is good; above (red), something blocks the loop or the cores are busy.",
+            "Below 50 ms is good; in the red something blocks the loop, or the cores are too busy.",
             quantiles("demo_event_loop_lag_seconds"),
-            red_above=0.01,
+            ceiling=0.3,
+            red_above=0.25,
         ),
         counts(
             "Warnings in the log",

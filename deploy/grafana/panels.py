@@ -5,6 +5,7 @@ build.py says what is on the dashboards. In a query `@` stands for the nodes cho
 
 import copy
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final, TypeVar
@@ -30,6 +31,8 @@ from grafana_foundation_sdk.models.dashboard import (
 from grafana_foundation_sdk.models.heatmap import HeatmapColorMode
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
+from demo_node.observe.metrics import METRICS
+
 Queries = Mapping[str, str]
 """Legend -> PromQL."""
 
@@ -49,13 +52,13 @@ REFERENCE: Final = "round length"
 ROUND: Final = {REFERENCE: "max(demo_round_length_seconds{@})"}
 
 COLOURS: Final = {
-    **dict.fromkeys(("active", "recorded", "accepted", "equal", "applied", "joined"), "green"),
-    **dict.fromkeys(("paused", "finished", "replayed"), "blue"),
-    **dict.fromkeys(("starting", "waiting", "draining", "stopped", "left"), "#8e8e8e"),
-    **dict.fromkeys(("syncing", "late", "missing"), "yellow"),
-    **dict.fromkeys(("skipped", "expired", "unreachable"), "orange"),
+    **dict.fromkeys(("active", "recorded", "accepted", "applied", "joined", "payload"), "green"),
+    **dict.fromkeys(("paused", "finished", "replayed", "connected", "train"), "blue"),
+    **dict.fromkeys(("starting", "waiting", "draining", "stopped", "left", "other"), "#8e8e8e"),
+    **dict.fromkeys(("syncing", "late", "missing", "propose", "sync"), "yellow"),
+    **dict.fromkeys(("skipped", "expired", "settle"), "orange"),
+    **dict.fromkeys(("contribute", "disconnected", "gossip"), "purple"),
     **dict.fromkeys(("forked", "rolled_back", "forks", "rejected", "different"), "red"),
-    **{"train": "blue", "contribute": "purple", "propose": "yellow", "settle": "orange"},
 }
 """What a name means does not change from panel to panel, and so neither does its colour."""
 
@@ -281,16 +284,25 @@ def _target(ref: str, legend: str, query: str) -> prometheus.Dataquery:
 
 
 def _paint(panel: timeseries.Panel | stat.Panel, queries: Queries) -> None:
-    """Give names their colours; a legend that is a label may be any of them."""
-    is_open = any(legend.startswith("{{") for legend in queries)
-    for name, colour in COLOURS.items():
-        if is_open or name in queries:
-            panel.override_by_name(name, [_fixed(colour)])
+    """Give series the colour of what their names say."""
+    for legend in queries:
+        for name, word in _expand(legend).items():
+            if word in COLOURS:
+                panel.override_by_name(name, [_fixed(COLOURS[word])])
     if REFERENCE in queries:
         dashed = DynamicConfigValue("custom.lineStyle", {"fill": "dash", "dash": [8, 8]})
         apart = DynamicConfigValue("custom.stacking", {"mode": "none", "group": "A"})
         empty = DynamicConfigValue("custom.fillOpacity", 0)
         panel.override_by_name(REFERENCE, [_fixed("#8e8e8e"), dashed, apart, empty])
+
+
+def _expand(legend: str) -> dict[str, str]:
+    """Names that series of this legend may have -> the word in them that has a colour."""
+    label = re.search("{{(.*?)}}", legend)
+    if not label:
+        return {legend: legend}
+    values = {v for metric in METRICS for v in metric.labels.get(label[1], ())}
+    return {legend.replace(label[0], value): value for value in sorted(values)}
 
 
 def _fixed(colour: str) -> DynamicConfigValue:

@@ -48,6 +48,7 @@ SIZES: Final = {
     "bytes": ((1, "B"), (2**10, "KiB"), (2**20, "MiB"), (2**30, "GiB"), (2**40, "TiB")),
 }
 """Units that are written with prefixes, smallest first."""
+TICKS_S: Final = (10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400)
 CENTRED: Final[dict[str, Any]] = {"ha": "center", "va": "center", "weight": "bold"}
 LABEL: Final = "equivalent rendering of the panels, not a Grafana screenshot"
 
@@ -208,7 +209,9 @@ def _draw_curves(axes: Axes, panel: Json, series: Sequence[Series], span: Span) 
     axes.yaxis.set_major_formatter(
         lambda value, _: format_value(abs(value) if unit == "Bps" else value, unit)
     )
-    axes.yaxis.set_major_locator(mpl.ticker.MaxNLocator(5, integer=decimals == 0))
+    if axes.get_yscale() == "linear":
+        axes.yaxis.set_major_locator(mpl.ticker.MaxNLocator(5, integer=decimals == 0))
+    axes.yaxis.set_minor_locator(mpl.ticker.NullLocator())
 
 
 def _scale_axis(axes: Axes, panel: Json, series: Sequence[Series]) -> None:
@@ -343,7 +346,11 @@ def _mark_times(axes: Axes, span: Span) -> None:
     axes.tick_params(colors=INK, labelsize=8.5, length=0)
     axes.spines[:].set_visible(False)
     axes.xaxis.set_major_formatter(lambda at, _: f"{datetime.fromtimestamp(at, UTC):%H:%M:%S}")
-    axes.set_xticks(np.linspace(span.begin_s, span.end_s, 9)[1::2])
+    length_s = span.end_s - span.begin_s
+    pace_s = next(pace for pace in TICKS_S if length_s / pace < 5)
+    edge_s = 0.07 * length_s  # a label there would reach over the panel's edge
+    first_s = math.ceil((span.begin_s + edge_s) / pace_s) * pace_s
+    axes.set_xticks(np.arange(first_s, span.end_s - edge_s, pace_s))
 
 
 def _clear(axes: Axes) -> None:
