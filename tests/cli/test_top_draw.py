@@ -25,6 +25,7 @@ from tests.cli.top_readings import (
     with_status,
 )
 
+TINY_SIZES = [(40, 12), (12, 5), (1, 1)]
 SIZES = [(80, 24), (120, 40), (200, 60), (80, None), (200, None)]
 
 
@@ -76,6 +77,14 @@ def test_nothing_overflows_or_wraps(name: str, width: int, height: int | None) -
     if height is not None:
         assert len(lines) <= height
     assert any(line.startswith("node ") for line in lines)
+
+
+@pytest.mark.parametrize(("width", "height"), TINY_SIZES)
+@pytest.mark.parametrize("name", VIEWS)
+def test_a_window_that_is_too_small_gets_a_part(name: str, width: int, height: int) -> None:
+    lines = draw(VIEWS[name], Look(width, height)).plain.split("\n")
+    assert len(lines) <= height
+    assert max(map(cell_len, lines)) <= width
 
 
 @pytest.mark.parametrize(("width", "height"), SIZES)

@@ -60,7 +60,7 @@ def draw(reading: Reading, look: Look) -> Text:
     if look.height is not None:
         room = max(look.height - len(lines) - 1, PEER_LINES_MIN)
         del lines[max(look.height - room - 1, 0) :]
-    lines += [Text(), *draw_peers(reading, look.width, room)]
+    lines = [*lines, Text(), *draw_peers(reading, look.width, room)][: look.height]
     for line in lines:
         line.truncate(look.width, overflow="ellipsis")
     return Text("\n", no_wrap=True, overflow="crop").join(lines)

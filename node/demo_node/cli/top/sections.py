@@ -112,8 +112,7 @@ def draw_latency(
     if not reading.rounds:
         return [_section("latency", "no round has been completed yet")]
     shown = spread_rounds(reading.rounds, width - LABEL)
-    latencies_ms = (view.latency_ms for view in shown if view)
-    top_ms = max(reading.status.round_ms, *latencies_ms)
+    top_ms = max([reading.status.round_ms, *(view.latency_ms for view in shown if view)])
     bars = draw_latencies(shown, height, top_ms, color=color)
     labels = [f"{top_ms / 1000:.3g} s", *[""] * (height - 2), "0 s"]
     return [
