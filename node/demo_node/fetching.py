@@ -97,7 +97,7 @@ class Fetcher:
             raw = await self.store.read_payload(effect.payload_hash)
             if raw is None:
                 raw = await self._pull_from_others(effect)
-            elif not self._is_payload_sound(raw):
+            elif not self._is_payload_sound(effect, raw):
                 raw = None
             if raw is not None:
                 await self.keep_payload(effect.round, effect.payload_hash, raw)
@@ -116,7 +116,7 @@ class Fetcher:
             self._payloads["missing"] += 1
             return None
         self.observer.on_measured("demo_payload_bytes", len(raw), "received")
-        is_sound = self._is_payload_sound(raw)
+        is_sound = self._is_payload_sound(effect, raw)
         self._payloads["accepted" if is_sound else "rejected"] += 1
         return raw if is_sound else None
 
@@ -125,16 +125,25 @@ class Fetcher:
         last = self.view.round + self.view.manifest.agreement.late_rounds
         return lambda: self.view.round <= last
 
-    def _is_payload_sound(self, raw: bytes) -> bool:
+    def _is_payload_sound(self, effect: PullPayload, raw: bytes) -> bool:
         """Its author's bytes, but are they a payload? Every node answers alike."""
         begin_s = time.perf_counter()
         try:
             decode_payload(raw, self.view.schema, self.view.manifest.learning.k)
         except Reject as error:
-            self.observer.on_event("payload.rejected", reason=str(error))
+            author = self._find_author(effect)
+            self.observer.on_event(
+                "payload.rejected", round=effect.round, author=author, reason=str(error)
+            )
             return False
         self.observer.on_op("decode", time.perf_counter() - begin_s)
         return True
+
+    def _find_author(self, effect: PullPayload) -> str:
+        """Who signed for this payload, in hex; empty where nobody's header is left."""
+        headers = (sealed.body for sealed in self.view.pool.of_round(effect.round))
+        found = (h.peer.hex() for h in headers if h.payload_hash == effect.payload_hash)
+        return next(found, "")
 
     async def pull_headers(self, effect: PullHeaders) -> None:
         """Get headers from the first holder that gives good ones."""

@@ -86,7 +86,8 @@ def test_a_payload_that_is_none_is_never_listed_by_honest_nodes() -> None:
             assert height(node) == 9
             assert rounds_listing(node, rogue.name) == {0, 1, 2}
             assert [r.participants for r in node.observer.rounds][3:] == [4] * 5
-            assert any(name == "payload.rejected" for name, _ in node.observer.events)
+            rejected = [f for name, f in node.observer.events if name == "payload.rejected"]
+            assert {fields["author"] for fields in rejected} == {rogue.name.hex()}
 
     play(scenario)
 
