@@ -50,6 +50,20 @@ def test_rounds_are_counted_once() -> None:
     assert series["demo_round_participants"] == 4
 
 
+def test_latency_is_told_as_a_part_of_the_round_too() -> None:
+    metrics = Meter()
+    metrics.on_round(round_view(4))
+    assert exposition(metrics)["demo_round_latency_ratio_count"] == 0  # how long are rounds?
+    metrics.on_status(status_view(round_ms=4_000))
+    metrics.on_round(round_view(5, latency_ms=2_600))
+    metrics.on_round(round_view(6, latency_ms=4_040, outcome=Outcome.LATE))
+    series = exposition(metrics)
+    assert series["demo_round_latency_ratio_count"] == 2
+    assert math.isclose(series["demo_round_latency_ratio_sum"], 0.65 + 1.01)
+    assert series['demo_round_latency_ratio_bucket{le="1.0"}'] == 1
+    assert series['demo_round_latency_ratio_bucket{le="1.025"}'] == 2
+
+
 def test_exactly_one_state_holds() -> None:
     metrics = Meter()
     for state in NodeState:

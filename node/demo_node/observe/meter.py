@@ -56,6 +56,7 @@ class Meter:
             self._create(declared)
         self._reached: dict[tuple[str, ...], float] = {}
         self._round = -1
+        self._round_ms = 0
         self._state: NodeState | None = None
 
     def _create(self, declared: Declared) -> None:
@@ -145,6 +146,9 @@ class Meter:
             ("demo_round_exchange_seconds", view.exchange_ms / 1000),
         ):
             self._observe(seconds, exemplar, name)
+        if self._round_ms:  # known with the manifest
+            ratio = view.latency_ms / self._round_ms
+            self._observe(ratio, exemplar, "demo_round_latency_ratio")
         for part in view.phases:
             seconds = (part.end_ms - part.begin_ms) / 1000
             self._observe(seconds, exemplar, "demo_round_phase_seconds", part.phase)
@@ -153,6 +157,7 @@ class Meter:
     def on_status(self, view: StatusView) -> None:
         """The node's status changed."""
         self._run_id = view.run_id
+        self._round_ms = view.round_ms
         self._set_only("demo_node_info", view.peer_id, view.run_id.hex(), view.run_name)
         self._set_only(
             "demo_build_info",

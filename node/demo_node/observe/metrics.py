@@ -17,6 +17,12 @@ from demo_node.views import NodeState, Outcome, Phase
 ROUND_S: Final = (0.1, 0.25, 0.5, 1, 1.5, 2, 2.5, 3, 5, 10, 20, 30, 45, 60, 90, 120, 300, 600)
 """Buckets of what takes about a round."""
 
+OF_A_ROUND: Final = (
+    *(0.25, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975),
+    *(1, 1.025, 1.05, 1.1, 1.25, 1.5, 2, 5),
+)
+"""Buckets of parts of a round, fine where late begins: rounds last from seconds to hours."""
+
 NETWORK_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 """Buckets of what waits for others."""
 
@@ -104,6 +110,12 @@ ROUNDS: Final = (
         "demo_round_latency_seconds",
         "From the start of a round by the clock until its update is applied here.",
         buckets=ROUND_S,
+    ),
+    Declared(
+        Histogram,
+        "demo_round_latency_ratio",
+        "That latency over the length of a round; above 1 the update came late.",
+        buckets=OF_A_ROUND,
     ),
     Declared(
         Histogram,
