@@ -63,6 +63,7 @@ def test_a_secret_never_comes_into_a_line(way: str, format_: str) -> None:
         text = "".join(lines[2 * number : 2 * number + 2])
         assert not [part for part in spell(raw) if part in text], text
         assert not [part for part in spell_hex(raw) if part in text.lower()], text
+        assert str(int.from_bytes(raw, "big")) not in text
         assert f"number={number}" in text or f'"number": {number}' in text
 
 
@@ -90,6 +91,14 @@ TEXTS = [
 @pytest.mark.parametrize("text", TEXTS)
 def test_what_people_need_to_read_is_kept(text: str) -> None:
     assert cut_secrets(text) == text
+
+
+def test_bytes_that_can_be_read_are_cut_out_too() -> None:
+    for raw in (b"correct horse battery staple", b'it\'s "quoted"', b""):
+        assert (
+            cut_secrets(f"got {raw!r}, {bytearray(raw)!r}.") == "got <bytes>, bytearray(<bytes>)."
+        )
+    assert cut_secrets("bad key b'correct horse") == "bad key <bytes>", "cut off, it has no end"
 
 
 def test_no_value_is_long() -> None:

@@ -5,12 +5,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -22,6 +20,7 @@ from demo_node.observe.sampling import Sampling, compute_trace_id
 from demo_node.observe.traces import OPS_MAX, RoundTraces, make_exporter
 from demo_node.views import Outcome, Phase, PhaseView
 from tests.control.fake_node import round_view, status_view
+from tests.observe.collector import Collector, running_collector
 from tests.waiting import wait_until_sync
 
 STATUS = status_view()
@@ -155,12 +154,12 @@ def test_phases_add_up_to_the_round() -> None:
 
 
 def test_an_op_hangs_from_the_phase_it_ended_in() -> None:
-    spans = by_name(trace((1_650, "verify", 0.002), (2_100, "pull", 0.25), (2_600, "apply", 0.4)))
+    spans = by_name(trace((1_650, "verify", 0.002), (2_100, "pull", 0.5), (2_600, "apply", 0.4)))
     for op, phase in (("verify", "train"), ("pull", "propose"), ("apply", "settle")):
         parent = spans[f"demo.op.{op}"].parent
         assert parent is not None
         assert parent.span_id == spans[f"demo.round.{phase}"].context.span_id
-    assert times_ms(spans["demo.op.pull"]) == (1_850, 2_100)
+    assert times_ms(spans["demo.op.pull"]) == (1_600, 2_100), "it began while we still trained"
     late = by_name(trace((2_900, "snapshot", 0.1)))
     assert late["demo.op.snapshot"].parent is not None
     assert late["demo.op.snapshot"].parent.span_id == late["demo.round"].context.span_id
@@ -229,42 +228,10 @@ def expose(meter: Meter) -> str:
 # --- over HTTP -----------------------------------------------------------------------------------
 
 
-class Collector(HTTPServer):
-    """An OTLP receiver: keeps what it is sent, answers what the test says."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Receive)
-        self.received: list[tuple[str, ExportTraceServiceRequest]] = []
-        self.status = 200
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/v1/traces"
-
-
-class Receive(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        collector = self.server
-        assert isinstance(collector, Collector)
-        assert self.headers["Content-Type"] == "application/x-protobuf"
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        collector.received.append((self.path, ExportTraceServiceRequest.FromString(body)))
-        self.send_response(collector.status)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Not into the test's output."""
-
-
 @pytest.fixture
 def collector() -> Iterator[Collector]:
-    with Collector() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
+    with running_collector() as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def test_two_nodes_send_one_trace_over_http(collector: Collector) -> None:

@@ -73,8 +73,6 @@ class RepeatLimit:
                 del self._windows[kind]
                 if window.newest is not None:
                     due.append(_tell(window.newest, window.held - 1))
-                    # What goes on repeating goes on being held back.
-                    self._windows[kind] = _Window(now_s, shown=1)
         return due
 
 
