@@ -4,7 +4,6 @@ import contextlib
 import json
 import subprocess
 import threading
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -17,13 +16,8 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 
 from tests.e2e.processes import marked_environment, nothing_left
+from tests.monitoring.deployed import copy_alertmanager, copy_prometheus
 from tests.waiting import wait_until_sync
-
-JOB = "demo-node"
-"""As deploy/prometheus/prometheus.yml calls it."""
-
-SCRAPE = "1s"
-"""How often nodes are scraped and rules evaluated; a swarm's rounds are a few seconds."""
 
 UP_S = 60.0
 """A server is ready in less than a second; the cores may be busy."""
@@ -33,13 +27,11 @@ ANSWER_S = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """An alert as the webhook heard of it. `moment_s` is of the monotonic clock."""
+    """An alert as the webhook heard of it: `status` is firing or resolved."""
 
     alert: str
     instance: str
     status: str
-    labels: Mapping[str, str]
-    moment_s: float
 
 
 class Webhook:
@@ -54,6 +46,11 @@ class Webhook:
     def url(self) -> str:
         """For Alertmanager."""
         return f"http://127.0.0.1:{self._server.server_port}/"
+
+    def firing(self, alert: str) -> set[str]:
+        """Instances of which it was told last that this alert is firing."""
+        newest = {n.instance: n.status for n in list(self.notices) if n.alert == alert}
+        return {instance for instance, status in newest.items() if status == "firing"}
 
     @contextlib.contextmanager
     def listening(self) -> Iterator["Webhook"]:
@@ -70,15 +67,7 @@ class Webhook:
     def _note(self, message: Mapping[str, Any]) -> None:
         for alert in message["alerts"]:
             labels = alert["labels"]
-            self.notices.append(
-                Notice(
-                    labels["alertname"],
-                    labels.get("instance", ""),
-                    alert["status"],
-                    labels,
-                    time.monotonic(),
-                )
-            )
+            self.notices.append(Notice(labels["alertname"], labels["instance"], alert["status"]))
 
     def _make_handler(self) -> type[BaseHTTPRequestHandler]:
         webhook = self
@@ -98,43 +87,25 @@ class Webhook:
 
 @contextlib.contextmanager
 def running_alertmanager(folder: Path, webhook_url: str) -> Iterator[str]:
-    """Alertmanager that tells the webhook at once, each alert by itself; yields its address."""
-    route = {
-        "receiver": "test",
-        "group_by": ["..."],
-        "group_wait": "0s",
-        "group_interval": "1s",
-        "repeat_interval": "1h",
-    }
-    receiver = {
-        "name": "test",
-        "webhook_configs": [{"url": webhook_url, "send_resolved": True}],
-    }
-    config = _write_config(folder, "alertmanager", {"route": route, "receivers": [receiver]})
-    line = ["prometheus-alertmanager", f"--config.file={config}"]
-    line += [f"--storage.path={folder / 'alertmanager'}", "--web.listen-address=127.0.0.1:0"]
+    """Alertmanager as it is deployed, but quick, telling the webhook; yields its address."""
+    config = copy_alertmanager(folder, webhook_url)
+    line = ["prometheus-alertmanager", f"--config.file={config}", f"--storage.path={folder}/data"]
+    line += ["--web.listen-address=127.0.0.1:0"]
     line += ["--cluster.listen-address="]  # empty: off the network
-    with _serving(folder, "alertmanager", line) as url:
+    with _serving(folder, line) as url:
         yield url
 
 
 @contextlib.contextmanager
 def running_prometheus(
-    folder: Path, metrics_urls: Sequence[str], rules: Sequence[Path], alertmanager_url: str
+    folder: Path, metrics_urls: Sequence[str], alertmanager_url: str
 ) -> Iterator[str]:
-    """Prometheus that scrapes these nodes and holds to these rules; yields its address."""
+    """Prometheus as it is deployed, but quick, scraping these nodes; yields its address."""
     targets = [urllib.parse.urlsplit(url).netloc for url in metrics_urls]
-    alertmanager = urllib.parse.urlsplit(alertmanager_url).netloc
-    document = {
-        "global": {"scrape_interval": SCRAPE, "evaluation_interval": SCRAPE},
-        "rule_files": [str(path) for path in rules],
-        "alerting": {"alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}]},
-        "scrape_configs": [{"job_name": JOB, "static_configs": [{"targets": targets}]}],
-    }
-    config = _write_config(folder, "prometheus", document)
-    line = ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={folder / 'prometheus'}"]
+    config = copy_prometheus(folder, targets, urllib.parse.urlsplit(alertmanager_url).netloc)
+    line = ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={folder}/data"]
     line += ["--web.listen-address=127.0.0.1:0", "--enable-feature=exemplar-storage"]
-    with _serving(folder, "prometheus", line) as url:
+    with _serving(folder, line) as url:
         yield url
 
 
@@ -151,30 +122,23 @@ def ask(base_url: str, path: str, **parameters: str) -> Any:
     return answer["data"]
 
 
-def _write_config(folder: Path, name: str, document: Mapping[str, Any]) -> Path:
-    """JSON is YAML."""
-    path = folder / f"{name}.yml"
-    path.write_text(json.dumps(document, indent=1))
-    return path
-
-
 @contextlib.contextmanager
-def _serving(folder: Path, name: str, line: Sequence[str]) -> Iterator[str]:
+def _serving(folder: Path, line: Sequence[str]) -> Iterator[str]:
     """The server in the background, on a port of its choice; gone when the block ends."""
-    mark = folder / name
+    log = folder / "log"
     with (
-        nothing_left(mark),
-        (folder / f"{name}.log").open("wb") as log,
+        nothing_left(folder),
+        log.open("wb") as output,
         subprocess.Popen(
             line,
-            env=marked_environment(mark),
+            env=marked_environment(folder),
             stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
+            stdout=output,
+            stderr=output,
         ) as process,
     ):
         try:
-            yield _wait_until_ready(process, folder / f"{name}.log")
+            yield _wait_until_ready(process, log)
         finally:
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):

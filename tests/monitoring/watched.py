@@ -14,7 +14,6 @@ from demo_node.views import NodeState
 from tests.cli.command import ROOT
 from tests.e2e.nodes import RunningNode, make_run, started
 from tests.monitoring.faulty_node import FAULTS_FOLDER
-from tests.monitoring.rules_copy import copy_rules
 from tests.monitoring.stack import Webhook, ask, running_alertmanager, running_prometheus
 from tests.waiting import wait_until_sync
 
@@ -96,14 +95,12 @@ def watched(folder: Path) -> Iterator[WatchedSwarm]:
     with contextlib.ExitStack() as stack:
         nodes = _start_nodes(folder, stack)
         webhook = stack.enter_context(Webhook().listening())
-        alertmanager = stack.enter_context(running_alertmanager(folder, webhook.url))
+        alertmanager = stack.enter_context(
+            running_alertmanager(folder / "alertmanager", webhook.url)
+        )
+        metrics_urls = [node.metrics_url for node in nodes]
         prometheus = stack.enter_context(
-            running_prometheus(
-                folder,
-                [node.metrics_url for node in nodes],
-                copy_rules(folder / "rules"),
-                alertmanager,
-            )
+            running_prometheus(folder / "prometheus", metrics_urls, alertmanager)
         )
         swarm = WatchedSwarm(nodes, prometheus, alertmanager, webhook)
         for node in nodes:
