@@ -7,8 +7,10 @@ import os
 
 import pytest
 
+from demo_node.mesh import bounds
 from demo_node.mesh.account import USES, Account, Totals
 from demo_node.mesh.figures import show_mesh
+from demo_node.mesh.yamux import PatientYamux
 from demo_node.ports import (
     Blob,
     BlobRequest,
@@ -161,6 +163,24 @@ async def test_what_strangers_send_is_overhead() -> None:
         assert is_told_apart(a)
         assert a.mesh._tcp.bytes_in > 0
         assert traffic(a, Use.OTHER)[0] == a.mesh._tcp.bytes_in
+
+
+@on_uvloop
+async def test_streams_that_have_ended_are_forgotten_and_gossip_is_not() -> None:
+    async with hosts(2) as (a, b):
+        await link((a, b))
+        a.held[b"k"] = b"content"
+        for _ in range(2 * bounds.STREAMS_PER_CONNECTION_MAX + 10):
+            await pull(b, a, b"k", Blob.TIME)
+        for host in (a, b):
+            ((connection,),) = host.mesh._swarm.connections.values()
+            assert isinstance(connection.muxed_conn, PatientYamux)
+            assert len(connection.muxed_conn._uses) <= bounds.STREAMS_PER_CONNECTION_MAX
+        before = traffic(b, Use.GOSSIP)[0], traffic(a, Use.GOSSIP)[1]
+        await a.mesh.publish(Topic.PROPOSALS, os.urandom(20_000))
+        await wait_until(lambda: b.heard and is_told_apart(a) and is_told_apart(b))
+        after = traffic(b, Use.GOSSIP)[0], traffic(a, Use.GOSSIP)[1]
+        assert min(after[0] - before[0], after[1] - before[1]) >= 20_000
 
 
 @on_uvloop
