@@ -12,6 +12,7 @@ from typing import Final
 
 from demo_node.observe.events import ERROR, EVENTS, WARNING
 from deploy.grafana.panels import (
+    LENGTH,
     ROUND,
     Rows,
     assemble,
@@ -28,6 +29,7 @@ from deploy.grafana.panels import (
 )
 
 LATENCY: Final = "demo_round_latency_seconds"
+PART: Final = "demo_round_latency_ratio"  # finer than seconds, whatever a round's length
 LAG: Final = "clamp_min(demo_round_current{@}, -1) - demo_head_round{@}"  # -1 before round 0
 WARNINGS: Final = "|".join(n for n, event in EVENTS.items() if event.level in (WARNING, ERROR))
 WARNED: Final = f'demo_events_total{{@, event=~"{WARNINGS}"}}'
@@ -51,15 +53,14 @@ HELDOUT: Final = number(
     "Held-out loss",
     "Nats per byte on text that nobody trains on. Falling is good, rising for long is not.",
     "avg(demo_heldout_loss{@} > 0)",
-    decimals=3,
 )
 LATENCIES: Final = seconds(
     "Round latency, quantiles",
-    "Below the round's length is good. The mean is exact; quantiles depend on buckets.",
+    "Good while p99 is below the round's length; what is above it comes late.",
     {
-        **quantiles(LATENCY),
+        **quantiles(PART, times=LENGTH),
         "mean": mean(LATENCY),
-        "exchange p95": quantile(0.95, "demo_round_exchange_seconds"),
+        "exchange, mean": mean("demo_round_exchange_seconds"),
         **ROUND,
     },
 )
@@ -177,9 +178,10 @@ SWARM: Final[Rows] = {
     ],
     "How late: round latency": [
         buckets(
-            "Round latency of all nodes",
-            "How many rounds took how long. One narrow band is good; a second one is slow nodes.",
-            f"sum by (le) (increase({LATENCY}_bucket{{@}}[$__rate_interval]))",
+            "Round latency, part of the round",
+            "One narrow band below 100 % is good; a second one is slow nodes; above 100 % is late.",
+            f"sum by (le) (increase({PART}_bucket{{@}}[$__rate_interval]))",
+            unit="percentunit",
         ),
         LATENCIES,
         PHASES,

@@ -49,7 +49,8 @@ CHOSEN: Final = 'instance=~"$instance"'
 REFERENCE: Final = "round length"
 """A line of this name is a yardstick, not a measurement: dashed and grey."""
 
-ROUND: Final = {REFERENCE: "max(demo_round_length_seconds{@})"}
+LENGTH: Final = "max(demo_round_length_seconds{@})"
+ROUND: Final = {REFERENCE: LENGTH}
 
 COLOURS: Final = {
     **dict.fromkeys(("active", "recorded", "accepted", "applied", "joined", "payload"), "green"),
@@ -69,9 +70,10 @@ def quantile(q: float, histogram: str, by: str = "") -> str:
     return f"histogram_quantile({q}, sum by ({labels}) (rate({histogram}_bucket{{@}}[$window])))"
 
 
-def quantiles(histogram: str) -> Queries:
-    """Three of them, by their usual names."""
-    return {f"p{100 * q:.0f}": quantile(q, histogram) for q in (0.5, 0.95, 0.99)}
+def quantiles(histogram: str, times: str = "1") -> Queries:
+    """Three of them, by their usual names, `times` another query's one value."""
+    factor = "" if times == "1" else f" * {times}"
+    return {f"p{100 * q:.0f}": quantile(q, histogram) + factor for q in (0.5, 0.95, 0.99)}
 
 
 def mean(histogram: str, by: str = "") -> str:
@@ -196,14 +198,14 @@ def share(title: str, meaning: str, query: str, steps: Steps) -> gauge.Panel:
     return _describe(panel, title, meaning, {title: query}).height(4)
 
 
-def buckets(title: str, meaning: str, query: str) -> heatmap.Panel:
-    """A histogram of seconds over time; the query gives one series per `le`."""
+def buckets(title: str, meaning: str, query: str, *, unit: str) -> heatmap.Panel:
+    """A histogram over time; the query gives one series per `le`, which is of this unit."""
     colour = heatmap.HeatmapColorOptions().mode(HeatmapColorMode.SCHEME).scheme("Oranges")
     panel = (
         heatmap.Panel()
         .calculate(False)
         .unit("short")
-        .y_axis(heatmap.YAxisConfig().unit("s"))
+        .y_axis(heatmap.YAxisConfig().unit(unit))
         .filter_values(heatmap.FilterValueRange().le(1e-9))
         .color(colour.steps(64))
     )

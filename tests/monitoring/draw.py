@@ -113,7 +113,8 @@ def _draw_panel(figure: Figure, panel: Json, ask: Ask, span: Span, height: int) 
         _write_legend(figure, panel, series, (x + 10, y + h - 10 - 17 * rows, w - 20), height)
     elif panel["type"] == "heatmap":
         box = (x + 62, y + 32, w - 78, h - 62)
-        _draw_buckets(_place(figure, box, height), series, span)
+        unit = panel["options"]["yAxis"]["unit"]
+        _draw_buckets(_place(figure, box, height), unit, series, span)
     elif panel["type"] == "stat":
         _draw_number(_place(figure, (x, y + 26, w, h - 26), height), panel, series, span)
     elif panel["type"] == "gauge":
@@ -242,7 +243,7 @@ def _shade(axes: Axes, defaults: Json) -> None:
             axes.axhspan(begin, end, color=NAMED[step["color"]], alpha=0.15, lw=0)
 
 
-def _draw_buckets(axes: Axes, series: Sequence[Series], span: Span) -> None:
+def _draw_buckets(axes: Axes, unit: str, series: Sequence[Series], span: Span) -> None:
     """Cumulated buckets `le`, taken apart; each as high as any other."""
     ordered = sorted(series, key=lambda one: float(one.labels["le"]))
     cumulated = np.array([np.nan_to_num(one.values) for one in ordered])
@@ -251,7 +252,7 @@ def _draw_buckets(axes: Axes, series: Sequence[Series], span: Span) -> None:
     times = np.append(span.times, span.end_s + span.step_s)
     axes.pcolormesh(times, edges, np.ma.masked_less(counts, 1e-9), cmap=HEAT, shading="flat")
     _mark_times(axes, span)
-    names = [format_value(float(one.labels["le"]), "s") for one in ordered[:-1]]
+    names = [format_value(float(one.labels["le"]), unit) for one in ordered[:-1]]
     axes.set_yticks(edges[1:-1:2], names[::2])
 
 
