@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from prometheus_client import Histogram, generate_latest
+from prometheus_client import Histogram
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as parse_openmetrics,
 )
-from prometheus_client.parser import text_string_to_metric_families
-from prometheus_client.samples import Sample
 
 import demo_node
 from demo_node.mesh.peer_id import encode_peer_id
@@ -23,30 +21,11 @@ from demo_node.ports import Topic
 from demo_node.sim.swarm import peer_name
 from demo_node.views import Figure, NodeState, Outcome, Phase, PhaseView, RoundView
 from tests.control.fake_node import round_view, status_view
+from tests.observe.exposition import OWN, SERIES_MAX, get_labels, read_samples, read_series
 
-SERIES_MAX = 800
 ROUNDS = 10_000
-OWN = ("demo_build_info", "demo_node_info", "python_info")
-"""Info metrics: what this node, and no other, is."""
-
 DECLARED = {metric.name: metric for metric in METRICS}
 SUFFIXES = re.compile(r"_(bucket|sum|count)$")
-
-Series = tuple[str, tuple[tuple[str, str], ...]]
-
-
-def read_samples(meter: Meter) -> list[Sample]:
-    text = generate_latest(meter.registry).decode()
-    return [s for family in text_string_to_metric_families(text) for s in family.samples]
-
-
-def read_series(meter: Meter) -> set[Series]:
-    return {(sample.name, tuple(sorted(sample.labels.items()))) for sample in read_samples(meter)}
-
-
-def get_labels(sample: Sample) -> dict[str, str]:
-    """Without the bound that a histogram's bucket has for a label."""
-    return {name: value for name, value in sample.labels.items() if name != "le"}
 
 
 def feed(meter: Meter, peers: int) -> set[str]:
