@@ -13,7 +13,7 @@ from demo_node.ports import Clock, Learner, Mesh, PeerView
 from demo_node.round import RoundDriver
 from demo_node.snapshotting import Snapshotting
 from demo_node.stopping import Stopping
-from demo_node.swarm_peers import show_contributors, show_swarm
+from demo_node.swarm_peers import find_contributor, show_contributors, show_stranger, show_swarm
 from demo_node.timekeeper import Timekeeper
 from demo_node.views import (
     ClockView,
@@ -22,7 +22,6 @@ from demo_node.views import (
     NodeState,
     Phase,
     RoundView,
-    Standing,
     StatusView,
     SwarmPeersView,
 )
@@ -250,19 +249,10 @@ class NodeOperations:
         self.stopping.request()
 
     def _own_contribution(self) -> ContributorView:
-        found = (view for view in self.contributors() if view.peer == self.mesh.peer)
-        return next(
-            found,
-            ContributorView(
-                peer=self.mesh.peer,
-                standing=Standing.UNKNOWN,
-                rounds=0,
-                samples=0,
-                share=0.0,
-                first_round=-1,
-                last_round=-1,
-            ),
-        )
+        me = self.mesh.peer
+        if self.driver is None or self.manifest is None:
+            return show_stranger(me)
+        return find_contributor(self.driver.view.head_state, me, self.manifest.agreement)
 
     def _running(self) -> tuple[Learner, RoundDriver]:
         if self.learner is None or self.driver is None:

@@ -27,20 +27,49 @@ Arrivals = Mapping[tuple[int, bytes], int]
 
 def show_contributors(state: ChainState, agreement: Agreement) -> list[ContributorView]:
     """What every peer has contributed up to the record of `state`, most samples first."""
-    samples = sum(member.samples_total for member in state.known.values())
+    samples = _sum_samples(state)
     views = [
-        ContributorView(
-            peer=member.peer,
-            standing=_find_standing(member, state, agreement),
-            rounds=member.contributed,
-            samples=member.samples_total,
-            share=member.samples_total / samples if samples else 0.0,
-            first_round=member.first_round,
-            last_round=member.last_round,
-        )
-        for member in state.known.values()
+        _show_contributor(member, state, agreement, samples) for member in state.known.values()
     ]
     return sorted(views, key=lambda view: (-view.samples, view.peer))
+
+
+def find_contributor(state: ChainState, peer: bytes, agreement: Agreement) -> ContributorView:
+    """What one peer has contributed: nothing, where the chain does not know it."""
+    if peer in state.known:
+        return _show_contributor(state.known[peer], state, agreement, _sum_samples(state))
+    return show_stranger(peer)
+
+
+def show_stranger(peer: bytes) -> ContributorView:
+    """A peer that no chain knows."""
+    return ContributorView(
+        peer=peer,
+        standing=Standing.UNKNOWN,
+        rounds=0,
+        samples=0,
+        share=0.0,
+        first_round=-1,
+        last_round=-1,
+    )
+
+
+def _show_contributor(
+    member: Member, state: ChainState, agreement: Agreement, samples_total: int
+) -> ContributorView:
+    return ContributorView(
+        peer=member.peer,
+        standing=_find_standing(member, state, agreement),
+        rounds=member.contributed,
+        samples=member.samples_total,
+        share=member.samples_total / samples_total if samples_total else 0.0,
+        first_round=member.first_round,
+        last_round=member.last_round,
+    )
+
+
+def _sum_samples(state: ChainState) -> int:
+    return sum(member.samples_total for member in state.known.values())
 
 
 def show_swarm(
@@ -61,7 +90,7 @@ def show_swarm(
             peer,
         )
 
-    samples = sum(member.samples_total for member in state.known.values())
+    samples = _sum_samples(state)
     peers = tuple(
         _show_peer(view, peer, newest.get(peer), arrivals, links.get(peer), samples)
         for peer in heapq.nsmallest(SHOWN_MAX, known, key=order)

@@ -6,7 +6,12 @@ from demo_node.history import History
 from demo_node.ports import MeshCounters, PeerView
 from demo_node.sim.silent_observer import SilentObserver
 from demo_node.sim.swarm import peer_name
-from demo_node.swarm_peers import SHOWN_MAX, show_swarm
+from demo_node.swarm_peers import (
+    SHOWN_MAX,
+    find_contributor,
+    show_contributors,
+    show_swarm,
+)
 from demo_node.views import DigestVerdict, Standing, SwarmPeerView
 from demo_protocol.view import View
 from tests.builders import MANIFEST, Tree, header, view
@@ -54,6 +59,18 @@ def test_a_peer_is_shown_by_its_newest_header_and_by_the_chain() -> None:
     assert (stranger.standing, stranger.connected) == (Standing.UNKNOWN, True)
     assert (stranger.heard_round, stranger.digest) == (-1, DigestVerdict.UNKNOWN)
     assert sum(peer.share for peer in peers.values()) == 1
+
+
+def test_a_contributor_by_name_is_the_one_in_the_list_of_all() -> None:
+    tree, mine = started(3)
+    state = tree.state(tree.grow(mine.head, 1, [0, 2]))
+    everybody = show_contributors(state, MANIFEST.agreement)
+    assert [view.rounds for view in everybody] == [2, 2, 1]
+    for view in everybody:
+        assert find_contributor(state, view.peer, MANIFEST.agreement) == view
+    stranger = find_contributor(state, peer_name(9), MANIFEST.agreement)
+    assert (stranger.peer, stranger.standing) == (peer_name(9), Standing.UNKNOWN)
+    assert (stranger.rounds, stranger.samples, stranger.share) == (0, 0, 0.0)
 
 
 def test_a_digest_of_a_record_that_is_not_here_is_neither_equal_nor_different() -> None:
