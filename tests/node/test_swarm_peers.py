@@ -65,9 +65,9 @@ def test_a_contributor_by_name_is_the_one_in_the_list_of_all() -> None:
     tree, mine = started(3)
     state = tree.state(tree.grow(mine.head, 1, [0, 2]))
     everybody = show_contributors(state, MANIFEST.agreement)
-    assert [view.rounds for view in everybody] == [2, 2, 1]
-    for view in everybody:
-        assert find_contributor(state, view.peer, MANIFEST.agreement) == view
+    assert [shown.rounds for shown in everybody] == [2, 2, 1]
+    for shown in everybody:
+        assert find_contributor(state, shown.peer, MANIFEST.agreement) == shown
     stranger = find_contributor(state, peer_name(9), MANIFEST.agreement)
     assert (stranger.peer, stranger.standing) == (peer_name(9), Standing.UNKNOWN)
     assert (stranger.rounds, stranger.samples, stranger.share) == (0, 0, 0.0)
