@@ -64,16 +64,15 @@ def draw_peers(reading: Reading, width: int, height: int | None) -> list[Text]:
     peers = sort_peers(reading)
     if not peers:
         return [Text("no peer is known yet", "dim")]
-    room = len(peers) if height is None else max(0, height - 1)
     unlisted = reading.swarm.known - len(peers)
-    if room < len(peers) or unlisted:
-        room = min(room, len(peers)) if height is None else max(0, min(len(peers), height - 2))
-    shown = peers[:room]
-    lines = _draw_table(shown, reading.status, width)
-    if rest := peers[room:]:
+    room = len(peers)
+    if height is not None:
+        has_rest = unlisted > 0 or 1 + len(peers) > height
+        room = min(room, max(0, height - 1 - has_rest))
+    lines = _draw_table(peers[:room], reading.status, width)
+    rest = peers[room:]
+    if rest or unlisted:
         lines.append(Text(_format_rest(rest, unlisted), "dim"))
-    elif unlisted:
-        lines.append(Text(f"and {unlisted} more", "dim"))
     return lines
 
 
