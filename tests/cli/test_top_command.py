@@ -67,7 +67,7 @@ class Terminal:
 
     def has_drawn_without(self, text: str) -> bool:
         """Is there a whole screen since `shown` was emptied in which it is not?"""
-        screens = ANSI.sub("", self.read()).split("pid 4242")[1:-1]
+        screens = ANSI.sub("", self.read()).split("version 0.1.0")[1:-1]
         return any(text not in screen for screen in screens)
 
     def wait(self) -> int:
@@ -134,6 +134,7 @@ def test_a_node_that_falls_silent_is_still_shown_and_said_to_be_silent(fake_node
         fake_node.process.send_signal(signal.SIGCONT)
         screen.shown = ""
         wait_until_sync(lambda: screen.has_drawn_without("no answer"))
+        fake_node.process.send_signal(signal.SIGSTOP)
         os.write(screen.master, b"q")
         assert screen.wait() == 0
 
