@@ -3,6 +3,7 @@
 The name of this file sorts behind test_live_alerts.py: panels of faults then have seen some.
 """
 
+import itertools
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.monitoring.boards import VALUES, fill_in, load, panels, targets
+from tests.monitoring.boards import BOARDS, VALUES, fill_in, load, panels, targets
+from tests.monitoring.draw import name_series
 from tests.monitoring.faulty_node import Fault, planted
 from tests.monitoring.watched import NODES, WatchedSwarm
 from tests.waiting import wait_until_sync
@@ -58,6 +60,16 @@ def test_query_returns_series(
     series = ask_range(seasoned_swarm, query)
     values = [float(value) for one in series for _, value in one["values"]]
     assert any(math.isfinite(value) for value in values), query
+
+
+def test_series_of_a_panel_have_names_of_their_own(seasoned_swarm: WatchedSwarm) -> None:
+    for panel in itertools.chain.from_iterable(panels(load(name)) for name in BOARDS):
+        names = [
+            name_series(target["legendFormat"], one["metric"])
+            for target in panel["targets"]
+            for one in ask_range(seasoned_swarm, target["expr"])
+        ]
+        assert len(set(names)) == len(names), (panel["title"], names)
 
 
 def test_a_choice_of_one_node_leaves_out_the_others(seasoned_swarm: WatchedSwarm) -> None:
