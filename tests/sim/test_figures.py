@@ -10,6 +10,7 @@ from demo_node.store.snapshots import SnapshotStore
 from demo_node.views import Figure
 from tests.sim.rogue import TRAIN_END, Rogue
 from tests.sim.scenes import height, is_payload_of, play, rank_of, read_proposal, rolled_back
+from tests.sim.test_cuts import cut_off
 
 LATE = {peer_name(2), peer_name(3)}
 
@@ -122,6 +123,20 @@ def test_records_applied_less_those_rolled_back_are_the_chains_height() -> None:
             assert counted["replayed"] == 0
             # Members of a branch that was left have not gone.
             assert members(node) == {"joined": 4}
+
+    play(scenario)
+
+
+def test_every_record_of_a_deep_rollback_is_counted() -> None:
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(4)
+        swarm.network.is_cut = cut_off(swarm, 1, range(5, 12))
+        await swarm.run_until_round(16)
+        lone, others = swarm.nodes[0], swarm.nodes[1:]
+        assert rolled_back(lone) == [records(lone)["rolled_back"]]
+        assert records(lone)["rolled_back"] > 1
+        assert records(lone)["applied"] - records(lone)["rolled_back"] == height(lone)
+        assert [records(node)["rolled_back"] for node in others] == [0] * 3
 
     play(scenario)
 

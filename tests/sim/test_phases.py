@@ -22,6 +22,7 @@ from demo_protocol.schedule import (
 from tests.builders import manifest
 from tests.observe.test_metrics import exposition
 from tests.sim.scenes import play, rank_of, read_proposal, rolled_back
+from tests.sim.test_cuts import cut_off
 
 ALL = [Phase.TRAIN, Phase.CONTRIBUTE, Phase.PROPOSE, Phase.SETTLE]
 HEAVY = {peer_name(2), peer_name(3)}
@@ -106,6 +107,20 @@ def test_in_forks_the_update_that_stands_counts() -> None:
                 assert view.latency_ms == applied[node.name, view.record] - start_ms
 
     play(scenario, SimSwarm(manifest(), watch=watch))
+
+
+def test_what_comes_after_a_cut_adds_up_too() -> None:
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(4)
+        swarm.network.is_cut = cut_off(swarm, 1, range(5, 9))
+        await swarm.run_until_round(13)
+        outcomes = {view.outcome for view in swarm.nodes[0].observer.rounds}
+        assert outcomes == {Outcome.RECORDED, Outcome.SKIPPED, Outcome.LATE}
+        for node in swarm.nodes:
+            for view in node.observer.rounds:
+                check(view, swarm.manifest)
+
+    play(scenario)
 
 
 @pytest.mark.parametrize("late_ms", [300, 900, 1_100, 1_300])
