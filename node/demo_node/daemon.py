@@ -15,7 +15,7 @@ import uvloop
 from demo_node.config import Config, split_host_port
 from demo_node.control.requests import RequestCounts
 from demo_node.control.service import control_server
-from demo_node.garbage import short_pauses
+from demo_node.garbage import collect_often, short_pauses
 from demo_node.listening import open_mesh
 from demo_node.mesh.addresses import decode_address
 from demo_node.mesh.libp2p import Libp2pMesh
@@ -135,6 +135,7 @@ async def _live(node: Node, meter: Meter, observer: Observers) -> None:
             async with asyncio.TaskGroup() as group:
                 group.create_task(node.mesh.wait())  # a dead mesh takes the node down
                 group.create_task(watch_loop_lag(meter.on_loop_lag))
+                group.create_task(collect_often())
                 group.create_task(_show_status(node.operations, observer))
                 await run_node(node, group, files)
                 raise NodeStopped

@@ -2,11 +2,12 @@
 
 Modules alone are 130,000 objects, which a full collection looks at for 75 ms, about once a minute;
 a chain of 200 members and 200 rounds is as many again. Objects that are set aside (`gc.freeze`) are
-not looked at any more. They still go when nobody refers to them; only what would need the collector
-to be freed, because it refers to itself in a circle, then stays. So nothing is set aside before a
-full collection has just said that all of it is in use, and again only after much more has come.
+not looked at any more. They still go when nobody refers to them; only what needs the collector to
+be freed, because it refers to itself in a circle, then stays. So objects are set aside only when a
+collection has just found all of them in use, and four times a day everything is looked at again.
 """
 
+import asyncio
 import contextlib
 import gc
 import time
@@ -16,8 +17,15 @@ from typing import Final
 PAUSE_S: Final = 0.004
 """A full collection that takes longer sets aside what it has looked at."""
 
+EVERY_S: Final = 2.0
+"""Between full collections. Python itself waits until there are many objects more to look at."""
+
+ALL_EVERY_S: Final = 6 * 3600.0
+"""Between two that look at everything: a connection that was set aside and has ended since is a
+circle of some 100 kB. They are the only long pauses."""
+
 FULL: Final = 2
-"""The generation whose collection looks at everything."""
+"""The generation whose collection looks at all that is not set aside."""
 
 
 @contextlib.contextmanager
@@ -42,3 +50,15 @@ def short_pauses() -> Iterator[None]:
     finally:
         gc.callbacks.remove(on_collection)
         gc.unfreeze()
+
+
+async def collect_often() -> None:
+    """Look while little has come since the last time, for ever. A task of the daemon's group."""
+    loop = asyncio.get_running_loop()
+    looked_at_all_s = loop.time()
+    while True:
+        await asyncio.sleep(EVERY_S)
+        if loop.time() - looked_at_all_s > ALL_EVERY_S:
+            looked_at_all_s = loop.time()
+            gc.unfreeze()
+        gc.collect()

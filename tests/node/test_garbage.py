@@ -1,3 +1,4 @@
+import asyncio
 import gc
 import weakref
 from collections.abc import Iterator
@@ -5,7 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from demo_node import garbage
-from demo_node.garbage import short_pauses
+from demo_node.garbage import collect_often, short_pauses
+from demo_node.sim.virtual_loop import run_virtual
 
 
 class Thing:
@@ -68,3 +70,36 @@ def test_circles_are_still_found_and_what_was_set_aside_goes_with_its_last_refer
         assert seen[0]() is plain
         del plain
         assert seen[0]() is None
+
+
+async def collect_for(seconds: float) -> None:
+    task = asyncio.create_task(collect_often())
+    await asyncio.sleep(seconds)
+    task.cancel()
+
+
+def test_what_comes_to_stay_is_set_aside_before_it_is_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(garbage, "PAUSE_S", 0.0)
+    with short_pauses():
+        set_aside = gc.get_freeze_count()
+        things = [Thing() for _ in range(1_000)]
+        run_virtual(collect_for(0.5 * garbage.EVERY_S))
+        assert gc.get_freeze_count() <= set_aside
+        run_virtual(collect_for(1.5 * garbage.EVERY_S))
+        assert gc.get_freeze_count() >= set_aside + len(things)
+
+
+def test_a_circle_that_was_set_aside_is_found_when_everything_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(garbage, "ALL_EVERY_S", 2.5 * garbage.EVERY_S)
+    with short_pauses():
+        circle = Thing()
+        circle.me = circle
+        seen = weakref.ref(circle)
+        gc.freeze()
+        del circle
+        run_virtual(collect_for(2.5 * garbage.EVERY_S))
+        assert seen() is not None
+        run_virtual(collect_for(3.5 * garbage.EVERY_S))
+        assert seen() is None
