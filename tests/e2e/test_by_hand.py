@@ -212,6 +212,23 @@ def test_the_commands_name_the_other_peer(first: RunningNode, second: RunningNod
     assert "2 members" in demo_node("status", "--datadir", second.datadir).stdout
 
 
+def test_top_shows_the_other_peer_in_step(first: RunningNode, second: RunningNode) -> None:
+    for node, other in ((first, second), (second, first)):
+        name = other.status().peer_id
+
+        def is_in_step(node: RunningNode = node, name: str = name) -> bool:
+            document = ask_in_json(node, "top")
+            peers = {peer["peer_id"]: peer for peer in document["peers"]}
+            peer, own = peers[name], peers[document["status"]["peer_id"]]
+            is_linked = peer["connected"] and peer["rtt_ms"] > 0
+            is_heard = peer["heard_round"] >= 0 and peer["held"] and peer["heard_ms"] > 0
+            digests = {peer["digest"], own["digest"]}
+            return bool(is_linked and is_heard and digests == {"equal"} and not own["connected"])
+
+        wait_until_sync(is_in_step, deadline_s=60)
+        assert f"…{name[-10:]}" in demo_node("top", "--datadir", node.datadir).stdout
+
+
 @pytest.mark.parametrize("command", ["start", "init"])
 def test_nobody_else_may_use_the_folder_of_a_running_node(first: RunningNode, command: str) -> None:
     done = demo_node(command, "--datadir", first.datadir, *(LOCAL if command == "start" else ()))

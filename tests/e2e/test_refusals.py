@@ -207,7 +207,7 @@ def test_a_second_init_refuses(run_folder: Path) -> None:
     assert (run_folder / "manifest.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("command", ["status", "peers", "rounds"])
+@pytest.mark.parametrize("command", ["status", "peers", "rounds", "top"])
 def test_who_asks_a_node_that_does_not_run_is_told(run_folder: Path, command: str) -> None:
     refusal = refuse(command, "--datadir", run_folder, "--json")
     assert refusal.exit_code == 69
