@@ -80,6 +80,7 @@ def wrapped(error: OSError) -> SwarmException:
         (wrapped(OSError(errno.ECONNREFUSED, "no")), DialResult.REFUSED),
         (wrapped(OSError(errno.ETIMEDOUT, "no")), DialResult.TIMED_OUT),
         (wrapped(OSError(errno.EHOSTUNREACH, "refused, timed out")), DialResult.FAILED),
+        (wrapped(OSError(errno.ECONNRESET, "no")), DialResult.FAILED),
         (trio.TooSlowError(), DialResult.TIMED_OUT),
         (SwarmException("connection refused"), DialResult.FAILED),
         (ValueError("no"), DialResult.FAILED),

@@ -7,9 +7,11 @@ from prometheus_client import generate_latest
 from demo_node.mesh.figures import show_mesh
 from demo_node.mesh.memory import MemoryNetwork
 from demo_node.observe.meter import Meter
+from demo_node.operations import NodeOperations
 from demo_node.ports import Blob, BlobRequest, NotHeld, Topic, Unreachable
 from demo_node.sim.swarm import peer_name
-from demo_node.sim.virtual_loop import run_virtual
+from demo_node.sim.virtual_loop import VirtualClock, run_virtual
+from demo_node.stopping import Stopping
 
 PEERS = 1_000
 RUN = bytes(32)
@@ -66,5 +68,15 @@ def test_a_thousand_peers_make_no_new_series() -> None:
         sent = many['demo_network_bytes_total{direction="out",protocol="payload"}']
         came = many['demo_network_bytes_total{direction="in",protocol="payload"}']
         assert (sent, came) == (PEERS * 32, PEERS * len(b"content"))
+
+    run_virtual(scenario())
+
+
+def test_a_node_has_them_from_its_first_second() -> None:
+    async def scenario() -> None:
+        mesh = MemoryNetwork().add(peer_name(0))
+        operations = NodeOperations(clock=VirtualClock(), mesh=mesh, stopping=Stopping())
+        names = {figure.name for figure in operations.figures()}
+        assert {figure.name for figure in show_mesh(mesh)} <= names
 
     run_virtual(scenario())

@@ -10,6 +10,7 @@ import pytest
 from demo_node.mesh import bounds
 from demo_node.mesh.account import USES, Account, Totals
 from demo_node.mesh.figures import show_mesh
+from demo_node.mesh.libp2p import Libp2pMesh
 from demo_node.mesh.yamux import PatientYamux
 from demo_node.ports import (
     Blob,
@@ -21,7 +22,7 @@ from demo_node.ports import (
     Unreachable,
     Use,
 )
-from tests.mesh.hosts import Host, hosts, link, link_all, on_uvloop
+from tests.mesh.hosts import Host, hosts, link, link_all, on_uvloop, seed
 from tests.waiting import wait_until
 
 OVERHEAD_MAX = 1.03
@@ -163,6 +164,24 @@ async def test_what_strangers_send_is_overhead() -> None:
         assert is_told_apart(a)
         assert a.mesh._tcp.bytes_in > 0
         assert traffic(a, Use.OTHER)[0] == a.mesh._tcp.bytes_in
+
+
+@on_uvloop
+async def test_gossip_by_a_second_connection_is_gossip_too() -> None:
+    async with hosts(2) as (a, b):
+        await link((b, a))  # both dial, so that none of the two connections is dropped
+        twin = Host(Libp2pMesh(seed(2), guest=a.mesh._guest))
+        await twin.mesh.start()
+        await twin.join()
+        await twin.mesh.connect(a.address)
+        pubsub = a.mesh._gossip.pubsub
+        await wait_until(lambda: pubsub.has_several(b.mesh._host.get_id()))
+        await wait_until(lambda: twin.mesh.mesh_peers(Topic.PROPOSALS) and is_told_apart(a))
+        before = traffic(a, Use.GOSSIP)[1]
+        await a.mesh.publish(Topic.PROPOSALS, os.urandom(20_000))
+        await wait_until(lambda: b.heard and twin.heard and is_told_apart(a))
+        assert traffic(a, Use.GOSSIP)[1] - before >= 2 * 20_000
+        await twin.mesh.stop()
 
 
 @on_uvloop

@@ -294,3 +294,15 @@ async def test_our_own_address_is_not_dialled(tmp_path: Path) -> None:
     async with at_work(scene):
         await asyncio.sleep(30)
         assert not scene.net.dials
+
+
+@on_virtual_time
+async def test_how_many_addresses_there_are_to_dial_is_known(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, [address(1)], [address(2), address(1)])
+    scene.net.up = {address(1)}
+    scene.net.tells = {peer(1): [address(n) for n in range(1, 6)]}
+    assert [(f.name, f.value) for f in scene.peering.figures()] == [("demo_peers_known", 2)]
+
+    async with at_work(scene):
+        await asyncio.sleep(1)
+        assert [f.value for f in scene.peering.figures()] == [5]
