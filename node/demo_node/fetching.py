@@ -54,8 +54,7 @@ class Fetcher:
         self._payloads: Counter[str] = Counter()
 
     def figures(self) -> Iterator[Figure]:
-        """Payloads that others announced: being pulled, and what became of them."""
-        yield Figure("demo_queue_depth", len(self._pulling), ("pulls",))
+        """What became of the payloads that others announced."""
         for verdict, total in self._payloads.items():
             yield Figure("demo_payloads_total", total, (verdict,))
 
