@@ -36,7 +36,7 @@ SLOW = frozenset(
         "DemoForksFrequent",
     }
 )
-"""They tell of slowness: on shared cores 2 of the 6 rounds in a shortened window may well be late."""
+"""They tell of slowness: on shared cores 2 of the 6 rounds in a short window may well be late."""
 
 FIRING = f'ALERTS{{alertstate="firing",alertname!~"{"|".join(sorted(SLOW))}"}}'
 FIRED = f"last_over_time({FIRING}[1h])"
