@@ -83,7 +83,7 @@ NODE: Final = (
     Declared(
         Histogram,
         "demo_event_loop_lag_seconds",
-        "How late the event loop wakes a sleeper.",
+        "How late the event loop wakes a sleeper, at ten random moments a second.",
         buckets=FAST_S,
     ),
     Declared(
@@ -95,7 +95,7 @@ NODE: Final = (
     Declared(
         Counter,
         "demo_control_requests_total",
-        "Requests on the control socket.",
+        "Requests on the control socket: answered, refused for what they ask or when, failed by a bug.",
         {"result": ("ok", "refused", "failed")},
     ),
 )
