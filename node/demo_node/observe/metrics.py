@@ -256,7 +256,8 @@ NETWORK: Final = (
         Counter,
         "demo_network_bytes_total",
         "Bytes on the mesh's sockets: gossip, payloads, what nodes catch up with (records,"
-        " snapshots, text), and all the rest.",
+        " snapshots, text), and all the rest: handshakes, framing, encryption, small questions."
+        " Counted when a frame is complete.",
         {"direction": tuple(Direction), "protocol": tuple(Use)},
     ),
     Declared(
@@ -284,7 +285,7 @@ NETWORK: Final = (
         Histogram,
         "demo_gossip_arrival_seconds",
         "From the train boundary until a header, from the end of contribute until a proposal, of"
-        " the same round came from others.",
+        " the same round came from others; 0 where it was early.",
         {"topic": (Topic.HEADERS, Topic.PROPOSALS)},
         NETWORK_S,
     ),
