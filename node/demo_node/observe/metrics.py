@@ -95,7 +95,8 @@ NODE: Final = (
     Declared(
         Counter,
         "demo_control_requests_total",
-        "Requests on the control socket: answered, refused for what they ask or when, failed by a bug.",
+        "Requests on the control socket: answered, refused for what they ask or when, failed by a"
+        " bug.",
         {"result": ("ok", "refused", "failed")},
     ),
 )
