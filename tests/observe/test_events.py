@@ -37,6 +37,12 @@ class Calls(ast.NodeVisitor):
         self._function = ""
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+        self._visit_function(node)
+
+    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
+        self._visit_function(node)
+
+    def _visit_function(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
         outer, self._function = self._function, node.name
         self.generic_visit(node)
         self._function = outer

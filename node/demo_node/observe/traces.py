@@ -36,7 +36,7 @@ SEND_EVERY_MS: Final = 2_000
 SEND_TIMEOUT_S: Final = 3.0
 """At most this long for one batch, tries included."""
 
-REASON_MAX: Final = 400
+REASON_MAX: Final = 120
 """Characters."""
 
 
@@ -69,16 +69,18 @@ class Delivery(SpanExporter):
     def __init__(self, exporter: SpanExporter) -> None:
         self._exporter = exporter
         self._is_closing = False
-        self.is_failing = False
-        self.reason = _listen_to_opentelemetry()
+        self._reason = _listen_to_opentelemetry()
+        self.failure = ""
+        """Why the newest batch was not taken; empty where it was."""
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Send them. What fails is dropped: nobody waits for old traces."""
-        if self._is_closing and self.is_failing:
+        if self._is_closing and self.failure:
             return SpanExportResult.FAILURE  # the node does not wait for what did not work before
-        self.reason.text = ""
+        self._reason.text = ""
         result = self._exporter.export(spans)
-        self.is_failing = result is not SpanExportResult.SUCCESS
+        failed = result is not SpanExportResult.SUCCESS
+        self.failure = (self._reason.text or "it gave no reason") if failed else ""
         return result
 
     def begin_to_close(self) -> None:
@@ -96,8 +98,9 @@ class Reason(logging.Handler):
     text = ""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep the first: the last only says that it is over."""
-        self.text = self.text or record.getMessage()[:REASON_MAX]
+        """Keep the first, of that its end: the cause stands there. The last only says: over."""
+        text = record.getMessage().partition(" encountered while exporting")[0]
+        self.text = self.text or text.rpartition("): ")[2].strip("\"')")[:REASON_MAX]
 
 
 def _listen_to_opentelemetry() -> Reason:
@@ -210,10 +213,10 @@ class RoundTraces:
     def on_status(self, view: StatusView) -> None:
         """Remember when rounds begin; tell once when traces do not arrive any more."""
         self._status = view
-        is_failing = self._delivery.is_failing
-        if is_failing and not self._was_failing:
-            self._on_event("traces.lost", reason=self._delivery.reason.text)
-        self._was_failing = is_failing
+        failure = self._delivery.failure
+        if failure and not self._was_failing:
+            self._on_event("traces.lost", reason=failure)
+        self._was_failing = bool(failure)
 
     def on_message(self, topic: str, verdict: str) -> None:
         """Nothing: verify is an op."""
