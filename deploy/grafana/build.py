@@ -220,7 +220,7 @@ SWARM: Final[Rows] = {
         lines(
             "Nodes by state",
             "All green (active) is good; a dent is a node that is away, yellow one catching up.",
-            {"{{state}}": "sum by (state) (demo_node_state{@}) > 0"},
+            {"{{state}}": "sum by (state) (demo_node_state{@})"},
             stacked=True,
         ),
         counts(
@@ -292,7 +292,7 @@ NODE: Final[Rows] = {
             "Parts of phases, mean",
             "Of one encode, pull, apply and so on. Small against the round is good.",
             {"{{op}}": mean("demo_op_seconds", "op")},
-            log=True,
+            log=10,
         ),
     ],
     "In step, at what bandwidth": [OUTCOMES, CHAIN, BANDWIDTH],
@@ -375,7 +375,7 @@ NODE: Final[Rows] = {
                 "payloads": "sum(demo_payload_store_bytes{@})",
                 "newest snapshot": "max(demo_snapshot_bytes{@})",
             },
-            log=True,
+            log=2,
             unit="bytes",
         ),
         lines(

@@ -54,14 +54,19 @@ ROUND: Final = {REFERENCE: LENGTH}
 
 COLOURS: Final = {
     **dict.fromkeys(("active", "recorded", "accepted", "applied", "joined", "payload"), "green"),
-    **dict.fromkeys(("paused", "finished", "replayed", "connected", "train"), "blue"),
+    **dict.fromkeys(("paused", "finished", "replayed", "connected", "train", "out"), "blue"),
     **dict.fromkeys(("starting", "waiting", "draining", "stopped", "left", "other"), "#8e8e8e"),
-    **dict.fromkeys(("syncing", "late", "missing", "propose", "sync"), "yellow"),
-    **dict.fromkeys(("skipped", "expired", "settle"), "orange"),
-    **dict.fromkeys(("contribute", "disconnected", "gossip"), "purple"),
+    **dict.fromkeys(("syncing", "late", "missing", "propose", "sync", "proposals"), "yellow"),
+    **dict.fromkeys(("skipped", "expired", "settle", "all"), "orange"),
+    **dict.fromkeys(("contribute", "disconnected", "gossip", "headers", "pull"), "purple"),
     **dict.fromkeys(("forked", "rolled_back", "forks", "rejected", "different"), "red"),
+    **{"p50": "green", "p95": "yellow", "p99": "orange", "mean": "blue", "membership": "#8e8e8e"},
+    "exchange, mean": "purple",
 }
-"""What a name means does not change from panel to panel, and so neither does its colour."""
+"""What a name means does not change from panel to panel, and so neither does its colour.
+
+Red is for what is wrong.
+"""
 
 
 def quantile(q: float, histogram: str, by: str = "") -> str:
@@ -97,14 +102,14 @@ def lines(
     bars: bool = False,
     floor: float | None = 0,
     ceiling: float | None = None,
-    log: bool = False,
+    log: int = 0,
     decimals: int | None = None,
     mirrored: str = "",
     red_below: float | None = None,
     red_above: float | None = None,
 ) -> timeseries.Panel:
-    """Curves over time. `floor`, `ceiling`: what the axis holds at least; `mirrored`: a pattern of
-    those drawn downwards.
+    """Curves over time. `floor`, `ceiling`: what the axis holds at least; `log`: its base, if it is
+    logarithmic; `mirrored`: a pattern of those drawn downwards.
     """
     legend = common.VizLegendOptions().show_legend(True).calcs(["lastNotNull"])
     tooltip = common.VizTooltipOptions().mode(looks.TooltipDisplayMode.MULTI)
@@ -128,9 +133,8 @@ def lines(
     if ceiling is not None:
         panel.axis_soft_max(ceiling)
     if log:
-        panel.scale_distribution(
-            common.ScaleDistributionConfig().type(looks.ScaleDistribution.LOG).log(10)
-        )
+        scale = common.ScaleDistributionConfig().type(looks.ScaleDistribution.LOG)
+        panel.scale_distribution(scale.log(log))
     if decimals is not None or unit == "none":
         panel.decimals(decimals or 0)
     if red_below is not None:
@@ -177,9 +181,11 @@ def number(
     )
     if decimals is not None:
         panel.decimals(decimals)
-    if named:
+    if named:  # asked for now: what held earlier in the range would be shown beside it
         _paint(panel, {named: query})
-    return _describe(panel, title, meaning, {named or title: query}).height(4)
+        _describe(panel, title, meaning, {})
+        return panel.with_target(_target("A", named, query).instant()).height(4)
+    return _describe(panel, title, meaning, {title: query}).height(4)
 
 
 def share(title: str, meaning: str, query: str, steps: Steps) -> gauge.Panel:

@@ -146,7 +146,7 @@ def format_value(value: float, unit: str, decimals: int | None = None) -> str:
     if math.isnan(value):
         return "–"
     if unit == "percentunit":
-        return f"{100 * value:.{decimals or 0}f}%"
+        return f"{100 * value:.3g}%" if decimals is None else f"{100 * value:.{decimals}f}%"
     if unit in SIZES:
         return _scale(value, SIZES[unit], decimals)
     if unit == "short" and abs(value) >= 1000:
@@ -211,16 +211,24 @@ def _draw_curves(axes: Axes, panel: Json, series: Sequence[Series], span: Span) 
         lambda value, _: format_value(abs(value) if unit == "Bps" else value, unit)
     )
     if axes.get_yscale() == "linear":
-        axes.yaxis.set_major_locator(mpl.ticker.MaxNLocator(5, integer=decimals == 0))
+        steps = [1, 2, 2.5, 5, 10]
+        locator: mpl.ticker.Locator = mpl.ticker.MaxNLocator(5, steps=steps, integer=decimals == 0)
+        if unit == "bytes":
+            pace = 2 ** math.ceil(math.log2(axes.get_ylim()[1] / 5))
+            locator = mpl.ticker.MultipleLocator(pace)
+        axes.yaxis.set_major_locator(locator)
     axes.yaxis.set_minor_locator(mpl.ticker.NullLocator())
 
 
 def _scale_axis(axes: Axes, panel: Json, series: Sequence[Series]) -> None:
     custom = panel["fieldConfig"]["defaults"].get("custom", {})
     known = np.concatenate([one.values[~np.isnan(one.values)] for one in series])
-    if (custom.get("scaleDistribution") or {}).get("type") == "log" and np.any(known > 0):
-        axes.set_yscale("log")
-        axes.set_ylim(10 ** math.floor(math.log10(known[known > 0].min())), 1.5 * known.max())
+    scale = custom.get("scaleDistribution") or {}
+    if scale.get("type") == "log" and np.any(known > 0):
+        base = scale["log"]
+        axes.set_yscale("log", base=base)
+        axes.set_ylim(base ** math.floor(math.log(known[known > 0].min(), base)), 1.5 * known.max())
+        axes.yaxis.set_major_locator(mpl.ticker.LogLocator(base, numticks=7))
         return
     low, high = axes.get_ylim() if np.any(known) else (0, 1)
     if (floor := custom.get("axisSoftMin")) is not None:

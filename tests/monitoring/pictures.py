@@ -74,7 +74,8 @@ def draw_all(prometheus: str, span: Span, node: str) -> None:
     """Both pictures."""
     IMAGES.mkdir(parents=True, exist_ok=True)
     for name, instances in zip(BOARDS, (".*", node), strict=True):
-        subtitle = f"Node: {'All' if instances == '.*' else instances}   Look back: 30s"
+        chosen = "All" if instances == ".*" else instances
+        subtitle = f"Node: {chosen}   Look back: {WINDOWS['$window']}"
         asked = make_ask(prometheus, span, {"$instance": instances})
         draw(load(name), asked, span, subtitle, IMAGES / f"dashboard-{name}.png")
 

@@ -5,6 +5,7 @@ The name of this file sorts behind test_live_alerts.py: panels of faults then ha
 
 import itertools
 import math
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -78,6 +79,21 @@ def test_a_choice_of_one_node_leaves_out_the_others(seasoned_swarm: WatchedSwarm
         series = ask_range(seasoned_swarm, query, {**VALUES, "$instance": chosen})
         instances = {one["metric"].get("instance", chosen) for one in series}
         assert instances <= {chosen}, title
+
+
+def test_the_run_can_be_chosen(seasoned_swarm: WatchedSwarm) -> None:
+    (run,) = [v for v in load("swarm")["templating"]["list"] if v["name"] == "run"]
+    query = run["query"].removeprefix("query_result(").removesuffix(")")
+    answers = seasoned_swarm.query(fill_in(query))
+    assert len(answers) == NODES
+    found = set()
+    for answer in answers:
+        labels = ", ".join(f'{key}="{value}"' for key, value in answer["metric"].items())
+        match = re.search(run["regex"].strip("/").replace("(?<", "(?P<"), f"{{{labels}}} 1")
+        assert match
+        found.add((match["text"], match["value"]))
+    status = seasoned_swarm.nodes[0].running.status()
+    assert found == {(status.run_name, status.run_id.hex())}
 
 
 def test_phases_add_up_to_the_latency(seasoned_swarm: WatchedSwarm) -> None:
