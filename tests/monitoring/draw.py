@@ -146,7 +146,7 @@ def format_value(value: float, unit: str, decimals: int | None = None) -> str:
     if math.isnan(value):
         return "–"
     if unit == "percentunit":
-        return f"{100 * value:.3g}%" if decimals is None else f"{100 * value:.{decimals}f}%"
+        return f"{round(100 * value, 1 if decimals is None else decimals):g}%"
     if unit in SIZES:
         return _scale(value, SIZES[unit], decimals)
     if unit == "short" and abs(value) >= 1000:
@@ -261,7 +261,7 @@ def _draw_buckets(axes: Axes, unit: str, series: Sequence[Series], span: Span) -
     axes.pcolormesh(times, edges, np.ma.masked_less(counts, 1e-9), cmap=HEAT, shading="flat")
     _mark_times(axes, span)
     names = [format_value(float(one.labels["le"]), unit) for one in ordered[:-1]]
-    axes.set_yticks(edges[1:-1:2], names[::2])
+    axes.set_yticks(edges[2:-1:2], names[1::2])
 
 
 def _draw_number(axes: Axes, panel: Json, series: Sequence[Series], span: Span) -> None:
