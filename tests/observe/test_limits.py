@@ -1,11 +1,18 @@
+import asyncio
 import io
 import json
+from pathlib import Path
 
 import pytest
 import structlog
 
+from demo_node import daemon
+from demo_node.config import Config
 from demo_node.observe.limits import BURST, WINDOW_S, RepeatLimit
 from demo_node.observe.log import NodeLog
+from demo_node.observe.meter import Meter
+from demo_node.observe.observers import LogObserver, Observers
+from demo_protocol.errors import ConfigError
 
 
 class Clock:
@@ -107,3 +114,29 @@ def test_a_quiet_kind_is_forgotten() -> None:
     clock.now_s = WINDOW_S
     assert limit.take_due() == []
     assert not limit._windows
+
+
+@pytest.mark.usefixtures("libraries_log_as_before")
+def test_what_is_held_back_is_counted_in_the_metrics() -> None:
+    lines, meter = Lines(), Meter()
+    observer = Observers([meter, LogObserver(lines.log)])
+    for _ in range(50):
+        observer.on_event("message.rejected", number=0)
+    assert len(lines.read()) == BURST
+    assert meter.registry.get_sample_value("demo_events_total", {"event": "message.rejected"}) == 50
+
+
+@pytest.mark.usefixtures("libraries_log_as_before")
+def test_a_node_that_fails_tells_what_it_held_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def fail(config: Config, show: object, log: NodeLog) -> int:
+        for number in range(9):
+            log.write("warning", "a.b", number=number)
+        raise ConfigError("the disk is full")
+
+    monkeypatch.setattr(daemon, "_be_a_node", fail)
+    with pytest.raises(ConfigError):
+        asyncio.run(daemon._main(Config(datadir=tmp_path), print))
+    *_, last = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+    assert (last["number"], last["suppressed"]) == (8, 9 - BURST - 1)

@@ -69,17 +69,22 @@ def cut_secrets(text: str) -> str:
 
 
 def _cut_base64(found: re.Match[str]) -> str:
-    run = found[0]
-    kept = _PEER_ID.sub("", run)
-    starts = range(max(1, len(kept) - _WINDOW + 1))
-    hidden = len(kept) >= _WINDOW and any(_is_mixed(kept[i : i + _WINDOW]) for i in starts)
-    return "<base64>" if hidden else run
+    return "<base64>" if _is_base64(_PEER_ID.sub("", found[0])) else found[0]
 
 
-def _is_mixed(text: str) -> bool:
-    switches = sum(
-        a.isdigit() != b.isdigit() or (a.islower() and b.isupper())
-        for a, b in pairwise(text)
-        if a.isalnum() and b.isalnum()
+def _is_base64(run: str) -> bool:
+    """Whether 16 bytes of it may be: both cases, and too many switches for words."""
+    switches = [
+        a.isalnum()
+        and b.isalnum()
+        and (a.isdigit() != b.isdigit() or (a.islower() and b.isupper()))
+        for a, b in pairwise(run)
+    ]
+    return any(
+        sum(switches[i : i + _WINDOW - 1]) >= _SWITCHES and _has_both_cases(run[i : i + _WINDOW])
+        for i in range(len(run) - _WINDOW + 1)
     )
-    return switches >= _SWITCHES and text.lower() != text and text.upper() != text
+
+
+def _has_both_cases(text: str) -> bool:
+    return text.lower() != text and text.upper() != text
