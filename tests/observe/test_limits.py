@@ -13,6 +13,7 @@ from demo_node.observe.log import NodeLog
 from demo_node.observe.meter import Meter
 from demo_node.observe.observers import LogObserver, Observers
 from demo_protocol.errors import ConfigError
+from tests.control.fake_node import status_view
 
 
 class Clock:
@@ -116,7 +117,6 @@ def test_a_quiet_kind_is_forgotten() -> None:
     assert not limit._windows
 
 
-@pytest.mark.usefixtures("libraries_log_as_before")
 def test_what_is_held_back_is_counted_in_the_metrics() -> None:
     lines, meter = Lines(), Meter()
     observer = Observers([meter, LogObserver(lines.log)])
@@ -124,6 +124,18 @@ def test_what_is_held_back_is_counted_in_the_metrics() -> None:
         observer.on_event("message.rejected", number=0)
     assert len(lines.read()) == BURST
     assert meter.registry.get_sample_value("demo_events_total", {"event": "message.rejected"}) == 50
+
+
+def test_a_look_at_the_status_tells_what_is_due() -> None:
+    lines = Lines()
+    observer = LogObserver(lines.log)
+    observer.on_status(status_view())
+    begun = len(lines.out.getvalue())
+    lines.write(*range(BURST + 2))
+    lines.clock.now_s = WINDOW_S
+    observer.on_status(status_view())
+    *_, last = (json.loads(line) for line in lines.out.getvalue()[begun:].splitlines())
+    assert (last["number"], last["suppressed"]) == (BURST + 1, 1)
 
 
 @pytest.mark.usefixtures("libraries_log_as_before")

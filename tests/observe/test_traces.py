@@ -286,6 +286,26 @@ def test_an_endpoint_that_works_again_may_fail_again(collector: Collector) -> No
     assert "404" in str(node.events[0][1]["reason"])
 
 
+class Broken(SpanExporter):
+    """Takes nothing, and counts how often it was asked to."""
+
+    asked = 0
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self.asked += 1
+        return SpanExportResult.FAILURE
+
+
+def test_a_node_that_ends_does_not_try_again_what_failed() -> None:
+    broken = Broken()
+    node = Node(broken)
+    node.live()
+    node.traces._provider.force_flush()
+    node.live()
+    node.traces.close()
+    assert broken.asked == 1
+
+
 class Stuck(SpanExporter):
     """Takes batches and never comes back, until it is shut down."""
 
