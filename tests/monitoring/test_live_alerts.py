@@ -117,20 +117,25 @@ def test_every_node_has_the_same_number_of_series(watched_swarm: WatchedSwarm) -
 
 
 def test_a_bucket_of_the_latency_points_to_its_round(watched_swarm: WatchedSwarm) -> None:
-    now_s = time.time()
-    found = ask(
-        watched_swarm.prometheus,
-        "/api/v1/query_exemplars",
-        query="demo_round_latency_seconds_bucket",
-        start=str(now_s - 3600),
-        end=str(now_s + 60),
-    )
-    exemplars = [exemplar for series in found for exemplar in series["exemplars"]]
-    assert exemplars
-    assert all(int(exemplar["labels"]["round"]) >= 0 for exemplar in exemplars)
-    assert {series["seriesLabels"]["instance"] for series in found} == instances(
-        *watched_swarm.nodes
-    )
+    def find_rounds() -> dict[str, set[int]]:
+        """Instance -> rounds that exemplars of its latency name."""
+        begin_s = time.time() - 3600
+        found = ask(
+            watched_swarm.prometheus,
+            "/api/v1/query_exemplars",
+            query="demo_round_latency_seconds_bucket",
+            start=str(begin_s),
+            end=str(begin_s + 7200),
+        )
+        rounds: dict[str, set[int]] = defaultdict(set)
+        for series in found:
+            names = [int(exemplar["labels"]["round"]) for exemplar in series["exemplars"]]
+            rounds[series["seriesLabels"]["instance"]].update(names)
+        return rounds
+
+    wait_for(watched_swarm, lambda: find_rounds().keys() == instances(*watched_swarm.nodes))
+    current = max(float(s["value"][1]) for s in watched_swarm.query("demo_round_current"))
+    assert all(0 <= min(rounds) <= max(rounds) <= current for rounds in find_rounds().values())
 
 
 def test_a_trainer_that_stands_still_stalls_rounds(watched_swarm: WatchedSwarm) -> None:
