@@ -26,6 +26,7 @@ from demo_node.observe.log import NodeLog, open_log
 from demo_node.observe.loop_lag import watch_loop_lag
 from demo_node.observe.meter import Meter
 from demo_node.observe.observers import LogObserver, Observers
+from demo_node.observe.recent import Recent
 from demo_node.observe.sampling import Sampling
 from demo_node.operations import NodeOperations
 from demo_node.peering import Peering
@@ -77,7 +78,9 @@ async def _main(config: Config, show: Callable[[str], None]) -> int:
 
 async def _be_a_node(config: Config, show: Callable[[str], None], log: NodeLog) -> int:
     begun_s = time.monotonic()
-    meter = Meter(Sampling(config.trace_every if config.trace_endpoint else 0))
+    clock = SystemClock(round(config.clock_offset * 1000))
+    recent = Recent(clock.now_ms)
+    meter = Meter(Sampling(config.trace_every if config.trace_endpoint else 0), recent)
     shown = Observers([meter, LogObserver(log)])
     stopping = Stopping()
     stopping.install(asyncio.get_running_loop())
@@ -85,13 +88,12 @@ async def _be_a_node(config: Config, show: Callable[[str], None], log: NodeLog) 
     datadir = await asyncio.to_thread(open_datadir, disk, config.datadir)
     with hold_lock(disk, datadir):
         key = await asyncio.to_thread(_load_or_create_key, disk, datadir)
-        clock = SystemClock(round(config.clock_offset * 1000))
         book = await asyncio.to_thread(AddressBook, disk, datadir.peers)
         async with (
             _traces(config, key, clock, shown) as observer,
             _mesh(key, config, book, observer) as mesh,
         ):
-            operations = NodeOperations(clock=clock, mesh=mesh, stopping=stopping)
+            operations = NodeOperations(clock=clock, mesh=mesh, stopping=stopping, recent=recent)
             node = Node(
                 begun_s=begun_s,
                 config=config,

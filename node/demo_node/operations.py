@@ -1,5 +1,6 @@
 """What an operator may ask of this node, answered from wherever the node stands in its life."""
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,7 +10,8 @@ from typing import Protocol
 from demo_node.evaluating import Evaluating
 from demo_node.mesh.figures import show_mesh
 from demo_node.mesh.peer_id import encode_peer_id
-from demo_node.ports import Clock, Learner, Mesh, PeerView
+from demo_node.observe.recent import Recent
+from demo_node.ports import Clock, Learner, Mesh, PeerView, Topic
 from demo_node.round import RoundDriver
 from demo_node.snapshotting import Snapshotting
 from demo_node.stopping import Stopping
@@ -19,6 +21,7 @@ from demo_node.views import (
     ClockView,
     ContributorView,
     Figure,
+    HealthView,
     NodeState,
     Phase,
     RoundView,
@@ -85,6 +88,7 @@ class NodeOperations:
     evaluating: Evaluating | None = None
     timekeeper: Timekeeper | None = None
     trainer: TrainerProcess | None = None
+    recent: Recent | None = None
     sources: list[Callable[[], Iterable[Figure]]] = field(default_factory=list)
     """What the parts of the node, as they come up, have for the metrics."""
     version: str = field(default_factory=lambda: version("demo-node"))
@@ -189,6 +193,20 @@ class NodeOperations:
             return SwarmPeersView(peers=(), known=0, now_ms=now_ms)
         driver = self.driver
         return show_swarm(driver.view, driver.history.arrivals, self.peers(), now_ms)
+
+    def health(self) -> HealthView:
+        """What alerts are made of, and no other view has."""
+        figures = {(figure.name, *figure.labels): figure.value for figure in self.figures()}
+        recent, topics = self.recent, (Topic.HEADERS, Topic.PROPOSALS)
+        return HealthView(
+            now_ms=self.clock.now_ms(),
+            events=recent.events() if recent else (),
+            loop_lag_p99_s=recent.loop_lag_p99_s() if recent else math.nan,
+            disk_free_bytes=figures.get(("demo_datadir_free_bytes",), math.nan),
+            snapshot_bytes=int(figures.get(("demo_snapshot_bytes",), 0)),
+            records_applied=int(figures.get(("demo_records_total", "applied"), 0)),
+            gossip_links=min(self.mesh.mesh_peers(topic) for topic in topics),
+        )
 
     def pause(self) -> None:
         """Train no more until `resume`. Raises as `resume` does, where nothing trains anyway."""

@@ -232,6 +232,37 @@ class SwarmPeersView:
     now_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class EventCount:
+    """One kind of event since the start of the process: how often, and when the newest were.
+
+    `name` and `level` as `demo_node.observe.events` declares them; `newest_ms`: Unix ms by the
+    node's clock, oldest first, of as many as are kept.
+    """
+
+    name: str
+    level: str
+    count: int
+    newest_ms: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthView:
+    """What alerts are made of, and no other view has, at `now_ms` by the node's clock.
+
+    `gossip_links`: of the mesh for headers or for proposals, where there are fewer. NaN where
+    nobody can tell: `disk_free_bytes`, and `loop_lag_p99_s`, which is of ten minutes.
+    """
+
+    now_ms: int
+    events: tuple[EventCount, ...]
+    loop_lag_p99_s: float
+    disk_free_bytes: float
+    snapshot_bytes: int
+    records_applied: int
+    gossip_links: int
+
+
 class Operations(Protocol):
     """What an operator may ask of a running node. The control service exposes exactly this."""
 
@@ -253,6 +284,10 @@ class Operations(Protocol):
 
     def swarm(self) -> SwarmPeersView:
         """The run's peers as this node sees them now."""
+        ...
+
+    def health(self) -> HealthView:
+        """What alerts are made of."""
         ...
 
     def pause(self) -> None:

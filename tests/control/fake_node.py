@@ -13,6 +13,8 @@ from demo_node.views import (
     ClockView,
     ContributorView,
     DigestVerdict,
+    EventCount,
+    HealthView,
     NodeState,
     Outcome,
     Phase,
@@ -148,6 +150,25 @@ SWARM = SwarmPeersView(
 )
 
 
+def health_view(*events: EventCount, **changes: object) -> HealthView:
+    view = HealthView(
+        now_ms=SWARM.now_ms,
+        events=events,
+        loop_lag_p99_s=0.004,
+        disk_free_bytes=40e9,
+        snapshot_bytes=2_000_000,
+        records_applied=6,
+        gossip_links=3,
+    )
+    return replace(view, **changes)  # type: ignore[arg-type]  # names are checked by replace
+
+
+HEALTH = health_view(
+    EventCount("trainer.died", "warning", 2, (SWARM.now_ms - 300_000, SWARM.now_ms - 40_000)),
+    EventCount("snapshot.saved", "info", 7, (SWARM.now_ms - 9_000,)),
+)
+
+
 class FakeOperations:
     """Implements views.Operations from plain attributes."""
 
@@ -167,6 +188,9 @@ class FakeOperations:
 
     def swarm(self) -> SwarmPeersView:
         return SWARM
+
+    def health(self) -> HealthView:
+        return HEALTH
 
     def pause(self) -> None:
         self.paused = True

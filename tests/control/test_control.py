@@ -22,6 +22,7 @@ from demo_node.control.service import ROUNDS_AT_ONCE, ControlService, control_se
 from demo_node.views import DigestVerdict, NodeState, Outcome, Phase, Standing, SwarmPeersView
 from demo_protocol.errors import ConfigError
 from tests.control.fake_node import (
+    HEALTH,
     PEER,
     SWARM,
     FakeOperations,
@@ -71,6 +72,7 @@ def test_the_client_sees_what_the_operations_say(tmp_path: Path) -> None:
         assert await client.status() == operations.view
         assert await client.peers() == [PEER]
         assert await client.swarm() == SWARM
+        assert await client.health() == HEALTH
         assert [view.round for view in await client.rounds(limit=2)] == [5, 6]
         assert len(await client.rounds()) == 7
         assert await client.evaluate() == 2.25

@@ -10,6 +10,7 @@ import grpc
 from demo_node.control.address import socket_path
 from demo_node.control.convert import (
     decode_contributor,
+    decode_health,
     decode_peer,
     decode_round,
     decode_status,
@@ -18,7 +19,7 @@ from demo_node.control.convert import (
 from demo_node.control.pb import control_pb2 as pb
 from demo_node.control.pb import control_pb2_grpc as rpc
 from demo_node.ports import PeerView
-from demo_node.views import ContributorView, RoundView, StatusView, SwarmPeersView
+from demo_node.views import ContributorView, HealthView, RoundView, StatusView, SwarmPeersView
 from demo_protocol.errors import ConfigError
 
 QUICK_S: Final = 5.0
@@ -136,6 +137,11 @@ class ControlClient:
         """The run's peers as the node sees them now."""
         with self._errors():
             return decode_swarm(await self._stub.ListSwarm(pb.ListSwarmRequest(), timeout=QUICK_S))
+
+    async def health(self) -> HealthView:
+        """What alerts are made of."""
+        with self._errors():
+            return decode_health(await self._stub.GetHealth(pb.GetHealthRequest(), timeout=QUICK_S))
 
     async def pause(self) -> None:
         """Have it train no more."""

@@ -6,6 +6,8 @@ from demo_node.views import (
     ClockView,
     ContributorView,
     DigestVerdict,
+    EventCount,
+    HealthView,
     NodeState,
     Outcome,
     Phase,
@@ -219,6 +221,37 @@ def _decode_swarm_peer(message: pb.SwarmPeer) -> SwarmPeerView:
         digest=DigestVerdict.UNKNOWN if verdict == "UNSPECIFIED" else DigestVerdict[verdict],
         rounds=message.rounds,
         share=message.share,
+    )
+
+
+def encode_health(view: HealthView) -> pb.Health:
+    """The message that `decode_health` reads."""
+    return pb.Health(
+        now_ms=view.now_ms,
+        events=[
+            pb.EventCount(name=e.name, level=e.level, count=e.count, newest_ms=e.newest_ms)
+            for e in view.events
+        ],
+        loop_lag_p99_s=view.loop_lag_p99_s,
+        disk_free_bytes=view.disk_free_bytes,
+        snapshot_bytes=view.snapshot_bytes,
+        records_applied=view.records_applied,
+        gossip_links=view.gossip_links,
+    )
+
+
+def decode_health(message: pb.Health) -> HealthView:
+    """Inverse of `encode_health`."""
+    return HealthView(
+        now_ms=message.now_ms,
+        events=tuple(
+            EventCount(e.name, e.level, e.count, tuple(e.newest_ms)) for e in message.events
+        ),
+        loop_lag_p99_s=message.loop_lag_p99_s,
+        disk_free_bytes=message.disk_free_bytes,
+        snapshot_bytes=message.snapshot_bytes,
+        records_applied=message.records_applied,
+        gossip_links=message.gossip_links,
     )
 
 

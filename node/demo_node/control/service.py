@@ -12,6 +12,7 @@ import grpc
 from demo_node.control.address import prepare_socket_folder, socket_path
 from demo_node.control.convert import (
     encode_contributor,
+    encode_health,
     encode_peer,
     encode_round,
     encode_status,
@@ -146,6 +147,10 @@ class ControlService(rpc.ControlServicer):
     async def ListSwarm(self, request: pb.ListSwarmRequest, context: Context) -> pb.ListSwarmReply:
         """The run's peers as this node sees them now."""
         return encode_swarm(self._operations.swarm())
+
+    async def GetHealth(self, request: pb.GetHealthRequest, context: Context) -> pb.Health:
+        """What alerts are made of."""
+        return encode_health(self._operations.health())
 
     async def Pause(self, request: pb.PauseRequest, context: Context) -> pb.PauseReply:
         """Train no more."""

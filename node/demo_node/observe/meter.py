@@ -21,6 +21,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from demo_node.observe.events import EVENTS
 from demo_node.observe.metrics import METRICS, OPEN, Declared
+from demo_node.observe.recent import Recent
 from demo_node.observe.sampling import NO_ROUNDS, Sampling, compute_trace_id
 from demo_node.views import READY, Figure, NodeState, Outcome, RoundView, StatusView
 from demo_protocol.manifest import PROTOCOL_VERSION
@@ -39,9 +40,10 @@ class Meter:
     comes from outside can make one more.
     """
 
-    def __init__(self, sampling: Sampling = NO_ROUNDS) -> None:
-        """`sampling`: the rounds that have a trace."""
+    def __init__(self, sampling: Sampling = NO_ROUNDS, recent: Recent | None = None) -> None:
+        """`sampling`: the rounds that have a trace; `recent`: told of events and lags, too."""
         self._sampling = sampling
+        self._recent = recent
         self._run_id = b""
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
@@ -201,10 +203,14 @@ class Meter:
         """Count it."""
         if name in EVENTS:
             self._count("demo_events_total", name)
+            if self._recent:
+                self._recent.add_event(name)
 
     def on_loop_lag(self, seconds: float) -> None:
         """The event loop woke a sleeper this late."""
         self.on_measured("demo_event_loop_lag_seconds", seconds)
+        if self._recent:
+            self._recent.add_lag(seconds)
 
     def _exemplar(self, round_: int) -> dict[str, str] | None:
         """What points from a bucket to the round that fell into it, and to its trace.

@@ -574,6 +574,101 @@ class SwarmPeer(_message.Message):
 Global___SwarmPeer: _TypeAlias = SwarmPeer  # noqa: Y015
 
 @_typing.final
+class GetHealthRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetHealthRequest: _TypeAlias = GetHealthRequest  # noqa: Y015
+
+@_typing.final
+class Health(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NOW_MS_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    LOOP_LAG_P99_S_FIELD_NUMBER: _builtins.int
+    DISK_FREE_BYTES_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_BYTES_FIELD_NUMBER: _builtins.int
+    RECORDS_APPLIED_FIELD_NUMBER: _builtins.int
+    GOSSIP_LINKS_FIELD_NUMBER: _builtins.int
+    now_ms: _builtins.int
+    """The node's clock when it answered, Unix milliseconds."""
+    loop_lag_p99_s: _builtins.float
+    """How late the event loop wakes, 99 times of 100, in the last ten minutes; NaN before."""
+    disk_free_bytes: _builtins.float
+    """On the data folder's disk; NaN where it does not say."""
+    snapshot_bytes: _builtins.int
+    """Of the newest snapshot; 0 before the first."""
+    records_applied: _builtins.int
+    """Records that came onto the chain as its head since the node's process began."""
+    gossip_links: _builtins.int
+    """Of the gossip mesh for headers or for proposals, where there are fewer."""
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___EventCount]:
+        """Kinds of events that have happened since the node's process began."""
+
+    def __init__(
+        self,
+        *,
+        now_ms: _builtins.int = ...,
+        events: _abc.Iterable[Global___EventCount] | None = ...,
+        loop_lag_p99_s: _builtins.float = ...,
+        disk_free_bytes: _builtins.float = ...,
+        snapshot_bytes: _builtins.int = ...,
+        records_applied: _builtins.int = ...,
+        gossip_links: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["disk_free_bytes", b"disk_free_bytes", "events", b"events", "gossip_links", b"gossip_links", "loop_lag_p99_s", b"loop_lag_p99_s", "now_ms", b"now_ms", "records_applied", b"records_applied", "snapshot_bytes", b"snapshot_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Health: _TypeAlias = Health  # noqa: Y015
+
+@_typing.final
+class EventCount(_message.Message):
+    """One kind of event, as docs/operating.md lists them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    NEWEST_MS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    level: _builtins.str
+    """debug, info, warning or error."""
+    count: _builtins.int
+    @_builtins.property
+    def newest_ms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """When it happened, the newest three at most, oldest first; Unix milliseconds."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        level: _builtins.str = ...,
+        count: _builtins.int = ...,
+        newest_ms: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "level", b"level", "name", b"name", "newest_ms", b"newest_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EventCount: _TypeAlias = EventCount  # noqa: Y015
+
+@_typing.final
 class PauseRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -79,6 +79,11 @@ class ControlStub(object):
                 request_serializer=demo__node_dot_control_dot_pb_dot_control__pb2.ListSwarmRequest.SerializeToString,
                 response_deserializer=demo__node_dot_control_dot_pb_dot_control__pb2.ListSwarmReply.FromString,
                 _registered_method=True)
+        self.GetHealth = channel.unary_unary(
+                '/demo.v1.Control/GetHealth',
+                request_serializer=demo__node_dot_control_dot_pb_dot_control__pb2.GetHealthRequest.SerializeToString,
+                response_deserializer=demo__node_dot_control_dot_pb_dot_control__pb2.Health.FromString,
+                _registered_method=True)
         self.Pause = channel.unary_unary(
                 '/demo.v1.Control/Pause',
                 request_serializer=demo__node_dot_control_dot_pb_dot_control__pb2.PauseRequest.SerializeToString,
@@ -162,6 +167,13 @@ class ControlServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetHealth(self, request, context):
+        """What alerts are made of, and no other answer has.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Pause(self, request, context):
         """Train no more until Resume: the node stays in the run, votes and serves.
         """
@@ -230,6 +242,11 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.ListSwarm,
                     request_deserializer=demo__node_dot_control_dot_pb_dot_control__pb2.ListSwarmRequest.FromString,
                     response_serializer=demo__node_dot_control_dot_pb_dot_control__pb2.ListSwarmReply.SerializeToString,
+            ),
+            'GetHealth': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetHealth,
+                    request_deserializer=demo__node_dot_control_dot_pb_dot_control__pb2.GetHealthRequest.FromString,
+                    response_serializer=demo__node_dot_control_dot_pb_dot_control__pb2.Health.SerializeToString,
             ),
             'Pause': grpc.unary_unary_rpc_method_handler(
                     servicer.Pause,
@@ -490,6 +507,33 @@ class Control(object):
             '/demo.v1.Control/ListSwarm',
             demo__node_dot_control_dot_pb_dot_control__pb2.ListSwarmRequest.SerializeToString,
             demo__node_dot_control_dot_pb_dot_control__pb2.ListSwarmReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetHealth(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/demo.v1.Control/GetHealth',
+            demo__node_dot_control_dot_pb_dot_control__pb2.GetHealthRequest.SerializeToString,
+            demo__node_dot_control_dot_pb_dot_control__pb2.Health.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,6 +49,8 @@ class ControlStub:
     """What every peer has contributed, by the chain at the head."""
     ListSwarm: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListSwarmRequest, _control_pb2.ListSwarmReply]
     """The run's peers as this node sees them now: by the chain, by their headers, by the mesh."""
+    GetHealth: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetHealthRequest, _control_pb2.Health]
+    """What alerts are made of, and no other answer has."""
     Pause: _grpc.UnaryUnaryMultiCallable[_control_pb2.PauseRequest, _control_pb2.PauseReply]
     """Train no more until Resume: the node stays in the run, votes and serves."""
     Resume: _grpc.UnaryUnaryMultiCallable[_control_pb2.ResumeRequest, _control_pb2.ResumeReply]
@@ -77,6 +79,8 @@ class ControlAsyncStub(ControlStub):
     """What every peer has contributed, by the chain at the head."""
     ListSwarm: _aio.UnaryUnaryMultiCallable[_control_pb2.ListSwarmRequest, _control_pb2.ListSwarmReply]  # type: ignore[assignment]
     """The run's peers as this node sees them now: by the chain, by their headers, by the mesh."""
+    GetHealth: _aio.UnaryUnaryMultiCallable[_control_pb2.GetHealthRequest, _control_pb2.Health]  # type: ignore[assignment]
+    """What alerts are made of, and no other answer has."""
     Pause: _aio.UnaryUnaryMultiCallable[_control_pb2.PauseRequest, _control_pb2.PauseReply]  # type: ignore[assignment]
     """Train no more until Resume: the node stays in the run, votes and serves."""
     Resume: _aio.UnaryUnaryMultiCallable[_control_pb2.ResumeRequest, _control_pb2.ResumeReply]  # type: ignore[assignment]
@@ -156,6 +160,14 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.ListSwarmReply, _abc.Awaitable[_control_pb2.ListSwarmReply]]:
         """The run's peers as this node sees them now: by the chain, by their headers, by the mesh."""
+
+    @_abc_1.abstractmethod
+    def GetHealth(
+        self,
+        request: _control_pb2.GetHealthRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.Health, _abc.Awaitable[_control_pb2.Health]]:
+        """What alerts are made of, and no other answer has."""
 
     @_abc_1.abstractmethod
     def Pause(
