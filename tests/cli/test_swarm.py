@@ -1,9 +1,13 @@
 """The swarm for real: processes, sockets, files."""
 
 import contextlib
+import functools
+import json
 import os
 import signal
 import subprocess
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,9 +41,10 @@ def processes_of(folder: Path, needle: bytes = b"") -> list[int]:
 
 
 @contextlib.contextmanager
-def started_swarm(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+def started_swarm(folder: Path, *options: object) -> Iterator[subprocess.Popen[bytes]]:
     """A swarm whose two nodes are up, fork servers included. It prints into folder/stderr."""
     command = [*COMMAND, "swarm", "--nodes", "2", "--keep", str(folder / "s")]
+    command += map(str, options)
     marked = {**environment(), MARK: str(folder)}
     sockets = [socket_path(folder / "s" / f"node{index}") for index in range(2)]
     with (
@@ -86,6 +91,34 @@ def test_a_node_that_dies_ends_the_swarm(tmp_path: Path) -> None:
         assert b"node 1 ended with exit code -9" in (tmp_path / "stderr").read_bytes()
         # A fork server whose node died before its leash was on finishes importing torch first.
         wait_until_sync(lambda: not processes_of(tmp_path), deadline_s=30)
+
+
+def test_prometheus_is_told_of_the_nodes_while_the_swarm_lasts(tmp_path: Path) -> None:
+    targets = tmp_path / "swarm.json"
+    with started_swarm(tmp_path, "--targets", targets) as swarm:
+        (group,) = json.loads(targets.read_text())
+        assert len(set(group["targets"])) == 2
+        for address in group["targets"]:
+            wait_until_sync(functools.partial(serves_metrics, address), 60)
+        swarm.send_signal(signal.SIGTERM)
+        assert swarm.wait(timeout=60) == 143
+    assert [path.name for path in tmp_path.glob("*swarm.json*")] == []
+
+
+def serves_metrics(address: str) -> bool:
+    url = f"http://{address}/metrics"
+    with contextlib.suppress(urllib.error.URLError), urllib.request.urlopen(url, timeout=20) as got:
+        return b"demo_node_state" in got.read()
+    return False  # nobody listens yet
+
+
+@pytest.mark.parametrize("name", ["mine", "no/such/folder"])
+def test_a_file_of_others_is_not_taken_for_targets(tmp_path: Path, name: str) -> None:
+    (tmp_path / "mine").write_text("keep me")
+    refused = demo_node("swarm", "--targets", tmp_path / name)
+    assert refused.returncode == 2
+    assert "--targets" in refused.stderr.splitlines()[-1]
+    assert (tmp_path / "mine").read_text() == "keep me"
 
 
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:

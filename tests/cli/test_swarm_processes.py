@@ -41,7 +41,7 @@ def on_loop(test: Callable[Given, Coroutine[None, None, None]]) -> Callable[Give
 
 async def idle_node(folder: Path) -> SwarmNode:
     process = await spawn(IDLE, folder / "node.log", folder)
-    return SwarmNode(3, DataDir(folder), IDLE, folder, process)
+    return SwarmNode(3, DataDir(folder), IDLE, folder, process, "127.0.0.1:0")
 
 
 @on_loop

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 import tempfile
@@ -73,6 +74,12 @@ TERMINATED: Final = 128 + signal.SIGTERM
     metavar="DIR",
     help="Put the nodes' data folders there, and leave them.",
 )
+@click.option(
+    "--targets",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="While it lasts, list there for Prometheus where the nodes' metrics are.",
+)
 def swarm(
     nodes: int,
     rounds: int,
@@ -83,6 +90,7 @@ def swarm(
     device: str,
     as_json: bool,
     keep: Path | None,
+    targets: Path | None,
 ) -> None:
     """Run a whole swarm on this machine and show what came of it.
 
@@ -96,6 +104,8 @@ def swarm(
     from demo_node.cli.swarm.nodes import SwarmFailed, SwarmOptions
     from demo_node.cli.swarm.report import format_document, print_report
 
+    if targets:
+        _check_targets(targets)
     options = SwarmOptions(
         nodes=nodes,
         rounds=rounds,
@@ -103,6 +113,7 @@ def swarm(
         preset=preset,
         seed=seed,
         device=device,
+        targets=targets,
     )
     faults = _plan_faults(options, kill_every) if kill_every else ()
     try:
@@ -120,6 +131,17 @@ def swarm(
         click.echo(format_document(report))
     if reasons := report.find_faults():
         raise click.ClickException("; ".join(reasons))
+
+
+def _check_targets(path: Path) -> None:
+    """It is removed at the end: nobody's file may be there. Raises BadParameter."""
+    if path.exists():
+        reason = "is there already; remove it if no swarm runs that wrote it"
+    elif not os.access(path.parent, os.W_OK):
+        reason = "cannot be written: no such folder, or no permission"
+    else:
+        return
+    raise click.BadParameter(f"{path} {reason}", param_hint="--targets")
 
 
 def _plan_faults(options: "SwarmOptions", kill_every_s: float) -> "Sequence[Fault]":

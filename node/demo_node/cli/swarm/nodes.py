@@ -13,6 +13,7 @@ from typing import Final
 
 from demo_node.cli.swarm.lives import Life
 from demo_node.cli.swarm.processes import end_marked, find_free_ports, spawn
+from demo_node.cli.swarm.targets import listed_targets
 from demo_node.control.client import ControlClient, NotRunning, Refused, control_client
 from demo_node.mesh.peer_id import encode_peer_id
 from demo_node.store.datadir import DataDir, open_datadir
@@ -44,6 +45,7 @@ class SwarmOptions:
     preset: str
     seed: int
     device: str
+    targets: Path | None = None
 
 
 @dataclass(slots=True)
@@ -55,6 +57,7 @@ class SwarmNode:
     command: Sequence[str]
     scratch: Path
     process: asyncio.subprocess.Process
+    metrics_address: str
     lives: list[Life] = field(default_factory=list)
     away: str = ""
     """Why it cannot answer just now, if we know: "killed" or "stopped"."""
@@ -147,25 +150,37 @@ async def running_swarm(folder: Path, options: SwarmOptions) -> AsyncIterator[Sw
     with tempfile.TemporaryDirectory(prefix="demo-swarm-", ignore_cleanup_errors=True) as name:
         try:
             await _start_nodes(swarm.nodes, folder, Path(name), options)
-            yield swarm
+            with _listed(swarm.nodes, options.targets):
+                yield swarm
         finally:
             await stop_nodes(swarm.nodes, options.round_ms / 1000 + LEAVE_MARGIN_S)
             swarm.left_behind = await end_marked(Path(name))
 
 
+def _listed(
+    nodes: Sequence[SwarmNode], targets: Path | None
+) -> contextlib.AbstractContextManager[None]:
+    if targets is None:
+        return contextlib.nullcontext()
+    return listed_targets(targets, [node.metrics_address for node in nodes])
+
+
 async def _start_nodes(
     nodes: list[SwarmNode], folder: Path, scratch: Path, options: SwarmOptions
 ) -> None:
-    """Every node keeps its port over a restart, so that others still find it there."""
+    """Every node keeps its ports over a restart, so that others still find it there."""
     invitation = ""
-    for index, port in enumerate(find_free_ports(options.nodes)):
+    ports = find_free_ports(2 * options.nodes)
+    for index, port in enumerate(ports[: options.nodes]):
+        metrics_address = f"127.0.0.1:{ports[options.nodes + index]}"
         listen = f"/ip4/127.0.0.1/tcp/{port}"
         datadir, peer_id = await asyncio.to_thread(_make_datadir, folder / f"node{index}")
-        flags = ["--listen", listen, *(["--peers", invitation] if index else [])]
+        flags = ["--listen", listen, "--metrics-address", metrics_address]
+        flags += ["--peers", invitation] if index else []
         invitation = invitation or f"{listen}/p2p/{peer_id}"
         command = _make_command(datadir, flags, options)
         process = await spawn(command, compute_log_path(datadir), scratch)
-        nodes.append(SwarmNode(index, datadir, command, scratch, process))
+        nodes.append(SwarmNode(index, datadir, command, scratch, process, metrics_address))
 
 
 def _make_datadir(path: Path) -> tuple[DataDir, str]:
@@ -178,7 +193,7 @@ def _make_datadir(path: Path) -> tuple[DataDir, str]:
 def _make_command(datadir: DataDir, flags: Sequence[str], options: SwarmOptions) -> list[str]:
     threads = max(1, (os.cpu_count() or 1) // options.nodes)
     command = [sys.executable, "-m", "demo_node.cli", "start", "--wait-manifest"]
-    command += ["--datadir", str(datadir.path), "--metrics-address", "127.0.0.1:0"]
+    command += ["--datadir", str(datadir.path)]
     command += ["--rounds", str(options.rounds), "--threads", str(threads)]
     return [*command, "--device", options.device, "--log-format", "json", *flags]
 
