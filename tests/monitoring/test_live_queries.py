@@ -36,10 +36,12 @@ STEP_S = 1.0
 
 @pytest.fixture(scope="module")
 def seasoned_swarm(watched_swarm: WatchedSwarm) -> WatchedSwarm:
-    """It has evaluated a head, and has had something to warn of."""
+    """It has evaluated a head, asked for the time once more, and had something to warn of."""
     sender, receiver, *_ = watched_swarm.nodes
     warned = f'demo_events_total{{event="payload.rejected",instance="{receiver.instance}"}} > 0'
     wait_until_sync(lambda: len(watched_swarm.query("demo_heldout_loss > 0")) == NODES, SEEN_S)
+    asked = fill_in("sum(increase(demo_peer_rtt_seconds_count[$window])) > 0")
+    wait_until_sync(lambda: watched_swarm.query(asked), SEEN_S)
     if not watched_swarm.query(warned):
         with planted(sender.faults, Fault.UNSOUND):
             wait_until_sync(lambda: watched_swarm.query(warned), SEEN_S)
