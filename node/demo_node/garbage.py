@@ -4,7 +4,7 @@ Modules alone are 130,000 objects, which a full collection looks at for 75 ms, a
 a chain of 200 members and 200 rounds is as many again. Objects that are set aside (`gc.freeze`) are
 not looked at any more. They still go when nobody refers to them; only what needs the collector to
 be freed, because it refers to itself in a circle, then stays. So objects are set aside only when a
-collection has just found all of them in use, and four times a day everything is looked at again.
+collection has just found all of them in use, and some hours later everything is looked at again.
 """
 
 import asyncio
@@ -21,8 +21,8 @@ EVERY_S: Final = 2.0
 """Between full collections. Python itself waits until there are many objects more to look at."""
 
 ALL_EVERY_S: Final = 6 * 3600.0
-"""Between two that look at everything: a connection that was set aside and has ended since is a
-circle of some 100 kB. They are the only long pauses."""
+"""Between two that look at everything, where more was set aside meanwhile: a connection that has
+ended since is a circle of some 100 kB. They are the only long pauses."""
 
 FULL: Final = 2
 """The generation whose collection looks at all that is not set aside."""
@@ -55,10 +55,13 @@ def short_pauses() -> Iterator[None]:
 async def collect_often() -> None:
     """Look while little has come since the last time, for ever. A task of the daemon's group."""
     loop = asyncio.get_running_loop()
-    looked_at_all_s = loop.time()
+    looked_at_all_s, set_aside = loop.time(), gc.get_freeze_count()
     while True:
         await asyncio.sleep(EVERY_S)
-        if loop.time() - looked_at_all_s > ALL_EVERY_S:
-            looked_at_all_s = loop.time()
+        is_due = loop.time() - looked_at_all_s > ALL_EVERY_S
+        if is_due and gc.get_freeze_count() > set_aside:
             gc.unfreeze()
-        gc.collect()
+            gc.collect()
+            looked_at_all_s, set_aside = loop.time(), gc.get_freeze_count()
+        else:
+            gc.collect()

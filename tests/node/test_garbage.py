@@ -93,13 +93,24 @@ def test_a_circle_that_was_set_aside_is_found_when_everything_is_looked_at(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(garbage, "ALL_EVERY_S", 2.5 * garbage.EVERY_S)
-    with short_pauses():
+    monkeypatch.setattr(garbage, "PAUSE_S", 3600.0)
+
+    def make_circle() -> "weakref.ref[Thing]":
         circle = Thing()
         circle.me = circle
-        seen = weakref.ref(circle)
         gc.freeze()
-        del circle
-        run_virtual(collect_for(2.5 * garbage.EVERY_S))
-        assert seen() is not None
-        run_virtual(collect_for(3.5 * garbage.EVERY_S))
-        assert seen() is None
+        return weakref.ref(circle)
+
+    async def run() -> None:
+        before = make_circle()
+        collecting = asyncio.create_task(collect_for(7.5 * garbage.EVERY_S))
+        await asyncio.sleep(3.5 * garbage.EVERY_S)
+        assert before() is not None  # nothing more was set aside: no reason to look
+        since = make_circle()
+        assert since() is not None
+        await collecting
+        assert before() is None
+        assert since() is None
+
+    with short_pauses():
+        run_virtual(run())
