@@ -220,7 +220,7 @@ def buckets(title: str, meaning: str, query: str, *, unit: str) -> heatmap.Panel
 
 
 def assemble(title: str, meaning: str, rows: Rows, other: str) -> str:
-    """One dashboard as JSON. A row's panels are as wide as its first one is, by their number."""
+    """One dashboard as JSON, with a link to the other one. All panels of a row are equally wide."""
     link = dashboards.DashboardLink(other).type(DashboardLinkType.LINK).include_vars(True)
     board = (
         dashboards.Dashboard(f"demo-node: {title}")
