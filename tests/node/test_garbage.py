@@ -108,9 +108,14 @@ def test_a_circle_that_was_set_aside_is_found_when_everything_is_looked_at(
         assert before() is not None  # nothing more was set aside: no reason to look
         since = make_circle()
         assert since() is not None
-        await collecting
+        await asyncio.sleep(garbage.EVERY_S)
         assert before() is None
         assert since() is None
+        again = make_circle()
+        await asyncio.sleep(2 * garbage.EVERY_S)
+        assert again() is not None  # not so soon
+        await collecting
+        assert again() is None
 
     with short_pauses():
         run_virtual(run())
