@@ -1,0 +1,68 @@
+"""deploy/install-tools.sh on a machine that has nothing, with what it calls replaced."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.needs import PROGRAMS
+
+SCRIPT = Path(__file__).parents[1] / "deploy" / "install-tools.sh"
+PACKAGES = {"prometheus", "prometheus-alertmanager", "chromium", "nodejs", "npm"}
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Path:
+    """A folder for PATH with what the script itself needs; its user is not root."""
+    for name in ("sort", "tr"):
+        found = shutil.which(name)
+        assert found
+        (tmp_path / name).symlink_to(found)
+    add_program(tmp_path, "id", "echo 1000")
+    return tmp_path
+
+
+def add_program(folder: Path, name: str, does: str) -> None:
+    (folder / name).write_text(f"#!/bin/sh\n{does}\n")
+    (folder / name).chmod(0o755)
+
+
+def install(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    bash = shutil.which("bash")
+    assert bash
+    environment = {**os.environ, "PATH": str(folder)}
+    return subprocess.run(
+        [bash, SCRIPT, *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_what_is_missing_is_named(bare: Path) -> None:
+    result = install(bare, "--check")
+    assert result.returncode == 1
+    assert set(result.stdout.removeprefix("not installed: ").split()) >= PACKAGES
+
+
+def test_only_what_is_missing_is_named(bare: Path) -> None:
+    for program in PROGRAMS:
+        if program != "chromium":
+            add_program(bare, program, "")
+    result = install(bare, "--check")
+    assert result.returncode == 1
+    assert "chromium" in result.stdout
+    assert not PACKAGES - {"chromium"} & set(result.stdout.split())
+
+
+def test_nothing_is_installed_by_who_may_not(bare: Path) -> None:
+    add_program(bare, "apt-get", f"echo called > {bare}/called")
+    result = install(bare)
+    assert result.returncode == 1
+    assert result.stderr.endswith("run: sudo bash deploy/install-tools.sh\n")
+    assert not (bare / "called").exists()
+
+
+def test_a_machine_without_apt_is_told_what_to_install(bare: Path) -> None:
+    result = install(bare)
+    assert result.returncode == 1
+    assert "no apt-get" in result.stderr
