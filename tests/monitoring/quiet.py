@@ -37,11 +37,16 @@ class Scenario:
         for name in {name: None for name in (*ALL, *self.levels)}:
             level = self.levels.get(name, 0.0)
             if callable(level):
-                values = " ".join(f"{level(n * self.step_s):g}" for n in range(steps + 1))
+                values = " ".join(_write(level(n * self.step_s)) for n in range(steps + 1))
             else:
                 values = f"{level:g}x{steps}"
             series.append({"series": _name(name), "values": values})
         return series
+
+
+def _write(value: float) -> str:
+    """As promtool reads it: not a number where there was no scrape."""
+    return "_" if math.isnan(value) else f"{value:g}"
 
 
 def _name(series: str) -> str:
@@ -207,6 +212,26 @@ def _begun_late() -> dict[str, Level | float]:
     return levels
 
 
+def _slept() -> dict[str, Level | float]:
+    """A laptop, Prometheus too, from the first hour to the third; then it replays for a minute."""
+    awake_s = 3 * HOUR_S
+    levels = in_rounds(60, 4)
+    head = levels["demo_head_round"]
+    assert callable(head)
+    behind = _until(HOUR_S, head)
+    levels["demo_head_round"] = lambda t: behind(t) if t < awake_s + 60 else head(t)
+    return {name: _but_asleep(level, HOUR_S, awake_s) for name, level in levels.items()}
+
+
+def _but_asleep(level: Level | float, begin_s: float, end_s: float) -> Level:
+    """No scrape in between."""
+
+    def look(t: float) -> float:
+        return math.nan if begin_s < t < end_s else level(t) if callable(level) else level
+
+    return look
+
+
 QUIET: Final = (
     Scenario("four nodes, rounds of 3 s", HOUR_S, 15, in_rounds(3, 4)),
     Scenario("four nodes, rounds of a minute", 4 * HOUR_S, 60, in_rounds(60, 4)),
@@ -219,6 +244,7 @@ QUIET: Final = (
     Scenario("waits for genesis", 4 * HOUR_S, 60, _waiting()),
     Scenario("its run is finished", 4 * HOUR_S, 60, _finished()),
     Scenario("the others leave", 4 * HOUR_S, 60, _left_alone()),
+    Scenario("slept for two hours", 5 * HOUR_S, 30, _slept()),
     Scenario("its run begins after two hours", 14 * HOUR_S, 120, _begun_late()),
 )
 """Everything that should not wake anybody."""
