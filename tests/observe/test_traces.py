@@ -63,11 +63,9 @@ class Node:
 
     def live(self, *ops: tuple[int, str, float], **changes: object) -> None:
         """A round with ops that end so many ms after its begin; then it is closed."""
-        self.traces.on_round_begun(ROUND)
         for end_ms, op, seconds in ops:
             self.clock.now_ms = BEGIN_MS + end_ms
             self.traces.on_op(op, seconds)
-        self.traces.on_round_begun(ROUND + 1)
         self.traces.on_round(round_view(ROUND, **{"phases": PHASES, **changes}))
 
 
@@ -122,7 +120,6 @@ def test_the_same_rounds_are_sampled_at_all_nodes() -> None:
     exporter = InMemorySpanExporter()
     node = Node(exporter)
     for r in range(30):
-        node.traces.on_round_begun(r)
         node.traces.on_op("apply", 0.1)
         node.traces.on_round(round_view(r))
     node.traces.close()
@@ -175,10 +172,32 @@ def test_ops_are_bounded_by_kind_and_the_rest_is_counted() -> None:
     assert attributes["demo.ops_left_out"] == 500 - OPS_MAX
 
 
+def test_an_op_is_of_the_round_by_the_clock() -> None:
+    exporter = InMemorySpanExporter()
+    node = Node(exporter)
+    for end_ms, op in ((-1, "pull"), (0, "verify"), (STATUS.round_ms - 1, "apply")):
+        node.clock.now_ms = BEGIN_MS + end_ms
+        node.traces.on_op(op, 0.001)
+    node.clock.now_ms = BEGIN_MS + STATUS.round_ms
+    node.traces.on_op("decode", 0.001)
+    node.traces.on_round(round_view(ROUND, phases=PHASES))
+    node.traces.close()
+    ops = {span.name for span in exporter.get_finished_spans() if span.name.startswith("demo.op")}
+    assert ops == {"demo.op.verify", "demo.op.apply"}
+
+
+def test_before_there_is_a_run_nothing_is_noted() -> None:
+    node = Node(InMemorySpanExporter())
+    node.traces.on_status(status_view(genesis_ms=0, round_ms=0, round=-1))
+    node.traces.on_op("verify", 0.001)
+    assert not node.traces._ops
+    node.traces.close()
+
+
 def test_ops_of_rounds_that_are_never_closed_are_forgotten() -> None:
     node = Node(InMemorySpanExporter())
     for r in range(1_000):
-        node.traces.on_round_begun(r)
+        node.clock.now_ms = STATUS.genesis_ms + r * STATUS.round_ms
         node.traces.on_op("verify", 0.001)
     node.traces.close()
     assert len(node.traces._ops) < 10

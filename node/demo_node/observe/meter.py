@@ -158,7 +158,7 @@ class Meter:
 
     def on_status(self, view: StatusView) -> None:
         """The node's status changed."""
-        self._run_id = view.run_id
+        self._run_id, self._round = view.run_id, view.round
         self._round_ms = view.round_ms
         self._set_only("demo_node_info", view.peer_id, view.run_id.hex(), view.run_name)
         self._set_only(

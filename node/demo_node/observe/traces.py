@@ -78,7 +78,11 @@ class Delivery(SpanExporter):
         if self._is_closing and self.failure:
             return SpanExportResult.FAILURE  # the node does not wait for what did not work before
         self._reason.text = ""
-        result = self._exporter.export(spans)
+        try:
+            result = self._exporter.export(spans)
+        except Exception as error:  # older versions of it raise where nobody answers
+            self._reason.note(str(error))
+            result = SpanExportResult.FAILURE
         failed = result is not SpanExportResult.SUCCESS
         self.failure = (self._reason.text or "it gave no reason") if failed else ""
         return result
@@ -98,8 +102,11 @@ class Reason(logging.Handler):
     text = ""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep the first, of that its end: the cause stands there. The last only says: over."""
-        text = record.getMessage().partition(" encountered while exporting")[0]
+        """Keep the first; the last only says that it is over."""
+        self.note(record.getMessage().partition(" encountered while exporting")[0])
+
+    def note(self, text: str) -> None:
+        """Keep it, if it is the first: the end of it, where the cause stands."""
         self.text = self.text or text.rpartition("): ")[2].strip("\"')")[:REASON_MAX]
 
 
@@ -144,7 +151,6 @@ class RoundTraces:
             BatchSpanProcessor(self._delivery, schedule_delay_millis=SEND_EVERY_MS)
         )
         self._tracer = self._provider.get_tracer("demo-node", version)
-        self._round = -1
         self._status: StatusView | None = None
         self._was_failing = False
         self._ops: dict[int, _Ops] = {}
@@ -155,19 +161,22 @@ class RoundTraces:
         self._provider.shutdown()
 
     def on_round_begun(self, round_: int) -> None:
-        """Ops are of this round from now on."""
-        self._round = round_
+        """Nothing: it does not come for the round that a node begins with."""
 
     def on_op(self, op: str, seconds: float) -> None:
-        """Note it, if its round is sampled."""
-        if not self._sampling.includes(self._round):
+        """Note it, if the round by the clock is sampled."""
+        status, now_ms = self._status, self._now_ms()
+        if status is None or not status.round_ms:
             return
-        ops = self._ops.setdefault(self._round, _Ops())
+        round_ = (now_ms - status.genesis_ms) // status.round_ms
+        if not self._sampling.includes(round_):
+            return
+        ops = self._ops.setdefault(round_, _Ops())
         while len(self._ops) > ROUNDS_KEPT:
             del self._ops[min(self._ops)]
         ops.seen[op] += 1
         if ops.seen[op] <= OPS_MAX:
-            now_ns = self._now_ms() * MS
+            now_ns = now_ms * MS
             ops.kept.append(_Op(op, now_ns - round(seconds * 1e9), now_ns))
 
     def on_measured(self, name: str, value: float, *labels: str) -> None:
