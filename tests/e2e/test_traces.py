@@ -81,7 +81,7 @@ def find_shared(collector: Collector) -> bool:
     for peer, span in read_spans(collector):
         if span.name == "demo.round" and attributes(span)["demo.participants"] == 2:
             peers.setdefault(span.trace_id, set()).add(peer)
-    has_all = SPANS <= {span.name for _, span in read_spans(collector)}
+    has_all = {span.name for _, span in read_spans(collector)} >= SPANS
     return has_all and any(len(found) == 2 for found in peers.values())
 
 
