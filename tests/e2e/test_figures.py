@@ -132,3 +132,24 @@ def test_the_phases_of_real_rounds_add_up_to_their_latency(pair: Pair, who: str)
         assert [part.begin_ms for part in view.phases[1:]] == ends[:-1]
     trained = [view for view in recorded if Phase.TRAIN in [p.phase for p in view.phases]]
     assert bool(trained) == (who == "trains")
+
+
+def test_what_two_nodes_exchange_is_told_apart(pair: Pair) -> None:
+    series = read_metrics(pair.keeps.metrics_url())
+    for direction, protocols in (
+        ("in", ("gossip", "payload", "sync", "other")),
+        ("out", ("gossip", "sync", "other")),
+    ):
+        for protocol in protocols:
+            labels = f'direction="{direction}",protocol="{protocol}"'
+            assert series[f"demo_network_bytes_total{{{labels}}}"] > 0, labels
+    assert series["demo_peers_known"] >= 1
+    assert series['demo_dials_total{result="connected"}'] >= 1
+    assert series['demo_peer_connections{direction="out"}'] == 1
+    assert series['demo_peer_connections{direction="in"}'] == 0
+    assert series['demo_peer_changes_total{change="connected"}'] >= 1
+    assert series['demo_gossip_mesh_peers{topic="headers"}'] == 1
+    assert series['demo_pulls_total{kind="payload",result="ok"}'] >= 1
+    assert series["demo_peer_rtt_seconds_count"] >= 1
+    assert series['demo_gossip_arrival_seconds_count{topic="headers"}'] >= 1
+    assert series['demo_gossip_arrival_seconds_count{topic="proposals"}'] >= 1
