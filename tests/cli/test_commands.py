@@ -94,6 +94,7 @@ def test_mistakes_have_their_exit_codes(tmp_path: Path, arguments: list[str], co
 def test_status_is_shown_to_people_and_to_programs(fake_node: Path) -> None:
     text = demo_node("status", "--datadir", fake_node).stdout
     assert "active: in step" in text
+    assert "warnings    trainer.died 2 times, last 40 s ago\n" in text
     assert "147,776" in text
     assert "4 members, 0 candidates" in text
     assert "demo-node start --peers /ip4/127.0.0.1/tcp/4001/p2p/12D3KooWFake" in text
@@ -101,6 +102,8 @@ def test_status_is_shown_to_people_and_to_programs(fake_node: Path) -> None:
     assert document["schema"] == 1
     assert document["state"] == "active"
     assert document["run_id"] == "0f" * 32
+    assert document["health"]["events"][0]["name"] == "trainer.died"
+    assert document["health"]["disk_free_bytes"] == 40e9
     assert document["addresses"] == ["/ip4/127.0.0.1/tcp/4001/p2p/12D3KooWFake"]
 
 
@@ -110,6 +113,7 @@ def test_a_status_reads_well_in_small_numbers() -> None:
     assert "no record yet" in text
     assert "round -1" not in text
     assert "7 by the clock" in text
+    assert "warnings" not in text
     assert "7 of 40 by the clock" in format_status(status_view(rounds_total=40))
     assert "loss 2.750 nats per byte after round 5\n" in text
     unseen = format_status(status_view(heldout_loss=math.nan, heldout_round=-1))

@@ -12,7 +12,8 @@ from demo_node.cli.top.draw import Look, draw
 from demo_node.cli.top.peers import SHORT_LETTERS
 from demo_node.cli.top.reading import Reading
 from demo_node.mesh.peer_id import encode_peer_id
-from demo_node.views import NodeState, Outcome
+from demo_node.observe.events import EVENTS
+from demo_node.views import EventCount, NodeState, Outcome
 from tests.cli.top_readings import (
     candidate,
     differing,
@@ -24,6 +25,7 @@ from tests.cli.top_readings import (
     usual_round,
     with_status,
 )
+from tests.control.fake_node import health_view
 
 TINY_SIZES = [(40, 12), (12, 5), (1, 1)]
 SIZES = [(80, 24), (120, 40), (200, 60), (80, None), (200, None)]
@@ -50,6 +52,16 @@ def all_troubles() -> Reading:
     )
 
 
+def with_warnings(view: Reading) -> Reading:
+    """One kind of every level, each later than the one before."""
+    names = ("snapshot.saved", "payload.rejected", "message.rejected", "trainer.died", "key.in_use")
+    events = [
+        EventCount(name, EVENTS[name].level, number, (view.now_ms - 60_000 // number,))
+        for number, name in enumerate(names, start=1)
+    ]
+    return replace(view, health=health_view(*events))
+
+
 VIEWS = {
     **{state.value: in_state(state) for state in NodeState},
     **{f"{count} peers": reading(peer_count=count) for count in (1, 4, 300)},
@@ -60,6 +72,7 @@ VIEWS = {
         heldout_loss=math.nan,
     ),
     "troubles": all_troubles(),
+    "warnings": with_warnings(reading()),
     "long names": reading(run_name="n" * 300, detail="d" * 300, rounds_total=1_000_000),
     "huge numbers": with_status(
         reading(newest=4_000_000), forks_total=10**9, members=10**6, loss=1e9
@@ -95,7 +108,7 @@ def test_the_key_facts_are_there_at_every_size(width: int, height: int | None) -
         "pid 4242",
         "train      0.9 of 3 s",
         "of round 70, 1 behind the clock; 0 forks",
-        "last 2.40 s  p50 2.40 s  p95 2.40 s  slack 0.60 s of 3 s",
+        "last 2.40 s  p50 2.40 s  p95 2.40 s  slack 0.60 s  exchange 0.90 s",
         "60 recorded  0 late  0 skipped  0 forked  ours in 60 of 60",
         "train 1.65 s  contribute 0.15 s  propose 0.45 s  settle 0.15 s",
         "loss 2.500",
@@ -173,6 +186,36 @@ def test_of_many_troubles_the_most_urgent_are_shown() -> None:
     assert "no answer for 9 s" in troubles[0]
     assert troubles[-1] == "!  and 3 more"
     assert any(line.startswith("…") for line in lines), "some peers are shown all the same"
+
+
+def test_the_newest_warnings_are_told_with_what_to_do() -> None:
+    lines = screen(with_warnings(reading()), 120, 40)
+    first = next(i for i, line in enumerate(lines) if line.startswith("lately "))
+    assert lines[first].rstrip() == (
+        "lately     key.in_use 5 times, last 12 s ago: stop one of the two, see The key"
+    )
+    assert lines[first + 1].startswith(
+        "           trainer.died 4 times, last 15 s ago: nothing once; if it repeats, look for"
+    )
+    assert lines[first + 2].rstrip() == "           message.rejected 3 times, last 20 s ago"
+    assert not lines[first + 3].strip()
+    text = "\n".join(lines)
+    assert "payload.rejected" not in text, "older than those for which there is room"
+    assert "snapshot.saved" not in text, "no warning"
+
+
+@pytest.mark.parametrize(("height", "shown"), [(24, 1), (30, 2), (40, 3), (None, 2)])
+def test_a_low_screen_has_fewer_warnings(height: int | None, shown: int) -> None:
+    text = "\n".join(screen(with_warnings(reading()), 80, height))
+    assert text.count(" s ago") == shown
+    assert "lately " not in "\n".join(screen(reading(), 80, height)), "nothing of nothing"
+
+
+def test_an_event_of_another_version_is_told_without_advice() -> None:
+    view = replace(
+        reading(), health=health_view(EventCount("a.b", "error", 1, (reading().now_ms,)))
+    )
+    assert any(line.rstrip() == "lately     a.b once, 0 s ago" for line in screen(view))
 
 
 def test_the_running_round_moves_between_two_answers() -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from demo_node.cli.top.reading import Reading
 from demo_node.views import (
     DigestVerdict,
+    HealthView,
     NodeState,
     Outcome,
     Phase,
@@ -18,7 +19,7 @@ from demo_node.views import (
     SwarmPeersView,
     SwarmPeerView,
 )
-from tests.control.fake_node import round_view, status_view, swarm_peer_view
+from tests.control.fake_node import health_view, round_view, status_view, swarm_peer_view
 
 ROUND_MS = 3_000
 GENESIS_MS = 1_800_000_000_000
@@ -83,7 +84,7 @@ def reading(
     known: int | None = None,
     newest: int = 70,
     silent_s: float = 0.0,
-    trainer_restarts: int = 0,
+    health: HealthView | None = None,
     **status: object,
 ) -> Reading:
     """A node that is active, in the train phase of the round after `newest`."""
@@ -100,18 +101,19 @@ def reading(
     }
     listed = peers(peer_count, newest) if swarm is None else tuple(swarm)
     shown = [usual_round(r) for r in range(newest - 60, newest)] if rounds is None else rounds
+    now_ms = GENESIS_MS + (newest + 1) * ROUND_MS + 900
     return Reading(
         status=status_view(**(own | status)),
         rounds=shown,
+        health=replace(health or health_view(), now_ms=now_ms),
         swarm=SwarmPeersView(
             peers=listed,
             known=len(listed) if known is None else known,
-            now_ms=GENESIS_MS + (newest + 1) * ROUND_MS + 900,
+            now_ms=now_ms,
         ),
         bytes_in_per_s=12_000.0,
         bytes_out_per_s=13_000.0,
         silent_s=silent_s,
-        trainer_restarts=trainer_restarts,
     )
 
 

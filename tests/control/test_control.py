@@ -7,7 +7,13 @@ from typing import Any, cast
 import pytest
 
 from demo_node.control.address import SOCKET_PATH_BYTES_MAX, prepare_socket_folder, socket_path
-from demo_node.control.client import ControlClient, NotRunning, Refused, control_client
+from demo_node.control.client import (
+    ControlClient,
+    NotRunning,
+    OtherVersion,
+    Refused,
+    control_client,
+)
 from demo_node.control.convert import (
     decode_round,
     decode_status,
@@ -17,6 +23,7 @@ from demo_node.control.convert import (
     encode_swarm,
 )
 from demo_node.control.pb import control_pb2 as pb
+from demo_node.control.pb.control_pb2_grpc import ControlServicer
 from demo_node.control.requests import RequestCounts
 from demo_node.control.service import ROUNDS_AT_ONCE, ControlService, control_server
 from demo_node.views import DigestVerdict, NodeState, Outcome, Phase, Standing, SwarmPeersView
@@ -92,6 +99,19 @@ def test_what_the_node_refuses_is_told(tmp_path: Path) -> None:
             await client.save_snapshot()
         with pytest.raises(Refused, match="length must be"):
             await client.sample(0)
+
+    asyncio.run(_with_node(tmp_path, FakeOperations(), ask))
+
+
+def test_a_node_of_another_version_is_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ControlService, "GetHealth", ControlServicer.GetHealth)
+
+    async def ask(client: ControlClient) -> None:
+        assert (await client.status()).pid == 4242
+        with pytest.raises(OtherVersion, match="start it again"):
+            await client.health()
 
     asyncio.run(_with_node(tmp_path, FakeOperations(), ask))
 

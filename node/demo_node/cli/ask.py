@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from demo_node.cli.lately import format_warnings
 from demo_node.cli.options import datadir_option, json_option, resolve_datadir
 from demo_node.cli.show import (
     describe_peers,
@@ -23,6 +24,7 @@ from demo_node.cli.show_contributors import (
     format_contributors,
     format_contributors_csv,
 )
+from demo_node.views import HealthView, StatusView
 
 if TYPE_CHECKING:
     from demo_node.control.client import ControlClient
@@ -35,8 +37,15 @@ Answer = TypeVar("Answer")
 @json_option
 def status(datadir: str | None, as_json: bool) -> None:
     """Show what the node is doing."""
-    view = ask_node(resolve_datadir(datadir), lambda client: client.status())
-    click.echo(json.dumps(describe_status(view)) if as_json else format_status(view))
+
+    async def question(client: "ControlClient") -> tuple[StatusView, HealthView]:
+        return await client.status(), await client.health()
+
+    view, health = ask_node(resolve_datadir(datadir), question)
+    if as_json:
+        click.echo(json.dumps(describe_status(view, health)))
+        return
+    click.echo(format_status(view, format_warnings(health)))
 
 
 @click.command()

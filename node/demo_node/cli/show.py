@@ -11,6 +11,8 @@ from demo_node.ports import PeerView
 from demo_node.views import (
     ClockView,
     ContributorView,
+    EventCount,
+    HealthView,
     NodeState,
     PhaseView,
     RoundView,
@@ -28,9 +30,9 @@ SCHEMA: Final = 1
 """Version of every JSON document. Keys are added; none changes its meaning or goes away."""
 
 
-def describe_status(view: StatusView) -> dict[str, Any]:
+def describe_status(view: StatusView, health: HealthView) -> dict[str, Any]:
     """The document of `status --json`."""
-    return {"schema": SCHEMA, **describe_view(view)}
+    return {"schema": SCHEMA, **describe_view(view), "health": describe_view(health)}
 
 
 def describe_peers(views: Iterable[PeerView]) -> dict[str, Any]:
@@ -51,7 +53,7 @@ def describe_view(view: "DataclassInstance") -> dict[str, Any]:
 
 def _to_json(value: object) -> object:
     match value:
-        case ClockView() | ContributorView() | PhaseView():
+        case ClockView() | ContributorView() | EventCount() | PhaseView():
             return describe_view(value)
         case bytes():
             return value.hex()
@@ -63,11 +65,13 @@ def _to_json(value: object) -> object:
             return value
 
 
-def format_status(view: StatusView) -> str:
-    """Some lines that say where the node stands."""
+def format_status(view: StatusView, warnings: str = "") -> str:
+    """Some lines that say where the node stands; `warnings` of late in one of them."""
     lines = [("node", f"{view.peer_id}, pid {view.pid}, trainer {view.trainer_pid or 'not up'}")]
     state = f"{view.state.value}: {view.detail}" if view.detail else view.state.value
     lines.append(("state", state))
+    if warnings:
+        lines.append(("warnings", warnings))
     if view.round_ms:
         lines += [
             ("run", f"{view.run_name} ({view.run_id.hex()})"),

@@ -60,6 +60,16 @@ def find_pid(datadir: Path) -> int:
         return 0
 
 
+class OtherVersion(ConfigError):
+    """The node does not know the question: it was started before an upgrade."""
+
+    def __init__(self, datadir: Path) -> None:
+        super().__init__(
+            f"the node in {datadir} runs another version of demo-node; start it again",
+            exit_code=76,
+        )
+
+
 class Refused(Exception):
     """The node answered with an error; the message says why."""
 
@@ -167,4 +177,6 @@ class ControlClient:
                 raise NotRunning(self._datadir) from None
             if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise NotAnswering(self._datadir) from None
+            if error.code() == grpc.StatusCode.UNIMPLEMENTED:
+                raise OtherVersion(self._datadir) from None
             raise Refused(error.details() or error.code().name) from None

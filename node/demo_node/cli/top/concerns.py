@@ -6,13 +6,14 @@ room for 80 letters.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from demo_node.cli.show import count
+from demo_node.cli.top.concern import TAKING_PART, Concern
 from demo_node.cli.top.figures import Figures
+from demo_node.cli.top.health import judge_health
 from demo_node.cli.top.reading import Reading
-from demo_node.views import READY, NodeState, Outcome, RoundView
+from demo_node.views import READY, Outcome, RoundView
 from demo_protocol.common_time import PEERS_MIN
 
 SILENT_S: Final = 2.0
@@ -30,18 +31,6 @@ INCLUDED_SHARE: Final = 0.2
 PARTICIPANTS_SHARE: Final = 0.5
 FORKED_SHARE: Final = 0.1
 
-TAKING_PART: Final = (NodeState.ACTIVE, NodeState.PAUSED)
-
-
-@dataclass(frozen=True, slots=True)
-class Concern:
-    """`is_urgent`: the node does not do its part, or does it for nothing."""
-
-    name: str
-    text: str
-    remedy: str
-    is_urgent: bool = True
-
 
 def find_concerns(reading: Reading, figures: Figures) -> list[Concern]:
     """All there are, the urgent ones first."""
@@ -50,6 +39,7 @@ def find_concerns(reading: Reading, figures: Figures) -> list[Concern]:
         *_judge_digests(figures),
         *_judge_links(reading),
         *_judge_rounds(reading),
+        *judge_health(reading),
     ]
     return sorted(found, key=lambda concern: not concern.is_urgent)
 
@@ -67,13 +57,6 @@ def _judge_node(reading: Reading) -> Iterator[Concern]:
             "TrainerDown",
             "the trainer is not up",
             "it is started again; else see trainer.died in the log",
-        )
-    elif reading.trainer_restarts:
-        yield Concern(
-            "DemoTrainerRestarts",
-            f"the trainer was restarted {count(reading.trainer_restarts, 'time')}",
-            "if it goes on, see trainer.died in the log",
-            is_urgent=False,
         )
 
 

@@ -21,6 +21,7 @@ def describe_top(reading: Reading) -> dict[str, Any]:
         "schema": SCHEMA,
         "now_ms": reading.now_ms,
         "status": describe_view(reading.status),
+        "health": describe_view(reading.health),
         "figures": _describe_figures(figures),
         "concerns": [asdict(concern) for concern in find_concerns(reading, figures)],
         "known": swarm.known,

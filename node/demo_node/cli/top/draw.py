@@ -18,6 +18,7 @@ from demo_node.cli.top.sections import (
     draw_agreement,
     draw_concern,
     draw_head,
+    draw_lately,
     draw_latency,
     draw_learning,
     draw_network,
@@ -34,10 +35,15 @@ BETWEEN: Final = 4
 CHART_LINES: Final = ((50, 8), (40, 6), (30, 4), (24, 3), (0, 2))
 """(lines of the screen at least, lines of the chart)."""
 
+LATELY_LINES: Final = ((40, 3), (30, 2), (0, 1))
+"""The same of the warnings."""
+
 LEARNING_LINES: Final = 2
 """Of the section, beside its chart."""
 
-ENDLESS_CHART_LINES: Final = 4
+ENDLESS: Final = 30
+"""What is printed once has as many lines of each as a screen of this height."""
+
 CONCERNS_MAX: Final = 4
 PEER_LINES_MIN: Final = 3
 
@@ -55,7 +61,8 @@ def draw(reading: Reading, look: Look) -> Text:
     """The whole screen, of at most `look.height` lines."""
     figures = compute_figures(reading)
     top = [*draw_head(reading), *_draw_concerns(reading, figures)]
-    lines = [*top, *_draw_middle(reading, figures, look)]
+    lately = draw_lately(reading, _find_lines(LATELY_LINES, look.height))
+    lines = [*top, *_draw_middle(reading, figures, look), *lately]
     room = None
     if look.height is not None:
         room = max(look.height - len(lines) - 1, PEER_LINES_MIN)
@@ -70,7 +77,7 @@ def _draw_middle(reading: Reading, figures: Figures, look: Look) -> list[Text]:
     is_wide = look.width >= WIDE
     right = RIGHT if is_wide else look.width
     left = look.width - right - BETWEEN if is_wide else look.width
-    height = _find_chart_lines(look.height)
+    height = _find_lines(CHART_LINES, look.height)
     rounds = [
         *draw_round(reading, left),
         *draw_latency(reading, figures, left, height, color=look.color),
@@ -82,10 +89,9 @@ def _draw_middle(reading: Reading, figures: Figures, look: Look) -> list[Text]:
     return _beside(rounds, [*draw_learning(reading, figures, right, losses), *others], left)
 
 
-def _find_chart_lines(height: int | None) -> int:
-    if height is None:
-        return ENDLESS_CHART_LINES
-    return next(lines for least, lines in CHART_LINES if height >= least)
+def _find_lines(steps: Sequence[tuple[int, int]], height: int | None) -> int:
+    shown = ENDLESS if height is None else height
+    return next(lines for least, lines in steps if shown >= least)
 
 
 def _draw_concerns(reading: Reading, figures: Figures) -> list[Text]:

@@ -31,6 +31,7 @@ class Figures:
     latency_last_s: float
     latency_p50_s: float
     latency_p95_s: float
+    exchange_p50_s: float
     slack_s: float
     phases_s: dict[Phase, float]
     train_share: float
@@ -48,6 +49,7 @@ def compute_figures(reading: Reading) -> Figures:
     rounds, round_s = reading.rounds[-LATELY:], reading.status.round_ms / 1000
     applied = [view for view in rounds if view.record]
     latencies = sorted(view.latency_ms / 1000 for view in applied)
+    exchanges = sorted(view.exchange_ms / 1000 for view in applied)
     last = applied[-1] if applied else None
     wall_s = (rounds[-1].round - rounds[0].round + 1) * round_s if rounds else 0.0
     traffic = [view.bytes_in + view.bytes_out for view in rounds]
@@ -60,6 +62,7 @@ def compute_figures(reading: Reading) -> Figures:
         latency_last_s=last.latency_ms / 1000 if last else math.nan,
         latency_p50_s=compute_quantile(latencies, 0.5),
         latency_p95_s=compute_quantile(latencies, 0.95),
+        exchange_p50_s=compute_quantile(exchanges, 0.5),
         slack_s=round_s - last.latency_ms / 1000 if last else math.nan,
         phases_s={phase: _median_phase_s(rounds, phase) for phase in PHASES},
         train_share=compute_rate(sum(view.train_ms for view in rounds) / 1000, wall_s),

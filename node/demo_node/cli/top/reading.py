@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from demo_node.views import RoundView, StatusView, SwarmPeersView
+from demo_node.views import HealthView, RoundView, StatusView, SwarmPeersView
 
 ROUNDS_READ: Final = 120
 """Newest rounds that are asked for: as many as the widest chart shows."""
@@ -19,16 +19,16 @@ WINDOW_S: Final = 10.0
 class Reading:
     """One answer of the node to everything. `rounds`: newest, oldest first.
 
-    Bytes per second are NaN before two answers; `trainer_restarts` counts those since the first
-    answer. `age_s`: how old this is; `silent_s`: how long the next answer has been awaited.
+    Bytes per second are NaN before two answers. `age_s`: how old this is; `silent_s`: how long the
+    next answer has been awaited.
     """
 
     status: StatusView
     rounds: Sequence[RoundView]
     swarm: SwarmPeersView
+    health: HealthView
     bytes_in_per_s: float = math.nan
     bytes_out_per_s: float = math.nan
-    trainer_restarts: int = 0
     age_s: float = 0.0
     silent_s: float = 0.0
 
@@ -46,37 +46,35 @@ class _Sample:
 
 
 class Readings:
-    """Makes readings of answers: remembers traffic of a while, and whose trainer ran."""
+    """Makes readings of answers: remembers traffic of a while."""
 
     def __init__(self) -> None:
         self._samples: deque[_Sample] = deque()
         self._pid = 0
-        self._trainer_pid = 0
-        self._trainer_restarts = 0
 
     def add(
-        self, status: StatusView, rounds: Sequence[RoundView], swarm: SwarmPeersView, at_s: float
+        self,
+        status: StatusView,
+        rounds: Sequence[RoundView],
+        swarm: SwarmPeersView,
+        health: HealthView,
+        at_s: float,
     ) -> Reading:
         """The node's answers, given at `at_s` of a clock that never goes back."""
         if status.pid != self._pid:  # another process: it counts from 0
             self._samples.clear()
-            self._pid, self._trainer_pid = status.pid, 0
+            self._pid = status.pid
         self._samples.append(_Sample(at_s, status.bytes_in, status.bytes_out))
         while at_s - self._samples[0].at_s > WINDOW_S and len(self._samples) > 2:
             self._samples.popleft()
-        if status.trainer_pid:
-            self._trainer_restarts += bool(self._trainer_pid) and (
-                status.trainer_pid != self._trainer_pid
-            )
-            self._trainer_pid = status.trainer_pid
         first = self._samples[0]
         return Reading(
             status=status,
             rounds=rounds,
             swarm=swarm,
+            health=health,
             bytes_in_per_s=compute_rate(status.bytes_in - first.bytes_in, at_s - first.at_s),
             bytes_out_per_s=compute_rate(status.bytes_out - first.bytes_out, at_s - first.at_s),
-            trainer_restarts=self._trainer_restarts,
         )
 
 

@@ -1,11 +1,13 @@
 """The sections of the screen, each a few lines: pure functions of a reading and its figures."""
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Final
 
 from rich.text import Text
 
+from demo_node.cli.lately import find_warnings, format_warning
 from demo_node.cli.show import count, format_bytes, format_clock, format_duration
 from demo_node.cli.top.charts import (
     PHASE_STYLES,
@@ -14,11 +16,15 @@ from demo_node.cli.top.charts import (
     draw_outcomes,
     draw_progress,
 )
-from demo_node.cli.top.concerns import Concern
+from demo_node.cli.top.concern import Concern
 from demo_node.cli.top.figures import PHASES, Figures, spread_rounds
 from demo_node.cli.top.peers import shorten_peer_id
 from demo_node.cli.top.reading import Reading
+from demo_node.observe.events import EVENTS
 from demo_node.views import NodeState, Outcome
+
+LINK: Final = re.compile(r"\[([^]]*)\]\([^)]*\)")
+"""Of Markdown."""
 
 LABEL: Final = 11
 """Columns of what stands left of every section."""
@@ -121,7 +127,7 @@ def draw_latency(
             (f"last {_seconds(figures.latency_last_s)}", "bold"),
             f"  p50 {_seconds(figures.latency_p50_s)}  p95 {_seconds(figures.latency_p95_s)}  ",
             (f"slack {_seconds(figures.slack_s)}", "red" if figures.slack_s < 0 else ""),
-            f" of {reading.status.round_ms / 1000:g} s",
+            f"  exchange {_seconds(figures.exchange_p50_s)}",
         ),
         *(
             Text.assemble((f"{label:>{LABEL - 1}} ", "dim"), bar)
@@ -211,12 +217,37 @@ def draw_agreement(reading: Reading, figures: Figures) -> list[Text]:
     ]
 
 
+def draw_lately(reading: Reading, height: int) -> list[Text]:
+    """Kinds of warnings of the last hour, newest first, at most `height`; what to do about each."""
+    found = find_warnings(reading.health.events, reading.now_ms)[:height]
+    return [
+        _section(
+            "" if index else "lately",
+            (format_warning(event, reading.now_ms), "yellow"),
+            (_find_remedy(event.name), "dim"),
+        )
+        for index, event in enumerate(found)
+    ]
+
+
+def _find_remedy(name: str) -> str:
+    """As docs/operating.md has it, without its marks; nothing where nothing is to be done."""
+    event = EVENTS.get(name)  # a node of another version may have others
+    if event is None or event.remedy == "nothing":
+        return ""
+    plain = LINK.sub(r"\1", event.remedy).replace("`", "")
+    return f": {plain}"
+
+
 def _section(name: str, *parts: str | Text | tuple[str, str]) -> Text:
     return Text.assemble((f"{name:<{LABEL}}", "bold"), *parts)
 
 
 def _seconds(seconds: float) -> str:
-    return "-" if math.isnan(seconds) else f"{seconds:.2f} s"
+    """Of about the same width whatever the length of a round."""
+    if math.isnan(seconds):
+        return "-"
+    return f"{seconds:.2f} s" if abs(seconds) < 10 else f"{seconds:.1f} s"
 
 
 def _bytes(size: float) -> str:

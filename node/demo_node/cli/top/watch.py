@@ -54,8 +54,9 @@ class Asker:
         status = await self._client.status()
         rounds = await self._client.rounds(limit=ROUNDS_READ)
         swarm = await self._client.swarm()
+        health = await self._client.health()
         self._answered_s, self._asked_s = time.monotonic(), None
-        self._newest = self._readings.add(status, rounds, swarm, self._answered_s)
+        self._newest = self._readings.add(status, rounds, swarm, health, self._answered_s)
         return self._newest
 
     async def run(self, interval_s: float) -> None:
