@@ -202,8 +202,8 @@ SWARM: Final[Rows] = {
             {
                 "members": "max(demo_members{@})",
                 "candidates": "max(demo_candidates{@})",
-                "heard, worst node": "min(demo_round_heard{@})",
-                "in the record": "min(demo_round_participants{@})",
+                "heard, worst node": "min(demo_round_heard{@} > 0)",  # 0 before its first
+                "in the record": "min(demo_round_participants{@} > 0)",
             },
         ),
         CHAIN,
