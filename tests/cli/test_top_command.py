@@ -7,12 +7,13 @@ import os
 import pty
 import re
 import select
+import shlex
 import signal
 import struct
 import subprocess
 import sys
 import termios
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from demo_node.control.address import socket_path
 from tests.cli.command import COMMAND, ROOT, demo_node, environment
 from tests.waiting import wait_until_sync
 
+ENTER_SCREEN = "\x1b[?1049h"
 LEAVE_SCREEN = "\x1b[?1049l"
 SHOW_CURSOR = "\x1b[?25h"
 ANSI = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
@@ -76,17 +78,42 @@ class Terminal:
         return self.process.returncode
 
 
+SHELL = (  # the terminal is its own, so that it may stop and continue what it runs
+    "import fcntl, os, sys, termios\n"
+    "os.setsid()\n"
+    "fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
+    "os.execvp('sh', ['sh', '-i', *sys.argv[1:]])"
+)
+
+
+@contextlib.contextmanager
+def shell() -> Iterator[Terminal]:
+    """An interactive shell in a terminal of its own; its prompt is `ready>`."""
+    with _in_terminal([sys.executable, "-c", SHELL], PS1="ready>", ENV="") as screen:
+        screen.wait_for("ready>")
+        yield screen
+
+
 @contextlib.contextmanager
 def terminal(*arguments: object, columns: int = 100, **extra: str) -> Iterator[Terminal]:
+    command = [*COMMAND, *map(str, arguments)]
+    with _in_terminal(command, columns=columns, new_session=True, **extra) as screen:
+        yield screen
+
+
+@contextlib.contextmanager
+def _in_terminal(
+    command: Sequence[str], *, columns: int = 100, new_session: bool = False, **extra: str
+) -> Iterator[Terminal]:
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
     process = subprocess.Popen(
-        [*COMMAND, *map(str, arguments)],
+        command,
         stdin=slave,
         stdout=slave,
         stderr=slave,
         env={**environment(), "TERM": "xterm-256color", **extra},
-        start_new_session=True,
+        start_new_session=new_session,
     )
     try:
         yield Terminal(process, master, slave)
@@ -114,6 +141,44 @@ def test_it_leaves_cleanly_and_the_terminal_is_as_before(fake_node: FakeNode, ho
         assert LEAVE_SCREEN in end
         assert SHOW_CURSOR in end
         assert "Traceback" not in screen.shown
+
+
+def test_ctrl_z_gives_the_screen_back_until_fg(fake_node: FakeNode) -> None:
+    command = shlex.join([*COMMAND, "top", "--datadir", str(fake_node.datadir)])
+    with shell() as screen:
+        before = termios.tcgetattr(screen.slave)
+        os.write(screen.master, f"{command} --interval 0.1\n".encode())
+        screen.wait_for("4 of 4 members")
+        assert ENTER_SCREEN in screen.shown
+        for _ in range(2):
+            screen.shown = ""
+            os.write(screen.master, b"\x1a")
+            screen.wait_for("ready>")
+            told = screen.shown.index("Stopped")
+            assert LEAVE_SCREEN in screen.shown[:told]
+            assert SHOW_CURSOR in screen.shown[:told]
+            assert termios.tcgetattr(screen.slave) == before
+            screen.shown = ""
+            os.write(screen.master, b"fg\n")
+            screen.wait_for("4 of 4 members")
+            assert ENTER_SCREEN in screen.shown
+            assert "no answer" not in screen.shown
+        os.write(screen.master, b"q")
+        screen.wait_for("ready>")
+        os.write(screen.master, b"echo left with $?\n")
+        screen.wait_for("left with 0")
+        assert termios.tcgetattr(screen.slave) == before
+
+
+def test_ctrl_z_without_a_shell_stops_nothing(fake_node: FakeNode) -> None:
+    with terminal("top", "--datadir", fake_node.datadir, "--interval", 0.1) as screen:
+        screen.wait_for("4 of 4 members")
+        screen.shown = ""
+        screen.process.send_signal(signal.SIGTSTP)
+        wait_until_sync(lambda: ENTER_SCREEN in screen.read())
+        screen.wait_for("4 of 4 members")
+        os.write(screen.master, b"q")
+        assert screen.wait() == 0
 
 
 def test_a_node_that_ends_meanwhile_is_one_line(fake_node: FakeNode) -> None:

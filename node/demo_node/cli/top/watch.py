@@ -9,7 +9,7 @@ import termios
 import time
 import tty
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -74,26 +74,54 @@ class Asker:
         return replace(self._newest, age_s=now_s - self._answered_s, silent_s=silent_s)
 
 
+@dataclass(slots=True)
+class _Leave:
+    """What the one who watches wants: to go, or (Ctrl-Z) to have the shell for a while."""
+
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    to_come_back: bool = False
+
+    def for_good(self) -> None:
+        self.asked.set()
+
+    def for_a_while(self) -> None:
+        self.to_come_back = True
+        self.asked.set()
+
+
 async def watch(client: ControlClient, datadir: Path, console: Console, interval_s: float) -> None:
-    """A full screen until q, Ctrl-C or SIGTERM. Raises NodeEnded where the node goes first."""
-    asker = Asker(client)
+    """A full screen until q, Ctrl-C or SIGTERM; Ctrl-Z puts it aside until `fg`.
+
+    Raises NodeEnded where the node goes first.
+    """
+    while await _watch_until_left(client, datadir, console, interval_s):
+        # The terminal is the shell's again, and this signal does what it usually does: here the
+        # process stops until `fg`, unless there is no shell that could continue it.
+        signal.raise_signal(signal.SIGTSTP)
+
+
+async def _watch_until_left(
+    client: ControlClient, datadir: Path, console: Console, interval_s: float
+) -> bool:
+    """Is it only for a while? What was asked before is forgotten then: it is long ago."""
+    asker, leave = Asker(client), _Leave()
     await asker.ask()  # what is wrong from the beginning is said without a screen
-    stop = asyncio.Event()
     asking = asyncio.create_task(asker.run(interval_s))
     try:
-        with _stopped_by_keys_and_signals(stop), _screen(console) as live:
-            while not stop.is_set() and not asking.done():
+        with _left_by_keys_and_signals(leave), _screen(console) as live:
+            while not leave.asked.is_set() and not asking.done():
                 color = console.color_system is not None and not console.no_color
                 look = Look(console.width, console.height, color)
                 live.update(draw(asker.look(), look), refresh=True)
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), min(REDRAW_S, interval_s))
+                    await asyncio.wait_for(leave.asked.wait(), min(REDRAW_S, interval_s))
         if asking.done():
             asking.result()
     except NotRunning:
         raise NodeEnded(datadir) from None
     finally:
         asking.cancel()
+    return leave.to_come_back
 
 
 def _screen(console: Console) -> Live:
@@ -101,28 +129,29 @@ def _screen(console: Console) -> Live:
 
 
 @contextlib.contextmanager
-def _stopped_by_keys_and_signals(stop: asyncio.Event) -> Iterator[None]:
+def _left_by_keys_and_signals(leave: _Leave) -> Iterator[None]:
     """Keys come one by one and unseen meanwhile; the terminal is as before afterwards."""
     loop = asyncio.get_running_loop()
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    for number in signals:
-        loop.add_signal_handler(number, stop.set)
+    leaving = dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), leave.for_good)
+    leaving[signal.SIGTSTP] = leave.for_a_while
+    for number, act in leaving.items():
+        loop.add_signal_handler(number, act)
     try:
-        with _single_keys(stop) if sys.stdin.isatty() else contextlib.nullcontext():
+        with _single_keys(leave) if sys.stdin.isatty() else contextlib.nullcontext():
             yield
     finally:
-        for number in signals:
+        for number in leaving:
             loop.remove_signal_handler(number)
 
 
 @contextlib.contextmanager
-def _single_keys(stop: asyncio.Event) -> Iterator[None]:
+def _single_keys(leave: _Leave) -> Iterator[None]:
     loop, terminal = asyncio.get_running_loop(), sys.stdin.fileno()
 
     def on_key() -> None:
         pressed = os.read(terminal, 1)
         if not pressed or pressed in QUIT_KEYS:
-            stop.set()
+            leave.for_good()
 
     before = termios.tcgetattr(terminal)
     tty.setcbreak(terminal)
