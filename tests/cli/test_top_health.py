@@ -16,7 +16,7 @@ from demo_node.observe.events import ERROR, EVENTS, WARNING
 from demo_node.observe.recent import TIMES_KEPT
 from demo_node.views import EventCount, NodeState
 from tests.cli.command import ROOT
-from tests.cli.top_readings import differing, in_state, peers, reading, usual_round
+from tests.cli.top_readings import differing, in_state, peers, reading, usual_round, with_status
 from tests.control.fake_node import health_view
 
 MINUTE_S = 60
@@ -127,7 +127,7 @@ def test_what_is_usual_is_no_concern() -> None:
     assert names(with_health(event("state.changed", 60), view=syncing)) == []
     waiting = in_state(NodeState.WAITING)
     assert names(with_health(event("state.changed", 86_400), view=waiting)) == []
-    assert names(with_health(gossip_links=0, view=reading(peer_count=1))) == []
+    assert names(with_health(gossip_links=0, view=reading(peer_count=1, peers=1))) == []
     fresh = reading(rounds=[usual_round(r) for r in range(5)])
     assert names(with_health(gossip_links=0, view=fresh)) == []
     saved = event("snapshot.saved", SNAPSHOT_LIMIT_S - 1)
@@ -142,8 +142,14 @@ def test_a_large_snapshot_needs_more_room() -> None:
     assert names(with_health(snapshot_bytes=10**9, disk_free_bytes=3.9e9)) == ["DemoDiskLow"]
 
 
-def test_where_no_snapshot_was_saved_the_start_counts() -> None:
+def test_where_nothing_happened_yet_the_start_counts() -> None:
     assert names(with_health(records_applied=41)) == ["DemoSnapshotStale"]
+    young = reading(started_ms=NOW_MS - 60_000)
+    assert names(with_health(records_applied=41, view=young)) == []
+    syncing = in_state(NodeState.SYNCING)
+    assert names(with_health(view=syncing)) == []
+    old = with_status(syncing, started_ms=NOW_MS - 901_000)
+    assert names(with_health(view=old)) == ["DemoNodeNotReady"]
 
 
 def test_urgent_ones_come_first() -> None:
