@@ -20,6 +20,7 @@ list_missing() {
 }
 missing=$(list_missing | sort -u | tr '\n' ' ')
 [ -n "$missing" ] || exit 0
+was_missing=$missing
 
 if [ "${1:-}" = --check ]; then
     echo "not installed: $missing"
@@ -35,7 +36,7 @@ if [ "$(id -u)" != 0 ]; then
 fi
 
 # The packages of Prometheus would start their services: Debian asks this file first.
-policy=/usr/sbin/policy-rc.d
+policy=${POLICY_RC_D:-/usr/sbin/policy-rc.d}
 if [ ! -e "$policy" ]; then
     trap 'rm -f "$policy"' EXIT
     printf '#!/bin/sh\nexit 101\n' >"$policy"
@@ -45,6 +46,12 @@ echo "installing $missing"
 apt-get update -qq
 # shellcheck disable=SC2086  # a list of words
 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
+# Nor are they to start when the machine does: who wants that enables them.
+for service in prometheus prometheus-alertmanager; do
+    case " $was_missing" in *" $service "*)
+        ! command -v systemctl >/dev/null || systemctl --quiet disable "$service" 2>/dev/null || true ;;
+    esac
+done
 missing=$(list_missing | sort -u | tr '\n' ' ')
 if [ -n "$missing" ]; then
     echo "apt-get installed them, and still missing: $missing" >&2

@@ -32,7 +32,7 @@ def add_program(folder: Path, name: str, does: str) -> None:
 def install(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     bash = shutil.which("bash")
     assert bash
-    environment = {**os.environ, "PATH": str(folder)}
+    environment = {**os.environ, "PATH": str(folder), "POLICY_RC_D": str(folder / "policy")}
     return subprocess.run(
         [bash, SCRIPT, *arguments], env=environment, capture_output=True, text=True, check=False
     )
@@ -66,3 +66,20 @@ def test_a_machine_without_apt_is_told_what_to_install(bare: Path) -> None:
     result = install(bare)
     assert result.returncode == 1
     assert "no apt-get" in result.stderr
+
+
+def test_services_that_came_along_do_not_start_with_the_machine(bare: Path) -> None:
+    for program in PROGRAMS:
+        if program not in ("prometheus", "promtool"):
+            add_program(bare, program, "")
+    add_program(bare, "id", "echo 0")
+    installed = f'case "$*" in *install*) cp {bare}/npm {bare}/prometheus ;; esac'
+    add_program(bare, "apt-get", installed)
+    add_program(bare, "systemctl", f'echo "$*" >> {bare}/asked')
+    for name in ("cp", "rm", "chmod"):
+        found = shutil.which(name)
+        assert found
+        (bare / name).symlink_to(found)
+    install(bare)
+    assert (bare / "asked").read_text() == "--quiet disable prometheus\n"
+    assert not (bare / "policy").exists(), "only while it installs"
