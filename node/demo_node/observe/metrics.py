@@ -141,7 +141,11 @@ ROUNDS: Final = (
     ),
     Declared(Histogram, "demo_op_seconds", "Parts of phases.", {"op": OPS}, OP_S),
     Declared(
-        Counter, "demo_rounds_total", "Rounds by how they ended here.", {"outcome": tuple(Outcome)}
+        Counter,
+        "demo_rounds_total",
+        "Rounds by how they ended here; one whose record came more than a round late, or was"
+        " replaced, counts again.",
+        {"outcome": tuple(Outcome)},
     ),
     Declared(Counter, "demo_rounds_included_total", "Rounds whose record lists our contribution."),
     Declared(Gauge, "demo_round_participants", "Contributions in the last record applied."),
