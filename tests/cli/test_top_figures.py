@@ -185,6 +185,20 @@ def test_what_is_usual_is_no_concern() -> None:
     assert concerns(reading(silent_s=0.4)) == []
 
 
+def test_a_node_is_isolated_only_where_others_are_missed() -> None:
+    expired = replace(candidate(9, 3), standing=Standing.EXPIRED)
+    left = replace(candidate(9, 3), standing=Standing.LEFT)
+    own = peers(1, 70)
+    assert concerns(reading(peers=0, members=1, swarm=[*own, expired])) == ["DemoNodeIsolated"]
+    assert concerns(reading(peers=0, members=1, swarm=[*own, left])) == []
+    over = in_state(NodeState.FINISHED)
+    assert concerns(replace(over, status=replace(over.status, peers=0))) == []
+    syncing = in_state(NodeState.SYNCING)
+    assert concerns(replace(syncing, status=replace(syncing.status, peers=0))) == [
+        "DemoNodeIsolated"
+    ]
+
+
 def test_work_of_rounds_without_records_is_not_said_to_be_left_out() -> None:
     rounds = [skipped_round(r) if r < 11 else usual_round(r, included=False) for r in range(20)]
     assert concerns(reading(rounds=rounds)) == ["DemoRoundsSkipped"]

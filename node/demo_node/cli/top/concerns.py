@@ -1,8 +1,8 @@
 """What an operator should look at, and what to do about it: the conditions of the alerts.
 
 Names are those of alerts where there is one, so that docs/runbook.md has more. Here the newest
-rounds judge, not the last minutes: what is said comes and goes sooner than an alert. A line has
-room for 80 letters.
+rounds judge, not the last minutes: what is said comes and goes sooner than an alert. health.py has
+what is not judged by rounds and peers. A line has room for 80 letters.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ from demo_node.cli.top.concern import TAKING_PART, Concern
 from demo_node.cli.top.figures import Figures
 from demo_node.cli.top.health import judge_health
 from demo_node.cli.top.reading import Reading
-from demo_node.views import READY, Outcome, RoundView
+from demo_node.views import READY, NodeState, Outcome, RoundView, Standing
 from demo_protocol.common_time import PEERS_MIN
 
 SILENT_S: Final = 2.0
@@ -74,7 +74,10 @@ def _judge_digests(figures: Figures) -> Iterator[Concern]:
 
 def _judge_links(reading: Reading) -> Iterator[Concern]:
     status = reading.status
-    if not status.peers and reading.swarm.known > 1 and status.state in READY:
+    is_missed = status.members > 1 or any(
+        peer.standing is Standing.EXPIRED for peer in reading.swarm.peers
+    )
+    if not status.peers and is_missed and status.state in (*TAKING_PART, NodeState.SYNCING):
         yield Concern(
             "DemoNodeIsolated",
             "no peer is connected",
