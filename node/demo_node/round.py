@@ -204,7 +204,8 @@ class RoundDriver:
                     self._finding_way = True
                     self._start(self._find_way(effect))
             case KeepRecord(record):
-                if not self.machine.syncing:
+                # Where it came with a new round, that round may have forgotten it already.
+                if record in self.view.chain and not self.machine.syncing:
                     self.history.on_record(self.view.chain[record].round, self.clock.now_ms())
                 self._start(self._keep_record(record))
             case HeadChanged():

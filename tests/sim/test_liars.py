@@ -1,10 +1,22 @@
 """Nodes that lie: honest ones agree all the same (rules 12, 15 to 18 and 20)."""
 
+import asyncio
+
 from demo_node.ports import Topic
 from demo_node.sim.faults import Heard
-from demo_node.sim.swarm import SimNode, SimSwarm, peer_name
-from demo_protocol.messages import Membership, decode_header, seal_membership
+from demo_node.sim.swarm import SimNode, SimSwarm, cheap_sign, peer_name
+from demo_node.sim.virtual_loop import VirtualClock, VirtualLoop
+from demo_protocol.manifest import Agreement
+from demo_protocol.messages import (
+    Membership,
+    Proposal,
+    decode_header,
+    seal_membership,
+    seal_proposal,
+)
 from demo_protocol.roster import compute_rank
+from demo_protocol.schedule import round_start_ms
+from tests.builders import manifest
 from tests.sim.rogue import PROPOSE, TRAIN_END, Rogue
 from tests.sim.scenes import assert_agree, height, play
 
@@ -211,3 +223,37 @@ def test_rule_12_a_members_record_on_an_old_parent_keeps_nobody_from_proposing()
         assert {height(node) for node in swarm.nodes} == {13}
 
     play(scenario)
+
+
+def test_rule_25_a_record_may_come_in_the_step_in_which_its_parent_is_forgotten() -> None:
+    """A member signs it on the oldest record, and its message is the first of a round."""
+
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(4)
+        round_, node = 30, swarm.nodes[0]
+        begins_ms = round_start_ms(swarm.manifest.schedule, round_ + 1)
+        await VirtualClock().sleep_until_ms(begins_ms - 5)
+        view = node.view
+        liar = next(n.name for n in swarm.nodes if (round_, n.name) not in view.pool.proposals)
+        body = Proposal(
+            round=round_,
+            peer=liar,
+            parent=view.chain.root.record,
+            parent_digest=bytes(8),
+            contributions=tuple(sorted(header.hash for header in view.pool.of_round(round_))),
+            late=(),
+            joins=(),
+            leaves=(),
+        )
+        sealed = seal_proposal(body, view.run_id, cheap_sign(liar))
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        loop.block(0.010)  # the node is busy when the next round begins
+        assert node.driver.on_gossip(Topic.PROPOSALS, liar, sealed.raw)
+        assert view.round == round_ + 1
+        assert sealed.hash not in view.chain
+        await swarm.run_until_round(33)
+        assert_agree(swarm)
+
+    short = Agreement(payload_window_rounds=20, snapshot_every=5)
+    play(scenario, SimSwarm(manifest(agreement=short)))
