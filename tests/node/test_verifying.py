@@ -1,4 +1,5 @@
 import asyncio
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -6,6 +7,7 @@ import pytest
 from demo_node import verifying
 from demo_node.store.key import generate_key, verify
 from demo_node.verifying import AT_ONCE_MAX, Verifier
+from demo_protocol.limits import PROPOSAL_BYTES_MAX
 from demo_protocol.messages import Header, decode_header, seal_header
 from tests.builders import MANIFEST, RUN_ID, header
 
@@ -89,3 +91,13 @@ def test_the_memory_is_bounded_and_forgets_the_oldest(monkeypatch: pytest.Monkey
     assert counting.calls == 4
     assert check(verifier, RAWS[0])
     assert counting.calls == 5
+
+
+def test_the_memory_does_not_grow_with_the_messages() -> None:
+    """Anybody may sign a proposal of 32 KiB."""
+    verifier = Verifier(lambda *_: True, RUN_ID)
+    large = bytes(PROPOSAL_BYTES_MAX)
+    before = sys.getrefcount(large)
+    assert verifier.verify(KEY.public, large, bytes(64))
+    assert sys.getrefcount(large) == before
+    assert verifier.verify(KEY.public, large, bytes(64))
