@@ -327,6 +327,7 @@ NODE: Final[Rows] = {
             "Norms",
             "Level is good; a residual that climbs for long means that too little is sent.",
             {
+                "gradient {{instance}}": "demo_gradient_norm{@}",
                 "local work {{instance}}": "demo_delta_norm{@}",
                 "residual {{instance}}": "demo_residual_norm{@}",
             },

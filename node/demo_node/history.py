@@ -20,6 +20,8 @@ from demo_protocol.schedule import (
 )
 from demo_protocol.view import View
 
+NAN = float("nan")
+
 ROUNDS_KEPT = 10_000
 """Rounds remembered: hours of them at any length, a few megabytes."""
 
@@ -54,8 +56,8 @@ class History:
         self.replayed_total = 0
         self._records: Counter[str] = Counter()
         self._membership: Counter[str] = Counter()
-        self.loss = float("nan")
-        self._norms = Norms(delta=float("nan"), residual=0.0, residual_ratio=float("nan"))
+        self.loss = NAN
+        self._norms = Norms(gradient=NAN, delta=NAN, residual=0.0, residual_ratio=NAN)
         self.arrivals: dict[tuple[int, bytes], int] = {}
         """When the header of a round and peer came, Unix ms; of rounds that still count."""
 
@@ -70,6 +72,7 @@ class History:
             yield Figure("demo_records_total", total, (change,))
         for change, total in self._membership.items():
             yield Figure("demo_membership_changes_total", total, (change,))
+        yield Figure("demo_gradient_norm", self._norms.gradient)
         yield Figure("demo_delta_norm", self._norms.delta)
         yield Figure("demo_residual_norm", self._norms.residual)
         yield Figure("demo_residual_norm_ratio", self._norms.residual_ratio)
@@ -215,7 +218,7 @@ class History:
             samples=trained.samples if trained else 0,
             tokens=trained.tokens if trained else 0,
             steps=trained.steps if trained else 0,
-            loss=trained.loss_micronats / 1e6 if trained else float("nan"),
+            loss=trained.loss_micronats / 1e6 if trained else NAN,
             payload_bytes=len(trained.payload) if trained else 0,
             bytes_in=traffic.bytes_in,
             bytes_out=traffic.bytes_out,

@@ -207,12 +207,14 @@ class TrainOrder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Norms:
-    """Lengths of what was encoded, for people to look at: nothing is decided by them.
+    """Lengths of what was trained and encoded, for people to look at: nothing is decided by them.
 
-    `delta`: of what local work changed. `residual`: of what is left after the payload was taken;
-    `residual_ratio`: that over the length before.
+    `gradient`: mean over the steps, before clipping. `delta`: of what local work changed.
+    `residual`: of what is left after the payload was taken; `residual_ratio`: that over the length
+    before.
     """
 
+    gradient: float
     delta: float
     residual: float
     residual_ratio: float

@@ -103,6 +103,17 @@ def test_t1_accumulate_gives_lr_times_the_clipped_mean_gradient() -> None:
     assert all(torch.equal(work.delta[n], again.delta[n]) for n in work.delta)
 
 
+@pytest.mark.parametrize("local", ["steps", "accumulate"])
+def test_the_norm_of_gradients_is_taken_before_they_are_clipped(local: str) -> None:
+    trainer = make_trainer(replace(LEARNING, local=local))
+    (batch,) = make_batches(1)
+    expected = norm(gradient(batch))
+    assert expected > 1, "else nothing is clipped"
+    for _ in range(2):  # nothing of a round stays in the next
+        assert train(trainer, [batch]).gradient_norm == pytest.approx(expected, rel=1e-4)
+    assert train(trainer, []).gradient_norm == 0
+
+
 def test_t1_accumulate_averages_over_all_samples() -> None:
     unclipped = replace(LEARNING, local="accumulate", clip_ppm=10**9)
     batches = [*make_batches(2), make_batches(1, seed=2)[0][:1]]

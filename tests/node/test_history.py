@@ -63,15 +63,15 @@ def test_after_a_heartbeat_the_last_norms_stay() -> None:
 
     def norms() -> list[float]:
         figures = {figure.name: figure.value for figure in history.figures()}
-        names = ("demo_delta_norm", "demo_residual_norm", "demo_residual_norm_ratio")
-        return [figures[name] for name in names]
+        names = ("gradient_norm", "delta_norm", "residual_norm", "residual_norm_ratio")
+        return [figures[f"demo_{name}"] for name in names]
 
-    assert [math.isnan(value) for value in norms()] == [True, False, True]  # nothing yet to say
-    encoded = Norms(delta=3.0, residual=2.0, residual_ratio=0.5)
+    assert [math.isnan(value) for value in norms()] == [True, True, False, True]
+    encoded = Norms(gradient=4.0, delta=3.0, residual=2.0, residual_ratio=0.5)
     history.on_trained(trained(norms=encoded), 0)
-    assert norms() == [3.0, 2.0, 0.5]
+    assert norms() == [4.0, 3.0, 2.0, 0.5]
     history.on_trained(trained(round=1), 0)
-    assert norms() == [3.0, 2.0, 0.5]
+    assert norms() == [4.0, 3.0, 2.0, 0.5]
 
 
 def test_after_the_runs_end_there_are_no_rounds() -> None:

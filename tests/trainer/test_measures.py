@@ -95,6 +95,7 @@ def test_norms_and_shortness_of_memory_cross_the_socket(tmp_path: Path) -> None:
         expected = learner().train(train_order()).norms
         assert isinstance(norms, Norms)
         assert expected is not None
+        assert norms.gradient == pytest.approx(expected.gradient, rel=1e-3)
         assert norms.delta == pytest.approx(expected.delta, rel=1e-3)
         assert norms.residual == pytest.approx(expected.residual, rel=1e-3)
         assert norms.residual_ratio == pytest.approx(expected.residual_ratio, rel=1e-3)

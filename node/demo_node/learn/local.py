@@ -37,6 +37,7 @@ class LocalWork:
     loss: float  # mean, nats per byte; 0 where no sample was done
     steps: int
     busy_ns: int
+    gradient_norm: float  # mean over what was clipped, before that; 0 where no sample was done
 
 
 class LocalTrainer:
@@ -57,6 +58,7 @@ class LocalTrainer:
         decay = learning.inner_weight_decay_ppm / PPM
         matrices = [p for p in self._parameters if p.ndim >= 2]
         vectors = [p for p in self._parameters if p.ndim < 2]
+        self._gradient_norms: list[Tensor] = []
         self._optimizer = torch.optim.AdamW(
             [
                 {"params": matrices, "weight_decay": decay},
@@ -80,6 +82,7 @@ class LocalTrainer:
         finite, OutOfMemory where not even one sample fits; the next round starts clean.
         """
         self._optimizer.zero_grad()
+        self._gradient_norms.clear()
         load_state(self.decoder, state)
         steps = self.learning.local == "steps"
         for group in self._optimizer.param_groups:
@@ -102,13 +105,16 @@ class LocalTrainer:
         mean_loss = loss.item() / max(samples, 1)
         if mean_loss != mean_loss or mean_loss == float("inf"):
             raise Diverged(f"train: the loss of round {round_} is not finite")
+        delta = self._moved(state) if steps else self._scaled_gradient(round_, samples)
+        norms = self._gradient_norms if samples else []
         return LocalWork(
-            delta=self._moved(state) if steps else self._scaled_gradient(round_, samples),
+            delta=delta,
             samples=samples,
             tokens=tokens,
             loss=mean_loss,
             steps=count,
             busy_ns=busy_ns,
+            gradient_norm=torch.stack(norms).mean().item() if norms else 0.0,
         )
 
     def rehearse(self, bytes_left: int) -> None:
@@ -223,7 +229,10 @@ class LocalTrainer:
             return self.decoder.loss(batch)
 
     def _clip(self) -> None:
-        torch.nn.utils.clip_grad_norm_(self._parameters, self.learning.clip_ppm / PPM, foreach=True)
+        norm = torch.nn.utils.clip_grad_norm_(
+            self._parameters, self.learning.clip_ppm / PPM, foreach=True
+        )
+        self._gradient_norms.append(norm)
 
     def _finish(self) -> None:
         """Wait for the card: a step that was only queued has no duration yet."""

@@ -202,6 +202,11 @@ LEARNING: Final = (
     Declared(Gauge, "demo_learning_rate", "Learning rate of updates in this round."),
     Declared(
         Gauge,
+        "demo_gradient_norm",
+        "Mean norm of gradients in the last round, before they were clipped.",
+    ),
+    Declared(
+        Gauge,
         "demo_delta_norm",
         "Norm of what the last round's local work changed.",
     ),

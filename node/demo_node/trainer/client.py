@@ -170,4 +170,9 @@ def _to_trained(order: TrainOrder, header: pb.TrainedHeader, payload: bytes) -> 
 
 
 def _to_norms(norms: pb.Norms) -> Norms:
-    return Norms(delta=norms.delta, residual=norms.residual, residual_ratio=norms.residual_ratio)
+    return Norms(
+        gradient=norms.gradient,
+        delta=norms.delta,
+        residual=norms.residual,
+        residual_ratio=norms.residual_ratio,
+    )

@@ -170,6 +170,7 @@ class LocalLearner:
             payload = encode_payload(self._encoder.encode(k, order.round))
             residual = measure_norm([self._encoder.residual])
         norms = Norms(
+            gradient=work.gradient_norm,
             delta=measure_norm(work.delta.values()),
             residual=residual,
             residual_ratio=residual / before if before else 0.0,

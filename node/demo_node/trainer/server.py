@@ -212,7 +212,12 @@ class TrainerService(pb_grpc.TrainerServicer):
 def _encode_norms(norms: Norms | None) -> pb.Norms | None:
     if norms is None:
         return None
-    return pb.Norms(delta=norms.delta, residual=norms.residual, residual_ratio=norms.residual_ratio)
+    return pb.Norms(
+        gradient=norms.gradient,
+        delta=norms.delta,
+        residual=norms.residual,
+        residual_ratio=norms.residual_ratio,
+    )
 
 
 _CODES: Final = {

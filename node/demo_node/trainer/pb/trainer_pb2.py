@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"demo_node/trainer/pb/trainer.proto\x12\x0f\x64\x65mo.trainer.v1\"\r\n\x0bPingRequest\"\x0b\n\tPingReply\"l\n\x10\x43onfigureRequest\x12\x10\n\x08manifest\x18\x01 \x01(\x0c\x12\x0e\n\x06\x63orpus\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\x0f\n\x07initial\x18\x04 \x01(\t\x12\x15\n\rgpu_memory_mb\x18\x05 \x01(\x04\"\xa8\x01\n\x0e\x43onfigureReply\x12\x12\n\nparameters\x18\x01 \x01(\x04\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x14\n\x0c\x61pply_device\x18\x03 \x01(\t\x12\x17\n\x0fknown_answer_ok\x18\x04 \x01(\x08\x12\x13\n\x0bmicro_batch\x18\x05 \x01(\r\x12.\n\nhappenings\x18\x06 \x03(\x0b\x32\x1a.demo.trainer.v1.Happening\")\n\tHappening\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x66ields\x18\x02 \x01(\t\"2\n\nStateReply\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\x12\x14\n\x0c\x64\x65vice_bytes\x18\x02 \x01(\x04\",\n\x0bLoadRequest\x12\x0e\n\x06record\x18\x01 \x01(\x0c\x12\r\n\x05piece\x18\x02 \x01(\x0c\"\x7f\n\x0cTrainRequest\x12\r\n\x05round\x18\x01 \x01(\x04\x12\x0c\n\x04\x62\x61se\x18\x02 \x01(\x0c\x12\x0f\n\x07left_ms\x18\x03 \x01(\x04\x12\x14\n\x0csample_first\x18\x04 \x01(\x04\x12\x14\n\x0csample_count\x18\x05 \x01(\x04\x12\x15\n\rprobation_key\x18\x06 \x01(\x0c\"K\n\nTrainReply\x12.\n\x06header\x18\x01 \x01(\x0b\x32\x1e.demo.trainer.v1.TrainedHeader\x12\r\n\x05piece\x18\x02 \x01(\x0c\"\xf3\x01\n\rTrainedHeader\x12\t\n\x01k\x18\x01 \x01(\r\x12\x0f\n\x07samples\x18\x02 \x01(\x04\x12\x0e\n\x06tokens\x18\x03 \x01(\x04\x12\x16\n\x0eloss_micronats\x18\x04 \x01(\x03\x12\x10\n\x08train_ms\x18\x05 \x01(\x04\x12\x11\n\tencode_ms\x18\x06 \x01(\x04\x12\r\n\x05steps\x18\x07 \x01(\x04\x12\x13\n\x0bmicro_batch\x18\x08 \x01(\r\x12.\n\nhappenings\x18\t \x03(\x0b\x32\x1a.demo.trainer.v1.Happening\x12%\n\x05norms\x18\n \x01(\x0b\x32\x16.demo.trainer.v1.Norms\"@\n\x05Norms\x12\r\n\x05\x64\x65lta\x18\x01 \x01(\x01\x12\x10\n\x08residual\x18\x02 \x01(\x01\x12\x16\n\x0eresidual_ratio\x18\x03 \x01(\x01\"K\n\x0c\x41pplyRequest\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.demo.trainer.v1.ApplyHeader\x12\r\n\x05piece\x18\x02 \x01(\x0c\"S\n\x0b\x41pplyHeader\x12\x0e\n\x06record\x18\x01 \x01(\x0c\x12\x0e\n\x06parent\x18\x02 \x01(\x0c\x12\r\n\x05round\x18\x03 \x01(\x04\x12\x15\n\rpayload_bytes\x18\x04 \x03(\x04\" \n\rForgetRequest\x12\x0f\n\x07records\x18\x01 \x03(\x0c\"\r\n\x0b\x46orgetReply\"\x1f\n\x0eRestoreRequest\x12\r\n\x05round\x18\x01 \x01(\x04\"\x0e\n\x0cRestoreReply\"\x1f\n\x0eReleaseRequest\x12\r\n\x05round\x18\x01 \x01(\x04\"\x0e\n\x0cReleaseReply\"!\n\x0fSnapshotRequest\x12\x0e\n\x06record\x18\x01 \x01(\x0c\"\x1e\n\rSnapshotReply\x12\r\n\x05piece\x18\x01 \x01(\x0c\"!\n\x0f\x45valuateRequest\x12\x0e\n\x06record\x18\x01 \x01(\x0c\"\x1d\n\rEvaluateReply\x12\x0c\n\x04loss\x18\x01 \x01(\x01\"1\n\x0fGenerateRequest\x12\x0e\n\x06record\x18\x01 \x01(\x0c\x12\x0e\n\x06length\x18\x02 \x01(\x04\"\x1d\n\rGenerateReply\x12\x0c\n\x04text\x18\x01 \x01(\x0c\x32\xb9\x06\n\x07Trainer\x12@\n\x04Ping\x12\x1c.demo.trainer.v1.PingRequest\x1a\x1a.demo.trainer.v1.PingReply\x12O\n\tConfigure\x12!.demo.trainer.v1.ConfigureRequest\x1a\x1f.demo.trainer.v1.ConfigureReply\x12\x43\n\x04Load\x12\x1c.demo.trainer.v1.LoadRequest\x1a\x1b.demo.trainer.v1.StateReply(\x01\x12\x45\n\x05Train\x12\x1d.demo.trainer.v1.TrainRequest\x1a\x1b.demo.trainer.v1.TrainReply0\x01\x12\x45\n\x05\x41pply\x12\x1d.demo.trainer.v1.ApplyRequest\x1a\x1b.demo.trainer.v1.StateReply(\x01\x12\x46\n\x06\x46orget\x12\x1e.demo.trainer.v1.ForgetRequest\x1a\x1c.demo.trainer.v1.ForgetReply\x12I\n\x07Restore\x12\x1f.demo.trainer.v1.RestoreRequest\x1a\x1d.demo.trainer.v1.RestoreReply\x12I\n\x07Release\x12\x1f.demo.trainer.v1.ReleaseRequest\x1a\x1d.demo.trainer.v1.ReleaseReply\x12N\n\x08Snapshot\x12 .demo.trainer.v1.SnapshotRequest\x1a\x1e.demo.trainer.v1.SnapshotReply0\x01\x12L\n\x08\x45valuate\x12 .demo.trainer.v1.EvaluateRequest\x1a\x1e.demo.trainer.v1.EvaluateReply\x12L\n\x08Generate\x12 .demo.trainer.v1.GenerateRequest\x1a\x1e.demo.trainer.v1.GenerateReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"demo_node/trainer/pb/trainer.proto\x12\x0f\x64\x65mo.trainer.v1\"\r\n\x0bPingRequest\"\x0b\n\tPingReply\"l\n\x10\x43onfigureRequest\x12\x10\n\x08manifest\x18\x01 \x01(\x0c\x12\x0e\n\x06\x63orpus\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\x0f\n\x07initial\x18\x04 \x01(\t\x12\x15\n\rgpu_memory_mb\x18\x05 \x01(\x04\"\xa8\x01\n\x0e\x43onfigureReply\x12\x12\n\nparameters\x18\x01 \x01(\x04\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x14\n\x0c\x61pply_device\x18\x03 \x01(\t\x12\x17\n\x0fknown_answer_ok\x18\x04 \x01(\x08\x12\x13\n\x0bmicro_batch\x18\x05 \x01(\r\x12.\n\nhappenings\x18\x06 \x03(\x0b\x32\x1a.demo.trainer.v1.Happening\")\n\tHappening\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x66ields\x18\x02 \x01(\t\"2\n\nStateReply\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\x12\x14\n\x0c\x64\x65vice_bytes\x18\x02 \x01(\x04\",\n\x0bLoadRequest\x12\x0e\n\x06record\x18\x01 \x01(\x0c\x12\r\n\x05piece\x18\x02 \x01(\x0c\"\x7f\n\x0cTrainRequest\x12\r\n\x05round\x18\x01 \x01(\x04\x12\x0c\n\x04\x62\x61se\x18\x02 \x01(\x0c\x12\x0f\n\x07left_ms\x18\x03 \x01(\x04\x12\x14\n\x0csample_first\x18\x04 \x01(\x04\x12\x14\n\x0csample_count\x18\x05 \x01(\x04\x12\x15\n\rprobation_key\x18\x06 \x01(\x0c\"K\n\nTrainReply\x12.\n\x06header\x18\x01 \x01(\x0b\x32\x1e.demo.trainer.v1.TrainedHeader\x12\r\n\x05piece\x18\x02 \x01(\x0c\"\xf3\x01\n\rTrainedHeader\x12\t\n\x01k\x18\x01 \x01(\r\x12\x0f\n\x07samples\x18\x02 \x01(\x04\x12\x0e\n\x06tokens\x18\x03 \x01(\x04\x12\x16\n\x0eloss_micronats\x18\x04 \x01(\x03\x12\x10\n\x08train_ms\x18\x05 \x01(\x04\x12\x11\n\tencode_ms\x18\x06 \x01(\x04\x12\r\n\x05steps\x18\x07 \x01(\x04\x12\x13\n\x0bmicro_batch\x18\x08 \x01(\r\x12.\n\nhappenings\x18\t \x03(\x0b\x32\x1a.demo.trainer.v1.Happening\x12%\n\x05norms\x18\n \x01(\x0b\x32\x16.demo.trainer.v1.Norms\"R\n\x05Norms\x12\r\n\x05\x64\x65lta\x18\x01 \x01(\x01\x12\x10\n\x08residual\x18\x02 \x01(\x01\x12\x16\n\x0eresidual_ratio\x18\x03 \x01(\x01\x12\x10\n\x08gradient\x18\x04 \x01(\x01\"K\n\x0c\x41pplyRequest\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.demo.trainer.v1.ApplyHeader\x12\r\n\x05piece\x18\x02 \x01(\x0c\"S\n\x0b\x41pplyHeader\x12\x0e\n\x06record\x18\x01 \x01(\x0c\x12\x0e\n\x06parent\x18\x02 \x01(\x0c\x12\r\n\x05round\x18\x03 \x01(\x04\x12\x15\n\rpayload_bytes\x18\x04 \x03(\x04\" \n\rForgetRequest\x12\x0f\n\x07records\x18\x01 \x03(\x0c\"\r\n\x0b\x46orgetReply\"\x1f\n\x0eRestoreRequest\x12\r\n\x05round\x18\x01 \x01(\x04\"\x0e\n\x0cRestoreReply\"\x1f\n\x0eReleaseRequest\x12\r\n\x05round\x18\x01 \x01(\x04\"\x0e\n\x0cReleaseReply\"!\n\x0fSnapshotRequest\x12\x0e\n\x06record\x18\x01 \x01(\x0c\"\x1e\n\rSnapshotReply\x12\r\n\x05piece\x18\x01 \x01(\x0c\"!\n\x0f\x45valuateRequest\x12\x0e\n\x06record\x18\x01 \x01(\x0c\"\x1d\n\rEvaluateReply\x12\x0c\n\x04loss\x18\x01 \x01(\x01\"1\n\x0fGenerateRequest\x12\x0e\n\x06record\x18\x01 \x01(\x0c\x12\x0e\n\x06length\x18\x02 \x01(\x04\"\x1d\n\rGenerateReply\x12\x0c\n\x04text\x18\x01 \x01(\x0c\x32\xb9\x06\n\x07Trainer\x12@\n\x04Ping\x12\x1c.demo.trainer.v1.PingRequest\x1a\x1a.demo.trainer.v1.PingReply\x12O\n\tConfigure\x12!.demo.trainer.v1.ConfigureRequest\x1a\x1f.demo.trainer.v1.ConfigureReply\x12\x43\n\x04Load\x12\x1c.demo.trainer.v1.LoadRequest\x1a\x1b.demo.trainer.v1.StateReply(\x01\x12\x45\n\x05Train\x12\x1d.demo.trainer.v1.TrainRequest\x1a\x1b.demo.trainer.v1.TrainReply0\x01\x12\x45\n\x05\x41pply\x12\x1d.demo.trainer.v1.ApplyRequest\x1a\x1b.demo.trainer.v1.StateReply(\x01\x12\x46\n\x06\x46orget\x12\x1e.demo.trainer.v1.ForgetRequest\x1a\x1c.demo.trainer.v1.ForgetReply\x12I\n\x07Restore\x12\x1f.demo.trainer.v1.RestoreRequest\x1a\x1d.demo.trainer.v1.RestoreReply\x12I\n\x07Release\x12\x1f.demo.trainer.v1.ReleaseRequest\x1a\x1d.demo.trainer.v1.ReleaseReply\x12N\n\x08Snapshot\x12 .demo.trainer.v1.SnapshotRequest\x1a\x1e.demo.trainer.v1.SnapshotReply0\x01\x12L\n\x08\x45valuate\x12 .demo.trainer.v1.EvaluateRequest\x1a\x1e.demo.trainer.v1.EvaluateReply\x12L\n\x08Generate\x12 .demo.trainer.v1.GenerateRequest\x1a\x1e.demo.trainer.v1.GenerateReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -52,35 +52,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TRAINEDHEADER']._serialized_start=712
   _globals['_TRAINEDHEADER']._serialized_end=955
   _globals['_NORMS']._serialized_start=957
-  _globals['_NORMS']._serialized_end=1021
-  _globals['_APPLYREQUEST']._serialized_start=1023
-  _globals['_APPLYREQUEST']._serialized_end=1098
-  _globals['_APPLYHEADER']._serialized_start=1100
-  _globals['_APPLYHEADER']._serialized_end=1183
-  _globals['_FORGETREQUEST']._serialized_start=1185
-  _globals['_FORGETREQUEST']._serialized_end=1217
-  _globals['_FORGETREPLY']._serialized_start=1219
-  _globals['_FORGETREPLY']._serialized_end=1232
-  _globals['_RESTOREREQUEST']._serialized_start=1234
-  _globals['_RESTOREREQUEST']._serialized_end=1265
-  _globals['_RESTOREREPLY']._serialized_start=1267
-  _globals['_RESTOREREPLY']._serialized_end=1281
-  _globals['_RELEASEREQUEST']._serialized_start=1283
-  _globals['_RELEASEREQUEST']._serialized_end=1314
-  _globals['_RELEASEREPLY']._serialized_start=1316
-  _globals['_RELEASEREPLY']._serialized_end=1330
-  _globals['_SNAPSHOTREQUEST']._serialized_start=1332
-  _globals['_SNAPSHOTREQUEST']._serialized_end=1365
-  _globals['_SNAPSHOTREPLY']._serialized_start=1367
-  _globals['_SNAPSHOTREPLY']._serialized_end=1397
-  _globals['_EVALUATEREQUEST']._serialized_start=1399
-  _globals['_EVALUATEREQUEST']._serialized_end=1432
-  _globals['_EVALUATEREPLY']._serialized_start=1434
-  _globals['_EVALUATEREPLY']._serialized_end=1463
-  _globals['_GENERATEREQUEST']._serialized_start=1465
-  _globals['_GENERATEREQUEST']._serialized_end=1514
-  _globals['_GENERATEREPLY']._serialized_start=1516
-  _globals['_GENERATEREPLY']._serialized_end=1545
-  _globals['_TRAINER']._serialized_start=1548
-  _globals['_TRAINER']._serialized_end=2373
+  _globals['_NORMS']._serialized_end=1039
+  _globals['_APPLYREQUEST']._serialized_start=1041
+  _globals['_APPLYREQUEST']._serialized_end=1116
+  _globals['_APPLYHEADER']._serialized_start=1118
+  _globals['_APPLYHEADER']._serialized_end=1201
+  _globals['_FORGETREQUEST']._serialized_start=1203
+  _globals['_FORGETREQUEST']._serialized_end=1235
+  _globals['_FORGETREPLY']._serialized_start=1237
+  _globals['_FORGETREPLY']._serialized_end=1250
+  _globals['_RESTOREREQUEST']._serialized_start=1252
+  _globals['_RESTOREREQUEST']._serialized_end=1283
+  _globals['_RESTOREREPLY']._serialized_start=1285
+  _globals['_RESTOREREPLY']._serialized_end=1299
+  _globals['_RELEASEREQUEST']._serialized_start=1301
+  _globals['_RELEASEREQUEST']._serialized_end=1332
+  _globals['_RELEASEREPLY']._serialized_start=1334
+  _globals['_RELEASEREPLY']._serialized_end=1348
+  _globals['_SNAPSHOTREQUEST']._serialized_start=1350
+  _globals['_SNAPSHOTREQUEST']._serialized_end=1383
+  _globals['_SNAPSHOTREPLY']._serialized_start=1385
+  _globals['_SNAPSHOTREPLY']._serialized_end=1415
+  _globals['_EVALUATEREQUEST']._serialized_start=1417
+  _globals['_EVALUATEREQUEST']._serialized_end=1450
+  _globals['_EVALUATEREPLY']._serialized_start=1452
+  _globals['_EVALUATEREPLY']._serialized_end=1481
+  _globals['_GENERATEREQUEST']._serialized_start=1483
+  _globals['_GENERATEREQUEST']._serialized_end=1532
+  _globals['_GENERATEREPLY']._serialized_start=1534
+  _globals['_GENERATEREPLY']._serialized_end=1563
+  _globals['_TRAINER']._serialized_start=1566
+  _globals['_TRAINER']._serialized_end=2391
 # @@protoc_insertion_point(module_scope)

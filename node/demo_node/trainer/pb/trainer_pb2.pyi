@@ -315,19 +315,22 @@ class Norms(_message.Message):
     DELTA_FIELD_NUMBER: _builtins.int
     RESIDUAL_FIELD_NUMBER: _builtins.int
     RESIDUAL_RATIO_FIELD_NUMBER: _builtins.int
+    GRADIENT_FIELD_NUMBER: _builtins.int
     delta: _builtins.float
     residual: _builtins.float
     residual_ratio: _builtins.float
+    gradient: _builtins.float
     def __init__(
         self,
         *,
         delta: _builtins.float = ...,
         residual: _builtins.float = ...,
         residual_ratio: _builtins.float = ...,
+        gradient: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "residual", b"residual", "residual_ratio", b"residual_ratio"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "gradient", b"gradient", "residual", b"residual", "residual_ratio", b"residual_ratio"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
