@@ -4,7 +4,8 @@ Modules alone are 130,000 objects, which a full collection looks at for 75 ms, a
 a chain of 200 members and 200 rounds is as many again. Objects that are set aside (`gc.freeze`) are
 not looked at any more. They still go when nobody refers to them; only what needs the collector to
 be freed, because it refers to itself in a circle, then stays. So objects are set aside only when a
-collection has just found all of them in use, and some hours later everything is looked at again.
+collection has just found all of them in use, and everything is looked at again some hours later, or
+when there is twice as much of it.
 """
 
 import asyncio
@@ -23,6 +24,10 @@ EVERY_S: Final = 2.0
 ALL_EVERY_S: Final = 6 * 3600.0
 """Between two that look at everything, where more was set aside meanwhile: a connection that has
 ended since is a circle of some 100 kB. They are the only long pauses."""
+
+GROWTH_MAX: Final = 2
+"""Everything is looked at sooner where more than so many times as many objects are set aside as the
+last time: strangers who connect and go would fill the memory in these hours."""
 
 FULL: Final = 2
 """The generation whose collection looks at all that is not set aside."""
@@ -56,10 +61,12 @@ async def collect_often() -> None:
     """Look while little has come since the last time, for ever. A task of the daemon's group."""
     loop = asyncio.get_running_loop()
     looked_at_all_s, set_aside = loop.time(), gc.get_freeze_count()
+    modules = set_aside
     while True:
         await asyncio.sleep(EVERY_S)
-        is_due = loop.time() - looked_at_all_s > ALL_EVERY_S
-        if is_due and gc.get_freeze_count() > set_aside:
+        grown = gc.get_freeze_count()
+        is_due = grown > set_aside and loop.time() - looked_at_all_s > ALL_EVERY_S
+        if is_due or grown > GROWTH_MAX * max(modules, set_aside):
             gc.unfreeze()
             gc.collect()
             looked_at_all_s, set_aside = loop.time(), gc.get_freeze_count()

@@ -119,3 +119,36 @@ def test_a_circle_that_was_set_aside_is_found_when_everything_is_looked_at(
 
     with short_pauses():
         run_virtual(run())
+
+
+def test_everything_is_looked_at_sooner_where_far_more_was_set_aside(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Or memory would grow for hours with whoever connects and goes."""
+    monkeypatch.setattr(garbage, "GROWTH_MAX", 1.2)
+    monkeypatch.setattr(garbage, "PAUSE_S", 3600.0)
+
+    def set_circles_aside(count: int) -> "weakref.ref[Thing]":
+        circles = [Thing() for _ in range(count)]
+        for circle in circles:
+            circle.me = circle
+        gc.freeze()
+        return weakref.ref(circles[0])
+
+    async def run() -> None:
+        collecting = asyncio.create_task(collect_for(3.5 * garbage.EVERY_S))
+        await asyncio.sleep(0.5 * garbage.EVERY_S)
+        few = set_circles_aside(1)
+        await asyncio.sleep(garbage.EVERY_S)
+        assert few() is not None
+        many = set_circles_aside(gc.get_freeze_count() // 2)
+        await asyncio.sleep(garbage.EVERY_S)
+        assert few() is None
+        assert many() is None
+        again = set_circles_aside(1)
+        await asyncio.sleep(garbage.EVERY_S)
+        assert again() is not None
+        await collecting
+
+    with short_pauses():
+        run_virtual(run())
