@@ -269,6 +269,20 @@ def test_a_dead_trainer_is_replaced_and_contributes_again(
     theirs = second.wait_for_rounds(lambda rounds: rounds[-1].round >= counted.round)
     assert [v.digest for v in theirs if v.round == counted.round] == [counted.digest]
     assert first.process.poll() is None
+    health = ask_in_json(first, "status")["health"]
+    died = next(event for event in health["events"] if event["name"] == "trainer.died")
+    assert (died["count"], died["level"]) == (1, "warning")
+    assert before.started_ms < died["newest_ms"][0] < health["now_ms"]
+
+
+def test_what_alerts_are_made_of_is_measured(first: RunningNode, second: RunningNode) -> None:
+    for node in (first, second):
+        health = ask_in_json(node, "top")["health"]
+        assert health["disk_free_bytes"] > 0
+        assert health["gossip_links"] == 1
+        assert health["records_applied"] > 0
+        events = {event["name"] for event in health["events"]}
+        assert {"state.changed", "round.closed", "head.changed"} <= events
 
 
 def test_the_first_signal_leaves_within_a_round_and_ten_seconds(departure: Departure) -> None:
