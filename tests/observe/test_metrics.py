@@ -7,7 +7,7 @@ from prometheus_client import generate_latest
 
 from demo_node.observe.meter import Meter
 from demo_node.observe.metrics import METRICS, format_metrics_table
-from demo_node.views import Figure, NodeState, Outcome
+from demo_node.views import Figure, NodeState, Outcome, Phase, PhaseView
 from tests.control.fake_node import round_view, status_view
 
 OPERATING = Path(__file__).parents[2] / "docs" / "operating.md"
@@ -62,6 +62,17 @@ def test_latency_is_told_as_a_part_of_the_round_too() -> None:
     assert math.isclose(series["demo_round_latency_ratio_sum"], 0.65 + 1.01)
     assert series['demo_round_latency_ratio_bucket{le="1.0"}'] == 1
     assert series['demo_round_latency_ratio_bucket{le="1.025"}'] == 2
+
+
+def test_a_phase_that_the_newest_round_did_not_reach_has_no_slack() -> None:
+    metrics = Meter()
+    train, settle = (PhaseView(phase, 0, 700, 1_000) for phase in (Phase.TRAIN, Phase.SETTLE))
+    metrics.on_round(round_view(5, phases=(train, settle)))
+    assert exposition(metrics)['demo_round_slack_seconds{phase="settle"}'] == 0.3
+    metrics.on_round(round_view(6, outcome=Outcome.SKIPPED, phases=(train,)))
+    series = exposition(metrics)
+    assert series['demo_round_slack_seconds{phase="train"}'] == 0.3
+    assert math.isnan(series['demo_round_slack_seconds{phase="settle"}'])
 
 
 def test_exactly_one_state_holds() -> None:

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 import platform
 import time
 from collections.abc import Iterable
@@ -20,7 +21,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from demo_node.observe.events import EVENTS
-from demo_node.observe.metrics import METRICS, OPEN, Declared
+from demo_node.observe.metrics import METRICS, OPEN, PHASES, Declared
 from demo_node.observe.recent import Recent
 from demo_node.observe.sampling import NO_ROUNDS, Sampling, compute_trace_id
 from demo_node.views import READY, Figure, NodeState, Outcome, RoundView, StatusView
@@ -137,9 +138,10 @@ class Meter:
 
     def _observe_phases(self, view: RoundView) -> None:
         """Latency and its parts, of rounds that came to something."""
-        for part in view.phases:
-            slack_s = (part.due_ms - part.end_ms) / 1000
-            self._set(slack_s, "demo_round_slack_seconds", part.phase)
+        slacks_ms = {part.phase: part.due_ms - part.end_ms for part in view.phases}
+        for phase in PHASES:  # that of an earlier round would look as if all were well
+            slack_s = slacks_ms.get(phase, math.nan) / 1000
+            self._set(slack_s, "demo_round_slack_seconds", phase)
         if view.outcome not in RESULTS:
             return
         exemplar = self._exemplar(view.round)

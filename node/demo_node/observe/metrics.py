@@ -136,7 +136,7 @@ ROUNDS: Final = (
         Gauge,
         "demo_round_slack_seconds",
         "Of the newest round: what was left of a phase, by the clock, when its work was done;"
-        " below 0, it was late.",
+        " below 0, it was late; NaN where it was not done.",
         {"phase": PHASES},
     ),
     Declared(Histogram, "demo_op_seconds", "Parts of phases.", {"op": OPS}, OP_S),
