@@ -204,9 +204,11 @@ def _trace_endpoint(raw: object) -> str:
     text = _text(raw)
     match = re.fullmatch(r"https?://(?:\[[\da-fA-F:]+\]|[\w.-]+)(?::\d{1,5})?(/[\w./-]*)?", text)
     if text and match is None:
+        is_secret = re.search("[@?#]", text)  # a name and password, or a token
+        shown = "what was given" if is_secret else repr(text[:SHOWN_MAX])
         raise ValueError(
-            f"{text[:SHOWN_MAX]!r} is no address like {TRACE_EXAMPLE}; what a collector asks for in"
-            " headers goes into OTEL_EXPORTER_OTLP_HEADERS"
+            f"{shown} is no address like {TRACE_EXAMPLE}; what a collector asks for in headers goes"
+            " into OTEL_EXPORTER_OTLP_HEADERS"
         )
     return text.rstrip("/") + "/v1/traces" if match and match[1] in (None, "/") else text
 

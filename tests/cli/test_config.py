@@ -153,3 +153,18 @@ def test_where_traces_go(tmp_path: Path, given: str, used: str) -> None:
 def test_an_endpoint_that_is_none_is_refused(tmp_path: Path, given: str) -> None:
     with pytest.raises(ConfigError, match=r"--trace-endpoint: .* is no address like"):
         resolve(tmp_path, trace_endpoint=given)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "http://me:hunter2@collector:4318",
+        "https://hunter2@collector/v1/traces",
+        "https://collector/v1/traces?token=hunter2",
+        "https://collector/v1/traces#hunter2",
+    ],
+)
+def test_a_password_in_an_endpoint_is_not_repeated(tmp_path: Path, given: str) -> None:
+    with pytest.raises(ConfigError, match=r"--trace-endpoint: .* is no address like") as refused:
+        resolve(tmp_path, trace_endpoint=given)
+    assert "hunter2" not in str(refused.value)
