@@ -181,6 +181,8 @@ def test_what_is_usual_is_no_concern() -> None:
     assert concerns(reading(rounds=late)) == []
     paused = [usual_round(r, samples=0, included=False) for r in range(20)]
     assert concerns(reading(state=NodeState.PAUSED, rounds=paused)) == []
+    alone = [replace(view, participants=1) for view in paused]  # two others are paused as well
+    assert concerns(reading(state=NodeState.PAUSED, rounds=alone)) == []
     assert concerns(reading(rounds=[skipped_round(r) for r in range(5)])) == []  # too few to tell
     assert concerns(reading(silent_s=0.4)) == []
 

@@ -13,7 +13,7 @@ from demo_node.cli.top.concern import TAKING_PART, Concern
 from demo_node.cli.top.figures import Figures
 from demo_node.cli.top.health import judge_health
 from demo_node.cli.top.reading import Reading
-from demo_node.views import READY, NodeState, Outcome, RoundView, Standing
+from demo_node.views import READY, NodeState, Outcome, RoundView, Standing, StatusView
 from demo_protocol.common_time import PEERS_MIN
 
 SILENT_S: Final = 2.0
@@ -114,7 +114,7 @@ def _judge_rounds(reading: Reading) -> Iterator[Concern]:
     rounds = reading.rounds[-JUDGED_ROUNDS:]
     if len(rounds) > ROUNDS_MIN:
         yield from _judge_outcomes(rounds)
-        yield from _judge_contributions(rounds, status.members)
+        yield from _judge_contributions(rounds, status)
 
 
 def _judge_outcomes(rounds: Sequence[RoundView]) -> Iterator[Concern]:
@@ -144,7 +144,7 @@ def _judge_outcomes(rounds: Sequence[RoundView]) -> Iterator[Concern]:
         )
 
 
-def _judge_contributions(rounds: Sequence[RoundView], members: int) -> Iterator[Concern]:
+def _judge_contributions(rounds: Sequence[RoundView], status: StatusView) -> Iterator[Concern]:
     applied = [view for view in rounds if view.record]
     if 2 * len(applied) <= len(rounds):
         return  # then it is not for us that they are missing
@@ -157,7 +157,8 @@ def _judge_contributions(rounds: Sequence[RoundView], members: int) -> Iterator[
             "compare clocks; fewer --threads",
         )
     participants = sum(view.participants for view in applied) / len(applied)
-    if members > 2 and participants < PARTICIPANTS_SHARE * members:
+    is_training, members = status.state is NodeState.ACTIVE, status.members
+    if is_training and members > 2 and participants < PARTICIPANTS_SHARE * members:
         yield Concern(
             "DemoParticipationLow",
             f"records list {participants:.0f} of {members} members",
