@@ -112,7 +112,7 @@ def serves_metrics(address: str) -> bool:
     return False  # nobody listens yet
 
 
-@pytest.mark.parametrize("name", ["mine", "no/such/folder"])
+@pytest.mark.parametrize("name", ["mine", "no/such/folder", "mine/below"])
 def test_a_file_of_others_is_not_taken_for_targets(tmp_path: Path, name: str) -> None:
     (tmp_path / "mine").write_text("keep me")
     refused = demo_node("swarm", "--targets", tmp_path / name)

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import signal
 import sys
 import tempfile
@@ -137,10 +136,12 @@ def _check_targets(path: Path) -> None:
     """It is removed at the end: nobody's file may be there. Raises BadParameter."""
     if path.exists():
         reason = "is there already; remove it if no swarm runs that wrote it"
-    elif not os.access(path.parent, os.W_OK):
-        reason = "cannot be written: no such folder, or no permission"
     else:
-        return
+        try:
+            with tempfile.TemporaryFile(dir=path.parent):
+                return
+        except OSError as error:
+            reason = f"cannot be written: {error.strerror}"
     raise click.BadParameter(f"{path} {reason}", param_hint="--targets")
 
 
