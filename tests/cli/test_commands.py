@@ -184,3 +184,20 @@ def test_help_costs_little_processor_time() -> None:
     after = os.times()
     spent_s = after.children_user + after.children_system
     assert spent_s - before.children_user - before.children_system < 0.3
+
+
+@pytest.mark.parametrize(
+    ("command", "folder", "option"),
+    [
+        ("top", "--datadir", "--interval"),
+        ("init", "--datadir", "--round-seconds"),
+        ("swarm", "--keep", "--round-seconds"),
+        ("swarm", "--keep", "--kill-every"),
+    ],
+)
+def test_no_range_takes_what_is_no_number(
+    tmp_path: Path, command: str, folder: str, option: str
+) -> None:
+    done = demo_node(command, folder, tmp_path / "new", option, "nan")
+    assert done.returncode == 2
+    assert f"Invalid value for '{option}'" in done.stderr.splitlines()[-1]

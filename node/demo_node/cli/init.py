@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from demo_node.cli.options import datadir_option, resolve_datadir
+from demo_node.cli.options import NumberRange, datadir_option, resolve_datadir
 from demo_node.cli.plan import plan_run, plan_schedule
 from demo_node.config import find_registry
 from demo_protocol.errors import ConfigError
@@ -52,13 +52,13 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--round-seconds",
-    type=click.FloatRange(0.1, 86_400),
+    type=NumberRange(0.1, 86_400),
     help="Length of a round. Over home internet links, tens of seconds."
     " [default: 60, or that of --from]",
 )
 @click.option(
     "--learning-rate",
-    type=click.FloatRange(1e-9, 1.0),
+    type=NumberRange(1e-9, 1.0),
     help="How far a round's update moves a parameter. [default: the preset's, or that of --from]",
 )
 @click.option(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from demo_node.cli.options import NumberRange
 from demo_protocol.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ TERMINATED: Final = 128 + signal.SIGTERM
 )
 @click.option(
     "--round-seconds",
-    type=click.FloatRange(0.5, 3_600),
+    type=NumberRange(0.5, 3_600),
     default=3.0,
     show_default=True,
     help="Length of a round.",
@@ -56,7 +57,7 @@ TERMINATED: Final = 128 + signal.SIGTERM
 )
 @click.option(
     "--kill-every",
-    type=click.FloatRange(1, 3_600),
+    type=NumberRange(1, 3_600),
     metavar="SECONDS",
     help="So often a random node is killed and started again, loses its trainer, or is stopped"
     " for up to 20 s.",

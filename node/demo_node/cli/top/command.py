@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from demo_node.cli.ask import ask_node
-from demo_node.cli.options import datadir_option, json_option, resolve_datadir
+from demo_node.cli.options import NumberRange, datadir_option, json_option, resolve_datadir
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,7 +28,7 @@ PIPE_SIZE: Final = (120, 40)
 @click.option("--once", is_flag=True, help="Print it once and end; so it is without a terminal.")
 @click.option(
     "--interval",
-    type=click.FloatRange(0.1, 60),
+    type=NumberRange(0.1, 60),
     metavar="SECONDS",
     default=1.0,
     show_default=True,
