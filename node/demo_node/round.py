@@ -56,6 +56,7 @@ from demo_protocol.events import (
     TrainingDone,
 )
 from demo_protocol.identity import Kind
+from demo_protocol.messages import decode_header, decode_proposal
 from demo_protocol.round import Round, make_bundle
 
 TOPICS = {
@@ -127,13 +128,14 @@ class RoundDriver:
             self.observer.on_message(topic, "rejected")
             self.observer.on_event("message.rejected", topic=str(topic), reason=str(error))
             return False
+        # Not the newest in the pool: in the same step we may have signed one ourselves.
         if topic is Topic.HEADERS:
-            header = next(reversed(self.view.pool.headers.values())).body  # it was just put there
+            header = decode_header(message, self.view.run_id).body
             self.history.on_header(header.round, header.peer, now_ms)
             self.history.on_arrival(topic, header.round, now_ms)
         elif topic is Topic.PROPOSALS:
-            round_, _ = next(reversed(self.view.pool.proposals))
-            self.history.on_arrival(topic, round_, now_ms)
+            proposal = decode_proposal(message, self.view.run_id).body
+            self.history.on_arrival(topic, proposal.round, now_ms)
         self.observer.on_message(topic, "accepted")
         self.observer.on_op("verify", time.perf_counter() - begin_s)
         return True

@@ -1,8 +1,11 @@
 """How long after their boundary the headers and proposals of others come, over virtual time."""
 
+import asyncio
+
 from demo_node.ports import Topic
 from demo_node.sim.faults import Heard
 from demo_node.sim.swarm import LINK_S, SimNode, SimSwarm
+from demo_node.sim.virtual_loop import VirtualLoop
 from tests.sim.rogue import TRAIN_END, Rogue
 from tests.sim.scenes import play
 
@@ -54,5 +57,24 @@ def test_one_that_was_held_up_is_late_by_the_clock_and_one_that_is_early_is_in_t
         ]
         assert [late_s[0] for late_s in found] == [0.0] * 4
         assert sorted(late_s[-1] for late_s in found) == [0.01, 0.01, 0.01, 0.41]
+
+    play(scenario)
+
+
+def test_a_header_is_its_authors_where_ours_is_signed_in_the_same_step() -> None:
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(3)
+        rogue = Rogue(swarm)
+        await rogue.enter()
+        await rogue.become_member()
+        node = swarm.nodes[0]
+        node.driver.machine.paused = True  # its heartbeat is due at the train boundary
+        await rogue.wait_until(5, TRAIN_END - 5)
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        loop.block(0.010)
+        assert node.driver.on_gossip(Topic.HEADERS, rogue.name, rogue.header(5).raw)
+        came = node.driver.history.arrivals
+        assert came[5, rogue.name] == came[5, node.name]
 
     play(scenario)
