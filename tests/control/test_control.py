@@ -14,19 +14,21 @@ from demo_node.control.client import (
     Refused,
     control_client,
 )
-from demo_node.control.convert import (
-    decode_round,
-    decode_status,
-    decode_swarm,
-    encode_round,
-    encode_status,
-    encode_swarm,
-)
+from demo_node.control.convert import decode, encode
 from demo_node.control.pb import control_pb2 as pb
 from demo_node.control.pb.control_pb2_grpc import ControlServicer
 from demo_node.control.requests import RequestCounts
 from demo_node.control.service import ROUNDS_AT_ONCE, ControlService, control_server
-from demo_node.views import DigestVerdict, NodeState, Outcome, Phase, Standing, SwarmPeersView
+from demo_node.views import (
+    DigestVerdict,
+    NodeState,
+    Outcome,
+    Phase,
+    RoundView,
+    Standing,
+    StatusView,
+    SwarmPeersView,
+)
 from demo_protocol.errors import ConfigError
 from tests.control.fake_node import (
     HEALTH,
@@ -44,13 +46,13 @@ from tests.waiting import wait_until
 @pytest.mark.parametrize("phase", Phase)
 def test_a_status_survives_the_wire(state: NodeState, phase: Phase) -> None:
     view = status_view(state=state, phase=phase, round=-3, snapshot_path="/a/b")
-    assert decode_status(encode_status(view)) == view
+    assert decode(encode(view, pb.Status), StatusView) == view
 
 
 @pytest.mark.parametrize("outcome", Outcome)
 def test_a_round_survives_the_wire(outcome: Outcome) -> None:
     view = round_view(9, outcome=outcome, included=False)
-    assert decode_round(encode_round(view)) == view
+    assert decode(encode(view, pb.Round), RoundView) == view
 
 
 @pytest.mark.parametrize("standing", Standing)
@@ -58,16 +60,10 @@ def test_a_round_survives_the_wire(outcome: Outcome) -> None:
 def test_a_swarm_survives_the_wire(standing: Standing, digest: DigestVerdict) -> None:
     peer = swarm_peer_view(standing=standing, digest=digest, connected=False, held=False)
     view = SwarmPeersView(peers=(swarm_peer_view(b"\7" * 32), peer), known=700, now_ms=5)
-    assert decode_swarm(encode_swarm(view)) == view
-    (unheard,) = decode_swarm(
-        encode_swarm(
-            SwarmPeersView(
-                peers=(swarm_peer_view(loss=math.nan, heard_round=-1),),
-                known=1,
-                now_ms=0,
-            )
-        )
-    ).peers
+    assert decode(encode(view, pb.ListSwarmReply), SwarmPeersView) == view
+    unheard_of = swarm_peer_view(loss=math.nan, heard_round=-1)
+    view = SwarmPeersView(peers=(unheard_of,), known=1, now_ms=0)
+    (unheard,) = decode(encode(view, pb.ListSwarmReply), SwarmPeersView).peers
     assert math.isnan(unheard.loss)
     assert unheard.heard_round == -1
 
@@ -160,7 +156,7 @@ def test_a_long_list_of_rounds_comes_whole_and_lets_others_have_their_turn(tmp_p
             turns += 1
             await asyncio.sleep(0)
         assert turns > 5
-        assert [decode_round(message) for message in (await asked).rounds] == views
+        assert [decode(message, RoundView) for message in (await asked).rounds] == views
 
     asyncio.run(_with_node(tmp_path, operations, ask))
 

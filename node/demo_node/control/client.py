@@ -8,14 +8,7 @@ from typing import Final
 import grpc
 
 from demo_node.control.address import socket_path
-from demo_node.control.convert import (
-    decode_contributor,
-    decode_health,
-    decode_peer,
-    decode_round,
-    decode_status,
-    decode_swarm,
-)
+from demo_node.control.convert import decode
 from demo_node.control.pb import control_pb2 as pb
 from demo_node.control.pb import control_pb2_grpc as rpc
 from demo_node.ports import PeerView
@@ -97,7 +90,8 @@ class ControlClient:
     async def status(self) -> StatusView:
         """The node now."""
         with self._errors():
-            return decode_status(await self._stub.GetStatus(pb.GetStatusRequest(), timeout=QUICK_S))
+            message = await self._stub.GetStatus(pb.GetStatusRequest(), timeout=QUICK_S)
+            return decode(message, StatusView)
 
     async def watch(self, interval_ms: int = 0) -> AsyncIterator[StatusView]:
         """The node now and after each change, until the node ends or the caller stops."""
@@ -105,19 +99,19 @@ class ControlClient:
             async for message in self._stub.WatchStatus(
                 pb.WatchStatusRequest(interval_ms=interval_ms)
             ):
-                yield decode_status(message)
+                yield decode(message, StatusView)
 
     async def peers(self) -> Sequence[PeerView]:
         """Connected peers."""
         with self._errors():
             reply = await self._stub.ListPeers(pb.ListPeersRequest(), timeout=QUICK_S)
-        return [decode_peer(message) for message in reply.peers]
+        return [decode(message, PeerView) for message in reply.peers]
 
     async def rounds(self, limit: int = 0) -> Sequence[RoundView]:
         """The newest rounds, oldest first."""
         with self._errors():
             reply = await self._stub.ListRounds(pb.ListRoundsRequest(limit=limit), timeout=QUICK_S)
-        return [decode_round(message) for message in reply.rounds]
+        return [decode(message, RoundView) for message in reply.rounds]
 
     async def save_snapshot(self) -> Path:
         """Have a snapshot of the head written; returns where it is."""
@@ -141,17 +135,19 @@ class ControlClient:
         """What every peer has contributed, most samples first."""
         with self._errors():
             reply = await self._stub.ListContributors(pb.ListContributorsRequest(), timeout=QUICK_S)
-        return [decode_contributor(message) for message in reply.contributors]
+        return [decode(message, ContributorView) for message in reply.contributors]
 
     async def swarm(self) -> SwarmPeersView:
         """The run's peers as the node sees them now."""
         with self._errors():
-            return decode_swarm(await self._stub.ListSwarm(pb.ListSwarmRequest(), timeout=QUICK_S))
+            message = await self._stub.ListSwarm(pb.ListSwarmRequest(), timeout=QUICK_S)
+            return decode(message, SwarmPeersView)
 
     async def health(self) -> HealthView:
         """What alerts are made of."""
         with self._errors():
-            return decode_health(await self._stub.GetHealth(pb.GetHealthRequest(), timeout=QUICK_S))
+            message = await self._stub.GetHealth(pb.GetHealthRequest(), timeout=QUICK_S)
+            return decode(message, HealthView)
 
     async def pause(self) -> None:
         """Have it train no more."""

@@ -10,14 +10,7 @@ from typing import Any, Final, TypeVar
 import grpc
 
 from demo_node.control.address import prepare_socket_folder, socket_path
-from demo_node.control.convert import (
-    encode_contributor,
-    encode_health,
-    encode_peer,
-    encode_round,
-    encode_status,
-    encode_swarm,
-)
+from demo_node.control.convert import encode
 from demo_node.control.pb import control_pb2 as pb
 from demo_node.control.pb import control_pb2_grpc as rpc
 from demo_node.control.requests import RequestCounts
@@ -85,7 +78,7 @@ class ControlService(rpc.ControlServicer):
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.Status:
         """The node now."""
-        return encode_status(self._operations.status())
+        return encode(self._operations.status(), pb.Status)
 
     async def WatchStatus(
         self, request: pb.WatchStatusRequest, context: Context
@@ -94,7 +87,7 @@ class ControlService(rpc.ControlServicer):
         interval_ms = max(WATCH_INTERVAL_MS_MIN, request.interval_ms or WATCH_INTERVAL_MS)
         sent = b""
         while True:
-            status = encode_status(self._operations.status())
+            status = encode(self._operations.status(), pb.Status)
             raw = status.SerializeToString()  # compared as bytes: a loss of NaN equals itself
             if raw != sent:
                 sent = raw
@@ -103,7 +96,7 @@ class ControlService(rpc.ControlServicer):
 
     async def ListPeers(self, request: pb.ListPeersRequest, context: Context) -> pb.ListPeersReply:
         """Connected peers."""
-        return pb.ListPeersReply(peers=[encode_peer(view) for view in self._operations.peers()])
+        return pb.ListPeersReply(peers=[encode(view, pb.Peer) for view in self._operations.peers()])
 
     async def ListRounds(
         self, request: pb.ListRoundsRequest, context: Context
@@ -112,7 +105,7 @@ class ControlService(rpc.ControlServicer):
         limit = min(ROUNDS_MAX, request.limit or ROUNDS_DEFAULT)
         reply = pb.ListRoundsReply()
         for some in _batch(self._operations.rounds(limit)):
-            reply.rounds.extend(map(encode_round, some))
+            reply.rounds.extend(encode(view, pb.Round) for view in some)
             await asyncio.sleep(0)
         return reply
 
@@ -142,15 +135,17 @@ class ControlService(rpc.ControlServicer):
     ) -> pb.ListContributorsReply:
         """What every peer has contributed."""
         views = self._operations.contributors()
-        return pb.ListContributorsReply(contributors=[encode_contributor(view) for view in views])
+        return pb.ListContributorsReply(
+            contributors=[encode(view, pb.Contributor) for view in views]
+        )
 
     async def ListSwarm(self, request: pb.ListSwarmRequest, context: Context) -> pb.ListSwarmReply:
         """The run's peers as this node sees them now."""
-        return encode_swarm(self._operations.swarm())
+        return encode(self._operations.swarm(), pb.ListSwarmReply)
 
     async def GetHealth(self, request: pb.GetHealthRequest, context: Context) -> pb.Health:
         """What alerts are made of."""
-        return encode_health(self._operations.health())
+        return encode(self._operations.health(), pb.Health)
 
     async def Pause(self, request: pb.PauseRequest, context: Context) -> pb.PauseReply:
         """Train no more."""
