@@ -24,7 +24,7 @@ WATCH_INTERVAL_MS: Final = 250
 WATCH_INTERVAL_MS_MIN: Final = 50
 ROUNDS_DEFAULT: Final = 100
 ROUNDS_MAX: Final = 10_000
-ROUNDS_AT_ONCE: Final = 200
+ROUNDS_AT_ONCE: Final = 100
 """Put into a reply in 2 ms; then it is others' turn."""
 
 SAMPLE_BYTES_MAX: Final = 4_096
