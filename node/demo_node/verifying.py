@@ -42,7 +42,8 @@ class Verifier:
     async def prepare(self, headers: Sequence[bytes]) -> None:
         """Have `verify` know those of these encoded headers that are sound, where they are many.
 
-        What is wrong with the others is for whoever takes them to find out.
+        Those that it knows already are not checked again. What is wrong with the others is for
+        whoever takes them to find out.
         """
         if len(headers) <= AT_ONCE_MAX:
             return
@@ -50,12 +51,15 @@ class Verifier:
             self._remember(signed)
 
     def _find_sound(self, headers: Sequence[bytes]) -> list[Signed]:
+        """In a thread: it only looks at what is remembered."""
         found = []
         for raw in headers:
             with contextlib.suppress(Reject):
                 sealed = decode_header(raw, self._run_id)
-                check_signature(sealed, self._verify)
-                found.append(_shorten(sealed.body.peer, sealed.signed, sealed.signature))
+                signed = _shorten(sealed.body.peer, sealed.signed, sealed.signature)
+                if signed not in self._sound:
+                    check_signature(sealed, self._verify)
+                    found.append(signed)
         return found
 
     def _remember(self, signed: Signed) -> None:

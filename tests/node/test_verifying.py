@@ -75,6 +75,16 @@ def test_many_headers_are_checked_beforehand_and_bad_ones_left_to_who_takes_them
     assert not check(verifier, spoil(RAWS[0]))
 
 
+def test_what_was_found_sound_is_not_checked_beforehand_again() -> None:
+    counting = Counting()
+    verifier = Verifier(counting, RUN_ID)
+    assert check(verifier, RAWS[1])  # it came by gossip
+    asyncio.run(verifier.prepare([spoil(RAWS[0]), *RAWS[1:]]))
+    assert counting.calls == MANY
+    asyncio.run(verifier.prepare([spoil(RAWS[0]), *RAWS[1:]]))
+    assert counting.calls == MANY + 1  # that of the bad one, again
+
+
 def test_few_headers_are_checked_when_they_are_taken() -> None:
     counting = Counting()
     asyncio.run(Verifier(counting, RUN_ID).prepare(RAWS[:AT_ONCE_MAX]))
