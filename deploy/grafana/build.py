@@ -12,6 +12,7 @@ from typing import Final
 
 from demo_node.observe.events import ERROR, EVENTS, WARNING
 from deploy.grafana.panels import (
+    LAG,
     LENGTH,
     ROUND,
     Rows,
@@ -30,15 +31,13 @@ from deploy.grafana.panels import (
 
 LATENCY: Final = "demo_round_latency_seconds"
 PART: Final = "demo_round_latency_ratio"  # finer than seconds, whatever a round's length
-LAG: Final = "clamp_min(demo_round_current{@}, -1) - demo_head_round{@}"  # -1 before round 0
 WARNINGS: Final = "|".join(n for n, event in EVENTS.items() if event.level in (WARNING, ERROR))
 WARNED: Final = f'demo_events_total{{@, event=~"{WARNINGS}"}}'
 
-# On both dashboards.
-
+# On both dashboards, down to LOSS.
 BEHIND: Final = number(
     "Rounds behind the clock",
-    "Of the worst node. Up to 2 is good; from 5 on it follows no longer.",
+    "Of the worst node that is active or paused. Up to 2 is good; from 5 on it follows no longer.",
     f"max({LAG})",
     {3: "orange", 5: "red"},
 )
@@ -143,8 +142,8 @@ SWARM: Final[Rows] = {
     "Now": [
         number(
             "Down or out of step",
-            "Nodes. 0 is good; 'Rounds behind the clock, by node' says which are in step.",
-            f"count(up{{@}}) - (count(({LAG}) <= 2) or vector(0))",
+            "Nodes. 0 is good; who waits, syncs or has finished is neither: see 'Nodes by state'.",
+            f"sum(up{{@}} == bool 0) + (count(({LAG}) > 2) or vector(0))",
             {1: "red"},
         ),
         BEHIND,
@@ -190,7 +189,7 @@ SWARM: Final[Rows] = {
     "In step, and with whom": [
         lines(
             "Rounds behind the clock, by node",
-            "Up to 2 is good; a line that climbs into the red is a node that follows no longer.",
+            "Up to 2 is good; in the red it follows no longer. No line: it waits, syncs or is done.",
             {"{{instance}}": LAG},
             ceiling=6,
             red_above=5,

@@ -52,6 +52,15 @@ REFERENCE: Final = "round length"
 LENGTH: Final = "max(demo_round_length_seconds{@})"
 ROUND: Final = {REFERENCE: LENGTH}
 
+LAG: Final = (
+    "demo_round_current{@} - demo_head_round{@}"
+    ' and on (instance) demo_node_state{@, state=~"active|paused"} == 1'
+)
+"""PromQL: rounds that each node's head is behind the clock, as alerts see it (`demo:round_lag`).
+
+A node that waits, syncs or has finished has none: nobody expects a record of it.
+"""
+
 COLOURS: Final = {
     **dict.fromkeys(("active", "recorded", "accepted", "applied", "joined", "payload"), "green"),
     **dict.fromkeys(("paused", "finished", "replayed", "connected", "train", "out"), "blue"),
