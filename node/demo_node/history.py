@@ -52,6 +52,8 @@ class History:
         self._seen_a_round_end = False
         self.train_ms_total = 0
         self.tokens_total = 0
+        self.samples_total = 0
+        self.steps_total = 0
         self.forks_total = 0
         self.replayed_total = 0
         self._records: Counter[str] = Counter()
@@ -66,7 +68,11 @@ class History:
         return list(self._views)[-limit:]
 
     def figures(self) -> Iterator[Figure]:
-        """Totals that no round's view has."""
+        """Totals. Local work that ended after its round was shown is in no round's view."""
+        yield Figure("demo_train_tokens_total", self.tokens_total)
+        yield Figure("demo_train_samples_total", self.samples_total)
+        yield Figure("demo_train_steps_total", self.steps_total)
+        yield Figure("demo_train_seconds_total", self.train_ms_total / 1000)
         yield Figure("demo_records_total", self.replayed_total, ("replayed",))
         for change, total in self._records.items():
             yield Figure("demo_records_total", total, (change,))
@@ -83,6 +89,8 @@ class History:
         tally.trained, tally.trained_ms = trained, now_ms
         self.train_ms_total += trained.train_ms
         self.tokens_total += trained.tokens
+        self.samples_total += trained.samples
+        self.steps_total += trained.steps
         self._norms = trained.norms or self._norms
         if trained.samples:
             self.loss = trained.loss_micronats / 1e6

@@ -2,6 +2,7 @@ import math
 from dataclasses import replace
 
 from demo_node.history import History
+from demo_node.observe.meter import Meter
 from demo_node.ports import MeshCounters, Norms, Trained
 from demo_node.sim.silent_observer import SilentObserver
 from demo_node.views import Outcome
@@ -72,6 +73,29 @@ def test_after_a_heartbeat_the_last_norms_stay() -> None:
     assert norms() == [4.0, 3.0, 2.0, 0.5]
     history.on_trained(trained(round=1), 0)
     assert norms() == [4.0, 3.0, 2.0, 0.5]
+
+
+def test_work_that_ends_after_its_round_was_shown_is_counted() -> None:
+    """A laptop sleeps for two rounds in the middle of training."""
+    mine, observer = view(), SilentObserver()
+    history, meter = History(MANIFEST, observer), Meter()
+    work = trained(k=2, samples=12, tokens=192, steps=3, train_ms=1_500)
+    history.on_trained(work, 0)
+    for round_ in range(3):
+        history.on_round_ended(round_, mine, NO_TRAFFIC, syncing=False)
+    history.on_trained(replace(work, round=1), 0)  # 1 is over, and shown
+    history.on_round_ended(3, mine, NO_TRAFFIC, syncing=False)
+    assert [(shown.round, shown.samples) for shown in observer.rounds] == [(0, 12), (1, 0), (2, 0)]
+    for shown in observer.rounds:
+        meter.on_round(shown)
+    meter.on_figures(history.figures())
+    meter.on_figures(history.figures())
+    totals = {
+        name: meter.registry.get_sample_value(f"demo_train_{name}_total")
+        for name in ("samples", "tokens", "steps", "seconds")
+    }
+    assert totals == {"samples": 24, "tokens": 384, "steps": 6, "seconds": 3.0}
+    assert (history.tokens_total, history.train_ms_total) == (384, 3_000)  # what the status says
 
 
 def test_after_the_runs_end_there_are_no_rounds() -> None:

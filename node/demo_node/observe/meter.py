@@ -121,10 +121,6 @@ class Meter:
         """A round has ended for this node."""
         self.on_event("round.closed")
         self._count("demo_rounds_total", view.outcome)
-        self._count("demo_train_tokens_total", by=view.tokens)
-        self._count("demo_train_samples_total", by=view.samples)
-        self._count("demo_train_steps_total", by=view.steps)
-        self._count("demo_train_seconds_total", by=view.train_ms / 1000)
         self._count("demo_digests_total", "equal", by=view.agreeing)
         self._count("demo_digests_total", "different", by=view.differing)
         self._set(view.heard, "demo_round_heard")
