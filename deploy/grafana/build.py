@@ -189,7 +189,7 @@ SWARM: Final[Rows] = {
     "In step, and with whom": [
         lines(
             "Rounds behind the clock, by node",
-            "Up to 2 is good; in the red it follows no longer. No line: it waits, syncs or is done.",
+            "Up to 2 is good; in the red it follows no longer. No line: it waits, syncs, is done.",
             {"{{instance}}": LAG},
             ceiling=6,
             red_above=5,
