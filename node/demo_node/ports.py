@@ -224,7 +224,7 @@ class Norms:
 class Trained:
     """One round's local work: the payload and what the header says of it.
 
-    A heartbeat has no norms: nothing was encoded.
+    A heartbeat has no norms: nothing was encoded. Nor has what memory was too short to measure.
     """
 
     round: int

@@ -1,8 +1,10 @@
 """What a trainer tells about its work, and that telling changes nothing of it."""
 
+import itertools
 import os
 import signal
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from demo_node.trainer.settings import TrainerSettings
 from demo_node.trainer.supervisor import Supervisor
 from demo_node.trainer.usage import CpuTotal, read_usage
 from demo_protocol.errors import ConfigError
-from demo_protocol.payload import encode_payload
+from demo_protocol.payload import Payload, encode_payload
 from tests.trainer.builders import GENESIS, apply_order, learner, record, train_order
 from tests.trainer.test_process import Node, with_node
 from tests.waiting import wait_until
@@ -41,6 +43,54 @@ def test_norms_say_what_was_done_and_what_is_left() -> None:
 
 def test_a_heartbeat_has_no_norms() -> None:
     assert learner().train(train_order(sample_count=0)).norms is None
+
+
+@pytest.mark.parametrize("failing", [0, 1, 2])
+def test_norms_that_memory_is_too_short_for_cost_nothing_but_themselves(
+    failing: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three that are measured one fails; payload and residual are those of a round without."""
+    measured = itertools.count()
+
+    def fail_once(tensors: Iterable[torch.Tensor]) -> float:
+        if next(measured) == failing:
+            raise torch.OutOfMemoryError("out of memory: tried to allocate 2 GiB")
+        return measure_norm(tensors)
+
+    heard: list[str] = []
+    one, other = learner(on_event=lambda name, **_: heard.append(name)), learner()
+    monkeypatch.setattr("demo_node.trainer.learner.measure_norm", fail_once)
+    trained = one.train(train_order())
+    assert (trained.k, trained.samples, trained.norms) == (2, 12, None)
+    assert one.train(train_order(round=1)).norms is not None
+    monkeypatch.undo()
+    assert other.train(train_order()).payload == trained.payload
+    other.train(train_order(round=1))
+    assert torch.equal(one._encoder.residual, other._encoder.residual)
+    assert next(measured) == 6
+    assert not heard
+
+
+def test_a_payload_that_cannot_be_written_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = learner()
+    before: list[torch.Tensor] = []
+
+    def lack_memory(_payload: Payload) -> bytes:
+        raise MemoryError
+
+    def note(tensors: Iterable[torch.Tensor]) -> float:
+        before.append(torch.cat([tensor.flatten() for tensor in tensors]))
+        return 1.0
+
+    monkeypatch.setattr("demo_node.trainer.learner.measure_norm", note)
+    monkeypatch.setattr("demo_node.trainer.learner.encode_payload", lack_memory)
+    assert one.train(train_order()).k == 0
+    _delta, accumulated = before
+    assert accumulated.any()
+    # But for the last bit: what was taken is subtracted and added again.
+    torch.testing.assert_close(one._encoder.residual.flatten(), accumulated)
+    one.restore(0)
+    torch.testing.assert_close(one._encoder.residual.flatten(), accumulated)
 
 
 def test_measuring_changes_no_bit_of_what_is_sent_or_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ may run in two threads: states are never changed once made, an update makes new 
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -164,17 +164,12 @@ class LocalLearner:
         """Take from the residual what is sent. Raises Diverged, with the residual as it was."""
         begin_ns = time.perf_counter_ns()
         k = self.manifest.learning.k
+        delta = _measure(work.delta.values())
         with self._encoder_lock:
             self._encoder.accumulate(work.delta)
-            before = measure_norm([self._encoder.residual])
-            payload = encode_payload(self._encoder.encode(k, order.round))
-            residual = measure_norm([self._encoder.residual])
-        norms = Norms(
-            gradient=work.gradient_norm,
-            delta=measure_norm(work.delta.values()),
-            residual=residual,
-            residual_ratio=residual / before if before else 0.0,
-        )
+            before = _measure([self._encoder.residual])
+            payload = self._take(k, order.round)
+            residual = _measure([self._encoder.residual])
         return Trained(
             round=order.round,
             base=order.base,
@@ -186,8 +181,16 @@ class LocalLearner:
             train_ms=work.busy_ns // 1_000_000,
             encode_ms=(time.perf_counter_ns() - begin_ns) // 1_000_000,
             steps=work.steps,
-            norms=norms,
+            norms=_to_norms(work.gradient_norm, delta, before, residual),
         )
+
+    def _take(self, k: int, round_: int) -> bytes:
+        """A payload, out of the residual; whatever fails, nothing is missing from there (T3)."""
+        try:
+            return encode_payload(self._encoder.encode(k, round_))
+        except (RuntimeError, MemoryError):
+            self._encoder.restore(round_)
+            raise
 
     def apply(self, order: ApplyOrder) -> bytes:
         """Compute and hold the state after a record; returns its digest. Idempotent.
@@ -311,6 +314,30 @@ class LocalLearner:
         if state is None:
             raise UnknownState(f"the state after record {record.hex()} is not held")
         return state
+
+
+def _measure(tensors: Iterable[Tensor]) -> float | None:
+    """None where memory is too short to look: what was trained goes out all the same."""
+    try:
+        return measure_norm(tensors)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    return None
+
+
+def _to_norms(
+    gradient: float, delta: float | None, before: float | None, residual: float | None
+) -> Norms | None:
+    """None where one of them could not be measured. `before`: the residual with all of delta."""
+    if delta is None or before is None or residual is None:
+        return None
+    return Norms(
+        gradient=gradient,
+        delta=delta,
+        residual=residual,
+        residual_ratio=residual / before if before else 0.0,
+    )
 
 
 def _heartbeat(order: TrainOrder) -> Trained:
