@@ -13,7 +13,7 @@ class Evaluating:
     """Evaluates the head of every `every`th round; 0: none.
 
     By the round's number, so that nodes look at the same records and equal replicas show equal
-    losses. What the others do meanwhile goes on: the loss comes when it comes.
+    losses. Rounds go on meanwhile, beside it on the same cores: the loss comes when it comes.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Evaluating:
         return is_chosen and not self._driver.machine.syncing
 
     async def _look(self) -> None:
-        """What is in the way (no trainer, state, memory) is no fault: the next look may tell."""
+        """What is in the way (no trainer, state, memory, time) is no fault: the next may tell."""
         head = self._driver.view.head_state
         begin_s = time.perf_counter()
         try:

@@ -285,7 +285,7 @@ class Learner(Protocol):
     async def evaluate(self, record: bytes) -> float:
         """Held-out loss of the state after `record`, in nats per byte, over 16 KiB.
 
-        Raises ConfigError where memory is too short for it.
+        Raises ConfigError where memory is too short for it, or it takes too long.
         """
         ...
 

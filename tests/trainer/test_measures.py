@@ -12,14 +12,12 @@ import pytest
 import torch
 
 from demo_node.learn.demo import Encoder, measure_norm
-from demo_node.learn.model import Decoder
 from demo_node.ports import Norms
 from demo_node.trainer.settings import TrainerSettings
 from demo_node.trainer.supervisor import Supervisor
 from demo_node.trainer.usage import CpuTotal, read_usage
-from demo_protocol.errors import ConfigError
 from demo_protocol.payload import Payload, encode_payload
-from tests.trainer.builders import GENESIS, apply_order, learner, record, train_order
+from tests.trainer.builders import apply_order, learner, record, train_order
 from tests.trainer.test_process import Node, with_node
 from tests.waiting import wait_until
 
@@ -123,23 +121,7 @@ def test_a_norm_is_that_of_all_elements_whatever_their_size(scale: float) -> Non
     assert all(map(torch.equal, tensors, kept))
 
 
-def test_a_held_out_loss_that_memory_is_too_short_for_is_no_harm(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    one = learner()
-    real = Decoder.loss
-
-    def lack_memory(decoder: Decoder, batch: torch.Tensor) -> torch.Tensor:
-        raise torch.OutOfMemoryError("out of memory: tried to allocate 2 GiB")
-
-    monkeypatch.setattr(Decoder, "loss", lack_memory)
-    with pytest.raises(ConfigError, match="memory is too short"):
-        one.evaluate(GENESIS)
-    monkeypatch.setattr(Decoder, "loss", real)
-    assert one.evaluate(GENESIS) > 0
-
-
-def test_norms_and_shortness_of_memory_cross_the_socket(tmp_path: Path) -> None:
+def test_norms_cross_the_socket(tmp_path: Path) -> None:
     async def test(node: Node) -> None:
         norms = (await node.client.train(train_order())).norms
         expected = learner().train(train_order()).norms

@@ -4,7 +4,8 @@ A corpus is bytes. Sample i of a text is its bytes [i*T, i*T + T + 1), T the con
 shifted by one, targets. B below is the number of samples in a batch.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import numpy as np
@@ -44,10 +45,13 @@ def iterate_batches(
 
 
 @torch.no_grad()
-def evaluate(decoder: Decoder, heldout: Tensor) -> float:
+def evaluate(
+    decoder: Decoder, heldout: Tensor, should_stop: Callable[[], bool] = lambda: False
+) -> float:
     """Mean loss in nats per byte over the first 16 KiB of held-out text (uint8 [bytes]).
 
-    In fp32 whatever the device, so that figures from different machines can be compared.
+    In fp32 whatever the device, so that figures from different machines can be compared. NaN
+    where `should_stop` said so.
     """
     context = decoder.model.context
     count = (min(len(heldout), EVALUATED_BYTES) - 1) // context
@@ -55,14 +59,20 @@ def evaluate(decoder: Decoder, heldout: Tensor) -> float:
     indices = torch.arange(count, device=heldout.device)
     total = 0.0
     for part in torch.split(indices, EVALUATION_BATCH):
+        if should_stop():
+            return math.nan
         batch = gather_batch(heldout, part, context)
         total += decoder.loss(batch).item() * len(part)
     return total / count
 
 
 @torch.no_grad()
-def generate(decoder: Decoder, digest: bytes, length: int) -> bytes:
+def generate(
+    decoder: Decoder, digest: bytes, length: int, should_stop: Callable[[], bool] = lambda: False
+) -> bytes:
     """`length` bytes of text that follow a fixed prompt, equal for equal parameters.
+
+    Fewer where `should_stop` said so.
 
     Sampled at temperature 0.7 with random numbers from the parameters' digest: the most likely
     text of a small model repeats one line. Logits may differ in their last bits between
@@ -73,6 +83,8 @@ def generate(decoder: Decoder, digest: bytes, length: int) -> bytes:
     device = decoder.embedding.weight.device
     text = bytearray(PROMPT)
     for word in words.tolist():
+        if should_stop():
+            break
         recent = torch.tensor([list(text[-decoder.model.context :])], device=device)
         logits = decoder(recent)[0, -1].double().cpu()
         logits[~SHOWN] = -torch.inf

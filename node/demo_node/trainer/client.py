@@ -15,13 +15,16 @@ from demo_node.trainer.faults import to_error
 from demo_node.trainer.pb import trainer_pb2 as pb
 from demo_node.trainer.pieces import iterate_pieces
 from demo_node.trainer.supervisor import Supervisor, Trainer
-from demo_protocol.errors import LocalFault
+from demo_protocol.errors import ConfigError, LocalFault
 
 ANSWER_S: Final = 120.0
 """A call that takes longer than it can reasonably take means a trainer that hangs: it is ended."""
 
 STATE_S: Final = 600.0
-"""The same for work on a whole state: a large model on a slow disk, or evaluated on a CPU."""
+"""The same for work on a whole state: a large model on a slow disk.
+
+One that is still being evaluated then is on a slow CPU: that is given up, and the trainer kept.
+"""
 
 
 class TrainerClient:
@@ -125,24 +128,24 @@ class TrainerClient:
                 yield reply.piece
 
     async def evaluate(self, record: bytes) -> float:
-        """Held-out loss, nats per byte, over 16 KiB. Raises UnknownState."""
-        with self._calling() as trainer:
+        """Held-out loss, nats per byte, over 16 KiB.
+
+        Raises UnknownState, and ConfigError where memory is too short or it takes too long.
+        """
+        with self._looking() as trainer:
             request = pb.EvaluateRequest(record=record)
             return (await trainer.stub.Evaluate(request, timeout=STATE_S)).loss
 
     async def generate(self, record: bytes, length: int) -> bytes:
-        """Text of `length` bytes, the same on every node. Raises UnknownState."""
-        with self._calling() as trainer:
+        """Text of `length` bytes, the same on every node. Raises as `evaluate`."""
+        with self._looking() as trainer:
             request = pb.GenerateRequest(record=record, length=length)
             return (await trainer.stub.Generate(request, timeout=STATE_S)).text
 
     @contextmanager
     def _calling(self, trainer: Trainer | None = None) -> Iterator[Trainer]:
         """Errors of a call inside come out as what they mean."""
-        if trainer is None:
-            trainer = self._supervisor.trainer()
-            if not trainer.has_states:
-                raise LearnerLost("this trainer is new and holds no states yet")
+        trainer = trainer or self._find_loaded()
         try:
             yield trainer
         except grpc.aio.AioRpcError as error:
@@ -151,6 +154,26 @@ class TrainerClient:
                 # Gone, or hanging. Its death may not have been noticed yet: nobody shall ask again.
                 self._supervisor.abandon(trainer)
             raise meant from None
+
+    @contextmanager
+    def _looking(self) -> Iterator[Trainer]:
+        """As `_calling`, where rounds go on without an answer: the trainer is never ended."""
+        try:
+            yield self._find_loaded()
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise ConfigError(
+                    f"this machine is too slow or too busy to look at the parameters in"
+                    f" {STATE_S:.0f} s; the trainer goes on, try again when it has less to do"
+                ) from None
+            raise to_error(error) from None
+
+    def _find_loaded(self) -> Trainer:
+        """The trainer that holds states. Raises LearnerLost while there is none."""
+        trainer = self._supervisor.trainer()
+        if not trainer.has_states:
+            raise LearnerLost("this trainer is new and holds no states yet")
+        return trainer
 
 
 def _to_trained(order: TrainOrder, header: pb.TrainedHeader, payload: bytes) -> Trained:

@@ -8,6 +8,7 @@ may run in two threads: states are never changed once made, an update makes new 
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -227,27 +228,37 @@ class LocalLearner:
         """A state as safetensors bytes, equal on every replica, in pieces. Raises UnknownState."""
         return iterate_pieces([encode_tensors(self._get(record).tensors)])
 
-    def evaluate(self, record: bytes) -> float:
-        """Held-out loss of a state, nats per byte, over 16 KiB.
+    def evaluate(self, record: bytes, should_stop: Callable[[], bool] = lambda: False) -> float:
+        """Held-out loss of a state, nats per byte, over 16 KiB; NaN where `should_stop` said so.
 
         Raises UnknownState, and ConfigError where memory is too short: what trains goes on.
         """
+        with self._reading(record):
+            return evaluate(self._reader, self._heldout, should_stop)
+
+    def generate(
+        self, record: bytes, length: int, should_stop: Callable[[], bool] = lambda: False
+    ) -> bytes:
+        """`length` bytes of text, the same wherever the state is; fewer where it should stop.
+
+        Raises as `evaluate`.
+        """
+        with self._reading(record) as state:
+            return generate(self._reader, state.digest, length, should_stop)
+
+    @contextmanager
+    def _reading(self, record: bytes) -> Iterator[_State]:
+        """The reader has this state's parameters inside."""
         state = self._get(record)
         with self._reader_lock:
-            load_state(self._reader, state.tensors)
             try:
-                return evaluate(self._reader, self._heldout)
+                load_state(self._reader, state.tensors)
+                yield state
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-        raise ConfigError("memory is too short to compute the held-out loss beside training")
-
-    def generate(self, record: bytes, length: int) -> bytes:
-        """`length` bytes of text, the same wherever the state is. Raises UnknownState."""
-        state = self._get(record)
-        with self._reader_lock:
-            load_state(self._reader, state.tensors)
-            return generate(self._reader, state.digest, length)
+                reason = "memory is too short to look at the parameters beside training"
+                raise ConfigError(reason) from None
 
     def _tell_diverged(self, round_: int, error: Diverged) -> None:
         self._diverged_in_a_row += 1

@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -122,8 +122,7 @@ class TrainerService(pb_grpc.TrainerServicer):
         self, request: pb.TrainRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.TrainReply]:
         """Work until the deadline, or until the node has given up on the call."""
-        over = threading.Event()
-        context.add_callback(over.set)
+        should_stop = _watch_over(context)
         with _Faults(context):
             order = TrainOrder(
                 round=request.round,
@@ -133,7 +132,7 @@ class TrainerService(pb_grpc.TrainerServicer):
                 sample_count=request.sample_count,
                 probation_key=request.probation_key,
             )
-            trained = self._learner.train(order, should_stop=over.is_set)
+            trained = self._learner.train(order, should_stop)
         yield pb.TrainReply(
             header=pb.TrainedHeader(
                 k=trained.k,
@@ -197,16 +196,20 @@ class TrainerService(pb_grpc.TrainerServicer):
     def Evaluate(
         self, request: pb.EvaluateRequest, context: grpc.ServicerContext
     ) -> pb.EvaluateReply:
-        """Held-out loss."""
+        """Held-out loss; stops when the node has given up on it."""
+        should_stop = _watch_over(context)
         with _Faults(context):
-            return pb.EvaluateReply(loss=self._learner.evaluate(request.record))
+            loss = self._learner.evaluate(request.record, should_stop)
+            return pb.EvaluateReply(loss=loss)
 
     def Generate(
         self, request: pb.GenerateRequest, context: grpc.ServicerContext
     ) -> pb.GenerateReply:
-        """Sampled text."""
+        """Sampled text; stops when the node has given up on it."""
+        should_stop = _watch_over(context)
         with _Faults(context):
-            return pb.GenerateReply(text=self._learner.generate(request.record, request.length))
+            text = self._learner.generate(request.record, request.length, should_stop)
+            return pb.GenerateReply(text=text)
 
 
 def _encode_norms(norms: Norms | None) -> pb.Norms | None:
@@ -233,6 +236,14 @@ or a lack of memory. gRPC itself never ends a call with the codes of the last tw
 def _monotonic_ms() -> int:
     """The clock of deadlines in this process: nobody can set it."""
     return time.monotonic_ns() // 1_000_000
+
+
+def _watch_over(context: grpc.ServicerContext) -> Callable[[], bool]:
+    """Whether the call is over: answered, cancelled, or past its deadline."""
+    over = threading.Event()
+    if not context.add_callback(over.set):
+        over.set()  # it was over while it waited for a worker
+    return over.is_set
 
 
 class _Faults:
