@@ -23,7 +23,10 @@ from demo_protocol.view import View
 NAN = float("nan")
 
 ROUNDS_KEPT = 10_000
-"""Rounds remembered: hours of them at any length, a few megabytes."""
+"""Rounds remembered: hours of them at any length, some 12 MB with their phases."""
+
+ROUNDS_COUNTED = 1_000
+"""A round that is shown again after so many others is counted as if it were new."""
 
 
 @dataclass(slots=True)
@@ -58,6 +61,8 @@ class History:
         self.replayed_total = 0
         self._records: Counter[str] = Counter()
         self._membership: Counter[str] = Counter()
+        self._totals: Counter[str] = Counter()
+        self._counted: dict[int, Counter[str]] = {}
         self.loss = NAN
         self._norms = Norms(gradient=NAN, delta=NAN, residual=0.0, residual_ratio=NAN)
         self.arrivals: dict[tuple[int, bytes], int] = {}
@@ -78,6 +83,9 @@ class History:
             yield Figure("demo_records_total", total, (change,))
         for change, total in self._membership.items():
             yield Figure("demo_membership_changes_total", total, (change,))
+        for verdict in ("equal", "different"):
+            yield Figure("demo_digests_total", self._totals[verdict], (verdict,))
+        yield Figure("demo_rounds_included_total", self._totals["included"])
         yield Figure("demo_gradient_norm", self._norms.gradient)
         yield Figure("demo_delta_norm", self._norms.delta)
         yield Figure("demo_residual_norm", self._norms.residual)
@@ -158,10 +166,20 @@ class History:
             if shown is None:
                 continue
             self._views.append(shown)
+            self._count_once(shown)
             self._observer.on_round(shown)
 
     def _tally(self, round_: int) -> _Tally:
         return self._tallies.setdefault(round_, _Tally())
+
+    def _count_once(self, shown: RoundView) -> None:
+        """Headers and inclusion: a round that is shown again counts what it did not have before."""
+        now = Counter(equal=shown.agreeing, different=shown.differing, included=shown.included)
+        before = self._counted.get(shown.round, Counter())
+        self._totals += now - before  # no less than 0 of each
+        self._counted[shown.round] = now | before
+        if len(self._counted) > ROUNDS_COUNTED:
+            del self._counted[min(self._counted)]
 
     def _count_members(self, before: ChainState, after: ChainState) -> None:
         agreement = self._manifest.agreement
@@ -174,12 +192,16 @@ class History:
     def _list_phases(self, round_: int, tally: _Tally) -> Iterator[PhaseView]:
         """How far the round came, and when: milestones in order, one phase behind each.
 
-        What was reached only after the update was applied ends with that: they add up to it.
+        What was reached only after the update was applied ends with that: they add up to it. Where
+        nothing was trained, the train phase ends by the clock, or with what came before that.
         """
         schedule = self._manifest.schedule
-        begin_ms = round_start_ms(schedule, round_)
+        begin_ms, trained_ms = round_start_ms(schedule, round_), tally.trained_ms
+        if tally.trained is None or not tally.trained.samples:
+            later = (tally.announced_ms, tally.proposed_ms, tally.applied_ms)
+            trained_ms = min(train_end_ms(schedule, round_), next(filter(None, later), 0))
         for phase, reached_ms, due_ms in (
-            (Phase.TRAIN, tally.trained_ms, train_end_ms(schedule, round_)),
+            (Phase.TRAIN, trained_ms, train_end_ms(schedule, round_)),
             (Phase.CONTRIBUTE, tally.announced_ms, contribute_end_ms(schedule, round_)),
             (Phase.PROPOSE, tally.proposed_ms, settle_start_ms(schedule, round_)),
             (Phase.SETTLE, tally.applied_ms, round_start_ms(schedule, round_ + 1)),

@@ -52,7 +52,8 @@ class PhaseView:
     """What one phase of a round took: from the milestone before it to its own, Unix ms.
 
     Milestones are: the round's start, trained, announced, a valid proposal here, applied. So the
-    phases of a round add up to its latency. `due_ms`: when the phase ends by the clock.
+    phases of a round add up to its latency. `due_ms`: when the phase ends by the clock. So does the
+    train phase of a round in which nothing was trained, if no later milestone came before that.
     """
 
     phase: Phase
@@ -90,6 +91,14 @@ class RoundView:
     heard: int = 0
     agreeing: int = 0
     differing: int = 0
+
+    def slacks_ms(self) -> dict[Phase, int]:
+        """What was left of each phase when its work was done; not of train if there was none."""
+        return {
+            part.phase: part.due_ms - part.end_ms
+            for part in self.phases
+            if part.phase is not Phase.TRAIN or self.samples
+        }
 
 
 class Standing(StrEnum):

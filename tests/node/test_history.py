@@ -1,15 +1,21 @@
 import math
 from dataclasses import replace
 
-from demo_node.history import History
+import pytest
+
+from demo_node.history import ROUNDS_COUNTED, History
 from demo_node.observe.meter import Meter
 from demo_node.ports import MeshCounters, Norms, Trained
 from demo_node.sim.silent_observer import SilentObserver
-from demo_node.views import Outcome
+from demo_node.views import Outcome, Phase, RoundView
 from demo_protocol.events import HeadChanged
+from demo_protocol.schedule import round_start_ms, train_end_ms
 from tests.builders import MANIFEST, Tree, view
+from tests.control.fake_node import round_view
 
 NO_TRAFFIC = MeshCounters(0, 0)
+BEGIN_MS = round_start_ms(MANIFEST.schedule, 0)
+TRAINED_MS = train_end_ms(MANIFEST.schedule, 0)
 
 
 def test_a_round_that_was_only_replayed_is_not_shown() -> None:
@@ -119,3 +125,94 @@ def test_a_round_that_a_frozen_process_missed_is_shown_once_when_it_is_applied()
     history.on_head_changed(HeadChanged(first, genesis, 0), mine, late_ms, syncing=False)
     history.on_round_ended(10, mine, NO_TRAFFIC, syncing=False)
     assert [(v.round, v.outcome) for v in history.newest(10)] == [(0, Outcome.LATE)]
+
+
+def show_first_round(history: History) -> RoundView:
+    """Its view, with a record that was applied when the settle phase ended."""
+    tree, mine = Tree(MANIFEST), view()
+    mine.chain, genesis = tree.chain, mine.head
+    mine.head = tree.start(2)
+    end_ms = round_start_ms(MANIFEST.schedule, 1)
+    history.on_head_changed(HeadChanged(mine.head, genesis, 0), mine, end_ms, syncing=False)
+    for round_ in range(2):
+        history.on_round_ended(round_, mine, NO_TRAFFIC, syncing=False)
+    (shown,) = history.newest(10)
+    return shown
+
+
+@pytest.mark.parametrize(
+    ("announced_ms", "proposed_ms", "end_ms"),
+    [
+        (TRAINED_MS + 5, TRAINED_MS + 700, TRAINED_MS),
+        (0, TRAINED_MS + 700, TRAINED_MS),
+        (0, 0, TRAINED_MS),
+        (0, TRAINED_MS - 300, TRAINED_MS - 300),
+        (TRAINED_MS - 1, TRAINED_MS - 300, TRAINED_MS - 1),
+    ],
+)
+@pytest.mark.parametrize("is_asked", [False, True])
+def test_where_nothing_is_trained_the_train_phase_ends_by_the_clock(
+    announced_ms: int, proposed_ms: int, end_ms: int, *, is_asked: bool
+) -> None:
+    history = History(MANIFEST, SilentObserver())
+    if is_asked:  # the trainer gives a heartbeat at once
+        history.on_trained(trained(), BEGIN_MS + 3)
+    if announced_ms:
+        history.on_announced(0, announced_ms)
+    if proposed_ms:
+        history.on_record(0, proposed_ms)
+    shown = show_first_round(history)
+    train = shown.phases[0]
+    assert (train.phase, train.begin_ms, train.end_ms) == (Phase.TRAIN, BEGIN_MS, end_ms)
+    assert train.due_ms == TRAINED_MS
+    assert sum(part.end_ms - part.begin_ms for part in shown.phases) == shown.latency_ms
+    assert Phase.TRAIN not in shown.slacks_ms()
+
+
+def test_local_work_ends_its_phase_when_it_is_done() -> None:
+    history = History(MANIFEST, SilentObserver())
+    history.on_trained(trained(samples=8), TRAINED_MS + 40)
+    shown = show_first_round(history)
+    assert shown.phases[0].end_ms == TRAINED_MS + 40
+    assert shown.slacks_ms()[Phase.TRAIN] == -40
+
+
+def test_a_round_that_came_to_nothing_has_no_phases() -> None:
+    mine, history = view(), History(MANIFEST, SilentObserver())
+    for round_ in range(3):
+        history.on_round_ended(round_, mine, NO_TRAFFIC, syncing=False)
+    assert [shown.phases for shown in history.newest(10)] == [()]
+
+
+def count_again(history: History, **changes: object) -> dict[tuple[str, ...], float]:
+    """What is counted after the round is shown like that."""
+    history._count_once(replace(round_view(5), **changes))  # type: ignore[arg-type]
+    return {
+        (figure.name, *figure.labels): figure.value
+        for figure in history.figures()
+        if figure.name in ("demo_digests_total", "demo_rounds_included_total")
+    }
+
+
+def test_a_round_that_is_shown_again_counts_what_is_new() -> None:
+    history = History(MANIFEST, SilentObserver())
+    equal, different = (("demo_digests_total", verdict) for verdict in ("equal", "different"))
+    included = ("demo_rounds_included_total",)
+    first = count_again(history, agreeing=3, differing=1, included=False)
+    assert first == {equal: 3, different: 1, included: 0}
+    assert count_again(history, agreeing=2, included=True) == {equal: 3, different: 1, included: 1}
+    assert count_again(history, agreeing=0, included=False) == {
+        equal: 3,
+        different: 1,
+        included: 1,
+    }
+    again = count_again(history, agreeing=5, differing=2, included=True)
+    assert again == {equal: 5, different: 2, included: 1}
+    assert count_again(history, round=6, agreeing=3) == {equal: 8, different: 2, included: 2}
+
+
+def test_what_is_known_of_rounds_counted_is_bounded() -> None:
+    history = History(MANIFEST, SilentObserver())
+    for round_ in range(ROUNDS_COUNTED + 5):
+        history._count_once(round_view(round_))
+    assert list(history._counted) == list(range(5, ROUNDS_COUNTED + 5))

@@ -45,7 +45,6 @@ def test_rounds_are_counted_once() -> None:
     assert series['demo_rounds_total{outcome="forked"}'] == 1
     assert series["demo_round_latency_seconds_count"] == 1
     assert series["demo_round_latency_seconds_sum"] == 2.6
-    assert series["demo_rounds_included_total"] == 1
     assert series["demo_round_participants"] == 4
 
 

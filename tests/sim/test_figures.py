@@ -3,11 +3,13 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from demo_node.observe.meter import Meter
 from demo_node.sim.faults import Asked, Heard
 from demo_node.sim.swarm import SimNode, SimSwarm, peer_name
 from demo_node.snapshotting import Snapshotting
 from demo_node.store.snapshots import SnapshotStore
 from demo_node.views import Figure
+from tests.observe.test_metrics import exposition
 from tests.sim.rogue import TRAIN_END, Rogue
 from tests.sim.scenes import height, is_payload_of, play, rank_of, read_proposal, rolled_back
 from tests.sim.test_cuts import cut_off
@@ -137,6 +139,30 @@ def test_every_record_of_a_deep_rollback_is_counted() -> None:
         assert records(lone)["rolled_back"] > 1
         assert records(lone)["applied"] - records(lone)["rolled_back"] == height(lone)
         assert [records(node)["rolled_back"] for node in others] == [0] * 3
+
+    play(scenario)
+
+
+def test_headers_and_inclusion_of_a_round_that_is_shown_again_count_once() -> None:
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(4)
+        swarm.network.is_cut = cut_off(swarm, 2, range(5, 8))
+        await swarm.run_until_round(16)
+        node = swarm.nodes[0]
+        views = node.observer.rounds
+        assert len(views) > len({view.round for view in views})
+        meter = Meter()
+        for view in views:
+            meter.on_round(view)
+        meter.on_figures(node.driver.history.figures())
+        series = exposition(meter)
+        included = {view.round for view in views if view.included}
+        assert series["demo_rounds_included_total"] == len(included)
+        agreeing = {view.round: 0 for view in views}
+        for view in views:
+            agreeing[view.round] = max(agreeing[view.round], view.agreeing)
+        counted = series['demo_digests_total{verdict="equal"}']
+        assert counted == sum(agreeing.values()) < sum(view.agreeing for view in views)
 
     play(scenario)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import math
 
 import pytest
 
@@ -62,7 +63,7 @@ def test_on_a_quiet_network_all_four_add_up_to_the_latency() -> None:
     play(scenario)
 
 
-def test_who_trains_nothing_has_the_others_phases() -> None:
+def test_who_trains_nothing_has_a_train_phase_by_the_clock_and_no_slack_in_it() -> None:
     async def scenario(swarm: SimSwarm) -> None:
         await swarm.start(3)
         idle, paused = swarm.nodes[1:]
@@ -73,7 +74,14 @@ def test_who_trains_nothing_has_the_others_phases() -> None:
             assert len(node.observer.rounds) == 5
             for view in node.observer.rounds:
                 check(view, swarm.manifest)
-                assert [part.phase for part in view.phases] == ALL[1:]
+                assert [part.phase for part in view.phases] == ALL
+                assert view.phases[0].end_ms == view.phases[0].due_ms
+                assert view.slacks_ms().keys() == {*ALL[1:]}
+            meter = Meter()
+            meter.on_round(node.observer.rounds[-1])
+            series = exposition(meter)
+            assert math.isnan(series['demo_round_slack_seconds{phase="train"}'])
+            assert series['demo_round_slack_seconds{phase="contribute"}'] > 0
 
     play(scenario)
 

@@ -121,20 +121,16 @@ class Meter:
         """A round has ended for this node."""
         self.on_event("round.closed")
         self._count("demo_rounds_total", view.outcome)
-        self._count("demo_digests_total", "equal", by=view.agreeing)
-        self._count("demo_digests_total", "different", by=view.differing)
         self._set(view.heard, "demo_round_heard")
         if view.steps:
             self.on_measured("demo_train_step_seconds", view.train_ms / 1000 / view.steps)
         if view.payload_bytes:
             self.on_measured("demo_payload_bytes", view.payload_bytes, "sent")
-        if view.included:
-            self._count("demo_rounds_included_total")
         self._observe_phases(view)
 
     def _observe_phases(self, view: RoundView) -> None:
         """Latency and its parts, of rounds that came to something."""
-        slacks_ms = {part.phase: part.due_ms - part.end_ms for part in view.phases}
+        slacks_ms = view.slacks_ms()
         for phase in PHASES:  # that of an earlier round would look as if all were well
             slack_s = slacks_ms.get(phase, math.nan) / 1000
             self._set(slack_s, "demo_round_slack_seconds", phase)

@@ -128,7 +128,8 @@ ROUNDS: Final = (
         Histogram,
         "demo_round_phase_seconds",
         "Parts of a round's latency, which they add up to: until our local work was done, our"
-        " header announced, a valid proposal here, its update applied.",
+        " header announced, a valid proposal here, its update applied. Where nothing was trained,"
+        " train is its phase by the clock.",
         {"phase": PHASES},
         ROUND_S,
     ),
@@ -136,7 +137,7 @@ ROUNDS: Final = (
         Gauge,
         "demo_round_slack_seconds",
         "Of the newest round: what was left of a phase, by the clock, when its work was done;"
-        " below 0, it was late; NaN where it was not done.",
+        " below 0, it was late; NaN where it was not done, and of train where nothing was trained.",
         {"phase": PHASES},
     ),
     Declared(Histogram, "demo_op_seconds", "Parts of phases.", {"op": OPS}, OP_S),
@@ -147,7 +148,11 @@ ROUNDS: Final = (
         " replaced, counts again.",
         {"outcome": tuple(Outcome)},
     ),
-    Declared(Counter, "demo_rounds_included_total", "Rounds whose record lists our contribution."),
+    Declared(
+        Counter,
+        "demo_rounds_included_total",
+        "Rounds whose record lists our contribution; each counts once, also where it was replaced.",
+    ),
     Declared(Gauge, "demo_round_participants", "Contributions in the last record applied."),
     Declared(Gauge, "demo_round_heard", "Peers whose header of the newest round came; us too."),
 )
@@ -157,7 +162,7 @@ AGREEMENT: Final = (
         Counter,
         "demo_digests_total",
         "Headers of others by what they say of the parameters: the digest that this node has for"
-        " the same record, or another one.",
+        " the same record, or another one. Those of a round count once.",
         {"verdict": ("equal", "different")},
     ),
     Declared(Counter, "demo_forks_total", "Times the head moved to another branch."),

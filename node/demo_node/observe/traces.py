@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import Span, Status, StatusCode, set_span_in_context
 
 from demo_node.observe.sampling import Sampling, compute_trace_id
-from demo_node.views import Figure, Outcome, PhaseView, RoundView, StatusView
+from demo_node.views import Figure, Outcome, RoundView, StatusView
 
 MS: Final = 1_000_000
 """Nanoseconds: the unit of spans."""
@@ -198,17 +198,18 @@ class RoundTraces:
         root.set_attribute("demo.ops_left_out", ops.seen.total() - len(ops.kept))
         if view.outcome in (Outcome.SKIPPED, Outcome.FORKED):
             root.set_status(Status(StatusCode.ERROR, view.outcome.value))
-        self._make_children(root, view.phases, ops.kept)
+        self._make_children(root, view, ops.kept)
         is_applied = view.outcome in (Outcome.RECORDED, Outcome.LATE) and view.phases
         root.end(view.phases[-1].end_ms * MS if is_applied else begin_ns + status.round_ms * MS)
 
-    def _make_children(self, root: Span, phases: Sequence[PhaseView], ops: Sequence[_Op]) -> None:
+    def _make_children(self, root: Span, view: RoundView, ops: Sequence[_Op]) -> None:
         """Phases under the round, and ops under the phase in which they ended."""
         within = set_span_in_context(root, Context())
-        contexts = []
-        for phase in phases:
+        contexts, slacks_ms = [], view.slacks_ms()
+        for phase in view.phases:
             span = self._start(f"demo.round.{phase.phase}", within, phase.begin_ms * MS)
-            span.set_attribute("demo.slack_ms", phase.due_ms - phase.end_ms)
+            if phase.phase in slacks_ms:
+                span.set_attribute("demo.slack_ms", slacks_ms[phase.phase])
             span.end(phase.end_ms * MS)
             contexts.append((phase.end_ms * MS, set_span_in_context(span, Context())))
         for op in ops:
