@@ -8,6 +8,7 @@ import pytest
 
 from demo_node.control.address import SOCKET_PATH_BYTES_MAX, prepare_socket_folder, socket_path
 from demo_node.control.client import (
+    REPLY_BYTES_MAX,
     ControlClient,
     NotRunning,
     OtherVersion,
@@ -18,12 +19,13 @@ from demo_node.control.convert import decode, encode
 from demo_node.control.pb import control_pb2 as pb
 from demo_node.control.pb.control_pb2_grpc import ControlServicer
 from demo_node.control.requests import RequestCounts
-from demo_node.control.service import ROUNDS_AT_ONCE, ControlService, control_server
+from demo_node.control.service import ROUNDS_AT_ONCE, ROUNDS_MAX, ControlService, control_server
 from demo_node.views import (
     DigestVerdict,
     NodeState,
     Outcome,
     Phase,
+    PhaseView,
     RoundView,
     Standing,
     StatusView,
@@ -157,6 +159,25 @@ def test_a_long_list_of_rounds_comes_whole_and_lets_others_have_their_turn(tmp_p
             await asyncio.sleep(0)
         assert turns > 5
         assert [decode(message, RoundView) for message in (await asked).rounds] == views
+
+    asyncio.run(_with_node(tmp_path, operations, ask))
+
+
+def test_the_longest_reply_comes_whole(tmp_path: Path) -> None:
+    operations = FakeOperations()
+    most = (1 << 63) - 1
+    phases = tuple(PhaseView(p, most, most, most) for p in Phase if p is not Phase.NONE)
+    amounts = ("latency_ms", "exchange_ms", "train_ms", "samples", "tokens", "steps")
+    bytes_ = ("payload_bytes", "bytes_in", "bytes_out")
+    longest = round_view(6, phases=phases, **dict.fromkeys((*amounts, *bytes_), most))
+    operations.rounds = lambda limit: [longest] * limit  # type: ignore[method-assign]
+
+    async def ask(client: ControlClient) -> None:
+        views = await client.rounds(limit=2 * ROUNDS_MAX)
+        assert len(views) == ROUNDS_MAX
+        assert views[0] == views[-1] == longest
+        reply = pb.ListRoundsReply(rounds=[encode(longest, pb.Round)] * ROUNDS_MAX)
+        assert 2 * reply.ByteSize() < REPLY_BYTES_MAX
 
     asyncio.run(_with_node(tmp_path, operations, ask))
 

@@ -22,6 +22,10 @@ SLOW_S: Final = 120.0
 """Deadline of what its trainer or its disk has to work for."""
 
 
+REPLY_BYTES_MAX: Final = 8 << 20
+"""The longest reply, 10,000 rounds, has 2 MB, and 3 with the largest numbers in all fields."""
+
+
 class NotRunning(ConfigError):
     """No node answers on the data folder's control socket."""
 
@@ -75,7 +79,10 @@ async def control_client(datadir: Path) -> AsyncIterator["ControlClient"]:
         raise NotRunning(datadir)
     # Each socket file gets a channel of its own: gRPC shares connections between equal targets,
     # and with them the memory of failed attempts.
-    options = [("grpc.use_local_subchannel_pool", 1)]
+    options = [
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.max_receive_message_length", REPLY_BYTES_MAX),
+    ]
     async with grpc.aio.insecure_channel(f"unix:{path}", options=options) as channel:
         yield ControlClient(channel, datadir)
 
