@@ -202,7 +202,9 @@ def _host_port(raw: object) -> str:
 def _trace_endpoint(raw: object) -> str:
     """Where an OTLP collector takes traces; its usual path is added where there is none."""
     text = _text(raw)
-    match = re.fullmatch(r"https?://(?:\[[\da-fA-F:]+\]|[\w.-]+)(?::\d{1,5})?(/[\w./-]*)?", text)
+    match = re.fullmatch(r"https?://(?:\[[\da-fA-F:]+\]|[\w.-]+)(?::(\d{1,5}))?(/[\w./-]*)?", text)
+    if match and not 1 <= int(match[1] or 80) <= 65_535:
+        match = None
     if text and match is None:
         is_secret = re.search("[@?#]", text)  # a name and password, or a token
         shown = "what was given" if is_secret else repr(text[:SHOWN_MAX])
@@ -210,7 +212,7 @@ def _trace_endpoint(raw: object) -> str:
             f"{shown} is no address like {TRACE_EXAMPLE}; what a collector asks for in headers goes"
             " into OTEL_EXPORTER_OTLP_HEADERS"
         )
-    return text.rstrip("/") + "/v1/traces" if match and match[1] in (None, "/") else text
+    return text.rstrip("/") + "/v1/traces" if match and match[2] in (None, "/") else text
 
 
 def _device(raw: object) -> str:

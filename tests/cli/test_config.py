@@ -141,6 +141,7 @@ def test_a_file_that_is_no_text_is_one_line(tmp_path: Path) -> None:
         ("https://otel.example.org/", "https://otel.example.org/v1/traces"),
         ("http://[::1]:4318/v1/traces", "http://[::1]:4318/v1/traces"),
         ("http://10.0.0.1/a/tempo", "http://10.0.0.1/a/tempo"),
+        ("http://a:65535", "http://a:65535/v1/traces"),
     ],
 )
 def test_where_traces_go(tmp_path: Path, given: str, used: str) -> None:
@@ -148,7 +149,17 @@ def test_where_traces_go(tmp_path: Path, given: str, used: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "given", ["localhost:4318", "ftp://a", "http://", "http://me:secret@host", "http://a?token=b"]
+    "given",
+    [
+        "localhost:4318",
+        "ftp://a",
+        "http://",
+        "http://me:secret@host",
+        "http://a?token=b",
+        "http://a:99999",
+        "http://a:65536/v1/traces",
+        "http://[::1]:0",
+    ],
 )
 def test_an_endpoint_that_is_none_is_refused(tmp_path: Path, given: str) -> None:
     with pytest.raises(ConfigError, match=r"--trace-endpoint: .* is no address like"):

@@ -121,6 +121,12 @@ def test_a_file_of_others_is_not_taken_for_targets(tmp_path: Path, name: str) ->
     assert (tmp_path / "mine").read_text() == "keep me"
 
 
+def test_targets_need_the_name_of_a_file() -> None:
+    refused = demo_node("swarm", "--targets", "")
+    assert refused.returncode == 2
+    assert "--targets: a file name is missing" in refused.stderr
+
+
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine").touch()
     assert demo_node("swarm", "--keep", tmp_path).returncode == 2

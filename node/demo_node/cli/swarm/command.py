@@ -104,7 +104,7 @@ def swarm(
     from demo_node.cli.swarm.nodes import SwarmFailed, SwarmOptions
     from demo_node.cli.swarm.report import format_document, print_report
 
-    if targets:
+    if targets is not None:
         _check_targets(targets)
     options = SwarmOptions(
         nodes=nodes,
@@ -135,6 +135,8 @@ def swarm(
 
 def _check_targets(path: Path) -> None:
     """It is removed at the end: nobody's file may be there. Raises BadParameter."""
+    if not path.name:  # an empty value is the folder that we are in
+        raise click.BadParameter("a file name is missing", param_hint="--targets")
     if path.exists():
         reason = "is there already; remove it if no swarm runs that wrote it"
     else:
