@@ -21,7 +21,6 @@ QUICK_S: Final = 5.0
 SLOW_S: Final = 120.0
 """Deadline of what its trainer or its disk has to work for."""
 
-
 REPLY_BYTES_MAX: Final = 8 << 20
 """The longest reply, 10,000 rounds, has 2 MB, and 3 with the largest numbers in all fields."""
 
