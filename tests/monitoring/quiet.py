@@ -12,7 +12,7 @@ from typing import Final
 
 from prometheus_client import Histogram
 
-from demo_node.observe.metrics import METRICS, ROUND_S
+from demo_node.observe.metrics import METRICS, OF_A_ROUND
 from demo_node.views import READY, NodeState
 
 Level = Callable[[float], float]
@@ -145,10 +145,9 @@ def in_rounds(round_s: int, members: int, begin_s: int = 0) -> dict[str, Level |
         ("+Inf", 10),
     ):
         levels[f'demo_event_loop_lag_seconds_bucket{{le="{bound}"}}'] = _rising(share)
-    for edge in (*ROUND_S, math.inf):
+    for edge in (*OF_A_ROUND, math.inf):
         bound = "+Inf" if edge == math.inf else str(float(edge))
-        usual = edge >= 0.9 * round_s
-        levels[f'demo_round_latency_seconds_bucket{{le="{bound}"}}'] = rounds(float(usual))
+        levels[f'demo_round_latency_ratio_bucket{{le="{bound}"}}'] = rounds(float(edge >= 0.9))
     return levels
 
 
