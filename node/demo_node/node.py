@@ -118,7 +118,7 @@ async def _join_run(node: Node, group: asyncio.TaskGroup, files: ExitStack) -> N
         ),
         node.observer.on_event,
     )
-    learner = TrainerClient(supervisor, node.clock.now_ms)
+    learner = TrainerClient(supervisor, node.clock.now_ms, manifest.schedule.round_ms)
     budget_bytes = node.config.disk_budget_mb << 20
     snapshots = SnapshotStore(
         node.disk,

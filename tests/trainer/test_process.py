@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -216,17 +216,86 @@ def test_a_trainer_that_was_replaced_unnoticed_holds_no_states(tmp_path: Path) -
     with_node(tmp_path, test)
 
 
+@asynccontextmanager
+async def stopped(pid: int) -> AsyncIterator[None]:
+    """It does not run meanwhile, and does again afterwards, if it is still there."""
+    os.kill(pid, signal.SIGSTOP)
+    await wait_until(lambda: processes.read_state(pid) == "T")
+    try:
+        yield
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
 def test_a_trainer_that_hangs_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("demo_node.trainer.client.ANSWER_S", 0.2)
 
     async def test(node: Node) -> None:
-        hanging = node.supervisor.pid
-        os.kill(hanging, signal.SIGSTOP)
-        await wait_until(lambda: processes.read_state(hanging) == "T")
-        with pytest.raises(LearnerLost):
-            await node.client.release(0)
-        await wait_until(lambda: node.count("trainer.died") == 1)
+        async with stopped(node.supervisor.pid):
+            with pytest.raises(LearnerLost):
+                await node.client.release(0)
+            await wait_until(lambda: node.count("trainer.died") == 1)
+        (died,) = [fields for name, fields in node.events if name == "trainer.died"]
+        assert died["reason"] == "it did not answer for 0 s (release) and was ended"
         await node.client.load(GENESIS, None)
+
+    with_node(tmp_path, test)
+
+
+def test_a_trainer_that_dies_by_itself_leaves_no_reason(tmp_path: Path) -> None:
+    async def test(node: Node) -> None:
+        work = asyncio.create_task(node.client.train(train_order(sample_count=ENDLESS)))
+        await node.client.evaluate(GENESIS)
+        os.kill(node.supervisor.pid, signal.SIGKILL)
+        with pytest.raises(LearnerLost):
+            await work
+        await wait_until(lambda: node.count("trainer.died") == 1, DEATH_S)
+        (died,) = [fields for name, fields in node.events if name == "trainer.died"]
+        assert (died["exit_code"], died["reason"]) == (-9, "")
+
+    with_node(tmp_path, test)
+
+
+@pytest.mark.parametrize("call", ["train", "apply", "restore", "load"])
+def test_a_trainer_that_does_not_answer_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    calls: dict[str, Callable[[Node], Coroutine[None, None, object]]] = {
+        "train": lambda node: node.client.train(train_order(seconds=0)),
+        "apply": lambda node: node.client.apply(apply_order()),
+        "restore": lambda node: node.client.restore(0),
+        "load": lambda node: node.client.load(record(5), None),
+    }
+
+    slow: list[str] = []
+    note_silence = Trainer.note_silence
+
+    def note(trainer: Trainer, call: str, waited_s: float) -> None:
+        slow.append(call)
+        note_silence(trainer, call, waited_s)
+
+    monkeypatch.setattr(Trainer, "note_silence", note)
+    monkeypatch.setattr("demo_node.trainer.client.SLOW_S", 0.2)
+
+    async def silence(node: Node) -> None:
+        slow.clear()
+        async with stopped(node.supervisor.pid):
+            waiting = [asyncio.create_task(calls[call](node))]
+            await wait_until(lambda: len(slow) == 1)
+            waiting.append(asyncio.create_task(node.client.release(0)))
+            await wait_until(lambda: len(slow) == 2)
+        await asyncio.gather(*waiting)
+
+    async def test(node: Node) -> None:
+        node.events.clear()
+        await silence(node)
+        await silence(node)
+        told = [fields for name, fields in node.events if name == "trainer.unresponsive"]
+        assert [fields["call"] for fields in told] == [call, call]
+        assert [fields["pid"] for fields in told] == [node.supervisor.pid] * 2
+        assert all(int(str(fields["waited_ms"])) >= 200 for fields in told)
+        assert node.count("trainer.died") == 0
 
     with_node(tmp_path, test)
 

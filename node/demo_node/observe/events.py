@@ -53,11 +53,20 @@ LIFE: Final[Mapping[str, Event]] = {
     ),
     "clock.corrected": Event(INFO, "see [Clock](#clock)"),
     "trainer.ready": Event(INFO, "the trainer process is up"),
+    "trainer.unresponsive": Event(
+        WARNING,
+        "the trainer has not answered `call` for `waited_ms`, 10 s or two rounds more than it may"
+        " take; told again only after it has answered. Two minutes without an answer (ten where"
+        " parameters are loaded or updated) and it is ended: `trainer.died`",
+        "if it was stopped, `kill -CONT` its pid; otherwise the machine is busy, or its disk or"
+        " graphics card hangs",
+    ),
     "trainer.died": Event(
         WARNING,
-        "the trainer process ended; another starts at once",
-        "nothing once; if it repeats, look for the system's out-of-memory killer, or use"
-        " `--device cpu`",
+        "the trainer process ended; another starts at once. `reason` is empty where it was not"
+        " this node that ended it",
+        "nothing once; if it repeats, look for the system's out-of-memory killer (`exit_code` -9,"
+        " no reason), or use `--device cpu`",
     ),
     "states.lost": Event(
         WARNING,

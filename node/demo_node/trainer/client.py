@@ -3,6 +3,7 @@
 Part of the node process: no torch here.
 """
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,6 +20,12 @@ from demo_protocol.errors import ConfigError, LocalFault
 
 ANSWER_S: Final = 120.0
 """A call that takes longer than it can reasonably take means a trainer that hangs: it is ended."""
+
+SLOW_S: Final = 10.0
+"""A call that is not answered so long after it is due is told to the operator, or after two rounds.
+
+Not ended yet: a process may be stopped for some seconds, and a machine may be busy.
+"""
 
 STATE_S: Final = 600.0
 """The same for work on a whole state: a large model on a slow disk.
@@ -38,10 +45,12 @@ class TrainerClient:
         self,
         supervisor: Supervisor,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        round_ms: int = 0,
     ) -> None:
-        """`now_ms`: the clock of the orders' deadlines, ports.Clock's."""
+        """`now_ms`: the clock of the orders' deadlines, ports.Clock's. `round_ms`: of the run."""
         self._supervisor = supervisor
         self._now_ms = now_ms
+        self._round_s = round_ms / 1000
 
     async def load(self, record: bytes, snapshot: bytes | None) -> bytes:
         """Hold state `record`. Raises Reject on a bad snapshot.
@@ -56,7 +65,7 @@ class TrainerClient:
 
         while True:
             trainer = await self._supervisor.wait_ready()
-            with suppress(LearnerLost), self._calling(trainer):
+            with suppress(LearnerLost), self._calling("load", self._patience_s(STATE_S), trainer):
                 reply = await trainer.stub.Load(requests(), timeout=STATE_S)
                 trainer.has_states = True
                 trainer.device_bytes = reply.device_bytes
@@ -73,7 +82,7 @@ class TrainerClient:
             sample_count=order.sample_count,
             probation_key=order.probation_key,
         )
-        with self._calling() as trainer:
+        with self._calling("train", left_ms / 1000 + SLOW_S) as trainer:
             header: pb.TrainedHeader | None = None
             pieces: list[bytes] = []
             async for reply in trainer.stub.Train(request, timeout=left_ms / 1000 + ANSWER_S):
@@ -100,29 +109,30 @@ class TrainerClient:
             for piece in iterate_pieces(order.payloads):
                 yield pb.ApplyRequest(piece=piece)
 
-        with self._calling() as trainer:
+        with self._calling("apply", self._patience_s(STATE_S)) as trainer:
             reply = await trainer.stub.Apply(requests(), timeout=STATE_S)
             trainer.device_bytes = reply.device_bytes
             return reply.digest
 
     async def forget(self, records: Sequence[bytes]) -> None:
         """These states are not needed any more."""
-        with self._calling() as trainer:
+        with self._calling("forget", self._patience_s(ANSWER_S)) as trainer:
             await trainer.stub.Forget(pb.ForgetRequest(records=records), timeout=ANSWER_S)
 
     async def restore(self, round_: int) -> None:
         """What was sent in `round_` did not count: add it back to the residual (rule 24)."""
-        with self._calling() as trainer:
+        with self._calling("restore", self._patience_s(ANSWER_S)) as trainer:
             await trainer.stub.Restore(pb.RestoreRequest(round=round_), timeout=ANSWER_S)
 
     async def release(self, round_: int) -> None:
         """What was sent in `round_` counted."""
-        with self._calling() as trainer:
+        with self._calling("release", self._patience_s(ANSWER_S)) as trainer:
             await trainer.stub.Release(pb.ReleaseRequest(round=round_), timeout=ANSWER_S)
 
     async def snapshot(self, record: bytes) -> AsyncIterator[bytes]:
         """A state as safetensors bytes, in pieces. Raises UnknownState."""
-        with self._calling() as trainer:
+        # In pieces, as they are taken: nobody can say how long is long.
+        with self._calling("snapshot", STATE_S) as trainer:
             request = pb.SnapshotRequest(record=record)
             async for reply in trainer.stub.Snapshot(request, timeout=STATE_S):
                 yield reply.piece
@@ -142,18 +152,33 @@ class TrainerClient:
             request = pb.GenerateRequest(record=record, length=length)
             return (await trainer.stub.Generate(request, timeout=STATE_S)).text
 
+    def _patience_s(self, limit_s: float) -> float:
+        """How long a call that ends at `limit_s` may take before an operator is told."""
+        return min(max(SLOW_S, 2 * self._round_s), limit_s / 2)
+
     @contextmanager
-    def _calling(self, trainer: Trainer | None = None) -> Iterator[Trainer]:
-        """Errors of a call inside come out as what they mean."""
+    def _calling(
+        self, call: str, patience_s: float, trainer: Trainer | None = None
+    ) -> Iterator[Trainer]:
+        """Errors of a call inside come out as what they mean; `patience_s` is when it is slow."""
         trainer = trainer or self._find_loaded()
+        loop = asyncio.get_running_loop()
+        begin_s = loop.time()
+        slow = loop.call_later(patience_s, trainer.note_silence, call, patience_s)
         try:
             yield trainer
+            trainer.is_silent = False
         except grpc.aio.AioRpcError as error:
             meant = to_error(error)
             if isinstance(meant, LearnerLost):
                 # Gone, or hanging. Its death may not have been noticed yet: nobody shall ask again.
-                self._supervisor.abandon(trainer)
+                reason = _explain_end(error.code(), call, loop.time() - begin_s)
+                self._supervisor.abandon(trainer, reason)
+            else:
+                trainer.is_silent = False
             raise meant from None
+        finally:
+            slow.cancel()
 
     @contextmanager
     def _looking(self) -> Iterator[Trainer]:
@@ -174,6 +199,17 @@ class TrainerClient:
         if not trainer.has_states:
             raise LearnerLost("this trainer is new and holds no states yet")
         return trainer
+
+
+def _explain_end(code: grpc.StatusCode, call: str, waited_s: float) -> str:
+    """Why this node ends a trainer; empty where the trainer has ended, or is about to."""
+    match code:
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
+            return f"it did not answer for {waited_s:.0f} s ({call}) and was ended"
+        case grpc.StatusCode.ABORTED:
+            return f"memory ran out ({call}) and it was ended"
+        case _:
+            return ""
 
 
 def _to_trained(order: TrainOrder, header: pb.TrainedHeader, payload: bytes) -> Trained:

@@ -60,6 +60,10 @@ class Trainer:
         """Whether a state was loaded into it: a child that is new holds none."""
         self.device_bytes = 0
         """Of a graphics card's memory, as it last said."""
+        self.is_silent = False
+        """Whether the operator was told that it does not answer, and it has not answered since."""
+        self.end_reason = ""
+        """Why this node ended it; empty where it died by itself."""
         self._process = process
         self._channel = grpc.aio.insecure_channel(f"unix:{socket}", options=CHANNEL_OPTIONS)
         self.stub = TrainerStub(self._channel)
@@ -75,6 +79,14 @@ class Trainer:
             self.info = replace(self.info, micro_batch=micro_batch)
         for happening in happenings:
             self._on_event(happening.name, **json.loads(happening.fields))
+
+    def note_silence(self, call: str, waited_s: float) -> None:
+        """A call takes too long: tell it, once for all calls that are under way."""
+        if not self.is_silent and not self.died.done():
+            self.is_silent = True
+            self._on_event(
+                "trainer.unresponsive", pid=self.pid, call=call, waited_ms=round(waited_s * 1000)
+            )
 
     def kill(self) -> None:
         """End it now: nothing in it is worth a clean end."""
@@ -105,8 +117,8 @@ class Supervisor:
     def __init__(
         self, settings: TrainerSettings, on_event: OnEvent = lambda _name, **_fields: None
     ) -> None:
-        """on_event: trainer.ready, trainer.known_answer_failed, trainer.died, and what the trainer
-        has to say (learner.py).
+        """on_event: trainer.ready, trainer.known_answer_failed, trainer.unresponsive, trainer.died,
+        and what the trainer has to say (learner.py).
         """
         self._settings = settings
         self._on_event = on_event
@@ -154,9 +166,13 @@ class Supervisor:
             await self._ready.wait()
         return self._trainer
 
-    def abandon(self, trainer: Trainer) -> None:
-        """It does not answer: end it, so that another can start."""
+    def abandon(self, trainer: Trainer, reason: str) -> None:
+        """It is of no use any more: end it, so that another can start.
+
+        `reason`: why, for `trainer.died`; empty where it is about to die by itself.
+        """
         self._withdraw(trainer)
+        trainer.end_reason = trainer.end_reason or reason
         trainer.kill()
 
     async def run(self) -> None:
@@ -198,6 +214,7 @@ class Supervisor:
             self._withdraw(trainer)
             self._child_pid = 0
             exit_code = await trainer.close()
+        reason = reason or trainer.end_reason
         self._on_event("trainer.died", pid=trainer.pid, exit_code=exit_code, reason=reason)
 
     async def _start(self, socket: str) -> ForkServerProcess:
