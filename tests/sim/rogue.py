@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
+from typing import Self
 
 from demo_node.ports import Blob, BlobRequest, Topic
 from demo_node.sim.model_learner import ModelLearner
@@ -35,10 +36,28 @@ class Rogue:
         self.mesh = swarm.network.add(self.name)
         self._learner = ModelLearner(swarm.manifest, VirtualClock(), self.name)
 
-    async def enter(self) -> None:
-        """Connect to everybody, hear and forward everything."""
-        await self.mesh.join(self.honest.run_id, lambda topic, sender, message: True, self._serve)
-        self.swarm.network.connect_all()
+    @classmethod
+    async def enter(cls, swarm: SimSwarm) -> Self:
+        """One that is connected to everybody, hears and forwards everything."""
+        rogue = cls(swarm)
+        await rogue.mesh.join(
+            rogue.honest.run_id, lambda topic, sender, message: True, rogue._serve
+        )
+        swarm.network.connect_all()
+        return rogue
+
+    @classmethod
+    async def enter_as_member(cls, swarm: SimSwarm) -> Self:
+        """One that has been honest in rounds 0 to 2, while joins are members at once."""
+        rogue = await cls.enter(swarm)
+        for round_ in range(3):
+            await rogue.wait_until(round_, 10)
+            await rogue.join(round_)
+            await rogue.wait_until(round_, TRAIN_END)
+            await rogue.publish(rogue.header(round_))
+        await rogue.wait_until(3, 0)
+        assert rogue.name in rogue.honest.chain[rogue.honest.head].members
+        return rogue
 
     async def wait_until(self, round_: int, ms: int) -> None:
         """Let time pass."""
@@ -99,16 +118,6 @@ class Rogue:
         """Send it to everybody."""
         topic = Topic.HEADERS if isinstance(sealed.body, Header) else Topic.PROPOSALS
         await self.mesh.publish(topic, sealed.raw)
-
-    async def become_member(self) -> None:
-        """Join and contribute honestly in rounds 0 to 2, while joins are members at once."""
-        for round_ in range(3):
-            await self.wait_until(round_, 10)
-            await self.join(round_)
-            await self.wait_until(round_, TRAIN_END)
-            await self.publish(self.header(round_))
-        await self.wait_until(3, 0)
-        assert self.name in self.honest.chain[self.honest.head].members
 
     async def _serve(self, asking: bytes, request: BlobRequest) -> bytes | None:
         return self.payloads.get(request.key) if request.kind is Blob.PAYLOAD else None

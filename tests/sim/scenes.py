@@ -24,6 +24,12 @@ def play(scenario: Scenario, swarm: SimSwarm | None = None) -> None:
     run_virtual(main())
 
 
+async def leave(node: SimNode) -> None:
+    """Have it tell the others that it leaves the run."""
+    node.driver.leave()
+    await node.driver.flush()
+
+
 def assert_agree(swarm: SimSwarm) -> None:
     """Every node has the same head, and by computing it the same parameters."""
     assert len({node.view.head for node in swarm.nodes}) == 1

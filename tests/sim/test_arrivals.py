@@ -42,8 +42,7 @@ def test_one_that_was_held_up_is_late_by_the_clock_and_one_that_is_early_is_in_t
             return 0.4
 
         await swarm.start(4)
-        rogue = Rogue(swarm)
-        await rogue.enter()
+        rogue = await Rogue.enter(swarm)
         await swarm.run_until_round(1)
         before = [len(arrivals(node, Topic.HEADERS)) for node in swarm.nodes]
         await rogue.wait_until(1, TRAIN_END - 500)
@@ -64,9 +63,7 @@ def test_one_that_was_held_up_is_late_by_the_clock_and_one_that_is_early_is_in_t
 def test_a_header_is_its_authors_where_ours_is_signed_in_the_same_step() -> None:
     async def scenario(swarm: SimSwarm) -> None:
         await swarm.start(3)
-        rogue = Rogue(swarm)
-        await rogue.enter()
-        await rogue.become_member()
+        rogue = await Rogue.enter_as_member(swarm)
         node = swarm.nodes[0]
         node.driver.machine.paused = True  # its heartbeat is due at the train boundary
         await rogue.wait_until(5, TRAIN_END - 5)

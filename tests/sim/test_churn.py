@@ -15,7 +15,7 @@ from demo_protocol.identity import Kind
 from demo_protocol.messages import decode_header, decode_proposal
 from demo_protocol.schedule import round_start_ms
 from tests.builders import manifest
-from tests.sim.scenes import assert_agree, height, play, resyncs
+from tests.sim.scenes import assert_agree, height, leave, play, resyncs
 
 
 @pytest.mark.parametrize("at", [10, 140])
@@ -47,8 +47,7 @@ def test_a_leaver_is_no_member_any_more_and_the_others_go_on() -> None:
         await swarm.start(4)
         await swarm.run_until_round(6)
         leaver = swarm.nodes[3]
-        leaver.driver.leave()
-        await leaver.driver.flush()
+        await leave(leaver)
         await swarm.run_until_round(8)
         assert_agree(swarm)
         assert leaver.view.head_state.known[leaver.name].left

@@ -22,7 +22,7 @@ from demo_node.swarm_peers import show_contributors
 from demo_node.views import Standing
 from demo_protocol.errors import Reject
 from tests.builders import Tree, manifest
-from tests.sim.scenes import assert_agree, height, play
+from tests.sim.scenes import assert_agree, height, leave, play
 
 
 def test_a_run_of_so_many_rounds_has_records_of_these_and_goes_silent() -> None:
@@ -146,8 +146,7 @@ def test_what_each_has_contributed_is_counted_over_the_whole_chain_and_across_le
         await swarm.start(3)
         await swarm.run_until_round(10)
         leaver = swarm.nodes[2]
-        leaver.driver.leave()
-        await leaver.driver.flush()
+        await leave(leaver)
         await swarm.run_until_round(12)
         await swarm.kill(leaver)
         await swarm.run_until_round(20)

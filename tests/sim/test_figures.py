@@ -11,7 +11,7 @@ from demo_node.store.snapshots import SnapshotStore
 from demo_node.views import Figure
 from tests.observe.test_metrics import exposition
 from tests.sim.rogue import TRAIN_END, Rogue
-from tests.sim.scenes import height, is_payload_of, play, rank_of, read_proposal, rolled_back
+from tests.sim.scenes import height, is_payload_of, leave, play, rank_of, read_proposal, rolled_back
 from tests.sim.test_cuts import cut_off
 
 LATE = {peer_name(2), peer_name(3)}
@@ -42,9 +42,7 @@ def test_each_sound_payload_of_another_node_is_counted_once_and_measured() -> No
 def test_a_payload_that_is_none_is_counted_as_rejected() -> None:
     async def scenario(swarm: SimSwarm) -> None:
         await swarm.start(4)
-        rogue = Rogue(swarm)
-        await rogue.enter()
-        await rogue.become_member()
+        rogue = await Rogue.enter_as_member(swarm)
         length = rogue.header(3).body.payload_bytes
         before = [payloads(node) for node in swarm.nodes]
         for round_ in range(3, 6):
@@ -187,8 +185,7 @@ def test_a_leaver_has_left_and_a_dead_node_expires() -> None:
         await swarm.start(4)
         await swarm.run_until_round(6)
         leaver = swarm.nodes[3]
-        leaver.driver.leave()
-        await leaver.driver.flush()
+        await leave(leaver)
         await swarm.run_until_round(8)
         assert [members(node) for node in swarm.nodes] == [{"joined": 4, "left": 1}] * 4
         await swarm.kill(leaver)

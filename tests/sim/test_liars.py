@@ -33,9 +33,7 @@ def rounds_listing(node: SimNode, author: bytes) -> set[int]:
 def test_an_equivocating_author_is_counted_nowhere_by_anybody() -> None:
     async def scenario(swarm: SimSwarm) -> None:
         await swarm.start(4)
-        rogue = Rogue(swarm)
-        await rogue.enter()
-        await rogue.become_member()
+        rogue = await Rogue.enter_as_member(swarm)
         half = {peer_name(0), peer_name(1)}
 
         def split(heard: Heard) -> float | None:
@@ -65,9 +63,7 @@ def test_an_equivocating_author_is_counted_nowhere_by_anybody() -> None:
 def test_a_forged_digest_accuses_its_author_and_changes_nothing_else() -> None:
     async def scenario(swarm: SimSwarm) -> None:
         await swarm.start(4)
-        rogue = Rogue(swarm)
-        await rogue.enter()
-        await rogue.become_member()
+        rogue = await Rogue.enter_as_member(swarm)
         for round_ in range(3, 7):
             await rogue.wait_until(round_, TRAIN_END)
             await rogue.publish(rogue.header(round_, digest=b"forged!!"))
@@ -85,9 +81,7 @@ def test_a_forged_digest_accuses_its_author_and_changes_nothing_else() -> None:
 def test_a_payload_that_is_none_is_never_listed_by_honest_nodes() -> None:
     async def scenario(swarm: SimSwarm) -> None:
         await swarm.start(4)
-        rogue = Rogue(swarm)
-        await rogue.enter()
-        await rogue.become_member()
+        rogue = await Rogue.enter_as_member(swarm)
         length = rogue.header(3).body.payload_bytes
         for round_ in range(3, 8):
             await rogue.wait_until(round_, TRAIN_END)
@@ -107,9 +101,7 @@ def test_a_payload_that_is_none_is_never_listed_by_honest_nodes() -> None:
 def test_a_record_that_lists_such_a_payload_is_followed_by_nobody() -> None:
     async def scenario(swarm: SimSwarm) -> None:
         await swarm.start(4)
-        rogue = Rogue(swarm)
-        await rogue.enter()
-        await rogue.become_member()
+        rogue = await Rogue.enter_as_member(swarm)
         made = set()
         for round_ in range(3, 14):
             await rogue.wait_until(round_, TRAIN_END)
@@ -135,9 +127,7 @@ def test_a_record_that_lists_such_a_payload_is_followed_by_nobody() -> None:
 def test_a_proposal_of_headers_that_do_not_exist_is_replaced_in_the_same_round() -> None:
     async def scenario(swarm: SimSwarm) -> None:
         await swarm.start(4)
-        rogue = Rogue(swarm)
-        await rogue.enter()
-        await rogue.become_member()
+        rogue = await Rogue.enter_as_member(swarm)
         for round_ in range(3, 12):
             await rogue.wait_until(round_, TRAIN_END)
             await rogue.publish(rogue.header(round_))
@@ -163,8 +153,7 @@ def test_rule_12_a_strangers_record_below_the_genesis_keeps_nobody_from_proposin
 
     async def scenario(swarm: SimSwarm) -> None:
         await swarm.start(4)
-        rogue = Rogue(swarm)
-        await rogue.enter()
+        rogue = await Rogue.enter(swarm)
         for round_ in range(2, 10):
             await rogue.wait_until(round_, TRAIN_END)
             mine = rogue.header(round_)
@@ -187,8 +176,7 @@ def test_rule_12_a_strangers_record_below_the_genesis_keeps_nobody_from_proposin
 def test_rule_17_a_stranger_that_proposes_first_does_not_become_the_only_member() -> None:
     async def scenario(swarm: SimSwarm) -> None:
         await swarm.start(4)
-        rogue = Rogue(swarm)
-        await rogue.enter()
+        rogue = await Rogue.enter(swarm)
         await rogue.wait_until(0, TRAIN_END)
         mine = rogue.header(0)
         await rogue.publish(mine)
@@ -210,9 +198,7 @@ def test_rule_12_a_members_record_on_an_old_parent_keeps_nobody_from_proposing()
 
     async def scenario(swarm: SimSwarm) -> None:
         await swarm.start(4)
-        rogue = Rogue(swarm)
-        await rogue.enter()
-        await rogue.become_member()
+        rogue = await Rogue.enter_as_member(swarm)
         old = rogue.honest.head
         for round_ in range(6, 12):
             await rogue.wait_until(round_, PROPOSE - 100)

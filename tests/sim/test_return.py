@@ -16,7 +16,7 @@ from demo_node.store.round_store import FileRoundStore
 from demo_protocol.errors import ConfigError
 from demo_protocol.manifest import Agreement
 from tests.builders import manifest
-from tests.sim.scenes import assert_agree, height, leaps, play, resyncs, rolled_back
+from tests.sim.scenes import assert_agree, height, leaps, leave, play, resyncs, rolled_back
 
 WEEK_ROUNDS = 7 * 24 * 1200
 """A week of three-second rounds: 201,600."""
@@ -72,8 +72,7 @@ def test_all_but_one_leave_and_the_survivor_trains_on_until_others_return() -> N
         gone = swarm.nodes[1:]
         for number, node in enumerate(gone):
             if number == 0:  # one says so, the others just vanish
-                node.driver.leave()
-                await node.driver.flush()
+                await leave(node)
                 await swarm.run_until_round(16)
             await swarm.kill(node)
         survivor = swarm.nodes[0]

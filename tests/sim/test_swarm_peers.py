@@ -39,9 +39,7 @@ def test_every_node_sees_all_in_step_and_when_their_headers_came() -> None:
 def test_a_header_with_another_digest_is_seen_by_all() -> None:
     async def scenario(swarm: SimSwarm) -> None:
         await swarm.start(3)
-        rogue = Rogue(swarm)
-        await rogue.enter()
-        await rogue.become_member()
+        rogue = await Rogue.enter_as_member(swarm)
         await rogue.wait_until(4, TRAIN_END)
         await rogue.publish(rogue.header(4, digest=b"another."))
         await swarm.run_until_round(5)
