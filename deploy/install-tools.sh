@@ -3,14 +3,14 @@
 # Chromium, npm. Installs what is missing by name with apt, as root; starts nothing.
 #
 #   install-tools.sh           install what is missing
-#   install-tools.sh --check   say what is missing; ends with 1 if anything is
+#   install-tools.sh --check   say what is missing; ends with 1 if anything is, silent if nothing
 set -euo pipefail
 
 # program:package
 wanted="prometheus:prometheus promtool:prometheus prometheus-alertmanager:prometheus-alertmanager
     amtool:prometheus-alertmanager chromium:chromium node:nodejs npm:npm"
 # Chromium brings no font.
-font=/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf
+font=${FONT:-/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf}
 
 list_missing() {
     for pair in $wanted; do
@@ -18,11 +18,20 @@ list_missing() {
     done
     [ -e "$font" ] || echo fonts-dejavu-core
 }
+case "$*" in
+    '' | --check) ;;
+    *)
+        echo "usage: install-tools.sh [--check]" >&2
+        exit 2 ;;
+esac
 missing=$(list_missing | sort -u | tr '\n' ' ')
-[ -n "$missing" ] || exit 0
+if [ -z "$missing" ]; then
+    [ "$*" = --check ] || echo "nothing to install"
+    exit 0
+fi
 was_missing=$missing
 
-if [ "${1:-}" = --check ]; then
+if [ "$*" = --check ]; then
     echo "not installed: $missing"
     exit 1
 fi

@@ -32,7 +32,8 @@ def add_program(folder: Path, name: str, does: str) -> None:
 def install(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     bash = shutil.which("bash")
     assert bash
-    environment = {**os.environ, "PATH": str(folder), "POLICY_RC_D": str(folder / "policy")}
+    replaced = {"PATH": folder, "POLICY_RC_D": folder / "policy", "FONT": folder / "font"}
+    environment = {**os.environ, **{name: str(value) for name, value in replaced.items()}}
     return subprocess.run(
         [bash, SCRIPT, *arguments], env=environment, capture_output=True, text=True, check=False
     )
@@ -52,6 +53,27 @@ def test_only_what_is_missing_is_named(bare: Path) -> None:
     assert result.returncode == 1
     assert "chromium" in result.stdout
     assert not PACKAGES - {"chromium"} & set(result.stdout.split())
+
+
+@pytest.mark.parametrize(("option", "says"), [((), "nothing to install\n"), (("--check",), "")])
+def test_where_all_is_there_only_make_hears_nothing(
+    bare: Path, option: tuple[str, ...], says: str
+) -> None:
+    (bare / "font").touch()
+    for program in PROGRAMS:
+        add_program(bare, program, "")
+    result = install(bare, *option)
+    assert (result.returncode, result.stdout, result.stderr) == (0, says, "")
+
+
+@pytest.mark.parametrize("line", [("--chek",), ("--check", "now"), ("chromium",)])
+def test_what_it_does_not_know_is_refused(bare: Path, line: tuple[str, ...]) -> None:
+    add_program(bare, "id", "echo 0")
+    add_program(bare, "apt-get", f"echo called > {bare}/called")
+    result = install(bare, *line)
+    assert result.returncode == 2
+    assert result.stderr == "usage: install-tools.sh [--check]\n"
+    assert not (bare / "called").exists()
 
 
 def test_nothing_is_installed_by_who_may_not(bare: Path) -> None:
