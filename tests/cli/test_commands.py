@@ -13,7 +13,7 @@ from demo_node.cli.show import format_status
 from demo_node.control.address import socket_path
 from demo_node.views import NodeState
 from demo_protocol.manifest import compute_run_id, decode_manifest
-from tests.cli.command import ROOT, demo_node, environment
+from tests.cli.command import COMMAND, ROOT, demo_node, environment
 from tests.control.fake_node import status_view
 from tests.waiting import wait_until_sync
 
@@ -70,6 +70,57 @@ def test_without_a_node_there_is_one_line_and_exit_code_69(tmp_path: Path, comma
     assert done.stderr.startswith("demo-node: no node is running in")
     assert done.stderr.count("\n") == 1
     assert not done.stdout
+
+
+def test_where_no_node_can_run_it_is_said_why(tmp_path: Path) -> None:
+    nowhere = demo_node("status", "--datadir", tmp_path / "typo")
+    assert f"{tmp_path / 'typo'}: there is no such folder" in nowhere.stderr
+    without_run = demo_node("status", "--datadir", tmp_path)
+    assert f"{tmp_path}, and no run is in there" in without_run.stderr
+    (tmp_path / "manifest.json").touch()
+    stopped = demo_node("status", "--datadir", tmp_path)
+    assert f"{tmp_path}; start one with: demo-node start" in stopped.stderr
+    assert [done.returncode for done in (nowhere, without_run, stopped)] == [69, 69, 69]
+
+
+PRINTED = [("top",), ("status",), ("peers",), ("rounds", "--json"), ("top", "--json")]
+
+
+@pytest.mark.parametrize("command", PRINTED, ids=" ".join)
+@pytest.mark.parametrize("buffered", [True, False])
+def test_a_full_disk_below_the_output_is_one_line(
+    fake_node: Path, command: tuple[str, ...], buffered: bool
+) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = _print_into(full.fileno(), fake_node, command, buffered=buffered)
+    assert done.stderr == "demo-node: cannot write the output: No space left on device\n"
+    assert done.returncode == 74
+
+
+@pytest.mark.parametrize("command", PRINTED, ids=" ".join)
+def test_a_reader_that_has_seen_enough_is_no_error(
+    fake_node: Path, command: tuple[str, ...]
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = _print_into(writer, fake_node, command, buffered=True)
+    finally:
+        os.close(writer)
+    assert done.stderr == ""
+
+
+def _print_into(
+    output: int, datadir: Path, command: tuple[str, ...], *, buffered: bool
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *command, "--datadir", str(datadir)],
+        stdout=output,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        env={**environment(), "PYTHONUNBUFFERED": "" if buffered else "1"},
+    )
 
 
 @pytest.mark.parametrize(

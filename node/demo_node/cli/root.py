@@ -1,5 +1,7 @@
 """The group of all commands, and the one place where errors become exit codes."""
 
+import contextlib
+import os
 import sys
 import traceback
 from typing import Final, NoReturn
@@ -21,6 +23,12 @@ from demo_protocol.errors import ConfigError
 
 INTERNAL: Final = 70
 """Our bug (sysexits.h: EX_SOFTWARE)."""
+
+UNPRINTED: Final = 74
+"""Nobody can read the answer (EX_IOERR)."""
+
+PRINTERS: Final = ("click", "rich")
+"""Packages that all commands print through."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -60,7 +68,30 @@ def main() -> NoReturn:
     except ConfigError as error:
         click.echo(f"demo-node: {error}", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if not _came_of_printing(error):
+            _end_with_traceback()
+        _drop_output()
+        click.echo(f"demo-node: cannot write the output: {error.strerror}", err=True)
+        sys.exit(UNPRINTED)
     except Exception:  # the outermost door: a bug ends with its traceback and a code of its own
-        traceback.print_exc()
-        sys.exit(INTERNAL)
+        _end_with_traceback()
     sys.exit(0)
+
+
+def _end_with_traceback() -> NoReturn:
+    traceback.print_exc()
+    sys.exit(INTERNAL)
+
+
+def _came_of_printing(error: OSError) -> bool:
+    """A full disk below `>` is no bug. A pipe whose reader is gone does not come here."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    printer = str(frames[-1].f_globals.get("__name__", "")).partition(".")[0]
+    return printer in PRINTERS and error.filename is None
+
+
+def _drop_output() -> None:
+    """What is still to be written would fail once more when Python ends."""
+    with contextlib.suppress(OSError, ValueError):  # no real file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -29,10 +29,18 @@ class NotRunning(ConfigError):
     """No node answers on the data folder's control socket."""
 
     def __init__(self, datadir: Path) -> None:
-        super().__init__(
-            f"no node is running in {datadir}; start one with: demo-node start --datadir {datadir}",
-            exit_code=69,
+        super().__init__(f"no node is running in {_advise_start(datadir)}", exit_code=69)
+
+
+def _advise_start(datadir: Path) -> str:
+    if not datadir.is_dir():
+        return f"{datadir}: there is no such folder; name the node's with --datadir"
+    if not (datadir / "manifest.json").exists():
+        return (
+            f"{datadir}, and no run is in there; open one with demo-node init, join one with"
+            " demo-node start --peers, or name another folder with --datadir"
         )
+    return f"{datadir}; start one with: demo-node start --datadir {datadir}"
 
 
 class NotAnswering(ConfigError):
