@@ -1,6 +1,7 @@
 """What happened lately: when each event did, and how late the event loop woke. Of bounded size."""
 
 import math
+import statistics
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from typing import Final
@@ -13,6 +14,9 @@ TIMES_KEPT: Final = 3
 
 LAGS_KEPT: Final = 6_000
 """Ten minutes of ten looks a second."""
+
+LAGS_TOGETHER: Final = 600
+"""A minute."""
 
 LAGS_MIN: Final = 1_000
 """Of fewer looks nothing is said: a node that comes up is busy."""
@@ -45,7 +49,12 @@ class Recent:
         )
 
     def loop_lag_p99_s(self) -> float:
-        """Of the last ten minutes; NaN before there is enough to tell it from."""
+        """What most of the last ten minutes had; NaN before there is enough to tell it from.
+
+        A single pause is in one of them or two, and says nothing about the others.
+        """
         if len(self._lags) < LAGS_MIN:
             return math.nan
-        return sorted(self._lags)[len(self._lags) * 99 // 100]
+        lags = list(self._lags)
+        minutes = [lags[at : at + LAGS_TOGETHER] for at in range(0, len(lags), LAGS_TOGETHER)]
+        return statistics.median_low(sorted(m)[len(m) * 99 // 100] for m in minutes)
