@@ -93,6 +93,27 @@ def test_what_people_need_to_read_is_kept(text: str) -> None:
     assert cut_secrets(text) == text
 
 
+FOLDERS = ["/srv/GPU1", "/data/Run_2026-11-21_A1", "/tmp/x/nodeC", "/mnt/HDD2/R2D2/Demo-Node"]
+FOLDERS += ["/Users/Anna/Lab_3B/2026Q4", "/home/a/V100_x4/RTX4090", "/var/Job-3f9c0a1b-2c3d-4e5f"]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_where_a_snapshot_lies_is_kept(folder: str) -> None:
+    draw = random.Random(folder)
+    for round_ in range(5_000):
+        path = f"{folder}/snapshots/{round_}-{draw.randbytes(8).hex()}.safetensors"
+        line = {"path": path, "reason": f"[Errno 28] No space left on device: '{path}'"}
+        assert redact(None, "", dict(line)) == line
+
+
+@pytest.mark.parametrize("encode", [base64.b64encode, base64.urlsafe_b64encode])
+def test_a_secret_beside_a_path_is_cut_out(encode: Callable[[bytes], bytes]) -> None:
+    for raw in SECRETS:
+        text = f"/srv/GPU1/Run_2026-11-21_A1/{encode(raw).decode()}/1200-3f9c0a1b2c3d4e5f.key"
+        cut = cut_secrets(text)
+        assert not [part for part in spell(raw) if part in cut], cut
+
+
 def test_bytes_that_can_be_read_are_cut_out_too() -> None:
     for raw in (b"correct horse battery staple", b'it\'s "quoted"', b""):
         assert (

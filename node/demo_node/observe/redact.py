@@ -31,6 +31,9 @@ _ESCAPES: Final = re.compile(r"""(?:\\(?:x[0-9a-f]{2}|[tnr\\'"])[^\\]{0,12}){4,}
 _HEX: Final = re.compile(r"[0-9a-fA-F]{24,}")
 _RUN: Final = re.compile(r"[A-Za-z0-9+/_-]{22,}={0,2}")
 
+_NAME: Final = re.compile(r"(?<![A-Za-z0-9])[0-9a-f]{4,16}(?![A-Za-z0-9])")
+"""The first digits of a hash, as files are named; in base64 hardly anything stands so alone."""
+
 _WINDOW: Final = 22
 """Characters that 16 bytes take in base64."""
 
@@ -73,7 +76,8 @@ def _cut_base64(found: re.Match[str]) -> str:
 
 
 def _is_base64(run: str) -> bool:
-    """Whether 16 bytes of it may be: both cases, and too many switches for words."""
+    """Whether 16 bytes of it may be: one alphabet, both cases, too many switches for words."""
+    run = _NAME.sub(lambda found: "." * len(found[0]), run)
     switches = [
         a.isalnum()
         and b.isalnum()
@@ -81,10 +85,12 @@ def _is_base64(run: str) -> bool:
         for a, b in pairwise(run)
     ]
     return any(
-        sum(switches[i : i + _WINDOW - 1]) >= _SWITCHES and _has_both_cases(run[i : i + _WINDOW])
+        sum(switches[i : i + _WINDOW - 1]) >= _SWITCHES and _may_be_base64(run[i : i + _WINDOW])
         for i in range(len(run) - _WINDOW + 1)
     )
 
 
-def _has_both_cases(text: str) -> bool:
-    return text.lower() != text and text.upper() != text
+def _may_be_base64(text: str) -> bool:
+    # What has slashes and dashes or underscores is a path: base64 has the one kind or the other.
+    is_path = ("/" in text or "+" in text) and ("-" in text or "_" in text)
+    return not is_path and text.lower() != text and text.upper() != text
