@@ -26,6 +26,7 @@ SNAPSHOT_LIMIT_S = 40 * 3
 
 ELSEWHERE = {
     "DemoNodeDown",  # there is no screen then, but one line
+    "DemoNoNodes",  # of Prometheus' targets, which it knows nothing of
     *(  # tests/cli/test_top_figures.py has them
         *("DemoRoundsStalled", "DemoRoundLatencyHigh", "DemoRoundsSkipped", "DemoParticipationLow"),
         *("DemoNotIncluded", "DemoForksFrequent", "DemoDigestDiverged", "DemoDigestDisputed"),

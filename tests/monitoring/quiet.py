@@ -219,7 +219,8 @@ def _slept() -> dict[str, Level | float]:
     assert callable(head)
     behind = _until(HOUR_S, head)
     levels["demo_head_round"] = lambda t: behind(t) if t < awake_s + 60 else head(t)
-    return {name: _but_asleep(level, HOUR_S, awake_s) for name, level in levels.items()}
+    asleep = {name: _but_asleep(level, HOUR_S, awake_s) for name, level in levels.items()}
+    return asleep | {"up": 1.0}  # promtool is awake, and would see that there is none
 
 
 def _but_asleep(level: Level | float, begin_s: float, end_s: float) -> Level:

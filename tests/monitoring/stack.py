@@ -27,7 +27,10 @@ ANSWER_S = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """An alert as the webhook heard of it: `status` is firing or resolved."""
+    """An alert as the webhook heard of it: `status` is firing or resolved.
+
+    `instance` is empty where it is about no node.
+    """
 
     alert: str
     instance: str
@@ -67,7 +70,8 @@ class Webhook:
     def _note(self, message: Mapping[str, Any]) -> None:
         for alert in message["alerts"]:
             labels = alert["labels"]
-            self.notices.append(Notice(labels["alertname"], labels["instance"], alert["status"]))
+            instance = labels.get("instance", "")
+            self.notices.append(Notice(labels["alertname"], instance, alert["status"]))
 
     def _make_handler(self) -> type[BaseHTTPRequestHandler]:
         webhook = self

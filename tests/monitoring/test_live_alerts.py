@@ -38,6 +38,9 @@ SLOW = frozenset(
 )
 """They tell of slowness: on shared cores 2 of the 6 rounds in a short window may well be late."""
 
+BEGINNING = frozenset({"DemoNoNodes"})
+"""Prometheus may take 10 s from its start to the first scrape: more than alerts must hold here."""
+
 FIRING = f'ALERTS{{alertstate="firing",alertname!~"{"|".join(sorted(SLOW))}"}}'
 FIRED = f"last_over_time({FIRING}[1h])"
 
@@ -95,8 +98,9 @@ def stopped(pid: int) -> Iterator[None]:
 def test_a_healthy_swarm_fires_nothing(watched_swarm: WatchedSwarm) -> None:
     wait_for(watched_swarm, lambda: len(watched_swarm.query(SEASONED)) == NODES)
     told = {notice.alert for notice in watched_swarm.webhook.notices}
-    assert told <= SLOW
-    assert watched_swarm.query(FIRED) == []
+    assert told <= SLOW | BEGINNING
+    fired = {series["metric"]["alertname"] for series in watched_swarm.query(FIRED)}
+    assert fired <= BEGINNING
 
 
 def test_every_rule_is_evaluated(watched_swarm: WatchedSwarm) -> None:

@@ -83,7 +83,8 @@ def test_an_alert_says_how_bad_what_and_where_to_read_on(alert: str) -> None:
     assert re.fullmatch(r"Demo[A-Z][A-Za-z]+", alert)
     assert rule["labels"]["severity"] in ("critical", "warning")
     assert rule["annotations"].keys() == {"summary", "description", "runbook_url"}
-    assert "$labels.instance" in rule["annotations"]["summary"]
+    label = "job" if rule["expr"].startswith("absent(") else "instance"
+    assert f"$labels.{label}" in rule["annotations"]["summary"]
     assert rule["annotations"]["runbook_url"] == f"docs/runbook.md#{alert.lower()}"
 
 
