@@ -93,7 +93,7 @@ def test_what_people_need_to_read_is_kept(text: str) -> None:
     assert cut_secrets(text) == text
 
 
-FOLDERS = ["/srv/GPU1", "/data/Run_2026-11-21_A1", "/tmp/x/nodeC", "/mnt/HDD2/R2D2/Demo-Node"]
+FOLDERS = ["/srv/GPU1", "/data/Run_2026-11-21_A1", "/tmp/x/nodeC", "/srv/GPU1/HDD2/Lab_3B/2026Q4"]
 FOLDERS += ["/Users/Anna/Lab_3B/2026Q4", "/home/a/V100_x4/RTX4090", "/var/Job-3f9c0a1b-2c3d-4e5f"]
 
 
