@@ -168,6 +168,7 @@ class History:
             self._views.append(shown)
             self._count_once(shown)
             self._observer.on_round(shown)
+        self._observer.on_figures(self.figures())  # else they lag behind what was shown
 
     def _tally(self, round_: int) -> _Tally:
         return self._tallies.setdefault(round_, _Tally())

@@ -12,6 +12,7 @@ from demo_protocol.events import HeadChanged
 from demo_protocol.schedule import round_start_ms, train_end_ms
 from tests.builders import MANIFEST, Tree, view
 from tests.control.fake_node import round_view
+from tests.observe.test_metrics import exposition
 
 NO_TRAFFIC = MeshCounters(0, 0)
 BEGIN_MS = round_start_ms(MANIFEST.schedule, 0)
@@ -216,3 +217,9 @@ def test_what_is_known_of_rounds_counted_is_bounded() -> None:
     for round_ in range(ROUNDS_COUNTED + 5):
         history._count_once(round_view(round_))
     assert list(history._counted) == list(range(5, ROUNDS_COUNTED + 5))
+
+
+def test_totals_are_there_as_soon_as_a_round_is_shown() -> None:
+    meter = Meter()
+    show_first_round(History(MANIFEST, meter))
+    assert exposition(meter)['demo_records_total{change="applied"}'] == 1
