@@ -39,15 +39,19 @@ class FakeNode:
 
 @pytest.fixture
 def fake_node(tmp_path: Path) -> Iterator[FakeNode]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.control.fake_node", str(tmp_path)], cwd=ROOT
-    )
+    node = FakeNode(tmp_path, start_fake_node(tmp_path))
     try:
         wait_until_sync(lambda: socket_path(tmp_path).exists())
-        yield FakeNode(tmp_path, process)
+        yield node
     finally:
-        process.kill()
-        process.wait()
+        node.process.kill()
+        node.process.wait()
+
+
+def start_fake_node(datadir: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.control.fake_node", str(datadir)], cwd=ROOT
+    )
 
 
 @dataclass(slots=True)
@@ -128,7 +132,7 @@ def _in_terminal(
 def test_it_leaves_cleanly_and_the_terminal_is_as_before(fake_node: FakeNode, how: str) -> None:
     with terminal("top", "--datadir", fake_node.datadir, "--interval", 0.1) as screen:
         before = termios.tcgetattr(screen.slave)
-        screen.wait_for("4 of 4 members")
+        screen.wait_for("4 contributions, 4 members")
         assert termios.tcgetattr(screen.slave) != before, "keys are not echoed meanwhile"
         if how == "q":
             os.write(screen.master, b"xq")
@@ -137,7 +141,7 @@ def test_it_leaves_cleanly_and_the_terminal_is_as_before(fake_node: FakeNode, ho
             screen.process.send_signal(number)
         assert screen.wait() == 0
         assert termios.tcgetattr(screen.slave) == before
-        end = screen.shown[screen.shown.rindex("4 of 4 members") :]
+        end = screen.shown[screen.shown.rindex("4 contributions, 4 members") :]
         assert LEAVE_SCREEN in end
         assert SHOW_CURSOR in end
         assert "Traceback" not in screen.shown
@@ -148,7 +152,7 @@ def test_ctrl_z_gives_the_screen_back_until_fg(fake_node: FakeNode) -> None:
     with shell() as screen:
         before = termios.tcgetattr(screen.slave)
         os.write(screen.master, f"{command} --interval 0.1\n".encode())
-        screen.wait_for("4 of 4 members")
+        screen.wait_for("4 contributions, 4 members")
         assert ENTER_SCREEN in screen.shown
         for _ in range(2):
             screen.shown = ""
@@ -160,7 +164,7 @@ def test_ctrl_z_gives_the_screen_back_until_fg(fake_node: FakeNode) -> None:
             assert termios.tcgetattr(screen.slave) == before
             screen.shown = ""
             os.write(screen.master, b"fg\n")
-            screen.wait_for("4 of 4 members")
+            screen.wait_for("4 contributions, 4 members")
             assert ENTER_SCREEN in screen.shown
             assert "no answer" not in screen.shown
         os.write(screen.master, b"q")
@@ -172,28 +176,52 @@ def test_ctrl_z_gives_the_screen_back_until_fg(fake_node: FakeNode) -> None:
 
 def test_ctrl_z_without_a_shell_stops_nothing(fake_node: FakeNode) -> None:
     with terminal("top", "--datadir", fake_node.datadir, "--interval", 0.1) as screen:
-        screen.wait_for("4 of 4 members")
+        screen.wait_for("4 contributions, 4 members")
         screen.shown = ""
         screen.process.send_signal(signal.SIGTSTP)
         wait_until_sync(lambda: ENTER_SCREEN in screen.read())
-        screen.wait_for("4 of 4 members")
+        screen.wait_for("4 contributions, 4 members")
         os.write(screen.master, b"q")
         assert screen.wait() == 0
 
 
-def test_a_node_that_ends_meanwhile_is_one_line(fake_node: FakeNode) -> None:
+def test_a_node_that_ends_meanwhile_is_waited_for(fake_node: FakeNode) -> None:
     with terminal("top", "--datadir", fake_node.datadir, "--interval", 0.1) as screen:
-        screen.wait_for("4 of 4 members")
-        fake_node.process.terminate()
-        assert screen.wait() == 69
-        last = screen.shown[screen.shown.rindex(LEAVE_SCREEN) :]
-        assert f"the node in {fake_node.datadir} has ended" in ANSI.sub("", last)
+        for end in (signal.SIGTERM, signal.SIGKILL):
+            screen.shown = ""
+            screen.wait_for("4 contributions, 4 members")
+            fake_node.process.send_signal(end)
+            fake_node.process.wait()
+            screen.wait_for("waiting for it, q leaves")
+            fake_node.process = start_fake_node(fake_node.datadir)
+        screen.shown = ""
+        screen.wait_for("4 contributions, 4 members")
+        assert "no answer" not in screen.shown
+        fake_node.process.kill()
+        screen.wait_for("waiting for it, q leaves")
+        os.write(screen.master, b"q")
+        assert screen.wait() == 0
         assert "Traceback" not in screen.shown
+
+
+def test_words_are_explained_until_a_key_is_pressed(fake_node: FakeNode) -> None:
+    with terminal("top", "--datadir", fake_node.datadir, "--interval", 0.1) as screen:
+        screen.wait_for("q quits  ? explains")
+        assert "heartbeat" not in screen.shown
+        for key in (b"?", b"h"):
+            os.write(screen.master, key)
+            screen.wait_for("heartbeat")
+            os.write(screen.master, b"x")
+            screen.shown = ""
+            wait_until_sync(lambda: screen.has_drawn_without("heartbeat"))
+            screen.shown = ""
+        os.write(screen.master, b"q")
+        assert screen.wait() == 0
 
 
 def test_a_node_that_falls_silent_is_still_shown_and_said_to_be_silent(fake_node: FakeNode) -> None:
     with terminal("top", "--datadir", fake_node.datadir, "--interval", 0.1) as screen:
-        screen.wait_for("4 of 4 members")
+        screen.wait_for("4 contributions, 4 members")
         fake_node.process.send_signal(signal.SIGSTOP)
         screen.wait_for("no answer for 6 s")  # longer than a question may take
         fake_node.process.send_signal(signal.SIGCONT)
@@ -218,7 +246,7 @@ def test_once_is_once_in_a_terminal_too_and_without_colours_if_so_wished(
 ) -> None:
     with terminal("top", "--once", "--datadir", fake_node.datadir) as screen:
         assert screen.wait() == 0
-        assert "4 of 4 members" in ANSI.sub("", screen.shown)
+        assert "4 contributions, 4 members" in ANSI.sub("", screen.shown)
         assert "\x1b[32m" in screen.shown
         assert LEAVE_SCREEN not in screen.shown
     with terminal("top", "--once", "--datadir", fake_node.datadir, NO_COLOR="1") as screen:
@@ -226,7 +254,7 @@ def test_once_is_once_in_a_terminal_too_and_without_colours_if_so_wished(
         assert not re.search(r"\x1b\[[0-9;]*3[0-7][;m]", screen.shown)
     with terminal("top", "--datadir", fake_node.datadir, TERM="dumb") as screen:
         assert screen.wait() == 0
-        assert "4 of 4 members" in screen.shown
+        assert "4 contributions, 4 members" in screen.shown
 
 
 def test_a_terminal_that_knows_no_bars_gets_what_it_can_show(fake_node: FakeNode) -> None:

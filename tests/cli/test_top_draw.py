@@ -115,8 +115,7 @@ def test_the_key_facts_are_there_at_every_size(width: int, height: int | None) -
         "held-out 2.750 (round 5)",
         "tokens/s  train share 50%  own share of all 25.0%",
         "in 12.0 kB/s  out 13.0 kB/s  61.0 kB a round  3 peers connected",
-        "4 of 4 members in the last record",
-        "3 equal, 0 different",
+        "digests 3 equal, 0 different; 4 contributions, 4 members",
         "within 25 ms of most of 3 peers",
     ):
         assert fact in text
@@ -193,6 +192,7 @@ def test_the_newest_warnings_are_told_with_what_to_do() -> None:
     first = next(i for i, line in enumerate(lines) if line.startswith("lately "))
     assert lines[first].rstrip() == (
         "lately     key.in_use 5 times, last 12 s ago: stop one of the two, see The key"
+        " in docs/operating.md"
     )
     assert lines[first + 1].startswith(
         "           trainer.died 4 times, last 15 s ago: nothing once; if it repeats, look for"
@@ -216,6 +216,48 @@ def test_an_event_of_another_version_is_told_without_advice() -> None:
         reading(), health=health_view(EventCount("a.b", "error", 1, (reading().now_ms,)))
     )
     assert any(line.rstrip() == "lately     a.b once, 0 s ago" for line in screen(view))
+
+
+def test_a_cause_is_told_before_its_effect_and_both_say_what_to_do() -> None:
+    now_ms = reading().now_ms
+    died, lost, key = (
+        EventCount(name, EVENTS[name].level, 1, (now_ms - age_s * 1000,))
+        for name, age_s in (("trainer.died", 6), ("states.lost", 5), ("key.in_use", 2))
+    )
+
+    def told(*events: EventCount, height: int) -> list[str]:
+        lines = screen(replace(reading(), health=health_view(*events)), 80, height)
+        return [line[11:45] for line in lines if " s ago" in line]
+
+    assert told(lost, died, height=24) == ["trainer.died once, 6 s ago: nothin"]
+    assert told(lost, died, height=30)[1] == "states.lost once, 5 s ago: nothing"
+    assert told(lost, height=24) == ["states.lost once, 5 s ago: nothing"]
+    assert told(key, lost, died, height=24)[0].startswith("key.in_use once, 2 s ago: stop")
+
+
+def test_there_is_one_lag_on_a_screen_and_contributions_add_up() -> None:
+    behind = reading(head_round=60, candidates=1, members=1, newest=70)
+    rounds = [*behind.rounds[:-1], replace(behind.rounds[-1], participants=2)]
+    lines = screen(replace(behind, rounds=rounds, age_s=3.0), 80, 24)
+    assert lines[2].startswith("!! the head is 12 rounds behind the clock")
+    assert any("of round 60, 12 behind the clock" in line for line in lines)
+    assert (
+        "agreement  digests 3 equal, 0 different; 2 contributions, 1 member, 1 candidate" in lines
+    )
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_keys_and_the_legend_fit_the_narrowest_screen(name: str) -> None:
+    text = draw(VIEWS[name], Look(80, 24, has_keys=True, is_explained=True)).plain
+    lines = text.split("\n")
+    assert lines[0].endswith("  q quits  ? explains")
+    assert len(lines[0]) == 80
+    assert len(lines) <= 24
+    assert [line.split()[0] for line in lines[-5:]] == [
+        *("slack", "exchange", "came", "held", "heartbeat")
+    ]
+    assert not any(line.endswith("…") for line in lines[-5:])
+    assert "q quits" not in draw(VIEWS[name], Look(80, 24)).plain
 
 
 def test_the_running_round_moves_between_two_answers() -> None:

@@ -71,6 +71,24 @@ def test_a_node_that_began_anew_counts_from_nothing() -> None:
     assert later.bytes_in_per_s == 200
 
 
+def test_a_clock_must_be_doubted_without_a_break_by_enough_peers() -> None:
+    readings = Readings()
+
+    def unverified_s(at_s: float, **changes: object) -> float:
+        status = status_view(**({"clock": UNVERIFIED, "peers": 3} | changes))
+        return readings.add(status, [], NO_PEERS, HEALTHY, at_s).unverified_s
+
+    assert unverified_s(10.0) == 0
+    assert unverified_s(900.0) == 890
+    assert unverified_s(901.0, peers=2) == 0
+    assert unverified_s(902.0) == 0
+    assert unverified_s(950.0) == 48
+    assert unverified_s(951.0, clock=replace(UNVERIFIED, verified=True)) == 0
+    assert unverified_s(952.0) == 0
+    assert unverified_s(960.0) == 8
+    assert unverified_s(961.0, pid=99) == 0
+
+
 # --- figures of the newest rounds ------------------------------------------------------------
 
 
@@ -143,7 +161,7 @@ TROUBLES = {
     "DemoDigestDiverged": reading(swarm=[*peers(2, 70), differing(8, 70), differing(9, 70)]),
     "DemoNodeIsolated": reading(peers=0),
     "DemoClockSkew": reading(clock=replace(UNVERIFIED, correction_ms=-4_980, verified=True)),
-    "DemoClockUnverified": reading(clock=UNVERIFIED),
+    "DemoClockUnverified": replace(reading(clock=UNVERIFIED), unverified_s=901.0),
     "DemoRoundsStalled": reading(head_round=64),
     "DemoNotIncluded": reading(rounds=[usual_round(r, included=False) for r in range(20)]),
     "DemoParticipationLow": reading(rounds=[usual_round(r, participants=1) for r in range(20)]),
@@ -174,7 +192,7 @@ def test_each_trouble_is_named_alone_with_what_to_do(name: str) -> None:
 def test_what_is_usual_is_no_concern() -> None:
     assert concerns(reading(peer_count=1)) == []  # alone in a new run
     assert concerns(reading(head_round=66)) == []
-    assert concerns(reading(clock=replace(UNVERIFIED, peers=1), peers=1)) == []  # too few to ask
+    assert concerns(replace(reading(clock=UNVERIFIED), unverified_s=899.0)) == []  # soon over
     skipped = [skipped_round(r) if r < 6 else usual_round(r) for r in range(20)]
     assert concerns(reading(rounds=skipped)) == []
     late = [usual_round(r, outcome=Outcome.LATE if r < 4 else Outcome.RECORDED) for r in range(20)]

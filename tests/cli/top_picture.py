@@ -42,10 +42,10 @@ def export(reading: Reading, path: Path, width: int = WIDTH, height: int | None 
 
 async def _read(datadir: Path) -> Reading:
     async with control_client(datadir) as client:
-        asker = Asker(client)
-        await asker.ask()
+        asker = Asker()
+        await asker.ask(client)
         await asyncio.sleep(TRAFFIC_S)
-        return await asker.ask()
+        return await asker.ask(client)
 
 
 if __name__ == "__main__":

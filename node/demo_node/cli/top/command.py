@@ -35,7 +35,7 @@ PIPE_SIZE: Final = (120, 40)
     help="Pause between two questions to the node.",
 )
 def top(datadir: str | None, as_json: bool, once: bool, interval: float) -> None:
-    """Watch the node and the swarm as it sees it; q ends it.
+    """Watch the node and the swarm as it sees it; q ends it, ? explains words.
 
     \b
     round    by the clock, and where in its phases it is now
@@ -63,7 +63,7 @@ def top(datadir: str | None, as_json: bool, once: bool, interval: float) -> None
 async def _ask_once(client: "ControlClient") -> "Reading":
     from demo_node.cli.top.watch import Asker
 
-    return await Asker(client).ask()
+    return await Asker().ask(client)
 
 
 def _print_once(datadir: Path, console: "Console") -> None:

@@ -14,13 +14,13 @@ from demo_node.cli.top.figures import Figures
 from demo_node.cli.top.health import judge_health
 from demo_node.cli.top.reading import Reading
 from demo_node.views import READY, NodeState, Outcome, RoundView, Standing, StatusView
-from demo_protocol.common_time import PEERS_MIN
 
 SILENT_S: Final = 2.0
 LAG_ROUNDS: Final = 5
 """A head that is 1 or 2 rounds behind the clock is usual; skipped rounds add some."""
 
 CLOCK_OFF_MS: Final = 1_000
+UNVERIFIED_S: Final = 900.0
 JUDGED_ROUNDS: Final = 20
 ROUNDS_MIN: Final = 5
 """Of fewer rounds nothing is said."""
@@ -91,7 +91,7 @@ def _judge_links(reading: Reading) -> Iterator[Concern]:
             "peers correct it; set it (NTP)",
             is_urgent=False,
         )
-    if not status.clock.verified and status.peers >= PEERS_MIN and status.state in READY:
+    if reading.unverified_s > UNVERIFIED_S and status.state in READY:
         yield Concern(
             "DemoClockUnverified",
             "too few peers vouch for this machine's clock",
@@ -104,11 +104,11 @@ def _judge_rounds(reading: Reading) -> Iterator[Concern]:
     status = reading.status
     if status.state not in TAKING_PART:
         return
-    lag = status.round - status.head_round
+    lag = status.round - status.head_round  # as it answered: a silent one may be level with it
     if lag > LAG_ROUNDS and status.round > LAG_ROUNDS:
         yield Concern(
             "DemoRoundsStalled",
-            f"the head is {lag} rounds behind the clock",
+            f"the head is {reading.lag_rounds} rounds behind the clock",
             "look at peers, clock and log",
         )
     rounds = reading.rounds[-JUDGED_ROUNDS:]

@@ -6,12 +6,15 @@ higher with the screen; peers get what is left of it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from rich.text import Text
 
+from demo_node.cli.show import format_duration
 from demo_node.cli.top.concerns import find_concerns
 from demo_node.cli.top.figures import Figures, compute_figures
+from demo_node.cli.top.legend import add_keys, draw_legend
 from demo_node.cli.top.peers import draw_peers
 from demo_node.cli.top.reading import Reading
 from demo_node.cli.top.sections import (
@@ -50,11 +53,16 @@ PEER_LINES_MIN: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How much there is to draw on: columns, lines (None: as many as it takes), and colours."""
+    """How much there is to draw on: columns, lines (None: as many as it takes), and colours.
+
+    `has_keys`: somebody can press some. `is_explained`: what words mean, instead of the peers.
+    """
 
     width: int
     height: int | None
     color: bool = True
+    has_keys: bool = False
+    is_explained: bool = False
 
 
 def draw(reading: Reading, look: Look) -> Text:
@@ -62,15 +70,29 @@ def draw(reading: Reading, look: Look) -> Text:
     figures = compute_figures(reading)
     top = [*draw_head(reading), *_draw_concerns(reading, figures)]
     lately = draw_lately(reading, _find_lines(LATELY_LINES, look.height))
+    if look.has_keys:
+        add_keys(top[0], look.width)
     lines = [*top, *_draw_middle(reading, figures, look), *lately]
+    legend = draw_legend() if look.is_explained else []
     room = None
     if look.height is not None:
-        room = max(look.height - len(lines) - 1, PEER_LINES_MIN)
+        room = max(look.height - len(lines) - 1, len(legend), PEER_LINES_MIN)
         del lines[max(look.height - room - 1, 0) :]
-    lines = [*lines, Text(), *draw_peers(reading, look.width, room)][: look.height]
+    lines += [Text(), *(legend or draw_peers(reading, look.width, room))]
+    lines = lines[: look.height]
     for line in lines:
         line.truncate(look.width, overflow="ellipsis")
     return Text("\n", no_wrap=True, overflow="crop").join(lines)
+
+
+def draw_waiting(datadir: Path, since_s: float) -> Text:
+    """Instead of a node that has ended, until it is there again."""
+    return Text(
+        f"no node is running in {datadir} for {format_duration(since_s)};"
+        " waiting for it, q leaves\n\n"
+        f"start it with: demo-node start --datadir {datadir}",
+        overflow="fold",
+    )
 
 
 def _draw_middle(reading: Reading, figures: Figures, look: Look) -> list[Text]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from demo_node.views import HealthView, RoundView, StatusView, SwarmPeersView
+from demo_protocol.common_time import PEERS_MIN
 
 ROUNDS_READ: Final = 120
 """Newest rounds that are asked for: as many as the widest chart shows."""
@@ -20,7 +21,8 @@ class Reading:
     """One answer of the node to everything. `rounds`: newest, oldest first.
 
     Bytes per second are NaN before two answers. `age_s`: how old this is; `silent_s`: how long the
-    next answer has been awaited.
+    next answer has been awaited; `unverified_s`: how long nobody vouches for the clock, although
+    there are enough peers to ask.
     """
 
     status: StatusView
@@ -31,11 +33,18 @@ class Reading:
     bytes_out_per_s: float = math.nan
     age_s: float = 0.0
     silent_s: float = 0.0
+    unverified_s: float = 0.0
 
     @property
     def now_ms(self) -> int:
         """The node's clock now, Unix ms: it goes on between two answers."""
         return self.swarm.now_ms + round(self.age_s * 1000)
+
+    @property
+    def lag_rounds(self) -> int:
+        """Rounds from the head's to the one that is running now. There must be a run."""
+        status = self.status
+        return max(0, (self.now_ms - status.genesis_ms) // status.round_ms - status.head_round)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +55,12 @@ class _Sample:
 
 
 class Readings:
-    """Makes readings of answers: remembers traffic of a while."""
+    """Makes readings of answers: remembers traffic of a while, and what lasts."""
 
     def __init__(self) -> None:
         self._samples: deque[_Sample] = deque()
         self._pid = 0
+        self._unverified_since_s: float | None = None
 
     def add(
         self,
@@ -64,6 +74,12 @@ class Readings:
         if status.pid != self._pid:  # another process: it counts from 0
             self._samples.clear()
             self._pid = status.pid
+            self._unverified_since_s = None
+        if status.clock.verified or status.peers < PEERS_MIN:
+            self._unverified_since_s = None
+        elif self._unverified_since_s is None:
+            self._unverified_since_s = at_s
+        since_s = self._unverified_since_s
         self._samples.append(_Sample(at_s, status.bytes_in, status.bytes_out))
         while at_s - self._samples[0].at_s > WINDOW_S and len(self._samples) > 2:
             self._samples.popleft()
@@ -75,6 +91,7 @@ class Readings:
             health=health,
             bytes_in_per_s=compute_rate(status.bytes_in - first.bytes_in, at_s - first.at_s),
             bytes_out_per_s=compute_rate(status.bytes_out - first.bytes_out, at_s - first.at_s),
+            unverified_s=0.0 if since_s is None else at_s - since_s,
         )
 
 

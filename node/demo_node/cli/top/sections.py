@@ -1,13 +1,12 @@
 """The sections of the screen, each a few lines: pure functions of a reading and its figures."""
 
 import math
-import re
 from collections.abc import Sequence
 from typing import Final
 
 from rich.text import Text
 
-from demo_node.cli.lately import find_warnings, format_warning
+from demo_node.cli.lately import find_remedy, find_warnings, format_warning
 from demo_node.cli.show import count, format_bytes, format_clock, format_duration
 from demo_node.cli.top.charts import (
     PHASE_STYLES,
@@ -20,11 +19,7 @@ from demo_node.cli.top.concern import Concern
 from demo_node.cli.top.figures import PHASES, Figures, spread_rounds
 from demo_node.cli.top.peers import shorten_peer_id
 from demo_node.cli.top.reading import Reading
-from demo_node.observe.events import EVENTS
 from demo_node.views import NodeState, Outcome
-
-LINK: Final = re.compile(r"\[([^]]*)\]\([^)]*\)")
-"""Of Markdown."""
 
 LABEL: Final = 11
 """Columns of what stands left of every section."""
@@ -84,8 +79,7 @@ def draw_round(reading: Reading, width: int) -> list[Text]:
     if status.height:
         head = f"record {status.head.hex()[:12]} of round {status.head_round:,}"
         if status.state is not NodeState.FINISHED:
-            lag = max(0, passed_ms // status.round_ms - status.head_round)
-            head += f", {lag} behind the clock"
+            head += f", {reading.lag_rounds} behind the clock"
         head += f"; {count(status.forks_total, 'fork')}"
     return [_section("round", now), _section("head", head)]
 
@@ -204,14 +198,16 @@ def draw_network(reading: Reading, figures: Figures) -> list[Text]:
 
 
 def draw_agreement(reading: Reading, figures: Figures) -> list[Text]:
-    """With whom in step: records, digests, branches, clocks."""
+    """With whom in step: digests, contributions, clocks. Those of candidates count, too."""
     status = reading.status
+    candidates = f", {count(status.candidates, 'candidate')}" if status.candidates else ""
     return [
         _section(
             "agreement",
-            f"{figures.participants} of {count(status.members, 'member')} in the last record"
-            f"  digests {figures.agreeing} equal, ",
+            f"digests {figures.agreeing} equal, ",
             (f"{figures.differing} different", "bold red" if figures.differing else ""),
+            f"; {count(figures.participants, 'contribution')}"
+            f", {count(status.members, 'member')}{candidates}",
         ),
         _section("clock", format_clock(status.clock)),
     ]
@@ -219,24 +215,17 @@ def draw_agreement(reading: Reading, figures: Figures) -> list[Text]:
 
 def draw_lately(reading: Reading, height: int) -> list[Text]:
     """Kinds of warnings of the last hour, newest first, at most `height`; what to do about each."""
-    found = find_warnings(reading.health.events, reading.now_ms)[:height]
-    return [
-        _section(
-            "" if index else "lately",
-            (format_warning(event, reading.now_ms), "yellow"),
-            (_find_remedy(event.name), "dim"),
+    lines: list[Text] = []
+    for event in find_warnings(reading.health.events, reading.now_ms)[:height]:
+        remedy = find_remedy(event.name)
+        lines.append(
+            _section(
+                "" if lines else "lately",
+                (format_warning(event, reading.now_ms), "yellow"),
+                (f": {remedy}" if remedy else "", "dim"),
+            )
         )
-        for index, event in enumerate(found)
-    ]
-
-
-def _find_remedy(name: str) -> str:
-    """As docs/operating.md has it, without its marks; nothing where nothing is to be done."""
-    event = EVENTS.get(name)  # a node of another version may have others
-    if event is None or event.remedy == "nothing":
-        return ""
-    plain = LINK.sub(r"\1", event.remedy).replace("`", "")
-    return f": {plain}"
+    return lines
 
 
 def _section(name: str, *parts: str | Text | tuple[str, str]) -> Text:

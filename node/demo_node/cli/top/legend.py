@@ -1,0 +1,33 @@
+"""The keys of the screen, and what words on it mean for whoever asks."""
+
+from typing import Final
+
+from rich.text import Text
+
+from demo_node.cli.top.sections import LABEL
+
+KEYS: Final = "q quits  ? explains"
+
+WORDS: Final = {
+    "slack": "what was left of the newest round when its update was applied here",
+    "exchange": "from the end of the train phase until the update was applied (median)",
+    "came": "how long after its round began the peer's newest header came here",
+    "held": "the peer's contribution is here; missing: it is not, or not yet",
+    "heartbeat": "the peer lives, but contributed nothing in that round",
+}
+
+
+def draw_legend() -> list[Text]:
+    """A line for each word."""
+    return [
+        Text.assemble((f"{word:<{LABEL}}", "bold"), meaning, no_wrap=True)
+        for word, meaning in WORDS.items()
+    ]
+
+
+def add_keys(line: Text, width: int) -> None:
+    """At the right end of a line that is not as important there; none in a very small window."""
+    room = width - len(KEYS) - 2
+    if room > len(KEYS):
+        line.truncate(room, overflow="ellipsis", pad=True)
+        line.append(f"  {KEYS}", "dim")
