@@ -3,9 +3,9 @@
 A round is shown one round after it ended: only then is it known whether its record came late.
 """
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from demo_node.ports import MeshCounters, Norms, Topic, Trained
 from demo_node.views import Figure, Outcome, Phase, PhaseView, RoundObserver, RoundView
@@ -26,14 +26,15 @@ ROUNDS_KEPT = 10_000
 """Rounds remembered: hours of them at any length, some 12 MB with their phases."""
 
 ROUNDS_COUNTED = 1_000
-"""A round that is shown again after so many others is counted as if it were new."""
+"""So many rounds that were shown may still change: their record came late, or was replaced."""
 
 
 @dataclass(slots=True)
 class _Tally:
     """Moments are 0 until they come."""
 
-    trained: Trained | None = None
+    trained: Trained | None = None  # without its payload
+    payload_bytes: int = 0
     trained_ms: int = 0
     announced_ms: int = 0
     proposed_ms: int = 0
@@ -41,6 +42,7 @@ class _Tally:
     rolled_back: bool = False
     away: bool = False
     counters: MeshCounters | None = None
+    is_shown: bool = False
 
 
 class History:
@@ -50,7 +52,8 @@ class History:
         self._manifest = manifest
         self._observer = observer
         self._tallies: dict[int, _Tally] = {}
-        self._views: deque[RoundView] = deque(maxlen=ROUNDS_KEPT)
+        self._shown: dict[int, _Tally] = {}
+        self._views: dict[int, RoundView] = {}
         self._counters = MeshCounters(0, 0)
         self._seen_a_round_end = False
         self.train_ms_total = 0
@@ -69,8 +72,8 @@ class History:
         """When the header of a round and peer came, Unix ms; of rounds that still count."""
 
     def newest(self, limit: int) -> Sequence[RoundView]:
-        """The newest rounds, oldest first."""
-        return list(self._views)[-limit:]
+        """The newest rounds, oldest first, each once."""
+        return [self._views[round_] for round_ in sorted(self._views)[-limit:]]
 
     def figures(self) -> Iterator[Figure]:
         """Totals. Local work that ended after its round was shown is in no round's view."""
@@ -94,7 +97,8 @@ class History:
     def on_trained(self, trained: Trained, now_ms: int) -> None:
         """Local work of a round is done."""
         tally = self._tally(trained.round)
-        tally.trained, tally.trained_ms = trained, now_ms
+        tally.trained, tally.trained_ms = replace(trained, payload=b""), now_ms
+        tally.payload_bytes = len(trained.payload)
         self.train_ms_total += trained.train_ms
         self.tokens_total += trained.tokens
         self.samples_total += trained.samples
@@ -165,13 +169,28 @@ class History:
             shown = self._show(old, tally, view)
             if shown is None:
                 continue
-            self._views.append(shown)
+            before = self._views.get(old)
+            if before is not None and before.heard > shown.heard:  # its headers are forgotten
+                heard = (before.heard, before.agreeing, before.differing)
+                shown = replace(shown, heard=heard[0], agreeing=heard[1], differing=heard[2])
+            self._keep(shown, tally)
             self._count_once(shown)
-            self._observer.on_round(shown)
+            if before is None or shown.record != before.record:
+                self._observer.on_round(shown)
         self._observer.on_figures(self.figures())  # else they lag behind what was shown
 
     def _tally(self, round_: int) -> _Tally:
-        return self._tallies.setdefault(round_, _Tally())
+        """Of a round that is still to be shown, or again."""
+        return self._tallies.setdefault(round_, self._shown.get(round_) or _Tally())
+
+    def _keep(self, shown: RoundView, tally: _Tally) -> None:
+        tally.is_shown = True
+        self._shown[shown.round] = tally
+        self._views[shown.round] = shown
+        if len(self._shown) > ROUNDS_COUNTED:
+            del self._shown[min(self._shown)]
+        if len(self._views) > ROUNDS_KEPT:
+            del self._views[min(self._views)]
 
     def _count_once(self, shown: RoundView) -> None:
         """Headers and inclusion: a round that is shown again counts what it did not have before."""
@@ -250,11 +269,12 @@ class History:
             tokens=trained.tokens if trained else 0,
             steps=trained.steps if trained else 0,
             loss=trained.loss_micronats / 1e6 if trained else NAN,
-            payload_bytes=len(trained.payload) if trained else 0,
+            payload_bytes=tally.payload_bytes,
             bytes_in=traffic.bytes_in,
             bytes_out=traffic.bytes_out,
             phases=tuple(self._list_phases(round_, tally)),
             heard=len(heard),
             agreeing=len(others) - differing,
             differing=differing,
+            again=tally.is_shown,
         )

@@ -68,7 +68,8 @@ class RoundView:
 
     `phases`: those whose milestone was reached, in order. `heard`: peers whose header of this
     round came, our own included; of these headers `agreeing` name the digest that this node has
-    for the same base, and `differing` another one (rule 20).
+    for the same base, and `differing` another one (rule 20). `again`: it was shown before, and its
+    record has come since, or was replaced.
     """
 
     round: int
@@ -91,6 +92,7 @@ class RoundView:
     heard: int = 0
     agreeing: int = 0
     differing: int = 0
+    again: bool = False
 
     def slacks_ms(self) -> dict[Phase, int]:
         """What was left of each phase when its work was done; not of train if there was none."""

@@ -128,6 +128,41 @@ def test_a_round_that_a_frozen_process_missed_is_shown_once_when_it_is_applied()
     assert [(v.round, v.outcome) for v in history.newest(10)] == [(0, Outcome.LATE)]
 
 
+def test_a_skipped_round_whose_record_comes_later_is_shown_in_its_place() -> None:
+    tree, mine, observer, meter = Tree(MANIFEST), view(), SilentObserver(), Meter()
+    mine.chain, genesis = tree.chain, mine.head
+    first = tree.start(2)
+    history = History(MANIFEST, observer)
+    history.on_trained(trained(k=2, samples=12, steps=3, payload=b"12345"), 0)
+    for round_ in range(4):
+        history.on_round_ended(round_, mine, NO_TRAFFIC, syncing=False)
+    late_ms = MANIFEST.schedule.genesis_ms + 4 * MANIFEST.schedule.round_ms
+    mine.head = first
+    history.on_head_changed(HeadChanged(first, genesis, 0), mine, late_ms, syncing=False)
+    history.on_round_ended(4, mine, NO_TRAFFIC, syncing=False)
+    newest = history.newest(10)
+    assert [shown.round for shown in newest] == [0, 1, 2, 3]
+    assert newest[0].outcome is Outcome.LATE
+    assert (newest[0].samples, newest[0].payload_bytes) == (12, 5), "what is known of it stays"
+    told = [(shown.round, shown.outcome, shown.again) for shown in observer.rounds]
+    assert told == [
+        (0, Outcome.SKIPPED, False),
+        (1, Outcome.SKIPPED, False),
+        (2, Outcome.SKIPPED, False),
+        (0, Outcome.LATE, True),
+        (3, Outcome.SKIPPED, False),
+    ]
+    for shown in observer.rounds:
+        meter.on_round(shown)
+    value = meter.registry.get_sample_value
+    assert value("demo_rounds_total", {"outcome": "skipped"}) == 4
+    assert value("demo_rounds_total", {"outcome": "late"}) == 0
+    assert value("demo_round_latency_seconds_count") == 1
+    assert value("demo_payload_bytes_count", {"direction": "sent"}) == 1
+    assert value("demo_train_step_seconds_count") == 1
+    assert history.newest(2) == newest[2:]
+
+
 def show_first_round(history: History) -> RoundView:
     """Its view, with a record that was applied when the settle phase ended."""
     tree, mine = Tree(MANIFEST), view()

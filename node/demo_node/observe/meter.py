@@ -118,22 +118,25 @@ class Meter:
                 self._set(figure.value, figure.name, *figure.labels)
 
     def on_round(self, view: RoundView) -> None:
-        """A round has ended for this node."""
+        """A round has ended for this node; of one that has before, only the latency is new."""
         self.on_event("round.closed")
+        if view.again:
+            self._observe_latency(view)
+            return
         self._count("demo_rounds_total", view.outcome)
         self._set(view.heard, "demo_round_heard")
         if view.steps:
             self.on_measured("demo_train_step_seconds", view.train_ms / 1000 / view.steps)
         if view.payload_bytes:
             self.on_measured("demo_payload_bytes", view.payload_bytes, "sent")
-        self._observe_phases(view)
-
-    def _observe_phases(self, view: RoundView) -> None:
-        """Latency and its parts, of rounds that came to something."""
         slacks_ms = view.slacks_ms()
         for phase in PHASES:  # that of an earlier round would look as if all were well
             slack_s = slacks_ms.get(phase, math.nan) / 1000
             self._set(slack_s, "demo_round_slack_seconds", phase)
+        self._observe_latency(view)
+
+    def _observe_latency(self, view: RoundView) -> None:
+        """Latency and its parts, of rounds that came to something."""
         if view.outcome not in RESULTS:
             return
         exemplar = self._exemplar(view.round)

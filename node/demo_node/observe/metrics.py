@@ -144,8 +144,8 @@ ROUNDS: Final = (
     Declared(
         Counter,
         "demo_rounds_total",
-        "Rounds by how they ended here; one whose record came more than a round late, or was"
-        " replaced, counts again.",
+        "Rounds by how they had ended here a round later; what comes of one after that is only in"
+        " its latency.",
         {"outcome": tuple(Outcome)},
     ),
     Declared(

@@ -189,7 +189,7 @@ class RoundTraces:
         """Make the spans of a sampled round."""
         ops = self._ops.pop(view.round, None) or _Ops()
         status = self._status
-        if status is None or not self._sampling.includes(view.round):
+        if view.again or status is None or not self._sampling.includes(view.round):
             return
         begin_ns = (status.genesis_ms + view.round * status.round_ms) * MS
         self._ids.trace_id = int.from_bytes(compute_trace_id(status.run_id, view.round), "big")

@@ -841,6 +841,7 @@ class Round(_message.Message):
     HEARD_FIELD_NUMBER: _builtins.int
     AGREEING_FIELD_NUMBER: _builtins.int
     DIFFERING_FIELD_NUMBER: _builtins.int
+    AGAIN_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     outcome: Global___Outcome.ValueType
     record: _builtins.bytes
@@ -865,6 +866,8 @@ class Round(_message.Message):
     """Of others' headers: those that name the digest this node has for the same base."""
     differing: _builtins.int
     """And those that name another."""
+    again: _builtins.bool
+    """It was shown before, and its record has come since, or was replaced."""
     @_builtins.property
     def phases(self) -> _containers.RepeatedCompositeFieldContainer[Global___PhaseTime]:
         """Those whose milestone was reached, in order; they add up to the latency."""
@@ -892,10 +895,11 @@ class Round(_message.Message):
         heard: _builtins.int = ...,
         agreeing: _builtins.int = ...,
         differing: _builtins.int = ...,
+        again: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreeing", b"agreeing", "bytes_in", b"bytes_in", "bytes_out", b"bytes_out", "differing", b"differing", "digest", b"digest", "exchange_ms", b"exchange_ms", "heard", b"heard", "included", b"included", "latency_ms", b"latency_ms", "loss", b"loss", "outcome", b"outcome", "participants", b"participants", "payload_bytes", b"payload_bytes", "phases", b"phases", "record", b"record", "round", b"round", "samples", b"samples", "steps", b"steps", "tokens", b"tokens", "train_ms", b"train_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["again", b"again", "agreeing", b"agreeing", "bytes_in", b"bytes_in", "bytes_out", b"bytes_out", "differing", b"differing", "digest", b"digest", "exchange_ms", b"exchange_ms", "heard", b"heard", "included", b"included", "latency_ms", b"latency_ms", "loss", b"loss", "outcome", b"outcome", "participants", b"participants", "payload_bytes", b"payload_bytes", "phases", b"phases", "record", b"record", "round", b"round", "samples", b"samples", "steps", b"steps", "tokens", b"tokens", "train_ms", b"train_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
