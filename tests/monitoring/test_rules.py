@@ -124,6 +124,18 @@ def test_the_configuration_of_alertmanager_is_sound() -> None:
 
 
 @pytest.mark.monitoring
+def test_what_alertmanager_is_to_be_told_by_removing_hashes_is_sound(tmp_path: Path) -> None:
+    text = (ROOT / "deploy/alertmanager/alertmanager.yml").read_text()
+    config = tmp_path / "alertmanager.yml"
+    config.write_text(re.sub(r"^  # (?!A )", "  ", text, flags=re.MULTILINE))
+    (route,) = yaml.safe_load(config.read_text())["route"]["routes"]
+    assert route["receiver"] == "mail"
+    result = run_tool("amtool", "check-config", config)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "3 receivers" in result.stdout
+
+
+@pytest.mark.monitoring
 def test_rules_are_sound() -> None:
     result = run_tool("promtool", "check", "rules", "--lint-fatal", *RULES)
     assert result.returncode == 0, result.stdout + result.stderr
