@@ -2,18 +2,22 @@ import io
 import json
 import math
 import os
+import re
 import socket
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from rich.console import Console
 from rich.live import Live
 from safetensors.numpy import save_file
 
 from demo_node.cli.quantile import compute_quantile
+from demo_node.cli.swarm import command
 from demo_node.cli.swarm.faults import Fault, FaultKind
 from demo_node.cli.swarm.killing import Suffered
 from demo_node.cli.swarm.links import find_links, parse_port
@@ -26,6 +30,7 @@ from demo_node.cli.swarm.measure import (
     compute_train_share,
     read_state,
 )
+from demo_node.cli.swarm.nodes import SwarmFailed
 from demo_node.cli.swarm.report import format_document, format_sentence, print_report
 from demo_node.views import Outcome
 from demo_protocol.digest import compute_digest
@@ -211,6 +216,62 @@ def test_a_victim_is_shown_as_what_it_is_and_its_faults_one_per_line() -> None:
         SwarmView(console, table).show([status_view(), None, None], ["", "killed", ""])
     assert "killed" in live.getvalue()
     assert "starting" in live.getvalue()
+
+
+def test_a_view_says_how_to_look_closer() -> None:
+    out = io.StringIO()
+    SwarmView(Console(file=out, width=40), None).start(4, Path("/data/[1]"))
+    assert out.getvalue() == (
+        "starting 4 nodes; logs in /data/[1]/node*/node.log;"
+        " to look closer: demo-node top --datadir /data/[1]/node0\n"
+    )
+    shown = io.StringIO()
+    console = Console(file=shown, width=100, height=30, force_terminal=True, color_system=None)
+    with Live(console=console, auto_refresh=False) as live:
+        view = SwarmView(console, live)
+        view.start(4, Path("/data/[1]"))
+        view.show([status_view(), None])
+    assert "to look closer: demo-node top --datadir /data/[1]/node0" in shown.getvalue()
+
+
+def test_the_table_below_a_long_event_is_not_wider_than_the_terminal() -> None:
+    """Else the terminal wraps it, and some of its lines stay when it is drawn again."""
+    shown = io.StringIO()
+    console = Console(file=shown, width=60, height=30, force_terminal=True, color_system=None)
+    with Live(console=console, auto_refresh=False) as live:
+        view = SwarmView(console, live)
+        view.start(4, Path("/a/rather/long/path/to/a/folder/of/folders/of/swarms"))
+        view.show([status_view(), None])
+        before = len(shown.getvalue())
+        view.tell("round 3: node 1 killed (SIGKILL), " * 4)
+    lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.getvalue()[before:]).split("\n")
+    assert any("┏" in line for line in lines)
+    assert max(len(line.rstrip()) for line in lines) <= 60
+
+
+def _fail(*_: object) -> SwarmReport:
+    raise SwarmFailed("node 1 ended with exit code -9")
+
+
+def _interrupt(*_: object) -> SwarmReport:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("end", "left"), [(_fail, 1), (_interrupt, 0)])
+def test_a_failed_swarm_leaves_its_logs_and_says_where(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    end: Callable[..., SwarmReport],
+    left: int,
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(command, "_run", end)
+    result = CliRunner().invoke(command.swarm, [])
+    kept = list(tmp_path.glob("demo-swarm-*"))
+    assert len(kept) == left
+    assert result.exit_code == (1 if left else 130)
+    for folder in kept:
+        assert f"all of its logs are in {folder};" in result.output
 
 
 def test_quantiles() -> None:

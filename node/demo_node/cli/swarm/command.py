@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import shutil
 import signal
 import sys
 import tempfile
@@ -119,6 +120,11 @@ def swarm(
     try:
         with _folder(keep) as folder:
             report = _run(folder, options, faults)
+            print_report(report, Console(stderr=as_json))
+            if as_json:
+                click.echo(format_document(report))
+            if reasons := report.find_faults():
+                raise SwarmFailed("; ".join(reasons))
     except SwarmFailed as error:
         raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:
@@ -126,11 +132,6 @@ def swarm(
         sys.exit(INTERRUPTED)
     except asyncio.CancelledError:
         sys.exit(TERMINATED)
-    print_report(report, Console(stderr=as_json))
-    if as_json:
-        click.echo(format_document(report))
-    if reasons := report.find_faults():
-        raise click.ClickException("; ".join(reasons))
 
 
 def _check_targets(path: Path) -> None:
@@ -184,10 +185,19 @@ def _run(folder: Path, options: "SwarmOptions", faults: "Sequence[Fault]") -> "S
 
 @contextlib.contextmanager
 def _folder(keep: Path | None) -> Iterator[Path]:
-    """Where the data folders go."""
+    """Where the data folders go. Unless they are to be kept, they stay only for a failed swarm."""
+    from demo_node.cli.swarm.nodes import SwarmFailed
+
     if keep is None:
-        with tempfile.TemporaryDirectory(prefix="demo-swarm-") as name:
-            yield Path(name)
+        folder = Path(tempfile.mkdtemp(prefix="demo-swarm-"))
+        with contextlib.ExitStack() as stack:
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            try:
+                yield folder
+            except SwarmFailed as error:
+                stack.pop_all()
+                kept = f"all of its logs are in {folder}; remove that when you have seen them"
+                raise SwarmFailed(f"{error}\n{kept}") from None
         return
     if keep.exists() and any(keep.iterdir()):
         raise click.BadParameter(f"{keep} is not empty", param_hint="--keep")

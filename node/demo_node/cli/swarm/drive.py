@@ -51,7 +51,7 @@ async def run_swarm(
     """Run it to its end; no process is left afterwards. Raises SwarmFailed."""
     async with running_swarm(folder, options) as swarm:
         nodes = swarm.nodes
-        view.say(f"starting {options.nodes} nodes; logs in {folder}/node*/node.log")
+        view.start(options.nodes, folder)
         data = await asyncio.to_thread(_share_corpus, nodes)
         await _until(nodes, _all_waiting(nodes), UP_DEADLINE_S, view)
         schedule = plan_schedule(_now_ms() + GENESIS_DELAY_MS, options.round_ms)

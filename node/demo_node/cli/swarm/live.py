@@ -4,10 +4,12 @@ import contextlib
 import math
 import statistics
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from demo_node.cli.show import format_bytes
 from demo_node.views import StatusView
@@ -24,16 +26,28 @@ class SwarmView:
         self._rounds = 0
         self._round_shown = -1
         self._note = ""
+        self._hint = ""
+
+    def start(self, nodes: int, folder: Path) -> None:
+        """So many nodes are being started, with their data folders in `folder`."""
+        self._hint = f"to look closer: demo-node top --datadir {folder}/node0"
+        note = f"starting {nodes} nodes; logs in {folder}/node*/node.log"
+        self.say(note if self._live is not None else f"{note}; {self._hint}")
 
     def say(self, note: str) -> None:
         """What the swarm is about now."""
         self._note = note
         if self._live is None:
-            self._console.print(note, highlight=False, soft_wrap=True)
+            self._print(note)
 
     def tell(self, event: str) -> None:
         """Something happened to a node: one line that stays, above a live table too."""
-        self._console.print(event, highlight=False, soft_wrap=True)
+        self._print(event)
+
+    def _print(self, line: str) -> None:
+        """A live table is drawn again below with this line's options: it must not overflow."""
+        is_whole = self._live is None
+        self._console.print(line, highlight=False, markup=False, soft_wrap=is_whole)
 
     def begin(self, rounds: int) -> None:
         """Genesis is set."""
@@ -48,7 +62,7 @@ class SwarmView:
         round_ = max((s.round for s in statuses if s), default=-1)
         if self._round_shown < round_ <= self._rounds and round_ >= 0:
             self._round_shown = round_
-            self._console.print(self._format_line(statuses), highlight=False, soft_wrap=True)
+            self._print(self._format_line(statuses))
 
     def _format_line(self, statuses: Statuses) -> str:
         known = [status for status in statuses if status]
@@ -63,7 +77,7 @@ class SwarmView:
             f"  sent per node {format_bytes(sent)}"
         )
 
-    def _draw(self, statuses: Statuses, away: Sequence[str]) -> Table:
+    def _draw(self, statuses: Statuses, away: Sequence[str]) -> Group:
         known = [status for status in statuses if status]
         clock = max(known, key=lambda status: status.round, default=None)
         title = self._note
@@ -86,7 +100,7 @@ class SwarmView:
                 format_bytes(status.bytes_out),
                 format_bytes(status.bytes_in),
             )
-        return table
+        return Group(table, Text(self._hint, overflow="fold", no_wrap=False))
 
 
 @contextlib.contextmanager
