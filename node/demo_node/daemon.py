@@ -72,7 +72,8 @@ def run_daemon(config: Config, show: Callable[[str], None]) -> int:
 
 async def _main(config: Config, show: Callable[[str], None]) -> int:
     _check_addresses(config)
-    with contextlib.closing(open_log(config.log_format, config.log_level)) as log:
+    log = open_log(config.log_format, config.log_level, folder=config.datadir)
+    with contextlib.closing(log):
         return await _be_a_node(config, show, log)
 
 
@@ -88,6 +89,7 @@ async def _be_a_node(config: Config, show: Callable[[str], None], log: NodeLog) 
     datadir = await asyncio.to_thread(open_datadir, disk, config.datadir)
     with hold_lock(disk, datadir):
         key = await asyncio.to_thread(_load_or_create_key, disk, datadir)
+        log.context["node"] = encode_peer_id(key.public)
         book = await asyncio.to_thread(AddressBook, disk, datadir.peers)
         async with (
             _traces(config, key, clock, shown) as observer,

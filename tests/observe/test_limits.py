@@ -32,7 +32,7 @@ class Lines:
         self.out = io.StringIO()
         stamp = structlog.processors.TimeStamper(key="ts")
         render = structlog.processors.JSONRenderer()
-        self.log = NodeLog(self.out, "debug", [render], stamp, self.clock)
+        self.log = NodeLog(self.out, "debug", [render], stamp, self.clock, {})
 
     def write(self, *numbers: int, level: str = "warning", **fields: object) -> None:
         for number in numbers:

@@ -3,6 +3,7 @@ import io
 import json
 import logging
 import math
+from pathlib import Path
 
 import pytest
 
@@ -75,17 +76,29 @@ def test_a_line_for_a_terminal_is_short() -> None:
     observer.on_round(view)
     observer.on_event("digest.differed", author="cd" * 32, base="ef" * 32)
     round_line, event_line = out.getvalue().splitlines()
-    assert len(round_line) <= 140
-    assert "round=123456" in round_line
-    assert "loss=1.2346" in round_line
-    assert "latency=2.6s" in round_line
-    assert "digest=3f9c0000 " in round_line
+    assert len(round_line) <= 80
+    assert round_line.endswith("round.closed round=123456 from=4 loss=1.2346 latency=2.6s")
     assert event_line.endswith("digest.differed author=cdcdcdcd base=efefefef")
     (document,) = lines(whole)
     assert document["digest"] == "3f9c000000000001", "programs get all of it"
     assert document["record"] == "ab" * 6
     assert document["payload_bytes"] == 8_192
     assert document["latency_ms"] == 2_600
+
+
+def test_what_is_unusual_about_a_round_is_shown() -> None:
+    out = io.StringIO()
+    observer = LogObserver(open_log("console", "info", out))
+    nothing = {"record": b"", "participants": 0, "included": False, "latency_ms": 0}
+    observer.on_round(round_view(158, outcome=Outcome.SKIPPED, loss=1.5, **nothing))
+    observer.on_round(round_view(159, outcome=Outcome.LATE, loss=1.5))
+    observer.on_round(round_view(160, loss=1.23456, included=False, latency_ms=12_345))
+    skipped, late, left_out = out.getvalue().splitlines()
+    assert skipped.endswith("[warning] round.closed round=158 outcome=skipped loss=1.5")
+    assert late.endswith(
+        "[warning] round.closed round=159 outcome=late from=4 loss=1.5 latency=2.6s"
+    )
+    assert left_out.endswith("round=160 from=4 ours=no loss=1.2346 latency=12.35s")
 
 
 def test_a_terminal_gets_one_line_for_a_round() -> None:
@@ -124,6 +137,49 @@ def test_a_terminal_gets_the_end_of_a_long_path() -> None:
     (line,) = out.getvalue().splitlines()
     assert len(line) < 110
     assert line.endswith("/snapshots/1200-3f9c0a1b2c3d4e5f.safetensors")
+
+
+def test_a_terminal_is_not_told_the_data_folder_again() -> None:
+    out, whole = io.StringIO(), io.StringIO()
+    path = "/srv/GPU1/run/snapshots/1200-3f9c0a1b2c3d4e5f.safetensors"
+    for format_, stream in (("console", out), ("json", whole)):
+        log = open_log(format_, "info", stream, folder=Path("/srv/GPU1/run"))
+        LogObserver(log).on_event("snapshot.saved", path=path)
+        LogObserver(log).on_event("snapshot.saved", path="/srv/GPU1/running/x")
+    below, elsewhere = out.getvalue().splitlines()
+    assert below.endswith("path=snapshots/1200-3f9c0a1b2c3d4e5f.safetensors")
+    assert elsewhere.endswith("path=/srv/GPU1/running/x")
+    assert lines(whole)[0]["path"] == path
+
+
+def test_a_json_line_says_whose_it_is() -> None:
+    out, shown = io.StringIO(), io.StringIO()
+    log = open_log("json", "info", out)
+    observer = LogObserver(log)
+    observer.on_event("progress.made", detail="nobody yet")
+    view = status_view(state=NodeState.STARTING, run_id=bytes(32))
+    observer.on_status(view)
+    observer.on_status(status_view(state=NodeState.ACTIVE, run_id=b"\xab" * 32))
+    logging.getLogger("some.library").warning("hot")
+    nobody, starting, active, hot = lines(out)
+    assert not nobody.keys() & {"node", "run"}
+    assert starting["node"] == view.peer_id
+    assert "run" not in starting
+    for line in (active, hot):
+        assert list(line)[:5] == ["ts", "level", "event", "node", "run"]
+        assert (line["node"], line["run"]) == (view.peer_id, "abababab")
+    LogObserver(open_log("console", "info", shown)).on_status(view)
+    assert view.peer_id not in shown.getvalue(), "a terminal is one node's"
+
+
+def test_what_was_held_back_says_whose_it_is_too() -> None:
+    out = io.StringIO()
+    log = open_log("json", "info", out, monotonic=lambda: 0.0)
+    log.context["node"] = "me"
+    for _ in range(BURST + 1):
+        log.write("warning", "trainer.died")
+    log.close()
+    assert [line["node"] for line in lines(out)] == ["me"] * (BURST + 1)
 
 
 def test_every_line_has_the_round_by_the_clock() -> None:

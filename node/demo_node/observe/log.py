@@ -8,7 +8,8 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Final, TextIO
 
 import structlog
@@ -16,6 +17,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from demo_node.observe.limits import RepeatLimit
 from demo_node.observe.redact import redact
+from demo_node.views import Outcome
 
 LEVELS: Final = {
     "debug": logging.DEBUG,
@@ -26,8 +28,11 @@ LEVELS: Final = {
 
 _LONG_HEX: Final = re.compile(r"[0-9a-f]{9,}")
 
-_DETAILS: Final = ("record", "samples", "payload_bytes")
-"""Keys of a round's line that a person at a terminal does without; JSON lines have them."""
+_ROUND: Final = {"participants": "from", "included": "ours"}
+"""Keys of a round's line as `demo-node rounds` names them, for a terminal."""
+
+_ROUND_DETAILS: Final = ("record", "digest", "samples", "payload_bytes")
+"""What a person at a terminal does without; JSON lines have them."""
 
 PATH_MAX: Final = 60
 """Characters of a path on a terminal: its end says which file it is."""
@@ -37,7 +42,7 @@ class NodeLog:
     """What writes lines. `round` is the round by the clock; below 0 there is none yet.
 
     One cell for the whole process: a context variable would be stale in every task that began in
-    an earlier round.
+    an earlier round. `context` is what every JSON line has besides: whose it is.
     """
 
     def __init__(
@@ -47,8 +52,10 @@ class NodeLog:
         renderers: Sequence[Processor],
         time_stamper: Processor,
         monotonic: Callable[[], float],
+        context: dict[str, str],
     ) -> None:
         self.round = -1
+        self.context = context
         self._limit = RepeatLimit(monotonic)
         renderers = [redact, *renderers]
         first: list[Processor] = [
@@ -95,37 +102,77 @@ def open_log(
     level: str = "info",
     stream: TextIO | None = None,
     monotonic: Callable[[], float] = time.monotonic,
+    folder: Path | None = None,
 ) -> NodeLog:
     """The log of this process, for libraries too.
 
-    "auto" means readable lines on a terminal and JSON lines anywhere else.
+    "auto" means readable lines on a terminal and JSON lines anywhere else. A terminal is not told
+    `folder` again and again: paths below it come without.
     """
     out = stream or sys.stderr
+    context: dict[str, str] = {}
+    renderers: list[Processor]
     if format_ == "console" or (format_ == "auto" and out.isatty()):
         no_padding = 0  # of the event; the argument's name differs between structlog's versions
         render = structlog.dev.ConsoleRenderer(
             no_padding, colors=out.isatty(), timestamp_key="ts", pad_level=False, sort_keys=False
         )
-        local = structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False, key="ts")
-        log = NodeLog(out, level, [_shorten, render], local, monotonic)
+        renderers = [_Shorten(folder), render]
+        stamp = structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False, key="ts")
     else:
-        utc = structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts")
-        log = NodeLog(out, level, [structlog.processors.JSONRenderer()], utc, monotonic)
+        renderers = [_Arrange(context), structlog.processors.JSONRenderer()]
+        stamp = structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts")
+    log = NodeLog(out, level, renderers, stamp, monotonic, context)
     _route_libraries(log)
     return log
 
 
-def _shorten(logger: WrappedLogger, method: str, line: EventDict) -> EventDict:
+class _Arrange:
+    """For programs: when, how grave, what and whose come first."""
+
+    def __init__(self, context: Mapping[str, str]) -> None:
+        self._context = context
+
+    def __call__(self, logger: WrappedLogger, method: str, line: EventDict) -> EventDict:
+        first = {key: line[key] for key in ("ts", "level", "event") if key in line}
+        return {**first, **self._context, **line}
+
+
+class _Shorten:
     """For people: first digits of hashes, seconds, nothing empty, one line for a round."""
-    name = line["event"]
-    if name == "head.changed" and not line.get("rolled_back"):
-        raise structlog.DropEvent  # its round's line says so too
-    left_out = _DETAILS if name == "round.closed" else ()
-    return dict(
-        _shorten_field(key, value)
-        for key, value in line.items()
-        if key not in left_out and value not in ("", None)
-    )
+
+    def __init__(self, folder: Path | None) -> None:
+        self._below = f"{folder}/" if folder else ""
+
+    def __call__(self, logger: WrappedLogger, method: str, line: EventDict) -> EventDict:
+        name = line["event"]
+        if name == "head.changed" and not line.get("rolled_back"):
+            raise structlog.DropEvent  # its round's line says so too
+        if name == "round.closed":
+            line = _shorten_round(line)
+        if "path" in line:
+            line = {**line, "path": self._shorten_path(str(line["path"]))}
+        return dict(
+            _shorten_field(key, value) for key, value in line.items() if value not in ("", None)
+        )
+
+    def _shorten_path(self, path: str) -> str:
+        below = path.removeprefix(self._below)
+        return below if len(below) <= PATH_MAX else "…" + below[-PATH_MAX:]
+
+
+def _shorten_round(line: EventDict) -> EventDict:
+    """A usual round in 80 columns: what goes without saying is left out."""
+    kept = {_ROUND.get(key, key): value for key, value in line.items() if key not in _ROUND_DETAILS}
+    if line["outcome"] == Outcome.RECORDED:
+        del kept["outcome"]
+    if not line["record"]:
+        del kept["from"], kept["ours"], kept["latency_ms"]  # there is no record to say it of
+    elif line["included"]:
+        del kept["ours"]
+    else:
+        kept["ours"] = "no"
+    return kept
 
 
 def _shorten_field(key: str, value: object) -> tuple[str, object]:
@@ -134,8 +181,6 @@ def _shorten_field(key: str, value: object) -> tuple[str, object]:
         return key.removesuffix("_ms"), f"{round(seconds, 2 if abs(seconds) >= 1 else 3):g}s"
     if isinstance(value, str) and _LONG_HEX.fullmatch(value):
         return key, value[:8]
-    if key == "path" and len(str(value)) > PATH_MAX:
-        return key, "…" + str(value)[-PATH_MAX:]
     return key, value
 
 

@@ -48,8 +48,11 @@ class LogObserver:
         )
 
     def on_status(self, view: StatusView) -> None:
-        """A line where the state changed; everything else of a status is in the metrics."""
+        """A line where the state changed, and whose lines follow; all else is in the metrics."""
         self._log.round = view.round
+        self._log.context["node"] = view.peer_id
+        if any(view.run_id):
+            self._log.context["run"] = view.run_id.hex()[:8]
         if view.state is not self._state:
             self._state = view.state
             self.on_event("state.changed", state=view.state.value, detail=view.detail)
