@@ -1,7 +1,7 @@
 """Concerns about events of the last hours, and about what may go wrong soon.
 
 Thresholds are those of deploy/prometheus/rules/alerts.yml. What counts there only after a while is
-said here at once.
+said here at once, unless it passes by itself.
 """
 
 import math
