@@ -12,16 +12,15 @@ from importlib.metadata import version
 
 import uvloop
 
-from demo_node.config import Config, split_host_port
+from demo_node.config import Config
 from demo_node.control.requests import RequestCounts
 from demo_node.control.service import control_server
 from demo_node.garbage import collect_often, short_pauses
-from demo_node.listening import open_mesh
+from demo_node.listening import open_mesh, serve_metrics
 from demo_node.mesh.addresses import decode_address
 from demo_node.mesh.libp2p import Libp2pMesh
 from demo_node.mesh.peer_id import encode_peer_id
 from demo_node.node import Node, NodeStopped, run_node
-from demo_node.observe.http import http_server
 from demo_node.observe.log import NodeLog, open_log
 from demo_node.observe.loop_lag import watch_loop_lag
 from demo_node.observe.meter import Meter
@@ -113,21 +112,10 @@ async def _be_a_node(config: Config, show: Callable[[str], None], log: NodeLog) 
             )
             requests = RequestCounts()
             operations.sources.append(requests.figures)
-            metrics_host, metrics_port = split_host_port(config.metrics_address)
             async with (
                 control_server(datadir.path, operations, requests),
-                http_server(
-                    (metrics_host, metrics_port),
-                    named="metrics_address" in config.named,
-                    registry=meter.registry,
-                    status=operations.status,
-                ) as (host, port),
+                serve_metrics(config, book, observer, meter.registry, operations.status),
             ):
-                if metrics_port not in (0, port):
-                    taken = f"{host}:{port}"
-                    detail = f"{config.metrics_address} is in use; metrics are at {taken} this time"
-                    observer.on_event("port.replaced", detail=detail)
-                observer.on_event("metrics.served", url=f"http://{host}:{port}/metrics")
                 await _live(node, meter, observer)
             await asyncio.to_thread(book.save)
     return 0

@@ -1,14 +1,17 @@
 """Where this node listens: at the address that was named, else where it was found last time."""
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Final
 
-from demo_node.config import Config
+from prometheus_client import CollectorRegistry
+
+from demo_node.config import Config, split_host_port
 from demo_node.mesh.addresses import split_address
 from demo_node.mesh.libp2p import Libp2pMesh
+from demo_node.observe.http import http_server
 from demo_node.store.addresses import AddressBook
-from demo_node.views import RoundObserver
+from demo_node.views import RoundObserver, StatusView
 from demo_protocol.errors import ConfigError
 
 KBIT_BYTES: Final = 125
@@ -44,6 +47,39 @@ async def open_mesh(
         f" port {port}, from now on; --listen chooses another",
     )
     return mesh
+
+
+@contextlib.asynccontextmanager
+async def serve_metrics(
+    config: Config,
+    book: AddressBook,
+    observer: RoundObserver,
+    registry: CollectorRegistry,
+    status: Callable[[], StatusView],
+) -> AsyncIterator[None]:
+    """Serve /metrics and the like until the block ends. Raises ConfigError as `open_mesh`.
+
+    A port that was not named is remembered in the same way: a Prometheus has it in its targets.
+    """
+    usual = config.metrics_address
+    host, usual_port = split_host_port(usual)
+    server = http_server(
+        (host, usual_port),
+        named="metrics_address" in config.named,
+        registry=registry,
+        status=status,
+        remembered=book.metrics_port,
+    )
+    async with server as (_, port):
+        if port not in (usual_port, book.metrics_port) and usual_port:
+            observer.on_event(
+                "port.replaced",
+                detail=f"{usual} is in use: metrics are at port {port}, from now on;"
+                " --metrics-address chooses another",
+            )
+            book.metrics_port = port
+        observer.on_event("metrics.served", url=f"http://{host}:{port}/metrics")
+        yield
 
 
 def _checked(addresses: Iterable[str]) -> tuple[str, ...]:

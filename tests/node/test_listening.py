@@ -6,13 +6,15 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from demo_node.config import Config
-from demo_node.listening import open_mesh
+from demo_node.listening import open_mesh, serve_metrics
 from demo_node.sim.silent_observer import SilentObserver
 from demo_node.store.addresses import AddressBook
 from demo_node.store.disk import FileDisk
 from demo_protocol.errors import ConfigError
+from tests.control.fake_node import status_view
 from tests.mesh.hosts import free_port, on_uvloop, seed
 
 
@@ -22,8 +24,12 @@ class Listener(SilentObserver):
     def __init__(self) -> None:
         super().__init__()
         self.lines: list[str] = []
+        self.url = ""
 
     def on_event(self, name: str, **fields: object) -> None:
+        if name == "metrics.served":
+            self.url = str(fields["url"])
+            return
         assert name == "port.replaced"
         self.lines.append(str(fields["detail"]))
 
@@ -98,3 +104,58 @@ async def test_a_damaged_memory_of_the_port_counts_as_none(tmp_path: Path, kept:
     port = free_port()
     async with start(tmp_path, port) as (found, lines):
         assert (found, lines) == (port, [])
+
+
+@contextlib.asynccontextmanager
+async def serve(
+    folder: Path, port: int, *, named: bool = False
+) -> AsyncIterator[tuple[int, list[str]]]:
+    """The port of a node's metrics, and what its operator is told."""
+    keys = frozenset({"metrics_address"} if named else ())
+    config = Config(datadir=folder, metrics_address=f"127.0.0.1:{port}", named=keys)
+    book, observer = AddressBook(FileDisk(), folder / "peers.json"), Listener()
+    async with serve_metrics(config, book, observer, CollectorRegistry(), status_view):
+        yield int(observer.url.split(":")[2].split("/")[0]), observer.lines
+    assert book.has_new == bool(observer.lines), "only what is new is urgent"
+    book.save()
+
+
+@on_uvloop
+async def test_a_replaced_port_of_metrics_is_the_same_at_every_later_start(tmp_path: Path) -> None:
+    port = free_port()
+    with taken(port):
+        async with serve(tmp_path, port) as (first, lines):
+            assert first != port
+            (line,) = lines
+            assert line.startswith(f"127.0.0.1:{port} is in use: metrics are at port {first}")
+        async with serve(tmp_path, port) as (again, lines):
+            assert (again, lines) == (first, [])
+    async with serve(tmp_path, port) as (later, lines):  # a Prometheus knows it by that one
+        assert (later, lines) == (first, [])
+    with taken(first):
+        async with serve(tmp_path, port) as (usual, lines):
+            assert (usual, lines) == (port, [])
+
+
+@on_uvloop
+async def test_a_port_of_metrics_that_was_named_is_never_replaced(tmp_path: Path) -> None:
+    port = free_port()
+    with taken(port):
+        async with serve(tmp_path, port) as (first, _):
+            assert first != port
+        with pytest.raises(ConfigError, match=f":{port}: the port is in use; name another"):
+            async with serve(tmp_path, port, named=True):
+                pass
+    async with serve(tmp_path, port, named=True) as (again, lines):
+        assert (again, lines) == (port, [])
+    async with serve(tmp_path, 0, named=True) as (free, lines):
+        assert (free in (0, first), lines) == (False, [])
+
+
+@pytest.mark.parametrize("kept", ["0", "-1", "65536", "1.5", '"9464"', "null", "[1]", "true"])
+@on_uvloop
+async def test_a_damaged_memory_of_the_port_of_metrics_counts_as_none(
+    tmp_path: Path, kept: str
+) -> None:
+    (tmp_path / "peers.json").write_text(f'{{"schema": 1, "metrics_port": {kept}}}')
+    assert AddressBook(FileDisk(), tmp_path / "peers.json").metrics_port == 0

@@ -49,7 +49,7 @@ LIFE: Final[Mapping[str, Event]] = {
     "port.replaced": Event(
         INFO,
         "a port that was not named is in use; another one is used, also next time",
-        "forward that one in your router, or name one with `--listen`",
+        "forward that one in your router, or name one with `--listen` or `--metrics-address`",
     ),
     "clock.corrected": Event(INFO, "see [Clock](#clock)"),
     "trainer.ready": Event(INFO, "the trainer process is up"),

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import errno
 import ipaddress
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Final
 
 from aiohttp import web
@@ -27,11 +27,12 @@ async def http_server(
     named: bool,
     registry: CollectorRegistry,
     status: Callable[[], StatusView],
+    remembered: int = 0,
 ) -> AsyncIterator[tuple[str, int]]:
     """Serve until the block ends; yields where. Raises ConfigError where that cannot be.
 
     `named` says that an operator chose `address`: in use, it is an error; otherwise any free
-    port will do.
+    port will do, best the `remembered` one, then that of `address`.
     """
     host, port = address
     middlewares = [_refuse_foreign_hosts] if _is_loopback(host) else []
@@ -40,26 +41,26 @@ async def http_server(
     runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=STOP_S)
     await runner.setup()
     try:
-        await _bind(runner, host, port, named=named)
+        await _bind(runner, host, [port] if named else [remembered or port, port, 0])
         yield host, int(runner.addresses[0][1])
     finally:
         await runner.cleanup()
 
 
-async def _bind(runner: web.AppRunner, host: str, port: int, *, named: bool) -> None:
-    try:
-        await web.TCPSite(runner, host, port).start()
-    except OSError as error:
+async def _bind(runner: web.AppRunner, host: str, ports: Sequence[int]) -> None:
+    """Listen at the first of them that is free."""
+    for port in ports:
         where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        if error.errno != errno.EADDRINUSE:
-            reason = error.strerror or str(error)
-            raise ConfigError(f"--metrics-address {where}: {reason}") from None
-        if named:
-            raise ConfigError(
-                f"cannot serve metrics on {where}: the port is in use;"
-                " name another with --metrics-address"
-            ) from None
-        await web.TCPSite(runner, host, 0).start()
+        try:
+            await web.TCPSite(runner, host, port).start()
+            return
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                reason = error.strerror or str(error)
+                raise ConfigError(f"--metrics-address {where}: {reason}") from None
+    raise ConfigError(
+        f"cannot serve metrics on {where}: the port is in use; name another with --metrics-address"
+    )
 
 
 def _routes(

@@ -19,13 +19,18 @@ PER_PEER_MAX: Final = 4
 LISTENING_MAX: Final = 8
 """Addresses of our own; an operator has one or two."""
 
+PORT_MAX: Final = 65_535
+
+_Content = tuple[dict[str, int], tuple[str, ...], int]
+
 
 class AddressBook:
     """Known peers' multiaddrs with the time each was last seen, in milliseconds since 1970.
 
     `listening` is where this node itself was reached last, with a port that it chose itself: others
-    have it in their books and in the line they paste, so it is the one to take again. The file is
-    a convenience: one that cannot be read counts as empty.
+    have it in their books and in the line they paste, so it is the one to take again. So is
+    `metrics_port`, which a Prometheus knows; 0 where none was chosen. The file is a convenience:
+    one that cannot be read counts as empty.
     """
 
     def __init__(self, disk: Disk, path: Path) -> None:
@@ -33,8 +38,8 @@ class AddressBook:
         self._disk = disk
         self._path = path
         raw = disk.read(path) if path.name in disk.names(path.parent) else b""
-        self._seen_ms, self.listening = _decode(raw)
-        self._saved = (dict(self._seen_ms), self.listening)
+        self._seen_ms, self.listening, self.metrics_port = _decode(raw)
+        self._saved = self._copy()
 
     def __contains__(self, address: object) -> bool:
         return address in self._seen_ms
@@ -42,8 +47,9 @@ class AddressBook:
     @property
     def has_new(self) -> bool:
         """Is there an address that the file lacks? Times alone are less urgent."""
-        seen_ms, listening = self._saved
-        return not self._seen_ms.keys() <= seen_ms.keys() or self.listening != listening
+        seen_ms, *ports = self._saved
+        is_new = not self._seen_ms.keys() <= seen_ms.keys()
+        return is_new or ports != [self.listening, self.metrics_port]
 
     def add(self, address: str, seen_ms: int) -> None:
         """Remember that a peer was reached there. An address of absurd length is ignored."""
@@ -64,31 +70,39 @@ class AddressBook:
 
     def save(self) -> None:
         """Write the file if anything changed (fsyncs); where the disk takes it not, next time."""
-        current = (dict(self._seen_ms), self.listening)
+        current = self._copy()
         if current != self._saved:
             with suppress(ConfigError):
                 write_atomic(self._disk, self._path, _encode(*current))
                 self._saved = current
+
+    def _copy(self) -> _Content:
+        return dict(self._seen_ms), self.listening, self.metrics_port
 
 
 def _peer_of(address: str) -> str:
     return address.rpartition("/")[2]
 
 
-def _encode(seen_ms: dict[str, int], listening: tuple[str, ...]) -> bytes:
+def _encode(seen_ms: dict[str, int], listening: tuple[str, ...], metrics_port: int) -> bytes:
     peers = [{"address": address, "seen_ms": seen_ms[address]} for address in sorted(seen_ms)]
-    tree = {"schema": 1, "listening": list(listening), "peers": peers}
-    return json.dumps(tree, indent=1).encode() + b"\n"
+    ports = {"listening": list(listening), "metrics_port": metrics_port}
+    return json.dumps({"schema": 1, **ports, "peers": peers}, indent=1).encode() + b"\n"
 
 
-def _decode(raw: bytes) -> tuple[dict[str, int], tuple[str, ...]]:
+def _decode(raw: bytes) -> _Content:
     try:
         tree = json.loads(raw)
     except (ValueError, RecursionError):
-        return {}, ()
+        return {}, (), 0
     if not isinstance(tree, dict):
-        return {}, ()
-    return _decode_peers(tree.get("peers")), _decode_listening(tree.get("listening"))
+        return {}, (), 0
+    listening = _decode_listening(tree.get("listening"))
+    return _decode_peers(tree.get("peers")), listening, _decode_port(tree.get("metrics_port"))
+
+
+def _decode_port(port: object) -> int:
+    return port if type(port) is int and 0 < port <= PORT_MAX else 0
 
 
 def _decode_listening(texts: object) -> tuple[str, ...]:
