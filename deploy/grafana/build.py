@@ -1,7 +1,6 @@
 """The dashboards: what is on them, in order. `python -m deploy.grafana.build` writes dashboards/.
 
-*Swarm* answers, from the top: are we in step, with whom, how late, at what bandwidth, is it
-learning. *Node* says the same of single nodes, and what it costs their machines.
+*Swarm*: are we in step, with whom, how late, is it learning. *Node*: single nodes, their machines.
 
 In a query `@` stands for the chosen nodes. What comes once a round is averaged and counted over
 `$window`, which must hold several rounds; what flows all the time over `$__rate_interval`.
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from demo_node.observe.events import ERROR, EVENTS, WARNING
+from deploy.grafana.marks import MARKS, NODE_MARKS
 from deploy.grafana.panels import (
     LAG,
     LENGTH,
@@ -37,7 +37,7 @@ WARNED: Final = f'demo_events_total{{@, event=~"{WARNINGS}"}}'
 # On both dashboards, down to LOSS.
 BEHIND: Final = number(
     "Rounds behind the clock",
-    "Of the worst node that is active or paused. Up to 2 is good; from 5 on it follows no longer.",
+    "The most of those active or paused. Up to 2 is good; from 5 on it follows no longer.",
     f"max({LAG})",
     {3: "orange", 5: "red"},
 )
@@ -55,13 +55,14 @@ HELDOUT: Final = number(
 )
 LATENCIES: Final = seconds(
     "Round latency, quantiles",
-    "Good while p99 is below the round's length; what is above it comes late.",
+    "Good while p99 is below the round's length; above it is late. Points lead to traces.",
     {
         **quantiles(PART, times=LENGTH),
-        "mean": mean(LATENCY),
+        "mean": mean(LATENCY, exemplars=True),
         "exchange, mean": mean("demo_round_exchange_seconds"),
         **ROUND,
     },
+    exemplars="mean",
 )
 PHASES: Final = seconds(
     "Phases of a round, mean",
@@ -75,7 +76,7 @@ PHASES: Final = seconds(
     stacked=True,
 )
 SLACK: Final = seconds(
-    "Slack by phase, worst node",
+    "Slack by phase, least of those chosen",
     "Time left when a phase's work was done. In the red it was late. (Training takes all it has.)",
     {"{{phase}}": 'min by (phase) (demo_round_slack_seconds{@, phase!="train"} != 0)'},
     red_below=0,
@@ -131,8 +132,8 @@ LOSS: Final = lines(
     "Falling is good; held-out above training by more and more is learning by heart.",
     {
         "held-out": "avg(demo_heldout_loss{@} > 0)",
-        "training, best node": "min(demo_train_loss{@})",
-        "training, worst node": "max(demo_train_loss{@})",
+        "training, lowest": "min(demo_train_loss{@})",
+        "training, highest": "max(demo_train_loss{@})",
     },
     floor=None,
     decimals=2,
@@ -179,8 +180,7 @@ SWARM: Final[Rows] = {
         buckets(
             "Round latency, part of the round",
             "One narrow band below 100 % is good; a second one is slow nodes; above 100 % is late.",
-            f"sum by (le) (increase({PART}_bucket{{@}}[$__rate_interval]))",
-            unit="percentunit",
+            PART,
         ),
         LATENCIES,
         PHASES,
@@ -190,7 +190,7 @@ SWARM: Final[Rows] = {
         lines(
             "Rounds behind the clock, by node",
             "Up to 2 is good; in the red it follows no longer. No line: it waits, syncs, is done.",
-            {"{{instance}}": LAG},
+            {"{{instance}}": f"max_over_time(({LAG})[$__rate_interval:])"},
             ceiling=6,
             red_above=5,
         ),
@@ -201,7 +201,7 @@ SWARM: Final[Rows] = {
             {
                 "members": "max(demo_members{@})",
                 "candidates": "max(demo_candidates{@})",
-                "heard, worst node": "min(demo_round_heard{@} > 0)",  # 0 before its first
+                "heard, fewest": "min(demo_round_heard{@} > 0)",  # 0 before its first
                 "in the record": "min(demo_round_participants{@} > 0)",
             },
         ),
@@ -390,8 +390,8 @@ NODE: Final[Rows] = {
 def build() -> dict[str, str]:
     """Name of a file -> its JSON."""
     return {
-        "swarm.json": assemble("Swarm", "All nodes of a run.", SWARM, other="Node"),
-        "node.json": assemble("Node", "Single nodes and their machines.", NODE, other="Swarm"),
+        "swarm.json": assemble("Swarm", "All nodes of a run.", SWARM, MARKS, "Node"),
+        "node.json": assemble("Node", "Nodes and their machines.", NODE, NODE_MARKS, "Swarm"),
     }
 
 

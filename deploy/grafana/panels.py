@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from grafana_foundation_sdk.builders import common, gauge, heatmap, prometheus, stat, timeseries
 from grafana_foundation_sdk.builders import dashboard as dashboards
@@ -40,11 +40,18 @@ Steps = Mapping[float, str]
 """From which value on which colour."""
 
 Panel = timeseries.Panel | stat.Panel | gauge.Panel | heatmap.Panel
+Json = dict[str, Any]
 Kind = TypeVar("Kind", timeseries.Panel, stat.Panel, gauge.Panel, heatmap.Panel)
 Rows = Mapping[str, Sequence[Panel]]
 
 SOURCE: Final = DataSourceRef(type_val="prometheus", uid="${datasource}")
 CHOSEN: Final = 'instance=~"$instance"'
+
+RUNS: Final = (
+    'label_join(label_replace(last_over_time(demo_node_info[$__range]), "short", "$1", "run_id",'
+    ' "(.{8}).*"), "shown", " ", "run_name", "short")'
+)
+"""PromQL: the runs of all nodes; `shown` is a name and 8 digits, as two runs may have one name."""
 
 REFERENCE: Final = "round length"
 """A line of this name is a yardstick, not a measurement: dashed and grey."""
@@ -90,8 +97,15 @@ def quantiles(histogram: str, times: str = "1") -> Queries:
     return {f"p{100 * q:.0f}": quantile(q, histogram) + factor for q in (0.5, 0.95, 0.99)}
 
 
-def mean(histogram: str, by: str = "") -> str:
-    """PromQL: of the observations of all chosen nodes, apart `by` these labels."""
+def mean(histogram: str, by: str = "", *, exemplars: bool = False) -> str:
+    """PromQL: of the observations of all chosen nodes, apart `by` these labels.
+
+    `exemplars`: not apart, and by a query that names the buckets, since only these have exemplars;
+    the fullest of them, cumulated, holds all observations.
+    """
+    if exemplars:
+        fullest = f"max(sum by (le) (rate({histogram}_bucket{{@}}[$window])))"
+        return f"sum(rate({histogram}_sum{{@}}[$window])) / {fullest}"
     rates = (f"sum by ({by}) (rate({histogram}_{end}{{@}}[$window]))" for end in ("sum", "count"))
     return " / ".join(rates)
 
@@ -116,9 +130,11 @@ def lines(
     mirrored: str = "",
     red_below: float | None = None,
     red_above: float | None = None,
+    exemplars: str = "",
 ) -> timeseries.Panel:
     """Curves over time. `floor`, `ceiling`: what the axis holds at least; `log`: its base, if it is
-    logarithmic; `mirrored`: a pattern of those drawn downwards.
+    logarithmic; `mirrored`: a pattern of those drawn downwards; `exemplars`: the legend whose query
+    names the buckets that have them.
     """
     legend = common.VizLegendOptions().show_legend(True).calcs(["lastNotNull"])
     tooltip = common.VizTooltipOptions().mode(looks.TooltipDisplayMode.MULTI)
@@ -154,7 +170,7 @@ def lines(
         down = DynamicConfigValue("custom.transform", looks.GraphTransform.NEGATIVE_Y)
         panel.override_by_regexp(mirrored, [down])
     _paint(panel, queries)
-    return _describe(panel, title, meaning, queries).height(8)
+    return _describe(panel, title, meaning, queries, exemplars).height(8)
 
 
 def counts(title: str, meaning: str, queries: Queries, *, bars: bool = False) -> timeseries.Panel:
@@ -213,14 +229,16 @@ def share(title: str, meaning: str, query: str, steps: Steps) -> gauge.Panel:
     return _describe(panel, title, meaning, {title: query}).height(4)
 
 
-def buckets(title: str, meaning: str, query: str, *, unit: str) -> heatmap.Panel:
-    """A histogram over time; the query gives one series per `le`, which is of this unit."""
+def buckets(title: str, meaning: str, histogram: str) -> heatmap.Panel:
+    """A histogram of parts of a round over time, in rows that are fine where late begins only."""
+    merged = "|".join(str(float(end)) for end in (0.25, 0.5, 0.6, 0.75, 0.85, 5))
+    query = f'sum by (le) (increase({histogram}_bucket{{@, le!~"{merged}"}}[$__rate_interval]))'
     colour = heatmap.HeatmapColorOptions().mode(HeatmapColorMode.SCHEME).scheme("Oranges")
     panel = (
         heatmap.Panel()
         .calculate(False)
         .unit("short")
-        .y_axis(heatmap.YAxisConfig().unit(unit))
+        .y_axis(heatmap.YAxisConfig().unit("percentunit"))
         .filter_values(heatmap.FilterValueRange().le(1e-9))
         .color(colour.steps(64))
     )
@@ -228,7 +246,7 @@ def buckets(title: str, meaning: str, query: str, *, unit: str) -> heatmap.Panel
     return _describe(panel, title, meaning, {}).with_target(target).height(8)
 
 
-def assemble(title: str, meaning: str, rows: Rows, other: str) -> str:
+def assemble(title: str, meaning: str, rows: Rows, marks: Sequence[Json], other: str) -> str:
     """One dashboard as JSON, with a link to the other one. All panels of a row are equally wide."""
     link = dashboards.DashboardLink(other).type(DashboardLinkType.LINK).include_vars(True)
     board = (
@@ -252,7 +270,9 @@ def assemble(title: str, meaning: str, rows: Rows, other: str) -> str:
     document = board.build()
     for identity, item in enumerate(document.panels or (), start=1):  # the SDK gives none
         item.id_val = identity
-    return json.dumps(document, cls=JSONEncoder, indent=2) + "\n"
+    whole = json.loads(json.dumps(document, cls=JSONEncoder))
+    whole["annotations"] = {"list": list(marks)}
+    return json.dumps(whole, indent=2) + "\n"
 
 
 def make_variables() -> list[Builder[VariableModel]]:
@@ -260,11 +280,11 @@ def make_variables() -> list[Builder[VariableModel]]:
     changing = VariableRefresh.ON_TIME_RANGE_CHANGED
     return [
         dashboards.DatasourceVariable("datasource").label("Prometheus").type("prometheus"),
-        dashboards.QueryVariable("run")  # its name is shown; two runs may have the same one
+        dashboards.QueryVariable("run")
         .label("Run")
         .datasource(SOURCE)
-        .query("query_result(last_over_time(demo_node_info[$__range]))")
-        .regex('/run_id="(?<value>[^"]+)", *run_name="(?<text>[^"]+)"/')
+        .query(f"query_result({RUNS})")
+        .regex('/run_id="(?<value>[^"]+)".* shown="(?<text>[^"]+)"/')
         .refresh(changing)
         .sort(VariableSort.ALPHABETICAL_ASC),
         dashboards.QueryVariable("instance")
@@ -288,10 +308,11 @@ def _compute_width(panels: int) -> int:
     return {8: 3, 3: 8, 6: 8, 2: 12}.get(panels, 6)
 
 
-def _describe(panel: Kind, title: str, meaning: str, queries: Queries) -> Kind:
+def _describe(panel: Kind, title: str, meaning: str, queries: Queries, exemplars: str = "") -> Kind:
     panel.title(title).description(meaning).datasource(SOURCE)
     for index, (legend, query) in enumerate(queries.items()):
-        panel.with_target(_target("ABCDEFGH"[index], legend, query))
+        target = _target("ABCDEFGH"[index], legend, query)
+        panel.with_target(target.exemplar(True) if legend == exemplars else target)
     return panel
 
 

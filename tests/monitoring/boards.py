@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from tests.cli.command import ROOT
@@ -23,6 +24,19 @@ VALUES: Final = {
 
 Json = dict[str, Any]
 
+Ask = Callable[[str], Sequence[Mapping[str, Any]]]
+"""PromQL, with Grafana's variables in it -> `result` of a range query."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What a dashboard marks in its panels: from when to when (Unix times), and with what words."""
+
+    begin_s: float
+    end_s: float
+    text: str
+    colour: str
+
 
 def load(name: str) -> Json:
     """A dashboard by its file's name."""
@@ -33,6 +47,15 @@ def load(name: str) -> Json:
 def panels(board: Json) -> list[Json]:
     """Without the headings of rows."""
     return [panel for panel in board["panels"] if panel["type"] != "row"]
+
+
+def marks() -> list[tuple[str, str, str]]:
+    """Dashboard, name of what it marks and the query for it, of all."""
+    return [
+        (name, each["name"], each["expr"])
+        for name in BOARDS
+        for each in load(name)["annotations"]["list"]
+    ]
 
 
 def targets() -> list[tuple[str, str, str]]:
@@ -47,4 +70,33 @@ def targets() -> list[tuple[str, str, str]]:
 
 def fill_in(query: str, values: Mapping[str, str] = VALUES) -> str:
     """The query with the variables' values. Raises KeyError for one that nobody knows."""
-    return re.sub(r"\$\w+", lambda match: values[match[0]], query)
+    return re.sub(r"\$[a-z_]\w*", lambda match: values[match[0]], query)
+
+
+def name_series(legend: str, labels: Mapping[str, str]) -> str:
+    """The legend with its labels' values."""
+    return re.sub(r"{{(\w+)}}", lambda match: labels.get(match[1], ""), legend)
+
+
+def read_marks(board: Json, ask: Ask, apart_s: float) -> list[Mark]:
+    """What is switched on and happened; moments at most so far apart are one, as in Grafana."""
+    found = []
+    for annotation in board["annotations"]["list"]:
+        for result in ask(annotation["expr"]) if annotation["enable"] else ():
+            text = name_series(annotation["titleFormat"], result["metric"])
+            for begin_s, end_s in _join(_list_moments(annotation, result["values"]), apart_s):
+                found.append(Mark(begin_s, end_s, text, annotation["iconColor"]))
+    return sorted(found, key=lambda mark: mark.begin_s)
+
+
+def _list_moments(annotation: Json, values: Sequence[tuple[float, str]]) -> list[float]:
+    if annotation["useValueForTime"]:
+        return [float(value) / 1000 for _, value in values]
+    return [float(moment_s) for moment_s, value in values if float(value) > 0]
+
+
+def _join(moments_s: Sequence[float], apart_s: float) -> Iterator[tuple[float, float]]:
+    """Begin and end of each row of moments that follow one another."""
+    begins = [i for i, at_s in enumerate(moments_s) if i == 0 or at_s > moments_s[i - 1] + apart_s]
+    for begin, after in zip(begins, [*begins[1:], len(moments_s)], strict=True):
+        yield moments_s[begin], moments_s[after - 1]

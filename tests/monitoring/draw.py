@@ -6,7 +6,7 @@ a person can look at them where no Grafana is to be had.
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,14 +20,11 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Wedge
 
-from tests.monitoring.boards import Json
+from tests.monitoring.boards import Ask, Json, Mark, name_series, read_marks
 
 mpl.use("agg")
 
-Ask = Callable[[str], Sequence[Mapping[str, Any]]]
-"""PromQL, with Grafana's variables in it -> `result` of a range query."""
-
-COLUMN_PX, UNIT_PX, DPI = 66, 34, 90
+COLUMN_PX, UNIT_PX, DPI, MARKS_PX = 66, 34, 90, 640
 PAPER, PANEL, INK, FAINT = "#111217", "#181b1f", "#d8d9da", "#3a3d44"
 NAMED: Final = {
     "green": "#73bf69",
@@ -89,12 +86,17 @@ def draw(board: Json, ask: Ask, span: Span, subtitle: str, path: Path) -> None:
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor=PAPER)
     _write(figure, 12, 8, board["title"], 15, height)
     _write(figure, 12, 36, f"{subtitle}  ·  {LABEL}", 9.5, height, "#ff9830")
+    found = read_marks(board, ask, 1.5 * span.step_s)
+    marks = [mark for mark in found if span.begin_s <= mark.begin_s <= span.end_s]
+    _write_marks(figure, marks, height)
     for panel in board["panels"]:
-        _draw_panel(figure, panel, ask, span, height)
+        _draw_panel(figure, panel, ask, span, marks, height)
     figure.savefig(path, facecolor=PAPER, pil_kwargs={"optimize": True})
 
 
-def _draw_panel(figure: Figure, panel: Json, ask: Ask, span: Span, height: int) -> None:
+def _draw_panel(
+    figure: Figure, panel: Json, ask: Ask, span: Span, marks: Sequence[Mark], height: int
+) -> None:
     grid = panel["gridPos"]
     x, y = grid["x"] * COLUMN_PX + 4, (grid["y"] + 2) * UNIT_PX + 3
     w, h = grid["w"] * COLUMN_PX - 8, grid["h"] * UNIT_PX - 6
@@ -109,7 +111,9 @@ def _draw_panel(figure: Figure, panel: Json, ask: Ask, span: Span, height: int) 
     elif panel["type"] == "timeseries":
         rows = _count_legend_rows(panel, series, w)
         box = (x + 62, y + 32, w - 78, h - 66 - 17 * rows)
-        _draw_curves(_place(figure, box, height), panel, series, span)
+        axes = _place(figure, box, height)
+        _draw_curves(axes, panel, series, span)
+        _draw_marks(axes, marks)
         _write_legend(figure, panel, series, (x + 10, y + h - 10 - 17 * rows, w - 20), height)
     elif panel["type"] == "heatmap":
         box = (x + 62, y + 32, w - 78, h - 62)
@@ -136,11 +140,6 @@ def read(panel: Json, ask: Ask, span: Span) -> list[Series]:
     return found
 
 
-def name_series(legend: str, labels: Mapping[str, str]) -> str:
-    """The legend with its labels' values."""
-    return re.sub(r"{{(\w+)}}", lambda match: labels.get(match[1], ""), legend)
-
-
 def format_value(value: float, unit: str, decimals: int | None = None) -> str:
     """As Grafana writes it, more or less."""
     if math.isnan(value):
@@ -152,6 +151,11 @@ def format_value(value: float, unit: str, decimals: int | None = None) -> str:
     if unit == "short" and abs(value) >= 1000:
         return _scale(value, ((1e3, "K"), (1e6, "M"), (1e9, "B")), decimals)
     return f"{value:.{decimals}f}" if decimals is not None else f"{value:.3g}"
+
+
+def format_time(at_s: float) -> str:
+    """Of day, of a Unix time."""
+    return f"{datetime.fromtimestamp(at_s, UTC):%H:%M:%S}"
 
 
 def _scale(value: float, sizes: Sequence[tuple[float, str]], decimals: int | None) -> str:
@@ -251,6 +255,25 @@ def _shade(axes: Axes, defaults: Json) -> None:
             axes.axhspan(begin, end, color=NAMED[step["color"]], alpha=0.15, lw=0)
 
 
+def _draw_marks(axes: Axes, marks: Sequence[Mark]) -> None:
+    """A line where each begins, a tint while it lasts."""
+    for mark in marks:
+        colour = NAMED.get(mark.colour, mark.colour)
+        axes.axvline(mark.begin_s, color=colour, lw=0.8, linestyle=":")
+        axes.axvspan(mark.begin_s, mark.end_s, color=colour, alpha=0.06, lw=0)
+
+
+def _write_marks(figure: Figure, marks: Sequence[Mark], height: int) -> None:
+    """Their words, beside the title: Grafana shows them to who points at a line."""
+    x, y = MARKS_PX, 8
+    for mark in marks:
+        text = f"{format_time(mark.begin_s)} {mark.text}"
+        if x + 6 * len(text) > 24 * COLUMN_PX:
+            x, y = MARKS_PX, y + 16
+        _write(figure, x, y, text, 8, height, NAMED.get(mark.colour, mark.colour))
+        x += 6 * len(text) + 8
+
+
 def _draw_buckets(axes: Axes, unit: str, series: Sequence[Series], span: Span) -> None:
     """Cumulated buckets `le`, taken apart; each as high as any other."""
     ordered = sorted(series, key=lambda one: float(one.labels["le"]))
@@ -291,18 +314,10 @@ def _draw_gauge(axes: Axes, panel: Json, series: Sequence[Series]) -> None:
     value = series[0].last
     full = 0.0 if math.isnan(value) else max(0.0, min(1.0, value))
     axes.add_patch(Wedge((0, 0), 1, 0, 180, width=0.28, color=FAINT))
-    axes.add_patch(
-        Wedge((0, 0), 1, 180 - 180 * full, 180, width=0.28, color=pick_colour(panel, value))
-    )
-    axes.text(
-        0,
-        0.12,
-        format_value(value, "percentunit"),
-        ha="center",
-        color=pick_colour(panel, value),
-        size=15,
-        weight="bold",
-    )
+    colour = pick_colour(panel, value)
+    axes.add_patch(Wedge((0, 0), 1, 180 - 180 * full, 180, width=0.28, color=colour))
+    text = format_value(value, "percentunit")
+    axes.text(0, 0.12, text, ha="center", color=colour, size=15, weight="bold")
     axes.set(xlim=(-1.3, 1.3), ylim=(-0.15, 1.1), aspect="equal")
     _clear(axes)
 
@@ -354,7 +369,7 @@ def _mark_times(axes: Axes, span: Span) -> None:
     axes.set_axisbelow(True)
     axes.tick_params(colors=INK, labelsize=8.5, length=0)
     axes.spines[:].set_visible(False)
-    axes.xaxis.set_major_formatter(lambda at, _: f"{datetime.fromtimestamp(at, UTC):%H:%M:%S}")
+    axes.xaxis.set_major_formatter(lambda at_s, _: format_time(at_s))
     length_s = span.end_s - span.begin_s
     pace_s = next(pace for pace in TICKS_S if length_s / pace < 5)
     edge_s = 0.07 * length_s  # a label there would reach over the panel's edge

@@ -24,8 +24,8 @@ from typing import Any, Final
 
 from tests.cli.command import ROOT
 from tests.e2e.nodes import RunningNode, make_run, started
-from tests.monitoring.boards import BOARDS, VALUES, fill_in, load
-from tests.monitoring.draw import Ask, Span, draw
+from tests.monitoring.boards import BOARDS, VALUES, Ask, fill_in, load
+from tests.monitoring.draw import Span, draw
 from tests.monitoring.faulty_node import FAULTS_FOLDER, Fault, planted
 from tests.monitoring.stack import ask, running_prometheus
 

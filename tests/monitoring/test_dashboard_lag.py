@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.monitoring.boards import Json, fill_in, load, panels
+from tests.monitoring.boards import VALUES, Json, fill_in, load, panels
 from tests.monitoring.test_rules import RULES, run_tool
 
 pytestmark = pytest.mark.monitoring
@@ -108,3 +108,19 @@ def test_the_alerts_see_the_same(tmp_path: Path) -> None:
         ],
     }
     check(tmp_path, QUIET + LAGGING, [alerts])
+
+
+def test_a_node_that_is_level_is_a_level_line(tmp_path: Path) -> None:
+    """The clock goes on before the record comes: without the maximum, 1 and 0 in turns."""
+    turns = make_node("turns", "active", "900+1x10", "899 901 901 903 903 905 905 907 907 909 909")
+    (panel,) = [p for p in panels(load("swarm")) if p["title"] == LAG]
+    query = fill_in(panel["targets"][0]["expr"], {**VALUES, "$__rate_interval": "2m"})
+    expected = [
+        {
+            "expr": f"sum by (instance) ({query})",
+            "eval_time": moment,
+            "exp_samples": [{"labels": '{instance="turns"}', "value": 1}],
+        }
+        for moment in ("6m", "7m", "8m", "9m")
+    ]
+    check(tmp_path, turns, expected)

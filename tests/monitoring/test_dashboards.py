@@ -13,12 +13,18 @@ from prometheus_client import Histogram
 from demo_node.observe.metrics import METRICS
 from deploy.grafana.build import build
 from tests.cli.command import ROOT
-from tests.monitoring.boards import BOARDS, FOLDER, Json, fill_in, load, panels, targets
+from tests.monitoring.boards import BOARDS, FOLDER, Json, fill_in, load, marks, panels, targets
 
 COLUMNS = 24
 
-OTHERS = {"up", "process_cpu_seconds_total", "process_resident_memory_bytes"}
-"""From Prometheus itself and from its client."""
+OTHERS = {
+    "process_cpu_seconds_total": {},
+    "process_resident_memory_bytes": {},
+    "process_start_time_seconds": {},
+    "up": {},
+    "ALERTS": {"alertname": ("DemoNodeDown",), "alertstate": ("firing", "pending")},
+}
+"""From Prometheus itself and from its client, with labels and some of their values."""
 
 ONLY_IN_DOCS = {
     "demo_clock_error_seconds": "`demo-node status` says how sure the correction is",
@@ -66,6 +72,9 @@ def declared_series() -> dict[str, dict[str, tuple[str, ...]]]:
         ends = ("_bucket", "_sum", "_count") if metric.kind is Histogram else ("",)
         for end in ends:
             series[metric.name + end] = metric.labels
+        if metric.kind is Histogram:
+            buckets = {"le": tuple(str(float(end)) for end in metric.buckets)}
+            series[metric.name + "_bucket"] = metric.labels | buckets
     return series
 
 
@@ -87,9 +96,9 @@ def test_files_are_what_the_builder_makes() -> None:
         assert (FOLDER / name).read_text() == document, "run: python -m deploy.grafana.build"
 
 
-@pytest.mark.parametrize(("name", "title", "query"), targets())
+@pytest.mark.parametrize(("name", "title", "query"), targets() + marks())
 def test_queries_name_what_exists(name: str, title: str, query: str) -> None:
-    known = declared_series() | {name: {} for name in (*OTHERS, *recorded_names())}
+    known = declared_series() | OTHERS | {name: {} for name in recorded_names()}
     selectors = read_selectors(query)
     assert selectors
     for selector in selectors:
@@ -117,7 +126,7 @@ def test_queries_group_by_labels_that_exist(name: str, title: str, query: str) -
 
 def test_every_choice_of_nodes_reaches_every_metric() -> None:
     """A selector without the variable would show all nodes whatever is chosen."""
-    for _, title, query in targets():
+    for _, title, query in targets() + marks():
         for selector in read_selectors(query):
             assert "instance" in {m.name for m in selector.matchers.matchers}, (title, query)
 
@@ -201,11 +210,14 @@ def test_what_can_be_chosen(board: Json) -> None:
 def test_the_run_is_chosen_by_its_id_and_shown_by_its_name() -> None:
     (run,) = [v for v in load("swarm")["templating"]["list"] if v["name"] == "run"]
     # As Prometheus orders labels and Grafana writes the answer of query_result.
-    answer = 'demo_node_info{instance="a:1", peer_id="12D", run_id="ab12", run_name="orchard"} 1 9'
+    answer = (
+        'demo_node_info{instance="a:1", peer_id="12D", run_id="ab12cd34ef", run_name="orchard",'
+        ' short="ab12cd34", shown="orchard ab12cd34"} 1 9'
+    )
     pattern = run["regex"].strip("/").replace("(?<", "(?P<")
     match = re.search(pattern, answer)
     assert match
-    assert match.groupdict() == {"value": "ab12", "text": "orchard"}
+    assert match.groupdict() == {"value": "ab12cd34ef", "text": "orchard ab12cd34"}
 
 
 def test_each_dashboard_leads_to_the_other() -> None:
@@ -224,8 +236,8 @@ def test_thresholds_alarm_where_they_should() -> None:
         for panel in panels(load(name))
     }
     for name in BOARDS:
-        assert pick(found[name, "Slack by phase, worst node"], -0.001) == "red"
-        assert pick(found[name, "Slack by phase, worst node"], 0) == "transparent"
+        assert pick(found[name, "Slack by phase, least of those chosen"], -0.001) == "red"
+        assert pick(found[name, "Slack by phase, least of those chosen"], 0) == "transparent"
         assert pick(found[name, "Least slack"], -0.001) == "red"
         assert pick(found[name, "Least slack"], 0.1) == "green"
     assert pick(found["swarm", "Digests that differ"], 1) == "red"
@@ -247,6 +259,26 @@ def test_latency_has_the_length_of_a_round_beside_it() -> None:
             assert "demo_round_length_seconds" in line["expr"]
 
 
+def test_points_lead_from_latency_to_traces(board: Json) -> None:
+    """Only buckets have exemplars, and of those of seconds, since they stand on an axis of them."""
+    (panel,) = [p for p in panels(board) if p["title"] == "Round latency, quantiles"]
+    (query,) = [t["expr"] for t in panel["targets"] if t.get("exemplar")]
+    assert "demo_round_latency_seconds_bucket" in query
+    assert "ratio" not in query
+    others = [t["expr"] for t in panel["targets"] if not t.get("exemplar")]
+    assert not any("demo_round_latency_seconds_bucket" in each for each in others)
+
+
+def test_what_happens_to_nodes_is_marked() -> None:
+    found = {name: {m["name"] for m in load(name)["annotations"]["list"]} for name in BOARDS}
+    assert found["swarm"] == {"Not answering", "Starts", "Trainer deaths", "Alerts"}
+    assert found["node"] == found["swarm"] | {"States"}
+    for name in BOARDS:
+        for mark in load(name)["annotations"]["list"]:
+            assert mark["enable"]
+            assert "{{instance}}" in mark["titleFormat"]
+
+
 def test_grafana_is_told_where_things_are() -> None:
     folder = ROOT / "deploy" / "grafana" / "provisioning"
     (source,) = yaml.safe_load((folder / "datasources" / "prometheus.yml").read_text())[
@@ -256,5 +288,7 @@ def test_grafana_is_told_where_things_are() -> None:
     prometheus = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())
     assert source["type"] == "prometheus"
     assert source["jsonData"]["timeInterval"] == prometheus["global"]["scrape_interval"]
+    (traces,) = source["jsonData"]["exemplarTraceIdDestinations"]
+    assert traces == {"name": "trace_id", "datasourceUid": "$DEMO_TRACES_UID"}
     assert provider["type"] == "file"
     assert provider["options"]["path"]

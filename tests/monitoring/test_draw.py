@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib.image
 import pytest
 
-from tests.monitoring.boards import BOARDS, load, panels
+from tests.monitoring.boards import BOARDS, Mark, load, panels, read_marks
 from tests.monitoring.draw import COLUMN_PX, UNIT_PX, Span, draw, format_value, pick_colour, read
 
 SPAN = Span(1_000_000.0, 1_000_060.0, 2.0)
@@ -63,3 +63,34 @@ def test_a_series_is_read_with_its_gaps_and_its_name() -> None:
 def test_what_is_late_is_red() -> None:
     (slack,) = [p for p in panels(load("swarm")) if p["title"] == "Least slack"]
     assert pick_colour(slack, -0.001) != pick_colour(slack, 0.001) == "#73bf69"
+
+
+def test_marks_are_moments_that_follow_one_another() -> None:
+    """Down twice, and started when the value says; what is switched off is not asked."""
+    down, starts, off = (
+        {"expr": "up", "titleFormat": "{{instance}} away", "useValueForTime": False},
+        {"expr": "start", "titleFormat": "{{instance}} starts", "useValueForTime": True},
+        {"expr": "off", "titleFormat": "", "useValueForTime": False},
+    )
+    board = {
+        "annotations": {
+            "list": [
+                down | {"enable": True, "iconColor": "red"},
+                starts | {"enable": True, "iconColor": "blue"},
+                off | {"enable": False, "iconColor": "blue"},
+            ]
+        }
+    }
+    answers = {
+        "up": [[2, "0"], [4, "1"], [6, "1"], [8, "0"], [10, "1"]],
+        "start": [[2, "-1000"], [4, "-1000"], [10, "9000"]],
+    }
+    found = read_marks(
+        board, lambda query: [{"metric": {"instance": "a"}, "values": answers[query]}], 3
+    )
+    assert found == [
+        Mark(-1, -1, "a starts", "blue"),
+        Mark(4, 6, "a away", "red"),
+        Mark(9, 9, "a starts", "blue"),
+        Mark(10, 10, "a away", "red"),
+    ]

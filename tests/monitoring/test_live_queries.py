@@ -12,8 +12,17 @@ from typing import Any
 
 import pytest
 
-from tests.monitoring.boards import BOARDS, VALUES, fill_in, load, panels, targets
-from tests.monitoring.draw import name_series
+from tests.monitoring.boards import (
+    BOARDS,
+    VALUES,
+    fill_in,
+    load,
+    marks,
+    name_series,
+    panels,
+    read_marks,
+    targets,
+)
 from tests.monitoring.faulty_node import Fault, planted
 from tests.monitoring.watched import NODES, WatchedSwarm
 from tests.waiting import wait_until_sync
@@ -77,7 +86,7 @@ def test_series_of_a_panel_have_names_of_their_own(seasoned_swarm: WatchedSwarm)
 
 def test_a_choice_of_one_node_leaves_out_the_others(seasoned_swarm: WatchedSwarm) -> None:
     chosen = seasoned_swarm.nodes[2].instance
-    for _, title, query in targets():
+    for _, title, query in targets() + marks():
         series = ask_range(seasoned_swarm, query, {**VALUES, "$instance": chosen})
         instances = {one["metric"].get("instance", chosen) for one in series}
         assert instances <= {chosen}, title
@@ -95,7 +104,21 @@ def test_the_run_can_be_chosen(seasoned_swarm: WatchedSwarm) -> None:
         assert match
         found.add((match["text"], match["value"]))
     status = seasoned_swarm.nodes[0].running.status()
-    assert found == {(status.run_name, status.run_id.hex())}
+    run_id = status.run_id.hex()
+    assert found == {(f"{status.run_name} {run_id[:8]}", run_id)}
+
+
+def test_what_happened_is_marked(seasoned_swarm: WatchedSwarm) -> None:
+    alerts = 'ALERTS{alertname="DemoPayloadsRejected", alertstate="firing"}[1h]'
+    wait_until_sync(lambda: seasoned_swarm.query(alerts), SEEN_S)
+    found = read_marks(load("node"), lambda query: ask_range(seasoned_swarm, query), 15)
+    texts = {mark.text for mark in found}
+    for node in seasoned_swarm.nodes:
+        assert {f"{node.instance} starts", f"{node.instance} is active"} <= texts
+    begun = [mark for mark in found if mark.text.endswith(" starts")]
+    assert len(begun) == NODES
+    assert all(time.time() - PAST_S < mark.begin_s < time.time() for mark in begun)
+    assert any(text.startswith("DemoPayloadsRejected ") for text in texts), texts
 
 
 def test_phases_add_up_to_the_latency(seasoned_swarm: WatchedSwarm) -> None:
