@@ -198,7 +198,7 @@ def test_a_node_that_ends_meanwhile_is_waited_for(fake_node: FakeNode) -> None:
         screen.wait_for("4 contributions, 4 members")
         assert "no answer" not in screen.shown
         fake_node.process.kill()
-        screen.wait_for("for 2 s; waiting for it, q leaves")
+        screen.wait_for("waiting for it, q leaves (2 s so far)")
         os.write(screen.master, b"q")
         assert screen.wait() == 0
         assert "Traceback" not in screen.shown

@@ -88,8 +88,8 @@ def draw(reading: Reading, look: Look) -> Text:
 def draw_waiting(datadir: Path, since_s: float) -> Text:
     """Instead of a node that has ended, until it is there again."""
     return Text(
-        f"no node is running in {datadir} for {format_duration(since_s)};"
-        " waiting for it, q leaves\n\n"
+        f"no node is running in {datadir}\n"
+        f"waiting for it, q leaves ({format_duration(since_s)} so far)\n\n"
         f"start it with: demo-node start --datadir {datadir}",
         overflow="fold",
     )
