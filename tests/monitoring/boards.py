@@ -1,5 +1,6 @@
 """The dashboards of deploy/grafana as tests read them, and their queries as Grafana sends them."""
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -98,5 +99,5 @@ def _list_moments(annotation: Json, values: Sequence[tuple[float, str]]) -> list
 def _join(moments_s: Sequence[float], apart_s: float) -> Iterator[tuple[float, float]]:
     """Begin and end of each row of moments that follow one another."""
     begins = [i for i, at_s in enumerate(moments_s) if i == 0 or at_s > moments_s[i - 1] + apart_s]
-    for begin, after in zip(begins, [*begins[1:], len(moments_s)], strict=True):
+    for begin, after in itertools.pairwise([*begins, len(moments_s)]):
         yield moments_s[begin], moments_s[after - 1]

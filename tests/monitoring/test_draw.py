@@ -77,12 +77,14 @@ def test_marks_are_moments_that_follow_one_another() -> None:
             "list": [
                 down | {"enable": True, "iconColor": "red"},
                 starts | {"enable": True, "iconColor": "blue"},
+                down | {"expr": "never", "enable": True, "iconColor": "red"},
                 off | {"enable": False, "iconColor": "blue"},
             ]
         }
     }
     answers = {
         "up": [[2, "0"], [4, "1"], [6, "1"], [8, "0"], [10, "1"]],
+        "never": [[2, "0"], [4, "0"]],
         "start": [[2, "-1000"], [4, "-1000"], [10, "9000"]],
     }
     found = read_marks(
