@@ -257,6 +257,7 @@ def test_keys_and_the_legend_fit_the_narrowest_screen(name: str) -> None:
         *("slack", "exchange", "came", "held", "heartbeat")
     ]
     assert not any(line.endswith("…") for line in lines[-5:])
+    assert "versi…" not in lines[0]
     assert "q quits" not in draw(VIEWS[name], Look(80, 24)).plain
 
 

@@ -26,8 +26,10 @@ def draw_legend() -> list[Text]:
 
 
 def add_keys(line: Text, width: int) -> None:
-    """At the right end of a line that is not as important there; none in a very small window."""
+    """At the right end of a line, if need be instead of its last part; none in a tiny window."""
     room = width - len(KEYS) - 2
     if room > len(KEYS):
+        if line.cell_len > room:
+            line.right_crop(len(line) - line.plain.rindex("  "))
         line.truncate(room, overflow="ellipsis", pad=True)
         line.append(f"  {KEYS}", "dim")
