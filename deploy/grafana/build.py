@@ -190,7 +190,7 @@ SWARM: Final[Rows] = {
         lines(
             "Rounds behind the clock, by node",
             "Up to 2 is good; in the red it follows no longer. No line: it waits, syncs, is done.",
-            {"{{instance}}": f"max_over_time(({LAG})[$__rate_interval:])"},
+            {"{{instance}}": f"max_over_time(({LAG})[$__rate_interval:$__interval])"},
             ceiling=6,
             red_above=5,
         ),

@@ -42,7 +42,7 @@ KILLED_AT_S, BACK_AT_S, UNSOUND_AT_S, SOUND_AT_S, END_AT_S = 115.0, 145.0, 185.0
 
 STEP_S: Final = 2.0
 
-WINDOWS: Final = {"$window": "30s", "$__rate_interval": "15s"}
+WINDOWS: Final = {"$window": "30s", "$__rate_interval": "15s", "$__interval": "2s"}
 """Six rounds, and fifteen scrapes. A reader of a real run chooses the first one."""
 
 NOWHERE: Final = "http://127.0.0.1:9"
