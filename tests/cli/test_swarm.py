@@ -96,10 +96,13 @@ def test_a_node_that_dies_ends_the_swarm(tmp_path: Path) -> None:
 def test_prometheus_is_told_of_the_nodes_while_the_swarm_lasts(tmp_path: Path) -> None:
     targets = tmp_path / "swarm.json"
     with started_swarm(tmp_path, "--targets", targets) as swarm:
-        (group,) = json.loads(targets.read_text())
-        assert len(set(group["targets"])) == 2
-        for address in group["targets"]:
+        groups = json.loads(targets.read_text())
+        assert [group["labels"]["node"] for group in groups] == ["0", "1"]
+        for group in groups:
+            (address,) = group["targets"]
             wait_until_sync(functools.partial(serves_metrics, address), 60)
+            datadir = Path(group["labels"]["datadir"])
+            assert f"http://{address}/metrics" in (datadir / "node.log").read_text()
         swarm.send_signal(signal.SIGTERM)
         assert swarm.wait(timeout=60) == 143
     assert [path.name for path in tmp_path.glob("*swarm.json*")] == []

@@ -156,6 +156,20 @@ def test_unit_tests_of_rules_pass(path: Path) -> None:
     assert "SUCCESS" in result.stdout
 
 
+@pytest.mark.monitoring
+@pytest.mark.parametrize("path", UNIT_TESTS, ids=lambda path: path.stem)
+def test_rules_do_not_mind_further_labels_of_a_target(path: Path, tmp_path: Path) -> None:
+    """As those of a swarm's nodes. They differ from node to node, and alerts keep them."""
+    text = path.read_text().replace("../rules", str(PROMETHEUS / "rules"))
+    text, series = re.subn(r'(instance="(\w+)")', r'\1, node="n\2", datadir="/s/\2"', text)
+    text = re.sub(r"(\binstance: (\w+))", r"\1, node: n\2, datadir: /s/\2", text)
+    assert series
+    labelled = tmp_path / path.name
+    labelled.write_text(text)
+    result = run_tool("promtool", "test", "rules", labelled)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
 def look_at(scenario: Scenario, folder: Path) -> "subprocess.CompletedProcess[str]":
     """promtool expects that no alert fires at any moment of the scenario."""
     step = f"{scenario.step_s}s"

@@ -13,7 +13,7 @@ from typing import Final
 
 from demo_node.cli.swarm.lives import Life
 from demo_node.cli.swarm.processes import end_marked, find_free_ports, spawn
-from demo_node.cli.swarm.targets import listed_targets
+from demo_node.cli.swarm.targets import Target, listed_targets
 from demo_node.control.client import ControlClient, NotRunning, Refused, control_client
 from demo_node.mesh.peer_id import encode_peer_id
 from demo_node.store.datadir import DataDir, open_datadir
@@ -162,7 +162,9 @@ def _listed(
 ) -> contextlib.AbstractContextManager[None]:
     if targets is None:
         return contextlib.nullcontext()
-    return listed_targets(targets, [node.metrics_address for node in nodes])
+    return listed_targets(
+        targets, [Target(node.metrics_address, node.index, node.datadir.path) for node in nodes]
+    )
 
 
 async def _start_nodes(
