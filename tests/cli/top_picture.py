@@ -35,7 +35,7 @@ def export(reading: Reading, path: Path, width: int = WIDTH, height: int | None 
         color_system="truecolor",
         highlight=False,
     )
-    console.print(draw(reading, Look(width, height)))
+    console.print(draw(reading, Look(width, height, has_keys=True)))
     svg = console.export_svg(title="demo-node top", unique_id="top")
     path.write_text(FONTS.sub("", svg))
 
