@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Programs that tier 3 of `make test` needs and pip does not have: Prometheus, Alertmanager,
-# Chromium, npm. Installs what is missing by name with apt, as root; starts nothing.
+# npm. Installs what is missing by name with apt, as root; starts nothing.
 #
 #   install-tools.sh           install what is missing
 #   install-tools.sh --check   say what is missing; ends with 1 if anything is, silent if nothing
@@ -8,15 +8,12 @@ set -euo pipefail
 
 # program:package
 wanted="prometheus:prometheus promtool:prometheus prometheus-alertmanager:prometheus-alertmanager
-    amtool:prometheus-alertmanager chromium:chromium node:nodejs npm:npm"
-# Chromium brings no font.
-font=${FONT:-/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf}
+    amtool:prometheus-alertmanager node:nodejs npm:npm"
 
 list_missing() {
     for pair in $wanted; do
         command -v "${pair%%:*}" >/dev/null || echo "${pair##*:}"
     done
-    [ -e "$font" ] || echo fonts-dejavu-core
 }
 case "$*" in
     '' | --check) ;;

@@ -10,7 +10,6 @@ PROGRAMS = (
     "promtool",
     "prometheus-alertmanager",
     "amtool",
-    "chromium",
     "node",
     "npm",
 )
