@@ -33,6 +33,14 @@ FULL: Final = 2
 """The generation whose collection looks at all that is not set aside."""
 
 
+class _Collector:
+    """Python's, of which a process has one. Objects that were set aside may have gone: how many
+    there are does not tell whether others came."""
+
+    has_set_aside = False
+    """Anything, since everything was looked at?"""
+
+
 @contextlib.contextmanager
 def short_pauses() -> Iterator[None]:
     """Set aside what is there now, and inside the block whatever comes to stay."""
@@ -46,6 +54,7 @@ def short_pauses() -> Iterator[None]:
             began_s = time.thread_time()
         elif time.thread_time() - began_s > PAUSE_S:
             gc.freeze()
+            _Collector.has_set_aside = True
 
     gc.collect()
     gc.freeze()
@@ -61,14 +70,15 @@ async def collect_often() -> None:
     """Look while little has come since the last time, for ever. A task of the daemon's group."""
     loop = asyncio.get_running_loop()
     looked_at_all_s, set_aside = loop.time(), gc.get_freeze_count()
-    modules = set_aside
+    modules, _Collector.has_set_aside = set_aside, False
     while True:
         await asyncio.sleep(EVERY_S)
         grown = gc.get_freeze_count()
-        is_due = grown > set_aside and loop.time() - looked_at_all_s > ALL_EVERY_S
+        is_due = _Collector.has_set_aside and loop.time() - looked_at_all_s > ALL_EVERY_S
         if is_due or grown > GROWTH_MAX * max(modules, set_aside):
             gc.unfreeze()
             gc.collect()
             looked_at_all_s, set_aside = loop.time(), gc.get_freeze_count()
+            _Collector.has_set_aside = False
         else:
             gc.collect()

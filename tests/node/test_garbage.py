@@ -96,9 +96,12 @@ def test_a_circle_that_was_set_aside_is_found_when_everything_is_looked_at(
     monkeypatch.setattr(garbage, "PAUSE_S", 3600.0)
 
     def make_circle() -> "weakref.ref[Thing]":
+        """In use when it is set aside, and not afterwards."""
         circle = Thing()
         circle.me = circle
-        gc.freeze()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(garbage, "PAUSE_S", 0.0)
+            gc.collect()
         return weakref.ref(circle)
 
     async def run() -> None:
