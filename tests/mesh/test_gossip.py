@@ -185,6 +185,24 @@ async def test_an_empty_mesh_shows() -> None:
 
 
 @on_uvloop
+async def test_a_graft_that_crosses_a_prune_makes_no_link_of_one_side() -> None:
+    async with hosts(2) as (a, b):
+        await a.mesh.connect(b.address)
+        await wait_until(lambda: all(h.mesh.mesh_peers(Topic.HEADERS) == 1 for h in (a, b)))
+        router, other = a.mesh._gossip.router, b.mesh._host.get_id()
+        name = f"demo/{RUN.hex()}/{Topic.HEADERS}"
+
+        async def prune_and_be_grafted() -> None:
+            router.mesh[name].discard(other)
+            await router._emit_control_msgs({}, {other: [name]}, {})
+            await router.handle_graft(rpc_pb2.ControlGraft(topicID=name), other)
+
+        await a.mesh._guest.call(prune_and_be_grafted)
+        assert not a.mesh.mesh_peers(Topic.HEADERS)
+        await wait_until(lambda: not b.mesh.mesh_peers(Topic.HEADERS))
+
+
+@on_uvloop
 async def test_pruning_and_grafting_leave_a_mesh_that_both_sides_agree_on() -> None:
     """Traps 4 and 32: more links than the upper degree; nobody may end outside."""
     beats = 0

@@ -38,7 +38,8 @@ class SteadyGossipSub(GossipSub):
     The library's heartbeat collects control messages without clearing them between peers, so some
     get GRAFTs and PRUNEs meant for others, and it grafts two more peers every second for as long as
     no score speaks against them, only to prune half of them at the upper degree. Among 14 hosts
-    some had an empty mesh after 4 s while others counted 13 links.
+    some had an empty mesh after 4 s while others counted 13 links. It does not let those wait that
+    it prunes itself, either, as gossipsub 1.1 has it.
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -71,6 +72,9 @@ class SteadyGossipSub(GossipSub):
         peers_to_gossip: dict[ID, dict[str, list[bytes]]],
     ) -> None:
         self.recent_message_deliveries.clear()  # a time for every message ever, for adaptive gossip
+        for peer, topics in peers_to_prune.items():
+            for topic in topics:  # else its GRAFT that crosses our PRUNE makes a link of one side
+                self._add_back_off(peer, topic, is_unsubscribe=False)
         for peer in {*peers_to_graft, *peers_to_prune, *peers_to_gossip}:
             control = rpc_pb2.ControlMessage(
                 graft=[rpc_pb2.ControlGraft(topicID=t) for t in peers_to_graft.get(peer, ())],
