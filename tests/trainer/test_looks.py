@@ -14,7 +14,7 @@ from demo_node.learn.model import Decoder
 from demo_protocol.errors import ConfigError
 from tests.trainer import processes
 from tests.trainer.builders import GENESIS, learner
-from tests.trainer.test_process import Node, with_node
+from tests.trainer.node import Node, with_node
 from tests.waiting import wait_until
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")

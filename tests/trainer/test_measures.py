@@ -18,7 +18,7 @@ from demo_node.trainer.supervisor import Supervisor
 from demo_node.trainer.usage import CpuTotal, read_usage
 from demo_protocol.payload import Payload, encode_payload
 from tests.trainer.builders import apply_order, learner, record, train_order
-from tests.trainer.test_process import Node, with_node
+from tests.trainer.node import Node, with_node
 from tests.waiting import wait_until
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
