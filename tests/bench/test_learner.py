@@ -6,7 +6,7 @@ import torch
 
 from demo_node.bench.learner import CountingClock, InProcessLearner
 from demo_node.ports import ApplyOrder, TrainOrder
-from demo_node.sim.virtual_loop import EPOCH_MS, VirtualClock, run_virtual
+from demo_node.sim.whole.virtual_loop import EPOCH_MS, VirtualClock, run_virtual
 from demo_protocol.manifest import Learning
 from tests.builders import manifest
 from tests.trainer.builders import GENESIS, corpus_bytes, record

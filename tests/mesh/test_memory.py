@@ -7,7 +7,7 @@ import pytest
 
 from demo_node.mesh.memory import MemoryMesh, MemoryNetwork
 from demo_node.ports import Blob, BlobRequest, Mesh, NotHeld, Topic, Unreachable
-from demo_node.sim.virtual_loop import VirtualLoop
+from demo_node.sim.whole.virtual_loop import VirtualLoop
 from demo_protocol.errors import LocalFault
 from demo_protocol.limits import HEADER_BYTES_MAX
 

@@ -10,7 +10,7 @@ from demo_node.materials import ensure_corpus
 from demo_node.mesh.memory import MemoryNetwork
 from demo_node.ports import BlobRequest
 from demo_node.pull import Puller
-from demo_node.sim.virtual_loop import run_virtual
+from demo_node.sim.whole.virtual_loop import run_virtual
 from demo_node.store.corpus import Corpus, compute_corpus_path
 from demo_node.store.datadir import DataDir
 from demo_node.store.disk import FileDisk

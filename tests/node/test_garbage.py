@@ -7,7 +7,7 @@ import pytest
 
 from demo_node import garbage
 from demo_node.garbage import collect_often, short_pauses
-from demo_node.sim.virtual_loop import run_virtual
+from demo_node.sim.whole.virtual_loop import run_virtual
 
 
 class Thing:

@@ -6,7 +6,7 @@ import pytest
 from demo_node.history import ROUNDS_COUNTED, History
 from demo_node.observe.meter import Meter
 from demo_node.ports import MeshCounters, Norms, Trained
-from demo_node.sim.silent_observer import SilentObserver
+from demo_node.sim.whole.silent_observer import SilentObserver
 from demo_node.views import Outcome, Phase, RoundView
 from demo_protocol.events import HeadChanged
 from demo_protocol.schedule import round_start_ms, train_end_ms

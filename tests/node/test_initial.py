@@ -12,7 +12,7 @@ from demo_node.materials import ensure_initial
 from demo_node.mesh.memory import MemoryNetwork
 from demo_node.ports import Blob, BlobRequest, OnBlob
 from demo_node.pull import Puller
-from demo_node.sim.virtual_loop import run_virtual
+from demo_node.sim.whole.virtual_loop import run_virtual
 from demo_node.store.addresses import AddressBook
 from demo_node.store.archive import FileArchive
 from demo_node.store.datadir import DataDir

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from demo_node.config import Config
 from demo_node.listening import open_mesh, serve_metrics
-from demo_node.sim.silent_observer import SilentObserver
+from demo_node.sim.whole.silent_observer import SilentObserver
 from demo_node.store.addresses import AddressBook
 from demo_node.store.disk import FileDisk
 from demo_protocol.errors import ConfigError

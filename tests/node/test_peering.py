@@ -13,7 +13,7 @@ from demo_node.mesh.peer_id import encode_peer_id
 from demo_node.peering import FAILURES_MAX, HEAD_START_S, SAVE_S, SAVE_TIMES_S, Peering
 from demo_node.ports import BlobRequest, MeshCounters, NotHeld, OnBlob, OnGossip, PeerView, Topic
 from demo_node.ports import Unreachable as NoAnswer
-from demo_node.sim.virtual_loop import VirtualClock, run_virtual
+from demo_node.sim.whole.virtual_loop import VirtualClock, run_virtual
 from demo_node.store.addresses import AddressBook
 from demo_node.store.disk import FileDisk
 from demo_protocol.answers import encode_peers

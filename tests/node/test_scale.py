@@ -15,7 +15,7 @@ import pytest
 from demo_node.history import History
 from demo_node.observe.meter import Meter
 from demo_node.ports import MeshCounters
-from demo_node.sim.silent_observer import SilentObserver
+from demo_node.sim.whole.silent_observer import SilentObserver
 from demo_node.swarm_peers import show_contributors, show_swarm
 from demo_protocol.answers import encode_bundle, encode_chain_state
 from demo_protocol.events import Effect, Event, GossipReceived, HeadChanged

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from demo_node.ports import Blob, BlobRequest
 from demo_node.serve import Server
-from demo_node.sim.virtual_loop import run_virtual
+from demo_node.sim.whole.virtual_loop import run_virtual
 from demo_node.store.addresses import AddressBook
 from demo_node.store.archive import FileArchive
 from demo_node.store.datadir import DataDir

@@ -10,9 +10,9 @@ import pytest
 import safetensors.numpy
 
 from demo_node.ports import Blob, BlobRequest
-from demo_node.sim.model_learner import ModelLearner
-from demo_node.sim.swarm import peer_name
-from demo_node.sim.virtual_loop import VirtualClock, run_virtual
+from demo_node.sim.whole.model_learner import ModelLearner
+from demo_node.sim.whole.swarm import peer_name
+from demo_node.sim.whole.virtual_loop import VirtualClock, run_virtual
 from demo_node.starting import StartFinder
 from demo_node.store.memory import MemoryDisk
 from demo_node.store.snapshots import SnapshotInfo, SnapshotStore

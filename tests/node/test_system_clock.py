@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from demo_node.sim.virtual_loop import run_virtual
+from demo_node.sim.whole.virtual_loop import run_virtual
 from demo_node.system_clock import SLEW_BPS, SystemClock
 
 EPOCH_MS = 1_700_000_000_000

@@ -4,7 +4,7 @@ import pytest
 
 from demo_node.observe import loop_lag
 from demo_node.observe.loop_lag import MEAN_S, watch_loop_lag
-from demo_node.sim.virtual_loop import VirtualLoop
+from demo_node.sim.whole.virtual_loop import VirtualLoop
 
 
 def look(*blocked_s: float, then_s: float = 0.0) -> list[float]:

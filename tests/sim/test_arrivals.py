@@ -3,9 +3,9 @@
 import asyncio
 
 from demo_node.ports import Topic
-from demo_node.sim.faults import Heard
-from demo_node.sim.swarm import LINK_S, SimNode, SimSwarm
-from demo_node.sim.virtual_loop import VirtualLoop
+from demo_node.sim.whole.faults import Heard
+from demo_node.sim.whole.swarm import LINK_S, SimNode, SimSwarm
+from demo_node.sim.whole.virtual_loop import VirtualLoop
 from tests.sim.rogue import TRAIN_END, Rogue
 from tests.sim.scenes import play
 

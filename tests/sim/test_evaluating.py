@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from demo_node.evaluating import Evaluating
 from demo_node.ports import LearnerLost
-from demo_node.sim.model_learner import ModelLearner
-from demo_node.sim.swarm import SimNode, SimSwarm
+from demo_node.sim.whole.model_learner import ModelLearner
+from demo_node.sim.whole.swarm import SimNode, SimSwarm
 from demo_protocol.errors import ConfigError
 from tests.builders import manifest
 from tests.sim.scenes import assert_agree, height, play

@@ -9,10 +9,10 @@ import random
 import pytest
 
 from demo_node.ports import ApplyOrder, Blob, LearnerLost, Trained, TrainOrder
-from demo_node.sim.faults import Asked
-from demo_node.sim.model_learner import ModelLearner
-from demo_node.sim.swarm import SimSwarm
-from demo_node.sim.virtual_loop import VirtualClock
+from demo_node.sim.whole.faults import Asked
+from demo_node.sim.whole.model_learner import ModelLearner
+from demo_node.sim.whole.swarm import SimSwarm
+from demo_node.sim.whole.virtual_loop import VirtualClock
 from demo_node.store.memory import MemoryDisk
 from demo_protocol.manifest import Agreement
 from demo_protocol.schedule import round_at

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from demo_node.sim.swarm import SimSwarm
+from demo_node.sim.whole.swarm import SimSwarm
 from demo_protocol.events import Effect, Event
 from tests.builders import manifest
 from tests.sim.scenes import assert_agree, height, play, rolled_back

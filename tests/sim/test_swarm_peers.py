@@ -1,6 +1,6 @@
 """What `ListSwarm` says, in a whole swarm over virtual time."""
 
-from demo_node.sim.swarm import SimNode, SimSwarm
+from demo_node.sim.whole.swarm import SimNode, SimSwarm
 from demo_node.swarm_peers import show_swarm
 from demo_node.views import DigestVerdict, Standing, SwarmPeerView
 from demo_protocol.schedule import contribute_end_ms, train_end_ms

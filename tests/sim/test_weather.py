@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from demo_node.sim.swarm import SimSwarm
+from demo_node.sim.whole.swarm import SimSwarm
 from tests.sim.scenes import assert_agree, height, play, rolled_back
 
 

@@ -13,8 +13,8 @@ from demo_node.bench.trial import Trial, What, plan_manifest
 from demo_node.learn.data import evaluate, iterate_batches
 from demo_node.learn.local import LocalTrainer
 from demo_node.ports import Clock
-from demo_node.sim.swarm import SimSwarm
-from demo_node.sim.virtual_loop import run_virtual
+from demo_node.sim.whole.swarm import SimSwarm
+from demo_node.sim.whole.virtual_loop import run_virtual
 from demo_node.store.corpus import Corpus
 from demo_protocol.assignment import compute_samples
 from demo_protocol.errors import LocalFault

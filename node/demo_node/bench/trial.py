@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any, Final
 
-from demo_node.sim.virtual_loop import EPOCH_MS
+from demo_node.sim.whole.virtual_loop import EPOCH_MS
 from demo_protocol.errors import ConfigError
 from demo_protocol.manifest import Agreement, Data, Learning, Manifest, validate_manifest
 from demo_protocol.presets import PRESETS

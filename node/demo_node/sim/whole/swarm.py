@@ -13,10 +13,10 @@ from demo_node.mesh.memory import MemoryMesh, MemoryNetwork
 from demo_node.participant import Participant, Surroundings
 from demo_node.ports import Clock, Learner
 from demo_node.round import RoundDriver
-from demo_node.sim.faults import Faults
-from demo_node.sim.model_learner import ModelLearner
-from demo_node.sim.silent_observer import SilentObserver
-from demo_node.sim.virtual_loop import VirtualClock
+from demo_node.sim.whole.faults import Faults
+from demo_node.sim.whole.model_learner import ModelLearner
+from demo_node.sim.whole.silent_observer import SilentObserver
+from demo_node.sim.whole.virtual_loop import VirtualClock
 from demo_node.starting import Start
 from demo_node.store.addresses import AddressBook
 from demo_node.store.archive import FileArchive

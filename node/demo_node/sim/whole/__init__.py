@@ -1,0 +1,1 @@
+"""Whole nodes (driver, stores, sync) on an asyncio loop whose time jumps."""
