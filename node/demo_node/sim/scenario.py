@@ -11,8 +11,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
-from demo_node.sim import keys
-from demo_node.sim.keys import IGNORED, NODES_MAX, ROUNDS_MAX, SEED_MAX
+from demo_node.sim import scenario_keys as keys
+from demo_node.sim.scenario_keys import IGNORED, NODES_MAX, ROUNDS_MAX, SEED_MAX
 from demo_protocol.errors import ConfigError
 from demo_protocol.manifest import Agreement
 
