@@ -4,7 +4,7 @@ import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from demo_node.sim.whole.swarm import cheap_sign, cheap_verify, peer_name
+from demo_node.sim.keys import cheap_sign, cheap_verify, peer_name
 from demo_node.sim.whole.virtual_loop import EPOCH_MS
 from demo_protocol.chain import Chain, Record
 from demo_protocol.manifest import Agreement, Data, Learning, Manifest, Model, compute_run_id

@@ -7,7 +7,7 @@ from demo_node.audit.branch import Claim, choose_branch, collect_evidence
 from demo_node.audit.disputes import Disputes
 from demo_node.audit.findings import About
 from demo_node.audit.records import RecordAudit
-from demo_node.sim.whole.swarm import cheap_verify, peer_name
+from demo_node.sim.keys import cheap_verify, peer_name
 from demo_node.store.chainlog import ChainEntry
 from demo_protocol.answers import encode_bundle
 from demo_protocol.errors import ConfigError

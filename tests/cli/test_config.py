@@ -55,6 +55,8 @@ def test_an_unknown_key_is_an_error_with_a_suggestion(tmp_path: Path) -> None:
         ('listen = ["4001"]', "listen: '4001' is no address like"),
         ("listen = [4001]", "listen: 4001 is not text"),
         ("listen = 4001", "listen: 4001 is not a list"),
+        ('announce = ["/ip4/192.0.2.7"]', "announce: '/ip4/192.0.2.7' is no address like /dns4/"),
+        ('announce = ["/dns4/a/tcp/0"]', "announce: '/dns4/a/tcp/0' is no address like"),
         ('run_id = "3f9c"', "run_id: a run id has 64 hexadecimal digits"),
         ('metrics_address = "9464"', "metrics_address: '9464' is not HOST:PORT"),
         ('metrics_address = "[::1]:99999"', "is not HOST:PORT"),

@@ -75,3 +75,20 @@ def test_a_wildcard_becomes_hosts_others_can_dial() -> None:
     assert found[-1] == "/ip4/127.0.0.1/tcp/4001"
     assert not any("0.0.0.0" in address for address in found)
     assert expand_address("/ip6/::/tcp/4001")[-1] == "/ip6/::1/tcp/4001"
+
+
+@on_uvloop
+async def test_peers_are_told_what_is_announced_and_not_where_we_listen() -> None:
+    """A forwarded port: the host that others see, and a port that nobody listens on here."""
+    announced = ("/dns4/node.example.org/tcp/4001", "/ip4/127.0.0.1/tcp/4002")
+    async with hosts(1) as (a,):
+        b = Libp2pMesh(seed(9), ["/ip4/127.0.0.1/tcp/0"], announce=announced, guest=a.mesh._guest)
+        await b.start()
+        try:
+            name = encode_peer_id(b.peer)
+            assert b.addresses() == [f"{address}/p2p/{name}" for address in announced]
+            await b.connect(a.address)
+            expected = f"/ip4/127.0.0.1/tcp/4002/p2p/{name}"
+            await wait_until(lambda: [p.address for p in a.mesh.peers()] == [expected])
+        finally:
+            await b.stop()

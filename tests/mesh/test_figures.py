@@ -9,7 +9,7 @@ from demo_node.mesh.memory import MemoryNetwork
 from demo_node.observe.meter import Meter
 from demo_node.operations import NodeOperations
 from demo_node.ports import Blob, BlobRequest, NotHeld, Topic, Unreachable
-from demo_node.sim.whole.swarm import peer_name
+from demo_node.sim.keys import peer_name
 from demo_node.sim.whole.virtual_loop import VirtualClock, run_virtual
 from demo_node.stopping import Stopping
 

@@ -6,7 +6,7 @@ import hashlib
 from demo_node.mesh.memory import MemoryNetwork
 from demo_node.ports import BlobRequest
 from demo_node.pull import PULLS_MAX, Puller
-from demo_node.sim.whole.swarm import peer_name
+from demo_node.sim.keys import peer_name
 from demo_node.sim.whole.virtual_loop import run_virtual
 from demo_protocol.events import PullPayload
 

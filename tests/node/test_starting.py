@@ -10,8 +10,8 @@ import pytest
 import safetensors.numpy
 
 from demo_node.ports import Blob, BlobRequest
+from demo_node.sim.keys import peer_name
 from demo_node.sim.whole.model_learner import ModelLearner
-from demo_node.sim.whole.swarm import peer_name
 from demo_node.sim.whole.virtual_loop import VirtualClock, run_virtual
 from demo_node.starting import StartFinder
 from demo_node.store.memory import MemoryDisk

@@ -5,8 +5,8 @@ from demo_node.control.convert import encode
 from demo_node.control.pb import control_pb2 as pb
 from demo_node.history import History
 from demo_node.ports import MeshCounters, PeerView
+from demo_node.sim.keys import peer_name
 from demo_node.sim.whole.silent_observer import SilentObserver
-from demo_node.sim.whole.swarm import peer_name
 from demo_node.swarm_peers import (
     SHOWN_MAX,
     find_contributor,

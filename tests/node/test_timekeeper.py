@@ -8,8 +8,8 @@ import pytest
 
 from demo_node.mesh.memory import MemoryNetwork
 from demo_node.ports import Blob, BlobRequest
+from demo_node.sim.keys import peer_name
 from demo_node.sim.whole.silent_observer import SilentObserver
-from demo_node.sim.whole.swarm import peer_name
 from demo_node.sim.whole.virtual_loop import EPOCH_MS, VirtualClock, run_virtual
 from demo_node.timekeeper import DISPUTED_S, Timekeeper
 from demo_protocol.answers import encode_time

@@ -3,7 +3,7 @@
 import copy
 from dataclasses import replace
 
-from demo_node.sim.whole.swarm import cheap_sign, peer_name
+from demo_node.sim.keys import cheap_sign, peer_name
 from demo_protocol.events import (
     Bundle,
     Effect,

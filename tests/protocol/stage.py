@@ -7,7 +7,7 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from demo_node.sim.whole.swarm import peer_name
+from demo_node.sim.keys import peer_name
 from demo_protocol.events import (
     Announce,
     Apply,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demo_node.sim.whole.swarm import cheap_verify, peer_name
+from demo_node.sim.keys import cheap_verify, peer_name
 from demo_protocol.chain import listed_headers
 from demo_protocol.errors import LocalFault
 from tests.builders import RUN_ID, Tree, header, proposal

@@ -5,7 +5,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demo_node.sim.whole.swarm import cheap_sign, cheap_verify
+from demo_node.sim.keys import cheap_sign, cheap_verify
 from demo_node.store.key import generate_key, verify
 from demo_protocol.identity import (
     Kind,

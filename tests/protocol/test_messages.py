@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demo_node.sim.whole.swarm import cheap_sign, cheap_verify, peer_name
+from demo_node.sim.keys import cheap_sign, cheap_verify, peer_name
 from demo_protocol.errors import Reject
 from demo_protocol.identity import Kind, signing_bytes
 from demo_protocol.limits import (

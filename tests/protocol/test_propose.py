@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from demo_node.sim.whole.swarm import cheap_verify, peer_name
+from demo_node.sim.keys import cheap_verify, peer_name
 from demo_protocol.limits import JOINS_MAX
 from demo_protocol.messages import Header, Sealed, decode_membership
 from demo_protocol.propose import make_proposal

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from demo_node.sim.whole.swarm import peer_name
+from demo_node.sim.keys import peer_name
 from demo_protocol.errors import Ignore, Reject
 from demo_protocol.events import (
     DigestAccused,

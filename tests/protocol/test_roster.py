@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demo_node.sim.whole.swarm import peer_name
+from demo_node.sim.keys import peer_name
 from demo_protocol.identity import compute_key, compute_rank_hash, compute_waiting_hash
 from demo_protocol.manifest import Agreement
 from demo_protocol.messages import Header, Membership

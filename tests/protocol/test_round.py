@@ -2,7 +2,7 @@
 
 import pytest
 
-from demo_node.sim.whole.swarm import peer_name
+from demo_node.sim.keys import peer_name
 from demo_protocol.errors import LocalFault
 from demo_protocol.events import (
     Announce,

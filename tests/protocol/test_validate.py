@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from demo_node.sim.whole.swarm import cheap_sign, peer_name
+from demo_node.sim.keys import cheap_sign, peer_name
 from demo_protocol.errors import Ignore, Reject
 from demo_protocol.messages import Membership, Proposal, Sealed, seal_membership, seal_proposal
 from demo_protocol.validate import is_wish_usable, validate_payload_size, validate_round

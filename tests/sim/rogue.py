@@ -5,8 +5,9 @@ from collections.abc import Iterable
 from typing import Self
 
 from demo_node.ports import Blob, BlobRequest, Topic
+from demo_node.sim.keys import cheap_sign, peer_name
 from demo_node.sim.whole.model_learner import ModelLearner
-from demo_node.sim.whole.swarm import SimSwarm, cheap_sign, peer_name
+from demo_node.sim.whole.swarm import SimSwarm
 from demo_node.sim.whole.virtual_loop import VirtualClock
 from demo_protocol.messages import (
     Header,

@@ -3,8 +3,9 @@
 from collections.abc import Awaitable, Callable
 
 from demo_node.ports import Blob, Topic
+from demo_node.sim.keys import peer_name
 from demo_node.sim.whole.faults import Asked, Heard
-from demo_node.sim.whole.swarm import SimNode, SimSwarm, peer_name
+from demo_node.sim.whole.swarm import SimNode, SimSwarm
 from demo_node.sim.whole.virtual_loop import run_virtual
 from demo_protocol.messages import Header, Proposal, decode_header, decode_proposal
 from demo_protocol.roster import compute_rank

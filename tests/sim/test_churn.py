@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from demo_node.ports import ApplyOrder, Blob, LearnerLost, Trained, TrainOrder
+from demo_node.sim.keys import peer_name
 from demo_node.sim.whole.model_learner import ModelLearner
-from demo_node.sim.whole.swarm import SimSwarm, peer_name
+from demo_node.sim.whole.swarm import SimSwarm
 from demo_node.sim.whole.virtual_loop import VirtualClock
 from demo_node.store.datadir import DataDir
 from demo_protocol.events import Announce, Effect, Event

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from demo_node.ports import Blob, BlobRequest, Trained, TrainOrder
+from demo_node.sim.keys import peer_name
 from demo_node.sim.whole.model_learner import ModelLearner
-from demo_node.sim.whole.swarm import SimNode, SimSwarm, peer_name
+from demo_node.sim.whole.swarm import SimNode, SimSwarm
 from demo_node.sim.whole.virtual_loop import EPOCH_MS
 from demo_protocol.answers import decode_time, encode_time
 from demo_protocol.manifest import Manifest, compute_run_id

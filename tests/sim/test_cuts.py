@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from demo_node.sim.whole.swarm import SimSwarm, peer_name
+from demo_node.sim.keys import peer_name
+from demo_node.sim.whole.swarm import SimSwarm
 from demo_protocol.limits import STATES_KEPT
 from demo_protocol.manifest import Agreement
 from tests.builders import manifest

@@ -10,8 +10,9 @@ import pytest
 
 from demo_node.participant import Surroundings
 from demo_node.ports import Blob, Topic
+from demo_node.sim.keys import peer_name
 from demo_node.sim.whole.faults import Faults, Heard
-from demo_node.sim.whole.swarm import SimNode, SimSwarm, peer_name
+from demo_node.sim.whole.swarm import SimNode, SimSwarm
 from demo_node.store.datadir import DataDir
 from demo_node.store.disk import PRIVATE, Appender
 from demo_node.store.memory import MemoryDisk

@@ -13,8 +13,9 @@ from demo_node.operations import (
     NotRunningYet,
 )
 from demo_node.ports import LearnerLost
+from demo_node.sim.keys import peer_name
 from demo_node.sim.whole.model_learner import ModelLearner
-from demo_node.sim.whole.swarm import SimSwarm, peer_name
+from demo_node.sim.whole.swarm import SimSwarm
 from demo_node.snapshotting import Snapshotting
 from demo_node.stopping import Stopping
 from demo_node.store.snapshots import SnapshotStore

@@ -4,8 +4,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from demo_node.observe.meter import Meter
+from demo_node.sim.keys import peer_name
 from demo_node.sim.whole.faults import Asked, Heard
-from demo_node.sim.whole.swarm import SimNode, SimSwarm, peer_name
+from demo_node.sim.whole.swarm import SimNode, SimSwarm
 from demo_node.snapshotting import Snapshotting
 from demo_node.store.snapshots import SnapshotStore
 from demo_node.views import Figure

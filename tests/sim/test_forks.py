@@ -1,8 +1,9 @@
 """Two valid proposals of one round, and rounds without any (rules 11, 12 and 18)."""
 
 from demo_node.ports import Blob
+from demo_node.sim.keys import peer_name
 from demo_node.sim.whole.faults import Asked, Heard
-from demo_node.sim.whole.swarm import SimSwarm, peer_name
+from demo_node.sim.whole.swarm import SimSwarm
 from tests.sim.scenes import (
     assert_agree,
     height,

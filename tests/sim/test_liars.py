@@ -3,8 +3,9 @@
 import asyncio
 
 from demo_node.ports import Topic
+from demo_node.sim.keys import cheap_sign, peer_name
 from demo_node.sim.whole.faults import Heard
-from demo_node.sim.whole.swarm import SimNode, SimSwarm, cheap_sign, peer_name
+from demo_node.sim.whole.swarm import SimNode, SimSwarm
 from demo_node.sim.whole.virtual_loop import VirtualClock, VirtualLoop
 from demo_protocol.manifest import Agreement
 from demo_protocol.messages import (

@@ -8,9 +8,10 @@ import pytest
 
 from demo_node.observe.meter import Meter
 from demo_node.ports import Trained, TrainOrder
+from demo_node.sim.keys import peer_name
 from demo_node.sim.whole.faults import Heard
 from demo_node.sim.whole.model_learner import ModelLearner
-from demo_node.sim.whole.swarm import SimSwarm, peer_name
+from demo_node.sim.whole.swarm import SimSwarm
 from demo_node.views import Outcome, Phase, RoundView
 from demo_protocol.events import Effect, Event, HeadChanged, StateApplied, Tick
 from demo_protocol.manifest import Manifest

@@ -16,8 +16,9 @@ from typing import TypeVar
 import pytest
 
 from demo_node.ports import Topic
+from demo_node.sim.keys import peer_name
 from demo_node.sim.whole.faults import Faults, Heard
-from demo_node.sim.whole.swarm import SimNode, SimSwarm, peer_name
+from demo_node.sim.whole.swarm import SimNode, SimSwarm
 from demo_node.store import signed
 from demo_node.store.atomic import sweep_temporaries
 from demo_node.store.datadir import DataDir

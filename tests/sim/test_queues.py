@@ -5,8 +5,9 @@ import asyncio
 import pytest
 
 from demo_node.ports import Topic
+from demo_node.sim.keys import peer_name
 from demo_node.sim.whole.faults import Asked
-from demo_node.sim.whole.swarm import SimNode, SimSwarm, peer_name
+from demo_node.sim.whole.swarm import SimNode, SimSwarm
 from tests.sim.scenes import is_payload_of, play
 
 

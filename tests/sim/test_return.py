@@ -8,8 +8,9 @@ from random import Random
 import pytest
 
 from demo_node.ports import Blob
+from demo_node.sim.keys import peer_name
 from demo_node.sim.whole.faults import Asked
-from demo_node.sim.whole.swarm import SimNode, SimSwarm, peer_name
+from demo_node.sim.whole.swarm import SimNode, SimSwarm
 from demo_node.sim.whole.virtual_loop import VirtualClock
 from demo_node.store.memory import MemoryDisk
 from demo_node.store.round_store import FileRoundStore

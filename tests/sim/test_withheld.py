@@ -5,9 +5,10 @@ from collections.abc import AsyncIterator
 import pytest
 
 from demo_node.ports import Blob
+from demo_node.sim.keys import peer_name
 from demo_node.sim.whole.faults import Asked
 from demo_node.sim.whole.model_learner import ModelLearner
-from demo_node.sim.whole.swarm import SimSwarm, peer_name
+from demo_node.sim.whole.swarm import SimSwarm
 from demo_protocol.roster import compute_rank
 from tests.builders import manifest
 from tests.sim.scenes import (

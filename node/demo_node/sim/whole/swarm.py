@@ -2,8 +2,6 @@
 
 import asyncio
 import functools
-import hashlib
-import hmac
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -13,6 +11,7 @@ from demo_node.mesh.memory import MemoryMesh, MemoryNetwork
 from demo_node.participant import Participant, Surroundings
 from demo_node.ports import Clock, Learner
 from demo_node.round import RoundDriver
+from demo_node.sim.keys import cheap_sign, cheap_verify, peer_name
 from demo_node.sim.whole.faults import Faults
 from demo_node.sim.whole.model_learner import ModelLearner
 from demo_node.sim.whole.silent_observer import SilentObserver
@@ -41,16 +40,6 @@ PATIENCE_S = 5.0
 
 LINK_S = 0.005
 """One way over a link on which nothing is wrong."""
-
-
-def cheap_sign(seed: bytes) -> Callable[[bytes], bytes]:
-    """A stand-in for Ed25519 (rule T7): a keyed hash, whose key is public here."""
-    return lambda message: hmac.digest(seed, message, "sha256") * 2
-
-
-def cheap_verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
-    """Checks `cheap_sign`: the simulator's key pairs have equal halves."""
-    return hmac.compare_digest(cheap_sign(public_key)(message), signature)
 
 
 @dataclass(slots=True)
@@ -264,8 +253,3 @@ def _show(around: Surroundings, participant: Participant, driver: RoundDriver) -
         clock=around.clock,
         timekeeper=participant.timekeeper,
     )
-
-
-def peer_name(index: int) -> bytes:
-    """A 32-byte public key for node `index`."""
-    return hashlib.sha256(b"node" + index.to_bytes(4, "big")).digest()

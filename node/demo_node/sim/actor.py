@@ -1,0 +1,505 @@
+"""One simulated node: the real round machine, logs and clock; everything around them modelled.
+
+Where `demo_node.round` starts tasks and waits for sockets, disks and a trainer, this file says
+when the answer comes. A life ends with `crash`; what it left on its disk begins the next one.
+"""
+
+import functools
+import hashlib
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from demo_node.sim.keys import cheap_sign, peer_name
+from demo_node.sim.snapshots import ModelSnapshots
+from demo_node.store.chainlog import ChainEntry, ChainLog
+from demo_node.store.memory import MemoryDisk, PowerCut
+from demo_node.store.signed import SignedLog
+from demo_node.system_clock import SystemClock
+from demo_protocol.answers import decode_bundle
+from demo_protocol.errors import Ignore, Reject
+from demo_protocol.events import (
+    Announce,
+    Apply,
+    BeginAgain,
+    Bundle,
+    Effect,
+    Event,
+    ForgetStates,
+    GossipReceived,
+    HeadChanged,
+    HeadersFetched,
+    KeepRecord,
+    KeyInUse,
+    Leap,
+    PayloadHeld,
+    PayloadsLost,
+    Persist,
+    PullHeaders,
+    PullPayload,
+    PullRecords,
+    RecordsFetched,
+    Resync,
+    RoundEnded,
+    StartMoved,
+    StateApplied,
+    StatesLost,
+    Tick,
+    Train,
+    TrainingDone,
+)
+from demo_protocol.identity import Kind
+from demo_protocol.limits import RECORDS_PER_REPLY_MAX
+from demo_protocol.round import Round
+from demo_protocol.schedule import contribute_end_ms, round_at, train_end_ms
+from demo_protocol.view import View
+
+if TYPE_CHECKING:
+    from demo_node.sim.world import World
+
+ENCODE_MS, APPLY_MS, LOAD_MS = 5, 5, 50
+"""What a trainer takes: `tiny` on a quiet core."""
+
+SAMPLES_MAX = 4096
+"""Done in a round: without a limit assignments would grow by half every few rounds (rule T2)."""
+
+PULL_AGAIN_MS, PULL_AGAIN_MAX_MS = 500, 4_000
+"""Until a payload that nobody gave is asked for again."""
+
+LOOK_AGAIN_MS = 500
+"""How often a node that catches up compares itself with its peers."""
+
+STALLED_ROUNDS = 3
+"""As `demo_node.sync`: without progress for so long it takes part as it is."""
+
+ASKED = 5
+"""Peers that are asked where they stand."""
+
+
+@dataclass(slots=True)
+class Disk:
+    """What of a node outlives a crash. Payload bytes and states are modelled by their names."""
+
+    files: MemoryDisk
+    payloads: dict[bytes, int] = field(default_factory=dict)
+    snapshots: ModelSnapshots = field(default_factory=ModelSnapshots)
+
+
+@dataclass(slots=True)
+class Traits:
+    """How a node differs from a good one. `slowness`: its work takes so many times longer."""
+
+    slowness: int = 1
+    withholds: Callable[[int, bytes], bool] = lambda asking, payload: False
+
+
+class Actor:
+    """A node of the simulation. `index` names it; its machine is None while it is down."""
+
+    def __init__(self, world: "World", index: int, disk: Disk | None = None) -> None:
+        self.world = world
+        self.index = index
+        self.name = peer_name(index)
+        self.traits = Traits()
+        self.rng = random.Random(f"{world.seed}/{index}")
+        self.offset_ms = 0
+        self.drift_ppm = 0
+        self.machine: Round | None = None
+        self.disk = disk or Disk(_new_disk())
+        self.states: dict[bytes, bytes] = {}
+        self.life = 0
+        self.clock = SystemClock(boot_ms=self._boot_ms, wall_ms=self._wall_ms)
+        self._pulling: set[bytes] = set()
+        self._finding_way = False
+        self._downlink_free_ms = 0.0
+        self._signed: SignedLog
+        self._chain_log: ChainLog
+
+    @property
+    def view(self) -> View:
+        """What a living node believes."""
+        assert self.machine is not None
+        return self.machine.view
+
+    @property
+    def is_up(self) -> bool:
+        """Does it live?"""
+        return self.machine is not None
+
+    def now_ms(self) -> int:
+        """What the node takes the time to be."""
+        return self.clock.now_ms()
+
+    # --- a life ----------------------------------------------------------------------------------
+
+    def boot(self) -> None:
+        """Begin a life with what is on the disk; find a start and come level with the others."""
+        world = self.world
+        self.life += 1
+        self.clock = SystemClock(boot_ms=self._boot_ms, wall_ms=self._wall_ms)
+        self.clock.hold()
+        self._pulling, self._finding_way = set(), False
+        files, path = self.disk.files, Path("/node")
+        now_round = round_at(world.manifest.schedule, self.now_ms())
+        self._chain_log = ChainLog(files, path / "chain.log", world.run_id)
+        self._signed = SignedLog(files, path / "signed.log", world.run_id, now_round)
+        start = world.choose_start(self)
+        self.states = {start.state.record: start.digest}
+        view = View(
+            manifest=world.manifest,
+            me=self.name,
+            sign=cheap_sign(self.name),
+            verify=world.verify,
+            root=start.state,
+            digest=start.digest,
+        )
+        self.machine = Round(
+            view,
+            signed_until={kind: self._signed.newest(kind) for kind in Kind},
+            syncing=True,
+        )
+        world.on_up(self)
+        for entry in self._chain_log.entries(start.state.round):
+            self.post(RecordsFetched(self.now_ms(), (decode_bundle(entry.raw),), self.name))
+        self._tick()
+        if now_round <= 0 and start.state.record == world.root.record:
+            self._take_part()
+        else:
+            self._catch_up(-1, now_round + STALLED_ROUNDS)
+
+    def crash(self, *, power_cut: bool = False) -> None:
+        """End this life without a word."""
+        if self.machine is None:
+            return
+        self.machine = None
+        self.life += 1
+        self.states = {}
+        self._signed.close()
+        self._chain_log.close()
+        if power_cut:
+            self.disk.files = self.disk.files.after_power_cut(self.rng)
+        self.world.on_down(self)
+
+    def leave(self) -> None:
+        """Say good-bye, then go."""
+        if self.machine is not None:
+            self._carry_out(self.machine.leave())
+            self.later(1, self.crash)
+
+    def later(self, delay_ms: int, action: Callable[[], None]) -> None:
+        """Let `action` happen in this life, or not at all."""
+        life = self.life
+
+        def unless_dead() -> None:
+            if self.life == life and self.machine is not None:
+                action()
+
+        self.world.timeline.after(delay_ms, unless_dead)
+
+    def post(self, event: Event) -> None:
+        """Tell the machine, and do what it asks for."""
+        if self.machine is None:
+            return
+        effects = self.machine.step(event)
+        self.world.watcher.on_step(self, event, effects)
+        self._carry_out(effects)
+
+    def _carry_out(self, effects: list[Effect]) -> None:
+        try:
+            for effect in effects:
+                self._perform(effect)
+        except PowerCut:
+            self.crash(power_cut=True)
+
+    def hear_all(self, messages: list[tuple[Kind, bytes, bytes]]) -> None:
+        """Gossip is here: (kind, bytes, who handed it over)."""
+        for kind, raw, sender in messages:
+            self._hear(kind, raw, sender)
+
+    def _hear(self, kind: Kind, raw: bytes, sender: bytes) -> None:
+        try:
+            self.post(GossipReceived(self.now_ms(), kind, raw, sender))
+        except Ignore:
+            self.world.counts["ignored"] += 1
+        except Reject as error:
+            self.world.counts["rejected"] += 1
+            self.world.watcher.on_rejected(self, error)
+
+    def _tick(self) -> None:
+        """The machine's clock: at every boundary of a phase or slot."""
+        assert self.machine is not None
+        now_ms = self.now_ms()
+        self.post(Tick(now_ms))
+        if self.machine is not None:
+            self.later(max(self.machine.next_wake_ms(now_ms) - self.now_ms(), 1), self._tick)
+
+    def _boot_ms(self) -> int:
+        true_ms = self.world.timeline.now_ms - self.world.begin_ms
+        return true_ms + true_ms * self.drift_ppm // 1_000_000
+
+    def _wall_ms(self) -> int:
+        return self.world.begin_ms + self._boot_ms() + self.offset_ms
+
+    # --- catching up -----------------------------------------------------------------------------
+
+    def _catch_up(self, shown: int, stalled_round: int) -> None:
+        """As `sync.catch_up`: pull and apply until level with every peer that answers."""
+        view, world = self.view, self.world
+        peers = world.peers_of(self, ASKED)
+        for peer in peers:
+            if peer.view.head not in view.chain:
+                self._perform(PullRecords(peer.view.head, (peer.name,)))
+        theirs = [p.view.head for p in peers if p.machine is not None and not p.machine.syncing]
+        heights = [view.chain[h].state.height for h in theirs if h in view.chain]
+        height, now_round = view.head_state.height, round_at(view.manifest.schedule, self.now_ms())
+        is_level = len(heights) == len(theirs) and max([height, *heights]) <= height + 1
+        if height != shown:
+            stalled_round = now_round + STALLED_ROUNDS
+        if is_level or now_round > stalled_round:
+            self._listen()
+        else:
+            self.later(LOOK_AGAIN_MS, functools.partial(self._catch_up, height, stalled_round))
+
+    def _listen(self) -> None:
+        """Hear one contribute phase before signing: somebody may be using this very key."""
+        schedule = self.view.manifest.schedule
+        now_ms = self.now_ms()
+        round_ = round_at(schedule, now_ms)
+        if now_ms > train_end_ms(schedule, round_):
+            round_ += 1
+        self.later(max(contribute_end_ms(schedule, round_) - now_ms, 0), self._take_part)
+
+    def _take_part(self) -> None:
+        assert self.machine is not None
+        self.machine.syncing = False
+        self.post(Tick(self.now_ms()))
+
+    # --- effects ---------------------------------------------------------------------------------
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case Persist(kind, round_, _, raw):
+                self._signed.put(kind, round_, raw)
+                self.world.watcher.on_signed(self, effect)
+            case Announce(kind, raw):
+                self.world.publish(self, kind, raw)
+            case PullPayload():
+                self._pull_payload(effect, PULL_AGAIN_MS)
+            case PullHeaders():
+                self._pull_headers(effect)
+            case PullRecords():
+                self._pull_records(effect)
+            case Train():
+                self._train(effect)
+            case Apply():
+                self.later(APPLY_MS * self.traits.slowness, functools.partial(self._apply, effect))
+            case Resync(target):
+                self.later(LOAD_MS, functools.partial(self._resync, target))
+            case Leap() | BeginAgain():
+                self._find_way(effect)
+            case KeepRecord(record):
+                self._keep_record(record)
+            case HeadChanged():
+                self._keep_snapshot()
+                self.world.watcher.on_head_changed(self, effect)
+            case ForgetStates(records):
+                for record in records:
+                    self.states.pop(record, None)
+            case KeyInUse():
+                self.crash()
+            case RoundEnded(round_):
+                self._forget_payloads(round_)
+            case _:
+                self.world.watcher.on_effect(self, effect)
+
+    def _train(self, effect: Train) -> None:
+        ready_ms = effect.deadline_ms - self.now_ms() + ENCODE_MS * self.traits.slowness
+        self.later(ready_ms, functools.partial(self._trained, effect))
+
+    def _trained(self, effect: Train) -> None:
+        if effect.base not in self.states:
+            return
+        payload = hashlib.sha256(self.name + effect.round.to_bytes(8, "big")).digest()
+        self.disk.payloads[payload] = effect.round
+        samples = min(effect.sample_count, SAMPLES_MAX) // self.traits.slowness
+        self.post(
+            TrainingDone(
+                now_ms=self.now_ms(),
+                round=effect.round,
+                base=effect.base,
+                payload_hash=payload,
+                payload_bytes=self.world.payload_bytes,
+                k=self.world.manifest.learning.k,
+                samples=samples,
+                loss_micronats=1_000_000,
+            )
+        )
+
+    def _apply(self, effect: Apply) -> None:
+        machine = self.machine
+        if machine is None or machine.replica.applying != effect.record:
+            return
+        lost = tuple(name for name in effect.payload_hashes if name not in self.disk.payloads)
+        if lost:
+            self.post(PayloadsLost(self.now_ms(), lost))
+            return
+        digest = self.world.apply(self.states[effect.parent], effect)
+        self.states[effect.record] = digest
+        self.post(StateApplied(self.now_ms(), effect.record, digest))
+
+    def lose_states(self) -> None:
+        """The trainer died: its successor loads a snapshot."""
+        machine = self.machine
+        if machine is not None and machine.replica.applying is None:
+            machine.training = None
+            self._resync(self.view.head)
+
+    def _resync(self, target: bytes) -> None:
+        view = self.view
+        goal = target if target in view.chain else view.head
+        found = self.world.find_below(self, goal) or self.world.find_elsewhere(self, -1)
+        if found is None:
+            self.later(2_000, functools.partial(self._resync, goal))
+            return
+        self.states = {found.state.record: found.digest}
+        if found.state.record in view.digests:
+            self.post(StatesLost(self.now_ms(), found.state.record, found.digest))
+        else:
+            self.post(StartMoved(self.now_ms(), found.state, found.digest))
+
+    def _find_way(self, effect: Leap | BeginAgain) -> None:
+        if not self._finding_way:
+            self._finding_way = True
+            self.later(LOAD_MS, functools.partial(self._find_snapshot, effect))
+
+    def _find_snapshot(self, effect: Leap | BeginAgain) -> None:
+        self._finding_way = False
+        match effect:
+            case Leap(over, target):
+                found = self.world.find_beyond(self, over, target)
+            case BeginAgain(above):
+                found = self.world.find_elsewhere(self, above)
+        if found is not None and found.state.record not in self.view.digests:
+            self.states = {found.state.record: found.digest}
+            self.post(StartMoved(self.now_ms(), found.state, found.digest))
+
+    # --- pulls -----------------------------------------------------------------------------------
+
+    def _pull_payload(self, effect: PullPayload, pause_ms: int) -> None:
+        name = effect.payload_hash
+        if name in self.disk.payloads:
+            self.later(1, functools.partial(self._hold, effect))
+        elif name not in self._pulling:
+            self._pulling.add(name)
+            self._ask_for_payload(effect, pause_ms)
+
+    def _ask_for_payload(self, effect: PullPayload, pause_ms: int) -> None:
+        oldest = self.view.round - self.world.manifest.agreement.payload_window_rounds
+        if effect.round < oldest:
+            self._pulling.discard(effect.payload_hash)
+            return
+        holder = self.world.find_holder(self, effect)
+        if holder is None:
+            again = functools.partial(
+                self._ask_for_payload, effect, min(2 * pause_ms, PULL_AGAIN_MAX_MS)
+            )
+            self.later(pause_ms, again)
+            return
+        now_ms = self.world.timeline.now_ms
+        self._downlink_free_ms = max(self._downlink_free_ms, now_ms)
+        self._downlink_free_ms += self.world.links.download_ms(effect.payload_bytes)
+        way_ms = self.world.links.pull_delay_ms(self.index, holder.index, effect.payload_bytes)
+        wait_ms = int(self._downlink_free_ms - now_ms)
+        self.later(way_ms + wait_ms, functools.partial(self._receive_payload, effect, holder))
+
+    def _receive_payload(self, effect: PullPayload, holder: "Actor") -> None:
+        if not holder.is_up or not self.world.links.is_linked(self.index, holder.index):
+            self._ask_for_payload(effect, PULL_AGAIN_MS)
+            return
+        self._pulling.discard(effect.payload_hash)
+        self.world.bytes_in[self.index] += effect.payload_bytes
+        self.disk.payloads[effect.payload_hash] = effect.round
+        self._hold(effect)
+
+    def _hold(self, effect: PullPayload) -> None:
+        self.post(PayloadHeld(self.now_ms(), effect.payload_hash, effect.round))
+
+    def _forget_payloads(self, round_: int) -> None:
+        window = self.world.manifest.agreement.payload_window_rounds
+        oldest = min(round_, self.view.head_state.round) - window
+        if oldest > 0 and oldest % 8 == 0:
+            held = self.disk.payloads
+            self.disk.payloads = {name: r for name, r in held.items() if r >= oldest}
+
+    def _pull_headers(self, effect: PullHeaders) -> None:
+        for holder in self.world.holders(self, effect.holders):
+            headers = holder.view.pool.headers
+            raws = tuple(headers[name].raw for name in effect.hashes if name in headers)
+            if raws:
+                size = sum(map(len, raws))
+                arrive = functools.partial(self._receive_headers, raws, holder)
+                self.later(self.world.links.pull_delay_ms(self.index, holder.index, size), arrive)
+                return
+
+    def _receive_headers(self, raws: tuple[bytes, ...], holder: "Actor") -> None:
+        self.world.bytes_in[self.index] += sum(map(len, raws))
+        self._post_fetched(HeadersFetched(self.now_ms(), raws, holder.name))
+
+    def _pull_records(self, effect: PullRecords) -> None:
+        for holder in self.world.holders(self, effect.holders):
+            bundles = holder.give_records(effect.record, effect.count)
+            if bundles:
+                size = sum(len(b.proposal) + sum(map(len, b.headers)) for b in bundles)
+                arrive = functools.partial(self._receive_records, bundles, size, holder)
+                self.later(self.world.links.pull_delay_ms(self.index, holder.index, size), arrive)
+                return
+
+    def _receive_records(self, bundles: tuple[Bundle, ...], size: int, holder: "Actor") -> None:
+        self.world.bytes_in[self.index] += size
+        self._post_fetched(RecordsFetched(self.now_ms(), bundles, holder.name))
+
+    def _post_fetched(self, event: HeadersFetched | RecordsFetched) -> None:
+        try:
+            self.post(event)
+        except (Ignore, Reject) as error:
+            self.world.watcher.on_rejected(self, error)
+
+    def give_records(self, record: bytes, count: int) -> tuple[Bundle, ...]:
+        """A record and its ancestors, oldest first, from memory or from the log."""
+        chain, found = self.view.chain, list[Bundle]()
+        while len(found) < min(count, RECORDS_PER_REPLY_MAX):
+            step = chain.records.get(record)
+            if step is not None and step.proposal is not None:
+                found.append(self.world.bundle(step))
+                record = step.parent
+                continue
+            entry = self._chain_log.get(record)
+            if entry is None:
+                break
+            found.append(decode_bundle(entry.raw))
+            record = entry.parent
+        return tuple(reversed(found))
+
+    # --- the store -------------------------------------------------------------------------------
+
+    def _keep_record(self, record: bytes) -> None:
+        step = self.view.chain.records.get(record)
+        if step is not None:
+            raw = self.world.encoded_bundle(step)
+            self._chain_log.append(ChainEntry(record, step.parent, step.round, raw))
+            self._chain_log.sync()
+
+    def _keep_snapshot(self) -> None:
+        state = self.view.head_state
+        agreement = self.world.manifest.agreement
+        if state.height % agreement.snapshot_every == 0 and state.record in self.states:
+            window = agreement.payload_window_rounds
+            self.disk.snapshots.keep(state, self.states[state.record], window)
+
+
+def _new_disk() -> MemoryDisk:
+    disk = MemoryDisk()
+    disk.make_folder(Path("/node"))
+    return disk

@@ -1,0 +1,275 @@
+"""A whole swarm in virtual time: nodes, what lies between them, and what they know in common.
+
+What is a function of bytes alone is computed once for all nodes: signatures, a record's bundle,
+the state after it. What a node believes is its own.
+"""
+
+import functools
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Iterable
+
+import numpy as np
+
+from demo_node.sim.actor import Actor, Disk
+from demo_node.sim.founding import EPOCH_MS
+from demo_node.sim.keys import cheap_verify
+from demo_node.sim.links import Links, Numbers
+from demo_node.sim.scenario import Scenario
+from demo_node.sim.snapshots import ModelSnapshot
+from demo_node.sim.timeline import Timeline
+from demo_node.sim.watching import Watcher
+from demo_protocol.answers import encode_bundle
+from demo_protocol.astray import find_votes_elsewhere
+from demo_protocol.chain import Record
+from demo_protocol.events import Apply, Bundle, PullPayload
+from demo_protocol.identity import Kind
+from demo_protocol.limits import DIGEST_BYTES
+from demo_protocol.manifest import Manifest, compute_run_id
+from demo_protocol.payload import payload_bytes
+from demo_protocol.roster import ChainState
+from demo_protocol.round import make_bundle
+from demo_protocol.schedule import round_at, round_start_ms
+from demo_protocol.schema import compute_schema
+
+ASKED = 5
+"""Peers that a node asks where they stand, or for what somebody did not give."""
+
+Message = tuple[Kind, bytes, bytes]
+"""(kind, bytes, who handed it over)."""
+
+
+class World:
+    """Everything that is simulated. The same seed makes the same world."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        scenario: Scenario,
+        *,
+        seed: int,
+        root: ChainState,
+        root_digest: bytes = b"state 0\0",
+        watcher: Watcher,
+    ) -> None:
+        """`root`: the record that every node's first life begins with. `root_digest`: its state."""
+        self.manifest = manifest
+        self.scenario = scenario
+        self.seed = seed
+        self.root = root
+        self.watcher = watcher
+        self.run_id = compute_run_id(manifest)
+        self.begin_ms = EPOCH_MS
+        self.timeline = Timeline(EPOCH_MS)
+        self.rng = random.Random(f"{seed}/world")
+        self.links = Links(scenario.links, np.random.Generator(np.random.PCG64(seed)))
+        self.actors: list[Actor] = []
+        self._named: dict[bytes, Actor] = {}
+        self.up: dict[int, None] = {}
+        """Living nodes, in the order of their births: a set without an order of its own."""
+        self.counts: Counter[str] = Counter()
+        self.bytes_in = np.zeros(0, dtype=np.int64)
+        self.payload_bytes = payload_bytes(compute_schema(manifest.model), manifest.learning.k)
+        self._first = ModelSnapshot(root, root_digest)
+        self._inbox: dict[int, dict[int, list[Message]]] = {}
+        self._everybody: Numbers | None = None
+        self._verified: dict[tuple[bytes, bytes], bool] = {}
+        self._applied: dict[tuple[bytes, int, tuple[bytes, ...]], bytes] = {}
+        self._bundles: dict[bytes, tuple[Bundle, bytes]] = {}
+
+    # --- nodes -----------------------------------------------------------------------------------
+
+    def add(self, disk: Disk | None = None) -> Actor:
+        """One more node, down as yet."""
+        actor = Actor(self, len(self.actors), disk)
+        self.actors.append(actor)
+        self._named[actor.name] = actor
+        self.links.grow(len(self.actors))
+        self.bytes_in = np.append(self.bytes_in, 0)
+        return actor
+
+    def on_up(self, actor: Actor) -> None:
+        """A node's life has begun."""
+        self.up[actor.index] = None
+        self._everybody = None
+        self.links.forget_reach()
+        self.watcher.on_up(actor)
+
+    def on_down(self, actor: Actor) -> None:
+        """A node's life has ended."""
+        self.up.pop(actor.index, None)
+        self._everybody = None
+        self.links.forget_reach()
+        self.watcher.on_down(actor)
+
+    @property
+    def round(self) -> int:
+        """The running round by the true clock."""
+        return round_at(self.manifest.schedule, self.timeline.now_ms)
+
+    def run_until_round(self, round_: int) -> None:
+        """Let time pass until just before `round_` begins."""
+        self.timeline.run_until(round_start_ms(self.manifest.schedule, round_) - 1)
+
+    # --- gossip ----------------------------------------------------------------------------------
+
+    def publish(
+        self, actor: Actor, kind: Kind, raw: bytes, only: Iterable[int] | None = None
+    ) -> None:
+        """Gossip of `actor`, to everybody it reaches or to these `only`."""
+        receivers = self._audience(actor)
+        if only is not None:
+            receivers = receivers[np.isin(receivers, np.fromiter(only, dtype=np.int64))]
+        who, delays = self.links.gossip_delays_ms(actor.index, receivers)
+        np.add.at(self.bytes_in, who, len(raw))
+        message = (kind, raw, actor.name)
+        now_ms, inbox = self.timeline.now_ms, self._inbox
+        for index, delay_ms in zip(who.tolist(), delays.tolist(), strict=True):
+            ms = now_ms + delay_ms
+            due = inbox.get(ms)
+            if due is None:
+                due = inbox[ms] = {}
+                self.timeline.at(ms, functools.partial(self._deliver, ms))
+            due.setdefault(index, []).append(message)
+
+    def _audience(self, actor: Actor) -> Numbers:
+        if self._everybody is None:
+            self._everybody = np.fromiter(self.up, dtype=np.int64)
+        others: Numbers = self._everybody[self._everybody != actor.index]
+        reached = self.links.reach(actor.index, self.up)
+        if reached is None:
+            return others
+        return np.array([i for i in others.tolist() if i in reached], dtype=np.int64)
+
+    def _deliver(self, ms: int) -> None:
+        for index, messages in self._inbox.pop(ms).items():
+            self.actors[index].hear_all(messages)
+
+    # --- what nodes ask each other ---------------------------------------------------------------
+
+    def peers_of(self, actor: Actor, count: int) -> list[Actor]:
+        """Up to `count` living nodes that `actor` can talk to, at random."""
+        alive = list(self.up)
+        picked = actor.rng.sample(alive, min(count + 1, len(alive)))
+        others = [i for i in picked if i != actor.index and self.links.is_linked(actor.index, i)]
+        return [self.actors[i] for i in others[:count]]
+
+    def holders(self, actor: Actor, first: Iterable[bytes]) -> list[Actor]:
+        """Those named, then some others: by hash, anybody's copy will do."""
+        named = [self.find(name) for name in first]
+        there = [a for a in named if a and a.is_up and self.links.is_linked(actor.index, a.index)]
+        asked = [*there, *self.peers_of(actor, ASKED)]
+        return list({a.index: a for a in asked if a is not actor}.values())
+
+    def find(self, name: bytes) -> Actor | None:
+        """The node with this key."""
+        return self._named.get(name)
+
+    def find_holder(self, actor: Actor, effect: PullPayload) -> Actor | None:
+        """Somebody who gives these bytes."""
+        for holder in self.holders(actor, effect.holders):
+            if effect.payload_hash in holder.disk.payloads and not holder.traits.withholds(
+                actor.index, effect.payload_hash
+            ):
+                return holder
+        return None
+
+    # --- where a life begins ---------------------------------------------------------------------
+
+    def choose_start(self, actor: Actor) -> ModelSnapshot:
+        """A snapshot of its own on the way to where most peers are; else one of theirs."""
+        own = [self._first, *actor.disk.snapshots.kept]
+        places = [peer for peer in self.peers_of(actor, ASKED) if not _is_syncing(peer)]
+        votes = Counter(peer.view.head for peer in places)
+        for peer in sorted(places, key=lambda p: (-votes[p.view.head], p.index)):
+            chain = peer.view.chain
+            here = [snapshot for snapshot in own if snapshot.state.record in chain]
+            theirs = [s for s in peer.disk.snapshots.kept if s.state.record in chain]
+            if here or theirs:
+                return max([*here, *theirs], key=lambda s: s.state.height)
+        return own[-1]
+
+    def find_below(self, actor: Actor, target: bytes) -> ModelSnapshot | None:
+        """A snapshot, its own before a peer's, of a record that was applied on the way."""
+        view = actor.view
+        way = {s.hash for s in view.chain.ancestors(target) if s.hash in view.digests}
+        return self._find_among(actor, way)
+
+    def find_beyond(self, actor: Actor, over: bytes, target: bytes) -> ModelSnapshot | None:
+        """A snapshot at `over` or later on the way to `target`."""
+        chain = actor.view.chain
+        if over not in chain or target not in chain:
+            return None
+        return self._find_among(actor, {over, *(s.hash for s in chain.path(over, target))})
+
+    def _find_among(self, actor: Actor, records: set[bytes]) -> ModelSnapshot | None:
+        own = [s for s in (self._first, *actor.disk.snapshots.kept) if s.state.record in records]
+        if own:
+            return own[-1]
+        for peer in self.peers_of(actor, ASKED):
+            for snapshot in reversed(peer.disk.snapshots.kept):
+                record = snapshot.state.record
+                claimed = actor.view.claimed_digest(record) if record in records else None
+                if record in records and claimed in (None, snapshot.digest):
+                    return snapshot
+        return None
+
+    def find_elsewhere(self, actor: Actor, above: int) -> ModelSnapshot | None:
+        """A snapshot of a chain that does not descend from ours, where a voter named it."""
+        view = actor.view
+        named = find_votes_elsewhere(view)
+        for peer in self.peers_of(actor, ASKED):
+            theirs = peer.view
+            if _is_syncing(peer) or theirs.head in view.chain:
+                continue
+            if theirs.head_state.height <= above:
+                continue
+            if named and not any(vote in theirs.chain for vote in named):
+                continue
+            for snapshot in reversed(peer.disk.snapshots.kept):
+                record = snapshot.state.record
+                if record in theirs.chain and record not in view.chain:
+                    return snapshot
+        return None
+
+    # --- functions of bytes, computed once -------------------------------------------------------
+
+    def verify(self, key: bytes, message: bytes, signature: bytes) -> bool:
+        """A signature, checked by the first who asks."""
+        known = self._verified.get((signature, message))
+        if known is None:
+            known = self._verified[signature, message] = cheap_verify(key, message, signature)
+        return known
+
+    def apply(self, parent_digest: bytes, effect: Apply) -> bytes:
+        """The digest after a record: a hash of its parent's and of all payloads, in order."""
+        key = (parent_digest, effect.round, effect.payload_hashes)
+        known = self._applied.get(key)
+        if known is None:
+            content = parent_digest + effect.round.to_bytes(8, "big")
+            known = self._applied[key] = _make_digest(content + b"".join(effect.payload_hashes))
+        return known
+
+    def bundle(self, record: Record) -> Bundle:
+        """A record as peers give it to each other."""
+        return self._bundle(record)[0]
+
+    def encoded_bundle(self, record: Record) -> bytes:
+        """The same, as the chain log keeps it."""
+        return self._bundle(record)[1]
+
+    def _bundle(self, record: Record) -> tuple[Bundle, bytes]:
+        known = self._bundles.get(record.hash)
+        if known is None:
+            bundle = make_bundle(record)
+            known = self._bundles[record.hash] = (bundle, encode_bundle(bundle))
+        return known
+
+
+def _is_syncing(actor: Actor) -> bool:
+    return actor.machine is None or actor.machine.syncing
+
+
+def _make_digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()[:DIGEST_BYTES]
