@@ -24,6 +24,7 @@ DEFAULT_LISTEN: Final = ("/ip4/0.0.0.0/tcp/4001",)
 DEFAULT_METRICS_ADDRESS: Final = "127.0.0.1:9464"
 DEFAULT_TRACE_EVERY: Final = 10
 
+ANNOUNCE_EXAMPLE: Final = "/dns4/node.example.org/tcp/4001"
 PEER_EXAMPLE: Final = "/ip4/192.0.2.7/tcp/4001/p2p/12D3..."
 TRACE_EXAMPLE: Final = "http://localhost:4318"
 SHOWN_MAX: Final = 80
@@ -43,6 +44,7 @@ class Config:
     datadir: Path
     peers: tuple[str, ...] = ()
     listen: tuple[str, ...] = DEFAULT_LISTEN
+    announce: tuple[str, ...] = ()
     run_id: str = ""
     manifest: Path | None = None
     wait_manifest: bool = False
@@ -237,6 +239,15 @@ def _listen(raw: object) -> tuple[str, ...]:
     return addresses
 
 
+def _announce(raw: object) -> tuple[str, ...]:
+    addresses = _texts(raw)
+    for address in addresses:
+        match = re.fullmatch(r"/(ip4|ip6|dns|dns4|dns6)/[\w.:-]+/tcp/(\d{1,5})", address)
+        if match is None or not 0 < int(match[2]) < 1 << 16:
+            raise ValueError(f"{address[:SHOWN_MAX]!r} is no address like {ANNOUNCE_EXAMPLE}")
+    return addresses
+
+
 def _peers(raw: object) -> tuple[str, ...]:
     addresses = _texts(raw)
     for address in addresses:
@@ -272,6 +283,7 @@ def _find_peer_fault(address: str) -> str:
 _READERS: Final[dict[str, Callable[[object], object]]] = {
     "peers": _peers,
     "listen": _listen,
+    "announce": _announce,
     "run_id": _run_id,
     "manifest": _path,
     "wait_manifest": _switch,

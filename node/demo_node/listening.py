@@ -27,7 +27,12 @@ async def open_mesh(
     """
 
     async def listen(addresses: Sequence[str]) -> Libp2pMesh:
-        mesh = Libp2pMesh(seed, addresses, upload_bytes_per_s=config.upload_kbit_s * KBIT_BYTES)
+        mesh = Libp2pMesh(
+            seed,
+            addresses,
+            announce=config.announce,
+            upload_bytes_per_s=config.upload_kbit_s * KBIT_BYTES,
+        )
         await mesh.start()
         return mesh
 
@@ -38,7 +43,7 @@ async def open_mesh(
             with contextlib.suppress(ConfigError):
                 return await listen(addresses)
     mesh = await listen([_with_port(address, 0) for address in config.listen])
-    port = int(mesh.addresses()[0].split("/")[4])
+    port = int(mesh.listening()[0].split("/")[4])
     if len(config.listen) == 1:
         book.listening = (_with_port(config.listen[0], port),)
     observer.on_event(

@@ -3,8 +3,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from demo_node.mesh.addresses import decode_address, expand_address, split_address
+from demo_node.mesh.libp2p import Libp2pMesh
 from demo_node.mesh.peer_id import encode_peer_id
 from demo_protocol.errors import ConfigError
+from tests.mesh.hosts import hosts, on_uvloop, seed
+from tests.waiting import wait_until
 
 NAME = encode_peer_id(bytes(32))
 

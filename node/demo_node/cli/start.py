@@ -7,6 +7,7 @@ import click
 
 from demo_node.cli.options import datadir_option
 from demo_node.config import (
+    ANNOUNCE_EXAMPLE,
     DEFAULT_LISTEN,
     DEFAULT_METRICS_ADDRESS,
     DEFAULT_TRACE_EVERY,
@@ -32,6 +33,13 @@ from demo_node.config import (
     metavar="MULTIADDR",
     help="Where other peers may connect. May be given several times."
     f" [default: {DEFAULT_LISTEN[0]}, or a free port if that one is in use]",
+)
+@click.option(
+    "--announce",
+    multiple=True,
+    metavar="MULTIADDR",
+    help="Where others reach this node, if not where it listens: a host name, another port of a"
+    f" router, such as {ANNOUNCE_EXAMPLE}. May be given several times. [default: where it listens]",
 )
 @click.option("--run-id", metavar="HEX", help="Take part in this run only, whatever peers offer.")
 @click.option(

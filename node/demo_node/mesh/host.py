@@ -31,8 +31,12 @@ class NoAutoConnector(AutoConnector):
         """Do nothing: whom to dial is our caller's."""
 
 
-def build_host(seed: bytes, tcp: MeteredTCP) -> IHost:
-    """A host that listens nowhere yet, with the identity of an Ed25519 seed."""
+def build_host(seed: bytes, tcp: MeteredTCP, announce: Sequence[str] = ()) -> IHost:
+    """A host that listens nowhere yet, with the identity of an Ed25519 seed.
+
+    `announce`: the addresses it tells peers, instead of those it listens on.
+    """
+    announced = [Multiaddr(address) for address in announce]
     _silence()
     key = create_new_key_pair(seed)
     noise = Noise(key, noise_privkey=create_new_noise_key_pair().private_key)
@@ -56,7 +60,7 @@ def build_host(seed: bytes, tcp: MeteredTCP) -> IHost:
             min_connections=0,  # all of them may be inbound
             max_connections_per_peer=bounds.CONNECTIONS_PER_PEER_MAX,
         ),
-        addrs_factory=_expand,
+        addrs_factory=lambda listening: announced or _expand(listening),
         disable_identify_address_discovery=True,
     )
     swarm = get_swarm(host)

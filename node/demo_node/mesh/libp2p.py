@@ -48,9 +48,10 @@ T = TypeVar("T")
 class Libp2pMesh:
     """One libp2p host. `start`, then anything of `ports.Mesh`; `wait` beside it; `stop` last.
 
-    `seed` is the node's Ed25519 seed, `listen` the multiaddrs to accept connections on,
-    `upload_bytes_per_s` a cap on what is sent; 0 is none. `guest` is for several meshes in one
-    process: a thread can host only one trio run, so they share it, and who made it stops it.
+    `seed` is the node's Ed25519 seed, `listen` the multiaddrs to accept connections on, `announce`
+    those that peers are told instead (none: the former), `upload_bytes_per_s` a cap on what is
+    sent; 0 is none. `guest` is for several meshes in one process: a thread can host only one trio
+    run, so they share it, and who made it stops it.
     Order of death: end what calls in here, then servers, then `stop`, then the asyncio loop.
     """
 
@@ -59,6 +60,7 @@ class Libp2pMesh:
         seed: bytes,
         listen: Sequence[str] = ("/ip4/127.0.0.1/tcp/0",),
         *,
+        announce: Sequence[str] = (),
         upload_bytes_per_s: float = 0,
         guest: Guest | None = None,
     ) -> None:
@@ -66,7 +68,8 @@ class Libp2pMesh:
         self._tcp = MeteredTCP(pacer)
         self._tally = Tally()
         self._listen = tuple(listen)
-        self._host = build_host(seed, self._tcp)
+        self._announce = tuple(announce)
+        self._host = build_host(seed, self._tcp, self._announce)
         self._swarm = get_swarm(self._host)
         self._contacts = Contacts(self._swarm)
         self._peer = decode_peer_id_bytes(self._host.get_id().to_bytes())
@@ -117,8 +120,12 @@ class Libp2pMesh:
     def addresses(self) -> list[str]:
         """Full multiaddrs that others can dial, best first, each ending in /p2p/<peer id>."""
         name = encode_peer_id(self._peer)
-        found = [a for t in self._host_addresses() for a in expand_address(t)]
+        found = self._announce or [a for t in self.listening() for a in expand_address(t)]
         return [f"{address}/p2p/{name}" for address in dict.fromkeys(found)]
+
+    def listening(self) -> list[str]:
+        """The multiaddrs that connections are accepted on, without peer id."""
+        return [str(a) for listener in self._swarm.listeners.values() for a in listener.get_addrs()]
 
     def peers(self) -> list[PeerView]:
         """Who is connected now, each once."""
@@ -271,9 +278,6 @@ class Libp2pMesh:
 
     def _is_connected(self, peer_id: ID) -> bool:
         return any(not c.is_closed for c in self._swarm.get_connections(peer_id))
-
-    def _host_addresses(self) -> list[str]:
-        return [str(a) for listener in self._swarm.listeners.values() for a in listener.get_addrs()]
 
     def _address_of(self, peer_id: ID, connection: SwarmConn) -> str:
         """Where the peer can be dialled, as far as is known.
