@@ -43,16 +43,16 @@ def taken(port: int) -> Iterator[None]:
 
 @contextlib.asynccontextmanager
 async def start(
-    folder: Path, port: int, *, named: bool = False
+    folder: Path, port: int, *, named: bool = False, announce: tuple[str, ...] = ()
 ) -> AsyncIterator[tuple[int, list[str]]]:
     """A node's port, and what its operator is told."""
     listen = (f"/ip4/127.0.0.1/tcp/{port}",)
     keys = frozenset({"listen"} if named else ())
-    config = Config(datadir=folder, listen=listen, named=keys)
+    config = Config(datadir=folder, listen=listen, announce=announce, named=keys)
     book, observer = AddressBook(FileDisk(), folder / "peers.json"), Listener()
     mesh = await open_mesh(seed(1), config, book, observer)
     try:
-        yield int(mesh.addresses()[0].split("/")[4]), observer.lines
+        yield int(mesh.listening()[0].split("/")[4]), observer.lines
     finally:
         await mesh.stop()
         book.save()
@@ -71,6 +71,16 @@ async def test_a_replaced_port_is_the_same_at_every_later_start(tmp_path: Path) 
             assert (again, lines) == (first, [])
     async with start(tmp_path, port) as (later, lines):  # peers know it by that one
         assert (later, lines) == (first, [])
+
+
+@on_uvloop
+async def test_what_is_announced_is_not_taken_for_the_port_to_listen_on(tmp_path: Path) -> None:
+    port, announce = free_port(), ("/dns4/node.example.org/tcp/4001",)
+    with taken(port):
+        async with start(tmp_path, port, announce=announce) as (first, _):
+            assert first not in (port, 4001)
+        async with start(tmp_path, port, announce=announce) as (again, _):
+            assert again == first
 
 
 @on_uvloop
