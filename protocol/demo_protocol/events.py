@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from demo_protocol.identity import Kind
 from demo_protocol.limits import RECORDS_PER_REPLY_MAX
 from demo_protocol.roster import ChainState
+from demo_protocol.sets import Difference
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,15 @@ class HeadersFetched:
 
     now_ms: int
     raws: tuple[bytes, ...]
+    sender: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SetsCompared:
+    """A peer said what it knows and we may not (rule 23)."""
+
+    now_ms: int
+    difference: Difference
     sender: bytes
 
 
@@ -115,6 +125,7 @@ Event = (
     Tick
     | GossipReceived
     | HeadersFetched
+    | SetsCompared
     | RecordsFetched
     | PayloadHeld
     | PayloadsLost
@@ -156,19 +167,27 @@ class PullPayload:
 
 @dataclass(frozen=True, slots=True)
 class PullHeaders:
-    """Get headers by hash; answer with HeadersFetched."""
+    """Get headers by hash; answer with HeadersFetched.
+
+    `only`: the holders are asked and nobody else, since it is their word that there are any.
+    """
 
     hashes: tuple[bytes, ...]
     holders: tuple[bytes, ...]
+    only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class PullRecords:
-    """Get a record and its ancestors, `count` together; answer with RecordsFetched."""
+    """Get a record and its ancestors, `count` together; answer with RecordsFetched.
+
+    `only`: the holders are asked and nobody else, since it is their word that there is one.
+    """
 
     record: bytes
     holders: tuple[bytes, ...]
     count: int = RECORDS_PER_REPLY_MAX
+    only: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,8 +39,29 @@ PAYLOAD_BYTES_MAX: Final = 256 << 20
 BLOB_BYTES_MAX: Final = 1 << 30
 """A snapshot of 250 M fp32 parameters."""
 
-REQUEST_BYTES_MAX: Final = 1 << 10
-"""A blob request names a kind and a hash."""
+REQUEST_BYTES_MAX: Final = 2 << 10
+"""A blob request names a kind and a hash, or some hashes, or says what its author knows."""
+
+KEY_BYTES_MAX: Final = REQUEST_BYTES_MAX - 32
+"""What a request asks for."""
+
+HEADERS_PER_REQUEST_MAX: Final = KEY_BYTES_MAX // HASH_BYTES
+"""Headers named in one request."""
+
+HEADERS_REPLY_BYTES_MAX: Final = HEADERS_PER_REQUEST_MAX * (HEADER_BYTES_MAX + 8)
+"""All of them."""
+
+FINGERPRINT_BYTES: Final = 16
+"""Of a set of hashes. Whoever makes two sets of one fingerprint hides messages of its own."""
+
+HEADERS_LISTED_MAX: Final = 2048
+"""Hashes of headers in one answer: two rounds of a thousand members."""
+
+RECORDS_LISTED_MAX: Final = 32
+"""Hashes of records in one answer. Of a round there are hardly more than two."""
+
+SETS_REPLY_BYTES_MAX: Final = (HEADERS_LISTED_MAX + RECORDS_LISTED_MAX + 2) * (HASH_BYTES + 2) + 16
+"""All of them, and where the peer stands."""
 
 RECORDS_PER_REPLY_MAX: Final = 64
 """Records of the chain given at once."""

@@ -1,9 +1,10 @@
 """What a node has heard and not yet forgotten: headers, payloads held, proposals that wait."""
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from demo_protocol.limits import JOINS_MAX, PENDING_MAX
+from demo_protocol.limits import FINGERPRINT_BYTES, JOINS_MAX, PENDING_MAX
 from demo_protocol.messages import Header, Membership, Proposal, Sealed
 
 
@@ -13,6 +14,8 @@ class Pool:
 
     headers: dict[bytes, Sealed[Header]] = field(default_factory=dict)
     by_round: dict[int, dict[bytes, Sealed[Header]]] = field(default_factory=dict)
+    second: dict[int, dict[bytes, Sealed[Header]]] = field(default_factory=dict)
+    fingerprints: dict[int, bytes] = field(default_factory=dict)
     payload_rounds: dict[bytes, int] = field(default_factory=dict)
     proposals: dict[tuple[int, bytes], bytes] = field(default_factory=dict)
     pending: dict[bytes, Sealed[Proposal]] = field(default_factory=dict)
@@ -21,11 +24,36 @@ class Pool:
     def add_header(self, header: Sealed[Header]) -> None:
         """Remember a header whose signature holds."""
         self.headers[header.hash] = header
-        self.by_round.setdefault(header.body.round, {}).setdefault(header.body.peer, header)
+        round_, peer = header.body.round, header.body.peer
+        first = self.by_round.setdefault(round_, {}).setdefault(peer, header)
+        if first.hash != header.hash:
+            self.second.setdefault(round_, {}).setdefault(peer, header)
+        self.fingerprints.pop(round_, None)
 
     def of_round(self, round_: int) -> Iterable[Sealed[Header]]:
         """The first header of every peer in `round_`."""
         return self.by_round.get(round_, {}).values()
+
+    def fingerprint(self, round_: int) -> bytes:
+        """Equal where the same is known of a round (rule 23).
+
+        Whoever signed several headers counts as that: each node may have heard another two.
+        """
+        known = self.fingerprints.get(round_)
+        if known is None:
+            second = self.second.get(round_, {})
+            names = [
+                hashlib.sha256(peer).digest() if peer in second else header.hash
+                for peer, header in self.by_round.get(round_, {}).items()
+            ]
+            known = hashlib.sha256(b"".join(sorted(names))).digest()[:FINGERPRINT_BYTES]
+            self.fingerprints[round_] = known
+        return known
+
+    def hashes_of_round(self, round_: int) -> list[bytes]:
+        """Of every peer's first header of a round, and of its second, where it signed two."""
+        heard = (*self.of_round(round_), *self.second.get(round_, {}).values())
+        return [header.hash for header in heard]
 
     def is_held(self, header: Header) -> bool:
         """Is everything here that applying it needs? A heartbeat needs nothing."""
@@ -60,6 +88,8 @@ class Pool:
     def forget_before(self, round_: int, payload_round: int) -> None:
         """Drop headers and wishes of rounds before `round_`, payload marks before the other."""
         self.by_round = {r: peers for r, peers in self.by_round.items() if r >= round_}
+        self.second = {r: peers for r, peers in self.second.items() if r >= round_}
+        self.fingerprints = {r: f for r, f in self.fingerprints.items() if r >= round_}
         self.headers = {h: s for h, s in self.headers.items() if s.body.round >= round_}
         self.proposals = {k: v for k, v in self.proposals.items() if k[0] >= round_}
         self.wishes = {p: w for p, w in self.wishes.items() if w.body.round >= round_}

@@ -50,21 +50,32 @@ def on_gossip(view: View, event: GossipReceived) -> list[Effect]:
 def on_headers(view: View, event: HeadersFetched) -> list[Effect]:
     """Take headers that waiting proposals name: older ones too, they come as part of a chain.
 
-    None of rounds that have not begun: nothing could outdate such a vote.
+    None of rounds that have not begun: nothing could outdate such a vote. Any other header is
+    taken as it would be of gossip, which may have lost it (rule 23).
 
     Raises Reject, having changed nothing, where an honest peer would have given none of them.
     """
     wanted = {h for p in view.pool.pending.values() for h in _missing(view, p.body)}
-    headers = [decode_header(raw, view.run_id) for raw in event.raws]
-    headers = [
-        header
-        for header in headers
-        if header.hash in wanted and _has_begun(view, header.body.round, event.now_ms)
-    ]
-    for header in headers:
-        _check_header(view, header)
-    effects = [effect for header in headers for effect in _take_header(view, header)]
+    headers = {h.hash: h for h in (decode_header(raw, view.run_id) for raw in event.raws)}
+    for name, header in headers.items():
+        if name in wanted or _is_news(view, header, event.now_ms):
+            _check_header(view, header)
+    effects: list[Effect] = []
+    for name, header in headers.items():
+        if name in wanted and _has_begun(view, header.body.round, event.now_ms):
+            effects += _take_header(view, header)
+        elif _is_news(view, header, event.now_ms):  # asked again: one before it may be its twin
+            effects += _take_news(view, header, event.sender)
     return effects + resolve_pending(view)
+
+
+def _is_news(view: View, header: Sealed[Header], now_ms: int) -> bool:
+    """Would it be taken of gossip, if its author signed it?"""
+    try:
+        _check_news(view, header, now_ms)
+    except Ignore:
+        return False
+    return True
 
 
 def on_records(view: View, event: RecordsFetched) -> list[Effect]:
@@ -134,9 +145,15 @@ def resolve_pending(view: View) -> list[Effect]:
 
 
 def _on_header(view: View, header: Sealed[Header], event: GossipReceived) -> list[Effect]:
+    _check_news(view, header, event.now_ms)
+    _check_header(view, header)
+    return _take_news(view, header, event.sender)
+
+
+def _check_news(view: View, header: Sealed[Header], now_ms: int) -> None:
     body = header.body
     # [IGNORE] it is of a round that gossip still carries
-    _validate_round(view, body.round, event.now_ms)
+    _validate_round(view, body.round, now_ms)
     # [IGNORE] the run goes on, or ended so recently that votes still decide what its end was
     if has_ended(view.manifest, body.round - view.manifest.agreement.late_rounds):
         raise Ignore("the run has ended")
@@ -148,17 +165,21 @@ def _on_header(view: View, header: Sealed[Header], event: GossipReceived) -> lis
     if not room and body.peer not in view.chain[view.head].members:
         raise Ignore("too many headers of strangers in this round")
     # [IGNORE] it is its author's first of this round, or the second: then others shall know, too
-    is_first = body.peer not in view.pool.by_round.get(body.round, {})
-    if not is_first and view.votes.equivocators.get(body.peer, -1) >= body.round:
+    if body.peer in view.pool.second.get(body.round, {}):
         raise Ignore("its author is known to sign several headers")
-    _check_header(view, header)
+
+
+def _take_news(view: View, header: Sealed[Header], sender: bytes) -> list[Effect]:
+    """Take a header that was checked, from gossip or from a peer that was asked for news."""
+    body = header.body
+    is_first = body.peer not in view.pool.by_round.get(body.round, {})
     is_twins = _is_twins(view, header)
     effects = _take_header(view, header) + resolve_pending(view)
     if is_twins:
         effects.append(KeyInUse(body.round))
     if is_first and not view.pool.is_held(body):
-        effects.append(_pull_payload(body, event.sender))
-    return effects + _pull_towards(view, body.vote, body.round, (body.peer, event.sender))
+        effects.append(_pull_payload(body, sender))
+    return effects + _pull_towards(view, body.vote, body.round, (body.peer, sender))
 
 
 def _is_twins(view: View, header: Sealed[Header]) -> bool:
@@ -281,15 +302,21 @@ def _pull_towards(
     passed since our head's. None stands below a record that was pulled: that was not enough, so
     as many are asked for as an answer holds.
     """
-    waiting = view.pool.pending
-    while record in waiting and not _missing(view, waiting[record].body):
-        record = waiting[record].body.parent  # it came whole and waits for an older one
-    if record in view.chain or not view.should_pull(record):
+    missing = find_missing(view, record)
+    if missing is None or not view.should_pull(missing):
         return []
     count = RECORDS_PER_REPLY_MAX
     if round_ is not None:
         count = min(max(round_ - view.head_state.round, 1), count)
-    return [PullRecords(record, _distinct(holders), count)]
+    return [PullRecords(missing, _distinct(holders), count)]
+
+
+def find_missing(view: View, record: bytes) -> bytes | None:
+    """`record`, or its newest ancestor that is not here in full; None where it is on a chain."""
+    waiting = view.pool.pending
+    while record in waiting and not _missing(view, waiting[record].body):
+        record = waiting[record].body.parent  # it came whole and waits for an older one
+    return None if record in view.chain else record
 
 
 def _add_record(view: View, proposal: Sealed[Proposal]) -> list[Effect]:

@@ -29,6 +29,7 @@ from demo_protocol.events import (
     Release,
     Restore,
     RoundEnded,
+    SetsCompared,
     StartMoved,
     StateApplied,
     StatesLost,
@@ -47,6 +48,7 @@ from demo_protocol.receive import (
     pull_again,
     resolve_pending,
 )
+from demo_protocol.reconcile import on_compared
 from demo_protocol.replica import Replica
 from demo_protocol.roster import compute_interval
 from demo_protocol.schedule import (
@@ -106,6 +108,8 @@ class Round:
                 effects = on_headers(self.view, event)
             case RecordsFetched():
                 effects = on_records(self.view, event)
+            case SetsCompared():
+                effects = on_compared(self.view, event)
             case PayloadHeld():
                 self.view.pool.add_payload(event.payload_hash, event.round)
                 effects = []
