@@ -5,6 +5,8 @@ Linux only: elsewhere there are no tables to read, and no links are reported.
 
 import os
 import re
+import socket
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -26,6 +28,32 @@ def find_links(ports: Mapping[int, int], proc: Path = PROC) -> list[tuple[int, i
             if inode in held and other is not None and other != pid:
                 links.add((pid, other))
     return sorted(links)
+
+
+def find_dialler(
+    pids: Mapping[int, int], here: tuple[str, int], there: tuple[str, int], proc: Path = PROC
+) -> int | None:
+    """Whose IPv4 connection goes from `here` to `there`. `pids`: pid -> what is returned."""
+    wanted = f"{_format_place(here)} {_format_place(there)}"
+    try:
+        table = (proc / "net" / "tcp").read_text()
+    except OSError:
+        return None
+    for line in table.splitlines()[1:]:
+        columns = line.split()
+        if f"{columns[1]} {columns[2]}" == wanted:
+            inode = columns[9]
+            found = (
+                own for pid, own in pids.items() if inode in _socket_inodes(proc / str(pid) / "fd")
+            )
+            return next(found, None)
+    return None
+
+
+def _format_place(place: tuple[str, int]) -> str:
+    """As the kernel's table has it: the address in the machine's own byte order."""
+    number = int.from_bytes(socket.inet_aton(place[0]), sys.byteorder)
+    return f"{number:08X}:{place[1]:04X}"
 
 
 def parse_port(address: str) -> int:
