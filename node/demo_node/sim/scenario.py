@@ -133,7 +133,7 @@ class Event:
     count: int = keys.whole(0, 0, NODES_MAX, "to so many, drawn by the seed")
     share: float = keys.share(0, "to this part of all that can, drawn by the seed, at least one")
     sides: tuple[tuple[int, ...], ...] = keys.sides_of(
-        "cut: these cannot reach each other; who is in none reaches all"
+        "cut: these two sides cannot reach each other; who is in neither reaches both"
     )
     one_way: bool = keys.switch("cut: only what the first side sends is lost")
     ms: int = keys.whole(0, -(10**9), 10**9, "clock: how far it steps")
@@ -194,6 +194,16 @@ def choose(event: Event, index: int, seed: int, able: Sequence[int]) -> tuple[in
     count = max(event.count, round(event.share * len(able)), 1)
     drawn = random.Random(f"{seed}/{index}").sample(able, min(count, len(able)))
     return tuple(sorted(drawn))
+
+
+def split(
+    event: Event, chosen: Sequence[int], everybody: Sequence[int]
+) -> tuple[frozenset[int], frozenset[int]]:
+    """The two sides of a cut: those named, or whom it was chosen for against all others."""
+    if event.sides:
+        left, right = event.sides
+        return frozenset(left), frozenset(right)
+    return frozenset(chosen), frozenset(everybody).difference(chosen)
 
 
 def read_scenario(path: Path) -> Scenario:

@@ -141,18 +141,18 @@ def nodes_of(meaning: str, real: str = "") -> Any:
 
 
 def sides_of(meaning: str, real: str = "") -> Any:
-    """Lists of nodes: no node twice."""
+    """Two lists of nodes: no node twice."""
 
     def read(raw: object) -> tuple[tuple[int, ...], ...]:
-        if not isinstance(raw, list):
+        if not isinstance(raw, list) or len(raw) != 2:
             raise TypeError
         sides = tuple(_read_nodes(side) for side in raw)
         everybody = [node for side in sides for node in side]
-        if len(sides) < 2 or not all(sides) or len(set(everybody)) != len(everybody):
+        if not all(sides) or len(set(everybody)) != len(everybody):
             raise ValueError
         return sides
 
-    return key((), read, "two or more lists of node numbers, no node twice", meaning, real)
+    return key((), read, "two lists of node numbers, no node twice", meaning, real)
 
 
 def _read_int(raw: object, least: int, most: int) -> int:
