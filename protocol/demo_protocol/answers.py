@@ -31,7 +31,9 @@ AnyMessage = TypeVar("AnyMessage", bound=Message)
 class HeadAnswer:
     """Where a peer stands, and the newest snapshot it can give (empty hash: none).
 
-    One that is `syncing` knows no better than whoever asks: others are to be asked.
+    One that is `syncing` knows no better than whoever asks: others are to be asked. `final` is
+    the record that it will not leave (rule 19), empty for none; `snapshot_root` that of the state
+    at `snapshot_record` (rule 21). It has payloads of the rounds since `payloads_from`.
     """
 
     head: bytes
@@ -41,6 +43,9 @@ class HeadAnswer:
     snapshot_bytes: int
     height: int
     syncing: bool
+    final: bytes = b""
+    snapshot_root: bytes = b""
+    payloads_from: int = 0
 
 
 def encode_bundle(bundle: Bundle) -> bytes:
@@ -108,6 +113,9 @@ def encode_head(answer: HeadAnswer) -> bytes:
         snapshot_bytes=answer.snapshot_bytes,
         height=answer.height,
         syncing=answer.syncing,
+        final=answer.final,
+        snapshot_root=answer.snapshot_root,
+        payloads_from=max(answer.payloads_from, 0),
     ).SerializeToString()
 
 
@@ -117,6 +125,8 @@ def decode_head(raw: bytes) -> HeadAnswer:
     lengths = {len(message.snapshot_record), len(message.snapshot_hash)}
     if len(message.head) != HASH_BYTES or lengths not in ({0}, {HASH_BYTES}):
         raise Reject("a head answer with hashes of the wrong length")
+    if {len(message.final), len(message.snapshot_root)} - {0, HASH_BYTES}:
+        raise Reject("a head answer with hashes of the wrong length")
     return HeadAnswer(
         head=message.head,
         round=message.round,
@@ -125,6 +135,9 @@ def decode_head(raw: bytes) -> HeadAnswer:
         snapshot_bytes=message.snapshot_bytes,
         height=message.height,
         syncing=message.syncing,
+        final=message.final,
+        snapshot_root=message.snapshot_root,
+        payloads_from=message.payloads_from,
     )
 
 

@@ -94,7 +94,7 @@ PEERS_REPLY_BYTES_MAX: Final = ADDRESSES_MAX * (ADDRESS_BYTES_MAX + 8)
 """All of them."""
 
 HEAD_REPLY_BYTES_MAX: Final = 1 << 10
-"""Three hashes and some numbers."""
+"""Five hashes and some numbers."""
 
 TIME_REPLY_BYTES_MAX: Final = 16
 """One number."""

@@ -29,6 +29,7 @@ from demo_protocol.limits import (
     CONTRIBUTIONS_MAX,
     RECORDS_PER_REPLY_MAX,
 )
+from demo_protocol.pb import wire_pb2
 from demo_protocol.roster import SAMPLES_HISTORY, ChainState
 from demo_protocol.round import make_bundle
 from tests.builders import RUN_ID, Tree, header, proposal
@@ -58,8 +59,19 @@ def test_a_head_answer_round_trips_with_and_without_a_snapshot(
         snapshot_bytes=size,
         height=round_,
         syncing=has,
+        final=head[1:] + b"f" if has else b"",
+        snapshot_root=head[1:] + b"r" if has else b"",
+        payloads_from=round_ // 2,
     )
     assert decode_head(encode_head(answer)) == answer
+
+
+@pytest.mark.parametrize("field", ["final", "snapshot_root"])
+def test_a_head_answer_with_half_a_hash_is_rejected(field: str) -> None:
+    message = wire_pb2.Head(head=bytes(32))
+    setattr(message, field, bytes(31))
+    with pytest.raises(Reject):
+        decode_head(message.SerializeToString())
 
 
 def test_a_head_at_the_genesis_is_given_as_round_0() -> None:
