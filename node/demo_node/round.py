@@ -33,6 +33,7 @@ from demo_protocol.events import (
     DigestAccused,
     Effect,
     Event,
+    Finalised,
     ForgetStates,
     GossipReceived,
     HeadChanged,
@@ -212,6 +213,10 @@ class RoundDriver:
                 self._start(self._keep_record(record))
             case HeadChanged():
                 self._on_head_changed(effect)
+            case Finalised(record, round_, height):
+                self.observer.on_event(
+                    "record.finalised", record=record.hex(), round=round_, height=height
+                )
             case ForgetStates(records):
                 self._start(self._unless_lost(self.learner.forget(records)))
             case Release(round_):

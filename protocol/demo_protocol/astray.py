@@ -26,7 +26,12 @@ def find_way_back(view: View) -> list[Effect]:
 def find_wanted(view: View) -> bytes:
     """The head that rule 18 would choose if all payloads were here."""
     return choose_head(
-        view.chain, view.head, view.votes, usable=lambda record: True, covered=view.is_covered
+        view.chain,
+        view.head,
+        view.votes,
+        usable=lambda record: True,
+        covered=view.is_covered,
+        final=view.final_record,
     )
 
 

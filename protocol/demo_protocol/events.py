@@ -260,6 +260,15 @@ class HeadChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class Finalised:
+    """Rule 19: this record is final, and everything below it. Write it down: it is never left."""
+
+    record: bytes
+    round: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
 class ForgetStates:
     """States that no rollback in range can need."""
 
@@ -315,6 +324,7 @@ Effect = (
     | BeginAgain
     | KeepRecord
     | HeadChanged
+    | Finalised
     | ForgetStates
     | Release
     | Restore

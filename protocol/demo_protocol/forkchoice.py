@@ -11,20 +11,34 @@ from demo_protocol.chain import Chain, Record
 class Votes:
     """The newest vote of every peer; votes do not expire. Equivocators count nowhere.
 
-    `equivocators` says in which round a peer last signed two headers.
+    `equivocators` says in which round a peer last signed two headers. `by_record` are the same
+    votes by what they name. `changes` counts what may move a node from the head it stands on, so
+    that the fork choice is not asked in vain; votes for that head, `standing_on`, do not.
     """
 
     newest: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)
     equivocators: dict[bytes, int] = field(default_factory=dict)
+    by_record: dict[bytes, set[bytes]] = field(default_factory=dict)
+    standing_on: bytes = b""
+    changes: int = 0
 
     def add(self, peer: bytes, round_: int, vote: bytes) -> None:
         """A header of `round_` by `peer` votes for a record. Older headers change nothing."""
-        if round_ > self.newest.get(peer, (-1, b""))[0]:
-            self.newest[peer] = (round_, vote)
+        before = self.newest.get(peer)
+        if before is not None and round_ <= before[0]:
+            return
+        self.newest[peer] = (round_, vote)
+        if before is None or before[1] != vote:
+            if before is not None:
+                self._take_out(peer, before[1])
+            self.by_record.setdefault(vote, set()).add(peer)
+        if vote != self.standing_on:
+            self.changes += 1
 
     def add_equivocation(self, peer: bytes, round_: int) -> None:
         """A peer signed two headers of `round_`."""
         self.equivocators[peer] = max(round_, self.equivocators.get(peer, round_))
+        self.changes += 1
 
     def get(self, peer: bytes) -> tuple[int, bytes] | None:
         """(round of the header, record) of a peer that counts."""
@@ -32,12 +46,25 @@ class Votes:
 
     def forget(self, known: Container[bytes], stranger_round: int, equivocator_round: int) -> None:
         """Drop votes of strangers, and equivocations, of rounds before these."""
-        self.newest = {
-            p: vote for p, vote in self.newest.items() if p in known or vote[0] >= stranger_round
-        }
-        self.equivocators = {
-            p: round_ for p, round_ in self.equivocators.items() if round_ >= equivocator_round
-        }
+        strangers = [
+            (p, vote[1])
+            for p, vote in self.newest.items()
+            if vote[0] < stranger_round and p not in known
+        ]
+        for peer, vote in strangers:
+            del self.newest[peer]
+            self._take_out(peer, vote)
+        forgiven = [p for p, round_ in self.equivocators.items() if round_ < equivocator_round]
+        for peer in forgiven:
+            del self.equivocators[peer]
+        if strangers or forgiven:
+            self.changes += 1
+
+    def _take_out(self, peer: bytes, record: bytes) -> None:
+        peers = self.by_record[record]
+        peers.discard(peer)
+        if not peers:
+            del self.by_record[record]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +85,15 @@ def choose_head(
     *,
     usable: Callable[[bytes], bool],
     covered: Callable[[Record], bool],
+    final: bytes | None = None,
 ) -> bytes:
-    """Walk down the tree, at each fork to the child that rule 18 prefers.
+    """Walk down from the last final record, at each fork to the child with most members' votes.
 
-    `usable` says of a record whether it may be the head (rule 16), `covered` answers rule 17. The
-    walk begins at the newest record that `head` and all votes descend from: at a fork above it
-    nobody votes for another child. So a cut may last as long as records are kept.
+    `usable` is rule 16, `covered` rule 17. `head` descends from `final`. Where nothing is final
+    here, the walk begins at the newest record that `head` and all votes descend from: at a fork
+    above it nobody votes for another child. So a cut may last as long as records are kept.
     """
-    start, supporters = _locate_votes(chain, head, votes)
+    start, supporters = _locate_votes(chain, head, votes, final)
     choice = _Choice(chain, chain[head], votes, usable, covered, supporters)
     current = chain[start]
     while True:
@@ -78,18 +106,22 @@ def choose_head(
         current = child
 
 
-def _locate_votes(chain: Chain, head: bytes, votes: Votes) -> tuple[bytes, dict[bytes, Set[bytes]]]:
-    """(newest common ancestor of `head` and all votes, supporters of every record below it)."""
-    voted: dict[bytes, set[bytes]] = {head: set()}
-    for peer in votes.newest:
-        entry = votes.get(peer)
-        if entry is not None and entry[1] in chain:
-            voted.setdefault(entry[1], set()).add(peer)
-    supporters: dict[bytes, Set[bytes]] = {**voted}
+def _locate_votes(
+    chain: Chain, head: bytes, votes: Votes, final: bytes | None
+) -> tuple[bytes, dict[bytes, Set[bytes]]]:
+    """(where the walk begins, supporters of every record below it)."""
+    away = votes.equivocators.keys()
+    supporters: dict[bytes, Set[bytes]] = {
+        record: peers - away if away else peers
+        for record, peers in votes.by_record.items()
+        if record in chain and not peers <= away
+    }
+    supporters.setdefault(head, frozenset())
+    lowest = -1 if final is None else chain[final].state.height
     # Highest first, so that a record comes after everything below it; one left: all have met.
     tips = [(-chain[record].state.height, record) for record in supporters]
     heapq.heapify(tips)
-    while len(tips) > 1:
+    while len(tips) > 1 and -tips[0][0] > lowest:
         height, record = heapq.heappop(tips)
         parent = chain[record].parent
         if parent in supporters:
@@ -97,7 +129,7 @@ def _locate_votes(chain: Chain, head: bytes, votes: Votes) -> tuple[bytes, dict[
         else:
             supporters[parent] = supporters[record]
             heapq.heappush(tips, (height + 1, parent))
-    return tips[0][1], supporters
+    return tips[0][1] if final is None else final, supporters
 
 
 def _best_child(choice: _Choice, parent: Record, children: list[Record]) -> Record | None:

@@ -1,11 +1,13 @@
-"""Which states the trainer holds, and how it comes to the best one (rules 16, 18 and 25)."""
+"""Which states the trainer holds, and how it comes to the best one (rules 16, 18, 19 and 25)."""
 
 from dataclasses import dataclass, field
 
+from demo_protocol.chain import Record
 from demo_protocol.errors import LocalFault
 from demo_protocol.events import (
     Apply,
     Effect,
+    Finalised,
     ForgetStates,
     HeadChanged,
     PayloadsLost,
@@ -14,6 +16,7 @@ from demo_protocol.events import (
     StateApplied,
     StatesLost,
 )
+from demo_protocol.finality import find_final
 from demo_protocol.forkchoice import choose_head
 from demo_protocol.limits import STATES_KEPT
 from demo_protocol.receive import pull_payloads, resolve_pending
@@ -25,18 +28,23 @@ from demo_protocol.view import View
 class Replica:
     """The parameters after some records are held, and at most one more is being computed.
 
-    `applying` names that one, or the record that a snapshot is being looked for to reach.
+    `applying` names that one, or the record that a snapshot is being looked for to reach. `at_rest`
+    says all that moves a node which stands on its head; while it stays, nothing is chosen anew. It
+    `lacks` payloads of records that it might follow.
     """
 
     view: View
     states: set[bytes] = field(init=False)
     applying: bytes | None = field(init=False, default=None)
+    at_rest: tuple[object, ...] | None = field(init=False, default=None)
+    lacks: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         self.states = {self.view.head}
 
     def on_payloads_lost(self, event: PayloadsLost) -> list[Effect]:
         """What was to be applied cannot be yet."""
+        self.at_rest = None
         for payload_hash in event.payload_hashes:
             self.view.pool.payload_rounds.pop(payload_hash, None)
         record, self.applying = self.applying, None
@@ -46,7 +54,7 @@ class Replica:
         """One more state is held. Raises LocalFault for one that was not asked for."""
         if event.record != self.applying:
             raise LocalFault("a state came that was not asked for")
-        self.applying = None
+        self.applying = self.at_rest = None
         self.states.add(event.record)
         self.view.digests[event.record] = event.digest
         return self._forget_states(event.record)
@@ -68,7 +76,7 @@ class Replica:
         gone = self.states - {record}
         self.states = {record}
         self.view.digests[record] = digest
-        self.applying = None
+        self.applying = self.at_rest = None
         return [ForgetStates(tuple(sorted(gone)))] if gone else []
 
     def _forget_states(self, newest: bytes) -> list[Effect]:
@@ -86,19 +94,35 @@ class Replica:
         if self.applying is not None:
             return []
         view = self.view
+        settles = now_ms >= settle_start_ms(view.manifest.schedule, view.round)
+        if self.at_rest is not None and self.at_rest == self._what_moves(settles):
+            return []
+        self.lacks = False
 
         def usable(record: bytes) -> bool:
             if record in view.digests:
                 return True
-            round_ = view.chain[record].round
-            settled_ms = settle_start_ms(view.manifest.schedule, round_)
-            return (round_ < view.round or now_ms >= settled_ms) and view.is_usable(record)
+            if view.chain[record].round >= view.round and not settles:
+                return False
+            is_usable = view.is_usable(record)
+            self.lacks = self.lacks or not is_usable
+            return is_usable
 
         target = choose_head(
-            view.chain, view.head, view.votes, usable=usable, covered=view.is_covered
+            view.chain,
+            view.head,
+            view.votes,
+            usable=usable,
+            covered=view.is_covered,
+            final=view.final_record,
         )
+        if target == view.head and target in self.states:
+            view.votes.standing_on = target
+            self.at_rest = self._what_moves(settles)
+            return []
+        self.at_rest = None
         if target in self.states:
-            return [] if target == view.head else self._change_head(target)
+            return self._change_head(target)
         held = next((s.hash for s in view.chain.ancestors(target) if s.hash in self.states), None)
         if held is None:
             self.applying = target  # nothing else is applied until a snapshot is loaded
@@ -110,19 +134,47 @@ class Replica:
         payloads = tuple(h.body.payload_hash for h in step.contributions if h.body.k)
         return [Apply(step.hash, step.parent, step.round, payloads)]
 
+    def _what_moves(self, settles: bool) -> tuple[object, ...]:
+        """A round's end drops payloads, its settle phase frees records.
+
+        Cheap, as it is asked for every message.
+        """
+        chain, pool = self.view.chain, self.view.pool
+        payloads = len(pool.payload_rounds) if self.lacks else 0
+        place = (len(chain.records), chain.root.record, self.view.round, settles)
+        return (self.view.votes.changes, payloads, *place)
+
     def _change_head(self, target: bytes) -> list[Effect]:
         view, previous = self.view, self.view.head
         ancestor = view.chain.common_ancestor(previous, target)
         rolled_back = view.chain[previous].state.height - ancestor.state.height
         view.head = target
         effects: list[Effect] = [HeadChanged(target, previous, rolled_back)]
-        return effects + self._forget_states(target)
+        return effects + self.finalise() + self._forget_states(target)
+
+    def finalise(self) -> list[Effect]:
+        """Rule 19, asked when the head has changed and once a round."""
+        view = self.view
+        final = find_final(view.chain, view.head, view.votes, view.final)
+        if final is None:
+            return []
+        view.final, self.at_rest = final, None
+        return [Finalised(final.record, final.round, final.height)]
 
     def prune(self) -> list[Effect]:
-        """Rule 25: what is older than every payload that is kept cannot be followed any more."""
-        view = self.view
-        window = view.manifest.agreement.payload_window_rounds
-        root = view.chain.ancestor_before(view.head, view.head_state.round - window)
+        """Rule 25: records are kept as far back as a fork may matter, or payloads are kept.
+
+        No fork below the final record is followed. While nothing new is final, as on both sides
+        of a cut, they are kept for `forget_rounds`: by these the sides find together again.
+        """
+        view, agreement = self.view, self.view.manifest.agreement
+        newest = view.head_state.round
+        root = view.chain.ancestor_before(view.head, newest - agreement.payload_window_rounds)
+        if view.final is None or view.final.height < root.state.height:
+            window = max(agreement.forget_rounds, agreement.payload_window_rounds)
+            oldest = view.chain.ancestor_before(view.head, newest - window)
+            final = view.final_record
+            root = oldest if final is None else max(oldest, view.chain[final], key=_height)
         if root.hash == view.chain.root.record or self.applying is not None:
             return []
         dropped = {record.hash for record in view.chain.prune(root.hash)}
@@ -130,3 +182,7 @@ class Replica:
         gone = self.states & dropped
         self.states -= gone
         return [ForgetStates(tuple(sorted(gone)))] if gone else []
+
+
+def _height(record: Record) -> int:
+    return record.state.height

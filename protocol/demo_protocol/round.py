@@ -163,6 +163,7 @@ class Round:
             view.astray_since = round_  # we were away, or are busy following: that is no answer
         view.round = round_
         agreement = view.manifest.agreement
+        effects += self.replica.finalise()
         effects += self._settle_sent(round_ - agreement.late_rounds)
         effects += pull_again(view)
         if self.replica.applying is None:
@@ -313,13 +314,19 @@ class Round:
         ]
 
     def _settle_sent(self, before_round: int) -> list[Effect]:
-        """Rule 24: after L rounds, what the chain did not take goes back into the residual."""
+        """Rule 24: after L rounds, or when it is final what the round came to.
+
+        What the chain did not take goes back into the residual.
+        """
+        final = self.view.final
+        settled = before_round if final is None else max(before_round, final.round + 1)
+        due = [round_ for round_ in self.sent if round_ < settled]
         effects: list[Effect] = []
-        for round_ in [r for r in self.sent if r < before_round]:
+        for round_ in due:
             sealed_hash = self.sent.pop(round_)
-            counted = any(
-                step.round == round_ and any(h.hash == sealed_hash for h in step.contributions)
-                for step in self.view.chain.ancestors(self.view.head)
+            record = self.view.chain.ancestor_before(self.view.head, round_ + 1)
+            counted = record.round == round_ and any(
+                h.hash == sealed_hash for h in record.contributions
             )
             effects.append(Release(round_) if counted else Restore(round_))
         return effects

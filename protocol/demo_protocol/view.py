@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from demo_protocol.chain import Chain, Record
+from demo_protocol.finality import Final
 from demo_protocol.forkchoice import Votes
 from demo_protocol.identity import Sign, Verify
 from demo_protocol.manifest import Manifest, compute_run_id
@@ -19,7 +20,9 @@ class View:
 
     `digests` holds the parameters' fingerprint after every record ever applied here.
     `signed_round` is the newest round for which this key has, or may have, signed a header;
-    `astray_since` the last one in which enough voters stood on records that are here.
+    `astray_since` the last one in which enough voters stood on records that are here. `final` is
+    never left; after a restart it is what it was (rule 19). `lacking` has of records that are not
+    usable one header whose payload is missing.
     """
 
     manifest: Manifest
@@ -37,10 +40,12 @@ class View:
     signed_round: int = field(init=False, default=-1)
     astray_since: int = field(init=False, default=-1)
     votes: Votes = field(init=False, default_factory=Votes)
+    final: Final | None = None
     pool: Pool = field(init=False, default_factory=Pool)
     digests: dict[bytes, bytes] = field(init=False)
     held_at_cut: dict[int, frozenset[bytes]] = field(init=False, default_factory=dict)
     pulled: dict[bytes, int] = field(init=False, default_factory=dict)
+    lacking: dict[bytes, Header] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.run_id = compute_run_id(self.manifest)
@@ -64,11 +69,26 @@ class View:
         """What the chain says at our head."""
         return self.chain[self.head].state
 
+    @property
+    def final_record(self) -> bytes | None:
+        """The final record, where the chain still goes back to it: the fork choice begins there."""
+        if self.final is None or self.final.record not in self.chain:
+            return None
+        return self.final.record
+
     def is_usable(self, record: bytes) -> bool:
         """Rule 16: applied before, or every payload it lists is here."""
         if record in self.digests:
             return True
-        return all(self.pool.is_held(h.body) for h in self.chain[record].contributions)
+        known = self.lacking.get(record)  # asked first: of a thousand one may be missing
+        if known is not None and not self.pool.is_held(known):
+            return False
+        for header in self.chain[record].contributions:
+            if not self.pool.is_held(header.body):
+                self.lacking[record] = header.body
+                return False
+        self.lacking.pop(record, None)
+        return True
 
     def is_covered(self, record: Record) -> bool:
         """Rule 17: it lists at least half of the members' contributions that I held at the cut.
@@ -114,5 +134,6 @@ class View:
         self.pool.forget_before(round_, payload_round)
         self.held_at_cut = {r: held for r, held in self.held_at_cut.items() if r >= round_}
         self.pulled = {name: r for name, r in self.pulled.items() if r >= round_}
+        self.lacking = {name: h for name, h in self.lacking.items() if name in self.chain}
         forget_rounds = self.manifest.agreement.forget_rounds
         self.votes.forget(self.head_state.known, round_, self.round - forget_rounds)

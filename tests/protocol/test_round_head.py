@@ -158,14 +158,14 @@ def test_states_no_rollback_can_need_are_forgotten() -> None:
     assert stage.machine.replica.states == set(records[-STATES_KEPT - 1 :])
 
 
-def test_rule_25_what_is_older_than_every_kept_payload_is_forgotten() -> None:
+def test_rule_25_what_is_older_than_every_kept_payload_is_forgotten_once_it_is_final() -> None:
     stage = Stage(Tree(), RUN_ID, 9)
     window = stage.tree.run.agreement.payload_window_rounds
-    tree = stage.tree
-    record = tree.start(1)
+    tree, everybody = stage.tree, range(3)
+    record = tree.start(3)
     stage.give(record, round_=1)
     for round_ in range(1, window + 50):
-        record = tree.grow(record, round_, [0])
+        record = tree.grow(record, round_, everybody)
         stage.give(record, round_=round_ + 1)
     assert stage.head == record
     view = stage.machine.view
@@ -173,7 +173,40 @@ def test_rule_25_what_is_older_than_every_kept_payload_is_forgotten() -> None:
     assert view.chain.root.round == 248 - window - 1
     assert len(view.chain.records) == window + 3
     assert set(view.digests) == set(view.chain.records)
-    assert len(view.pool.headers) <= stage.tree.run.agreement.late_rounds + 2
+    assert len(view.pool.headers) <= 3 * (stage.tree.run.agreement.late_rounds + 2)
+
+
+def test_rule_25_while_nothing_is_final_records_are_kept_for_forget_rounds() -> None:
+    stage = Stage(Tree(), RUN_ID, 9)
+    agreement = stage.tree.run.agreement
+    tree = stage.tree
+    record = tree.start(2)
+    stage.give(record, round_=1)
+    for round_ in range(1, agreement.forget_rounds + 50):
+        record = tree.grow(record, round_, range(2))
+        stage.give(record, round_=round_ + 1)
+    assert stage.head == record
+    view = stage.machine.view
+    assert view.final is None
+    assert view.chain.root.round == 448 - agreement.forget_rounds - 1
+
+
+def test_rule_25_records_are_kept_back_to_the_final_one() -> None:
+    """One half of a cut: since it began nothing was final."""
+    stage = Stage(Tree(), RUN_ID, 9)
+    window = stage.tree.run.agreement.payload_window_rounds
+    tree, everybody = stage.tree, range(4)
+    record = tree.start(4)
+    stage.give(record, round_=1)
+    for round_ in range(1, window + 150):
+        half = tree.ranked(record, 0)[:2]
+        record = tree.grow(record, round_, everybody if round_ < 100 else half)
+        stage.give(record, round_=round_ + 1)
+    view = stage.machine.view
+    assert view.final is not None
+    assert stage.head == record
+    assert view.chain.root.record == view.final.record
+    assert 90 < view.final.round < 100
 
 
 def test_a_joiner_may_replay_more_records_than_are_kept() -> None:
@@ -185,7 +218,7 @@ def test_a_joiner_may_replay_more_records_than_are_kept() -> None:
     stage.give(*records, round_=window + 50)
     assert stage.head == records[-1]
     stage.tick(window + 51)
-    assert RUN_ID not in stage.machine.view.chain
+    assert RUN_ID in stage.machine.view.chain  # nothing is final among so few
 
 
 # --- payloads lost -------------------------------------------------------------------------------

@@ -77,14 +77,12 @@ def test_a_deeper_rollback_goes_through_a_snapshot(length: int) -> None:
 def test_halves_apart_for_longer_than_payloads_are_kept_become_one_run(
     count: int, length: int
 ) -> None:
-    """Neither can replay the other's records, and both did equally much: one of them moves."""
+    """Neither can replay the other's records, but both have them: so both choose alike."""
 
     async def scenario(swarm: SimSwarm) -> None:
         await swarm.start(count)
         swarm.network.is_cut = cut_off(swarm, count // 2, range(5, 5 + length))
         await swarm.run_until_round(5 + length)
-        first_rounds = {node.view.chain.root.round for node in swarm.nodes}
-        assert min(first_rounds) > 5  # what they have in common is forgotten
         await swarm.run_until_round(5 + length + swarm.manifest.agreement.late_rounds + 6)
         assert_agree(swarm)
         moved = [leaps(node) > 0 for node in swarm.nodes]

@@ -38,6 +38,11 @@ LIFE: Final[Mapping[str, Event]] = {
     "head.changed": Event(
         INFO, "a record was applied; `rolled_back` counts those that were left for it"
     ),
+    "record.finalised": Event(
+        INFO,
+        "two thirds of the voters have built on this record for long enough: this node will never"
+        " leave it",
+    ),
     "start.moved": Event(
         INFO,
         "replaying did not lead to the others, so their snapshot did; what stood here since the"

@@ -146,8 +146,8 @@ class _Shorten:
 
     def __call__(self, logger: WrappedLogger, method: str, line: EventDict) -> EventDict:
         name = line["event"]
-        if name == "head.changed" and not line.get("rolled_back"):
-            raise structlog.DropEvent  # its round's line says so too
+        if name == "record.finalised" or (name == "head.changed" and not line.get("rolled_back")):
+            raise structlog.DropEvent  # every round has one; its line says enough
         if name == "round.closed":
             line = _shorten_round(line)
         if "path" in line:
