@@ -13,13 +13,13 @@ class Votes:
 
     `equivocators` says in which round a peer last signed two headers. `by_record` are the same
     votes by what they name. `changes` counts what may move a node from the head it stands on, so
-    that the fork choice is not asked in vain; votes for that head, `standing_on`, do not.
+    that the fork choice is not asked in vain; votes for that head, `favoured`, do not.
     """
 
     newest: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)
     equivocators: dict[bytes, int] = field(default_factory=dict)
     by_record: dict[bytes, set[bytes]] = field(default_factory=dict)
-    standing_on: bytes = b""
+    favoured: bytes = b""
     changes: int = 0
 
     def add(self, peer: bytes, round_: int, vote: bytes) -> None:
@@ -32,7 +32,7 @@ class Votes:
             if before is not None:
                 self._take_out(peer, before[1])
             self.by_record.setdefault(vote, set()).add(peer)
-        if vote != self.standing_on:
+        if vote != self.favoured:
             self.changes += 1
 
     def add_equivocation(self, peer: bytes, round_: int) -> None:

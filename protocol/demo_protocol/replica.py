@@ -117,7 +117,7 @@ class Replica:
             final=view.final_record,
         )
         if target == view.head and target in self.states:
-            view.votes.standing_on = target
+            view.votes.favoured = target
             self.at_rest = self._what_moves(settles)
             return []
         self.at_rest = None
