@@ -47,14 +47,14 @@ async def ensure_corpus(
         return own
     megabytes = (data.train_bytes + data.heldout_bytes) / 1e6
     say(f"this Python's library is another text; fetching the run's corpus ({megabytes:.0f} MB)")
-    assembler = await asyncio.to_thread(CorpusAssembler.open, disk, datadir.corpus, data)
+    assembler = await asyncio.to_thread(CorpusAssembler, disk, datadir.corpus, data)
     with contextlib.closing(assembler):
         await _collect(assembler, data, puller, say)
         return await asyncio.to_thread(assembler.finish)
 
 
 async def _collect(assembler: CorpusAssembler, data: Data, puller: Puller, say: Say) -> None:
-    if not assembler.has_leaves():
+    if not assembler.leaves:
         leaves = BlobRequest(Blob.CORPUS_BLOCK, bytes.fromhex(data.root))
         await _fetch(puller, leaves, 32 * assembler.leaf_count, assembler.add_leaves, "the corpus")
     missing = assembler.missing()

@@ -41,6 +41,8 @@ class Blob(IntEnum):
     CORPUS_BLOCK = 7
     PEERS = 8
     TIME = 9
+    STATE_LEAVES = 10
+    STATE_CHUNK = 11
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,6 +364,14 @@ class Archive(Protocol):
     async def read_corpus(self, hash_: bytes) -> bytes | None:
         """For the corpus root the list of its leaf hashes, for a leaf hash the block."""
         ...
+    async def read_state_leaves(self, root: bytes) -> bytes | None:
+        """Leaf hashes of a state that is kept, by its Merkle root (rule 21)."""
+        ...
+
+    async def read_state_chunk(self, leaf: bytes) -> bytes | None:
+        """A chunk of such a state, by its leaf hash."""
+        ...
+
 
     def addresses(self) -> Sequence[str]:
         """Multiaddrs of this node and of peers it knows, for others to dial."""

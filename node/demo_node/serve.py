@@ -57,6 +57,10 @@ class Server:
                 return encode_head(self._head())
             case Blob.SNAPSHOT:
                 return await self._archive.read_snapshot(request.key)
+            case Blob.STATE_LEAVES:
+                return await self._archive.read_state_leaves(request.key)
+            case Blob.STATE_CHUNK:
+                return await self._archive.read_state_chunk(request.key)
             case Blob.CORPUS_BLOCK:
                 return await self._archive.read_corpus(request.key)
             case Blob.PEERS:

@@ -49,6 +49,13 @@ HEADERS_PER_REQUEST_MAX: Final = KEY_BYTES_MAX // HASH_BYTES
 """Headers named in one request."""
 
 HEADERS_REPLY_BYTES_MAX: Final = HEADERS_PER_REQUEST_MAX * (HEADER_BYTES_MAX + 8)
+STATE_CHUNK_BYTES: Final = 256 << 10
+"""Leaf of the Merkle tree over a state (rule 21): four seconds of a 0.5 Mbit/s uplink. Measured in
+docs/decisions/snapshots.md: smaller ones cost requests, larger ones are lost when a peer leaves."""
+
+CHAIN_STATE_BYTES_MAX: Final = 8 << 20
+"""First leaf of that tree: about 150 bytes for every peer that the chain knows."""
+
 """All of them."""
 
 FINGERPRINT_BYTES: Final = 16

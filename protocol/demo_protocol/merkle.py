@@ -7,13 +7,16 @@ and then takes each block from anyone: one list (32 bytes a block) instead of a 
 
 import hashlib
 from collections.abc import Sequence
+from typing import Final
 
 from demo_protocol.limits import HASH_BYTES
+
+_LEAF: Final = b"demo-node/leaf/1\0"
 
 
 def compute_leaf(block: bytes | memoryview) -> bytes:
     """Name of one block, 32 bytes."""
-    hasher = hashlib.sha256(b"demo-node/leaf/1\0")
+    hasher = hashlib.sha256(_LEAF)
     hasher.update(block)
     return hasher.digest()
 
@@ -25,6 +28,37 @@ def compute_leaves(text: bytes | memoryview, block_bytes: int) -> tuple[bytes, .
         compute_leaf(view[start : start + block_bytes])
         for start in range(0, len(view), block_bytes)
     )
+
+
+class LeafHasher:
+    """Leaf hashes of a text that comes in pieces of any length."""
+
+    def __init__(self, block_bytes: int) -> None:
+        self._block_bytes = block_bytes
+        self._room = block_bytes
+        self._hasher = hashlib.sha256(_LEAF)
+        self._leaves: list[bytes] = []
+
+    def update(self, piece: bytes | memoryview) -> None:
+        """Take what follows. A `memoryview` must be of bytes."""
+        view = memoryview(piece)
+        while view:
+            self._hasher.update(view[: self._room])
+            taken = min(len(view), self._room)
+            view = view[taken:]
+            self._room -= taken
+            if self._room == 0:
+                self._end_block()
+
+    def finish(self) -> tuple[bytes, ...]:
+        """The leaves of all that was taken, as `compute_leaves` has them."""
+        if self._room < self._block_bytes:
+            self._end_block()
+        return tuple(self._leaves)
+
+    def _end_block(self) -> None:
+        self._leaves.append(self._hasher.digest())
+        self._hasher, self._room = hashlib.sha256(_LEAF), self._block_bytes
 
 
 def compute_root(leaves: Sequence[bytes]) -> bytes:

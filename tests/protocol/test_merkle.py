@@ -3,7 +3,13 @@ import hashlib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demo_protocol.merkle import compute_leaf, compute_leaves, compute_root, split_leaves
+from demo_protocol.merkle import (
+    LeafHasher,
+    compute_leaf,
+    compute_leaves,
+    compute_root,
+    split_leaves,
+)
 
 texts = st.binary(min_size=1, max_size=200)
 
@@ -58,3 +64,14 @@ def test_a_list_of_leaves_survives_concatenation(leaves: list[bytes]) -> None:
 
 def test_a_list_of_wrong_length_is_no_list() -> None:
     assert split_leaves(bytes(33)) is None
+
+
+@given(st.binary(max_size=200), st.integers(1, 50), st.lists(st.integers(1, 90), max_size=5))
+def test_leaves_do_not_depend_on_the_pieces_a_text_comes_in(
+    text: bytes, block_bytes: int, sizes: list[int]
+) -> None:
+    hasher, at = LeafHasher(block_bytes), 0
+    for size in [*sizes, len(text)]:
+        hasher.update(text[at : at + size])
+        at += size
+    assert hasher.finish() == compute_leaves(text, block_bytes)

@@ -71,8 +71,8 @@ def test_a_saved_corpus_is_loaded_only_intact(tmp_path: Path) -> None:
 
 def test_blocks_in_any_order_give_the_file(tmp_path: Path) -> None:
     source = corpus()
-    assembler = CorpusAssembler.open(DISK, tmp_path, source.data)
-    assert not assembler.has_leaves()
+    assembler = CorpusAssembler(DISK, tmp_path, source.data)
+    assert not assembler.leaves
     assembler.add_leaves(leaf_list(source))
     missing = assembler.missing()
     assert missing == list(source.leaves)
@@ -86,15 +86,15 @@ def test_blocks_in_any_order_give_the_file(tmp_path: Path) -> None:
 
 def test_assembly_goes_on_after_a_crash_with_a_torn_block(tmp_path: Path) -> None:
     source = corpus()
-    assembler = CorpusAssembler.open(DISK, tmp_path, source.data)
+    assembler = CorpusAssembler(DISK, tmp_path, source.data)
     assembler.add_leaves(leaf_list(source))
     fetch(assembler, source, assembler.missing()[:4])
     assembler.close()
     part = tmp_path / f"{source.data.root}.part"
     os.truncate(part, part.stat().st_size - 10)
 
-    again = CorpusAssembler.open(DISK, tmp_path, source.data)
-    assert again.has_leaves()
+    again = CorpusAssembler(DISK, tmp_path, source.data)
+    assert again.leaves
     assert again.missing() == list(source.leaves[3:])
     assert again.held_bytes == 3 * source.data.block_bytes
     again.add_leaves(leaf_list(source))  # a second list is welcome and changes nothing
@@ -104,7 +104,7 @@ def test_assembly_goes_on_after_a_crash_with_a_torn_block(tmp_path: Path) -> Non
 
 def test_repeated_blocks_are_fetched_once(tmp_path: Path) -> None:
     source = build_corpus("stdlib-bytes", bytes(4096), b"end", 1024)
-    assembler = CorpusAssembler.open(DISK, tmp_path, source.data)
+    assembler = CorpusAssembler(DISK, tmp_path, source.data)
     assembler.add_leaves(leaf_list(source))
     assert len(assembler.missing()) == 2
     fetch(assembler, source, assembler.missing())
@@ -113,7 +113,7 @@ def test_repeated_blocks_are_fetched_once(tmp_path: Path) -> None:
 
 def test_lists_and_blocks_of_another_text_are_rejected(tmp_path: Path) -> None:
     source, other = corpus(), corpus(seed=1)
-    assembler = CorpusAssembler.open(DISK, tmp_path, source.data)
+    assembler = CorpusAssembler(DISK, tmp_path, source.data)
     with pytest.raises(Reject):
         assembler.add_block(source.block(0))  # nothing is known to belong yet
     for raw in (leaf_list(other), leaf_list(source)[:-1], leaf_list(source)[:-32], b""):
@@ -121,7 +121,7 @@ def test_lists_and_blocks_of_another_text_are_rejected(tmp_path: Path) -> None:
             assembler.add_leaves(raw)
     assembler.add_leaves(leaf_list(source))
     for block in (other.block(0), source.block(0)[:-1], b"", bytes(5000)):
-        with pytest.raises(Reject, match="corpus block"):
+        with pytest.raises(Reject, match="block"):
             assembler.add_block(block)
     assert assembler.held_bytes == 0
     with pytest.raises(LocalFault, match="not complete"):
@@ -132,11 +132,11 @@ def test_lists_and_blocks_of_another_text_are_rejected(tmp_path: Path) -> None:
 def test_a_manifest_whose_lengths_are_wrong_is_found_out(tmp_path: Path) -> None:
     source = corpus()
     far, near = (replace(source.data, train_bytes=source.data.train_bytes + n) for n in (4096, 1))
-    assembler = CorpusAssembler.open(DISK, tmp_path, far)
+    assembler = CorpusAssembler(DISK, tmp_path, far)
     with pytest.raises(Reject, match="list of blocks"):
         assembler.add_leaves(leaf_list(source))
     assembler.close()
-    assembler = CorpusAssembler.open(DISK, tmp_path, near)
+    assembler = CorpusAssembler(DISK, tmp_path, near)
     assembler.add_leaves(leaf_list(source))
     fetch(assembler, source, assembler.missing())
     with pytest.raises(ConfigError, match="wrong length"):
@@ -146,7 +146,7 @@ def test_a_manifest_whose_lengths_are_wrong_is_found_out(tmp_path: Path) -> None
 
 def test_a_block_changed_on_disk_is_fetched_again(tmp_path: Path) -> None:
     source = corpus()
-    assembler = CorpusAssembler.open(DISK, tmp_path, source.data)
+    assembler = CorpusAssembler(DISK, tmp_path, source.data)
     assembler.add_leaves(leaf_list(source))
     fetch(assembler, source, assembler.missing())
     assembler.close()
@@ -154,7 +154,7 @@ def test_a_block_changed_on_disk_is_fetched_again(tmp_path: Path) -> None:
     raw = bytearray(part.read_bytes())
     raw[-1500] ^= 1  # in the last block but one
     part.write_bytes(raw)
-    again = CorpusAssembler.open(DISK, tmp_path, source.data)
+    again = CorpusAssembler(DISK, tmp_path, source.data)
     assert again.missing() == [compute_leaf(source.block(7))]
     fetch(again, source, again.missing())
     assert again.finish() == source
@@ -163,7 +163,7 @@ def test_a_block_changed_on_disk_is_fetched_again(tmp_path: Path) -> None:
 
 def test_a_list_of_blocks_changed_on_disk_is_fetched_again(tmp_path: Path) -> None:
     source = corpus()
-    assembler = CorpusAssembler.open(DISK, tmp_path, source.data)
+    assembler = CorpusAssembler(DISK, tmp_path, source.data)
     assembler.add_leaves(leaf_list(source))
     fetch(assembler, source, assembler.missing()[:6])
     assembler.close()
@@ -171,8 +171,8 @@ def test_a_list_of_blocks_changed_on_disk_is_fetched_again(tmp_path: Path) -> No
     raw = bytearray(part.read_bytes())
     raw[100] ^= 1  # in the first entry
     part.write_bytes(raw)
-    again = CorpusAssembler.open(DISK, tmp_path, source.data)
-    assert not again.has_leaves()
+    again = CorpusAssembler(DISK, tmp_path, source.data)
+    assert not again.leaves
     again.add_leaves(leaf_list(source))
     assert again.missing() == [compute_leaf(source.block(index)) for index in (6, 7, 8)]
     fetch(again, source, again.missing())

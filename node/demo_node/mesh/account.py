@@ -15,6 +15,8 @@ USES: Final = {
     Blob.CORPUS_BLOCK: Use.SYNC,
     Blob.PEERS: Use.OTHER,
     Blob.TIME: Use.OTHER,
+    Blob.STATE_LEAVES: Use.SYNC,
+    Blob.STATE_CHUNK: Use.SYNC,
 }
 
 

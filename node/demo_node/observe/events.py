@@ -49,6 +49,11 @@ LIFE: Final[Mapping[str, Event]] = {
         " fork is dropped",
         "nothing; if it repeats, look at the clock and at `demo-node peers`",
     ),
+    "snapshot.fetched": Event(
+        INFO,
+        "the state after a record came from `peers`, none of which gave more than `largest_share`;"
+        " `bytes_before` were here already",
+    ),
     "snapshot.saved": Event(INFO, "the state after a record is on disk"),
     "metrics.served": Event(INFO, "where `/metrics` and the like are"),
     "port.replaced": Event(

@@ -153,7 +153,9 @@ ROUNDS: Final = (
         "demo_rounds_included_total",
         "Rounds whose record lists our contribution; each counts once, also where it was replaced.",
     ),
+    Declared(Counter, "demo_rounds_sent_total", "Rounds in which this node sent a contribution."),
     Declared(Gauge, "demo_round_participants", "Contributions in the last record applied."),
+    Declared(Gauge, "demo_round_due", "Members whose turn it was in the last record applied."),
     Declared(Gauge, "demo_round_heard", "Peers whose header of the newest round came; us too."),
 )
 
@@ -345,6 +347,12 @@ STORE: Final = (
         "When this process last wrote a snapshot; 0 before the first.",
     ),
     Declared(Gauge, "demo_snapshot_bytes", "Size of the newest snapshot; 0 before the first."),
+    Declared(
+        Gauge,
+        "demo_snapshot_fetch_ratio",
+        "How much is here of the snapshot that is being fetched; 0 while none is.",
+    ),
+    Declared(Gauge, "demo_snapshot_fetch_sources", "Peers that give chunks of it."),
     Declared(Gauge, "demo_payload_store_bytes", "Payloads kept."),
     Declared(
         Gauge,

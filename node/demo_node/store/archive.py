@@ -48,6 +48,15 @@ class FileArchive:
             return None
         return await asyncio.to_thread(self._snapshots.read, snapshot)
 
+    async def read_state_leaves(self, root: bytes) -> bytes | None:
+        """The leaf hashes, one after the other, of a snapshot that is kept, by its root."""
+        snapshot = self._snapshots.find_root(root)
+        return b"".join(snapshot.leaves) if snapshot else None
+
+    async def read_state_chunk(self, leaf: bytes) -> bytes | None:
+        """A chunk of a snapshot that is kept, by its leaf hash."""
+        return await asyncio.to_thread(self._snapshots.read_chunk, leaf)
+
     async def read_corpus(self, hash_: bytes) -> bytes | None:
         """For the corpus root the list of its leaf hashes, for a leaf hash the block."""
         return self.corpus.get(hash_) if self.corpus else None

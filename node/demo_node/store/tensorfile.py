@@ -6,8 +6,9 @@ Source: safetensors README, "Format".
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Final
 
 _LENGTH_BYTES: Final = 8
@@ -61,10 +62,27 @@ def decode_shapes(raw: bytes) -> dict[str, tuple[int, ...]]:
     return {name: _get_shape(entry) for name, entry in tree.items()}
 
 
+def encode_header(shapes: Mapping[str, Sequence[int]], metadata: Mapping[str, str]) -> bytes:
+    """The header of a file of fp32 tensors that follow each other in the order of their names.
+
+    The very bytes that `HeaderRewriter` makes of such a file's.
+    """
+    tree: dict[str, Any] = {}
+    end = 0
+    for name in sorted(shapes):
+        start, end = end, end + 4 * prod(shapes[name])
+        tree[name] = {"dtype": "F32", "shape": [*shapes[name]], "data_offsets": [start, end]}
+    return _encode(metadata, tree)
+
+
 class HeaderRewriter:
-    """Passes a safetensors file through in pieces, with `metadata` added to its header."""
+    """Passes a safetensors file through in pieces, with `metadata` added to its header.
+
+    `header_bytes`: where the tensors begin in what comes out; 0 until that is known.
+    """
 
     def __init__(self, metadata: Mapping[str, str]) -> None:
+        self.header_bytes = 0
         self._metadata = metadata
         self._held = b""
         self._remaining: int | None = None
@@ -97,10 +115,15 @@ class HeaderRewriter:
 
     def _rewrite(self, header: bytes) -> bytes:
         tree = _parse(header[_LENGTH_BYTES:], len(header) - _LENGTH_BYTES)
-        merged = {**tree.pop(METADATA, {}), **self._metadata}
-        text = json.dumps({METADATA: merged, **tree}, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)  # tensors stay aligned for readers that map the file
-        return len(text).to_bytes(_LENGTH_BYTES, "little") + text
+        rewritten = _encode({**tree.pop(METADATA, {}), **self._metadata}, tree)
+        self.header_bytes = len(rewritten)
+        return rewritten
+
+
+def _encode(metadata: Mapping[str, str], tree: Mapping[str, Any]) -> bytes:
+    text = json.dumps({METADATA: {**metadata}, **tree}, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors stay aligned for readers that map the file
+    return len(text).to_bytes(_LENGTH_BYTES, "little") + text
 
 
 def _parse(text: bytes, length: int) -> dict[str, Any]:
