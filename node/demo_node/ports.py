@@ -361,9 +361,6 @@ class Archive(Protocol):
         """A snapshot file, by its hash."""
         ...
 
-    async def read_corpus(self, hash_: bytes) -> bytes | None:
-        """For the corpus root the list of its leaf hashes, for a leaf hash the block."""
-        ...
     async def read_state_leaves(self, root: bytes) -> bytes | None:
         """Leaf hashes of a state that is kept, by its Merkle root (rule 21)."""
         ...
@@ -372,6 +369,9 @@ class Archive(Protocol):
         """A chunk of such a state, by its leaf hash."""
         ...
 
+    async def read_corpus(self, hash_: bytes) -> bytes | None:
+        """For the corpus root the list of its leaf hashes, for a leaf hash the block."""
+        ...
 
     def addresses(self) -> Sequence[str]:
         """Multiaddrs of this node and of peers it knows, for others to dial."""

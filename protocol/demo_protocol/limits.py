@@ -36,6 +36,13 @@ JOINS_MAX: Final = 64
 PAYLOAD_BYTES_MAX: Final = 256 << 20
 """No preset comes near it; the manifest and k bound a payload more tightly (rule T8)."""
 
+STATE_CHUNK_BYTES: Final = 256 << 10
+"""Leaf of the Merkle tree over a state (rule 21): four seconds of a 0.5 Mbit/s uplink. Measured in
+docs/decisions/snapshots.md: smaller ones cost requests, larger ones are lost when a peer leaves."""
+
+CHAIN_STATE_BYTES_MAX: Final = 8 << 20
+"""First leaf of that tree: about 150 bytes for every peer that the chain knows."""
+
 BLOB_BYTES_MAX: Final = 1 << 30
 """A snapshot of 250 M fp32 parameters."""
 
@@ -49,13 +56,6 @@ HEADERS_PER_REQUEST_MAX: Final = KEY_BYTES_MAX // HASH_BYTES
 """Headers named in one request."""
 
 HEADERS_REPLY_BYTES_MAX: Final = HEADERS_PER_REQUEST_MAX * (HEADER_BYTES_MAX + 8)
-STATE_CHUNK_BYTES: Final = 256 << 10
-"""Leaf of the Merkle tree over a state (rule 21): four seconds of a 0.5 Mbit/s uplink. Measured in
-docs/decisions/snapshots.md: smaller ones cost requests, larger ones are lost when a peer leaves."""
-
-CHAIN_STATE_BYTES_MAX: Final = 8 << 20
-"""First leaf of that tree: about 150 bytes for every peer that the chain knows."""
-
 """All of them."""
 
 FINGERPRINT_BYTES: Final = 16
