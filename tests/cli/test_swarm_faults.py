@@ -1,38 +1,62 @@
 """The plan of a killing swarm, and what its victims' rounds are made of."""
 
 import itertools
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from demo_node.cli.swarm.faults import (
+    KINDS,
     LEAST_MS,
     QUIET_MS,
     QUIET_ROUNDS,
-    STALL_MS,
     STARTING_MS,
-    Fault,
-    FaultKind,
+    STOPPED_MS,
     plan_faults,
 )
-from demo_node.cli.swarm.killing import Suffered
+from demo_node.cli.swarm.inflicting import Suffered
 from demo_node.cli.swarm.lives import (
     Life,
+    count_forks,
     count_joins,
     count_replayed,
     count_sent,
     merge_rounds,
 )
 from demo_node.cli.swarm.outcomes import compute_outcomes
+from demo_node.sim.scenario import Do, Event
 from demo_node.views import NodeState
 from tests.cli.command import demo_node
 from tests.control.fake_node import round_view, status_view
 
+
+@dataclass(frozen=True)
+class Fault:
+    """An event of the plan, in milliseconds from genesis on."""
+
+    at_ms: int
+    node: int
+    kind: Do
+    lasts_ms: int
+
+
+def plan_in_ms(seed: int, nodes: int, every_ms: int, rounds: int, round_ms: int) -> list[Fault]:
+    def fault(event: Event) -> Fault:
+        (node,) = event.nodes
+        at_ms, lasts_ms = (event.round + event.at) * round_ms, event.rounds * round_ms
+        assert event.at < 1
+        return Fault(round(at_ms), node, event.do, round(lasts_ms))
+
+    plan = plan_faults(seed=seed, nodes=nodes, every_ms=every_ms, rounds=rounds, round_ms=round_ms)
+    return [fault(event) for event in plan]
+
+
 PLANS = st.builds(
     lambda seed, nodes, every_ms, rounds, round_ms: (
         (nodes, every_ms, rounds * round_ms - max(QUIET_ROUNDS * round_ms, QUIET_MS)),
-        plan_faults(seed=seed, nodes=nodes, every_ms=every_ms, rounds=rounds, round_ms=round_ms),
+        plan_in_ms(seed, nodes, every_ms, rounds, round_ms),
     ),
     seed=st.integers(0, 2**32 - 1),
     nodes=st.integers(1, 9),
@@ -44,7 +68,7 @@ PLANS = st.builds(
 
 def issue_plan(seed: int = 0) -> list[Fault]:
     """`--kill-every 15` and nothing else."""
-    return list(plan_faults(seed=seed, nodes=4, every_ms=15_000, rounds=40, round_ms=3_000))
+    return plan_in_ms(seed, nodes=4, every_ms=15_000, rounds=40, round_ms=3_000)
 
 
 def life(pid: int, *rounds: int, **changes: object) -> Life:
@@ -58,7 +82,7 @@ def test_the_issues_plan_hurts_somebody_every_15_s_and_leaves_the_end_in_peace()
     assert [fault.at_ms for fault in faults] == [15_000, 30_000, 45_000, 60_000, 75_000, 90_000]
     assert all(fault.at_ms + fault.lasts_ms <= 100_000 for fault in faults)
     for begin in (0, 3):
-        assert {fault.kind for fault in faults[begin : begin + 3]} == set(FaultKind)
+        assert {fault.kind for fault in faults[begin : begin + 3]} == set(KINDS)
 
 
 def test_equal_seeds_give_equal_faults_and_others_do_not() -> None:
@@ -81,12 +105,12 @@ def test_no_node_is_hurt_while_it_is_away_and_all_are_back_in_time(
         assert fault.at_ms % every_ms == 0
         assert fault.at_ms + LEAST_MS <= quiet_ms
         assert fault.at_ms + fault.lasts_ms <= quiet_ms
-        assert (fault.lasts_ms == 0) == (fault.kind is FaultKind.KILL_TRAINER)
-        assert fault.lasts_ms <= STALL_MS
+        assert (fault.lasts_ms == 0) == (fault.kind is Do.TRAINER_DIES)
+        assert fault.lasts_ms <= STOPPED_MS
     for node in range(nodes):
         own = [fault for fault in faults if fault.node == node]
         for before, after in itertools.pairwise(own):
-            starting_ms = STARTING_MS if before.kind is FaultKind.KILL else 0
+            starting_ms = STARTING_MS if before.kind is Do.KILL else 0
             assert before.at_ms + before.lasts_ms + starting_ms <= after.at_ms
 
 
@@ -112,14 +136,15 @@ def test_a_run_too_short_to_hurt_anybody_is_refused() -> None:
 
 
 def test_what_a_killed_process_told_is_kept() -> None:
-    first = life(100, 0, 1, 2, replayed_total=0, bytes_out=1_000)
-    second = life(101, 5, 6, replayed_total=5, bytes_out=300)
-    third = life(102, replayed_total=7, bytes_out=20)
+    first = life(100, 0, 1, 2, replayed_total=0, bytes_out=1_000, forks_total=2)
+    second = life(101, 5, 6, replayed_total=5, bytes_out=300, forks_total=1)
+    third = life(102, replayed_total=7, bytes_out=20, forks_total=0)
     lives = [first, second, third]
     assert [view.round for view in merge_rounds(lives)] == [0, 1, 2, 5, 6]
     assert count_replayed(lives) == 12
     assert count_sent(lives) == 1_320
     assert count_joins(lives) == 2
+    assert count_forks(lives) == 3
 
 
 def test_a_life_is_its_last_status_and_all_rounds_it_ever_showed() -> None:
@@ -147,8 +172,8 @@ def test_only_a_killed_node_that_takes_part_again_has_joined() -> None:
     assert count_joins([life(100), syncing, never_answered]) == 1
 
 
-def suffered(round_: int, node: int, kind: FaultKind = FaultKind.KILL) -> Suffered:
-    return Suffered(Fault(round_ * 3_000, node, kind, 0), round_, back_s=1.0)
+def suffered(round_: int, node: int, kind: Do = Do.KILL) -> Suffered:
+    return Suffered(kind, node, round_, back_s=1.0)
 
 
 @pytest.mark.parametrize(
@@ -176,3 +201,9 @@ def test_rounds_without_record_are_charged_to_the_fault_before_them() -> None:
     assert second.rounds_without_record == 1  # round 6
     assert third.rounds_without_record == 1  # round 9
     assert compute_outcomes([], [one, other], rounds=10) == []
+
+
+def test_a_cut_has_no_victim_but_may_cost_rounds() -> None:
+    cut = Suffered(Do.CUT, None, 1, back_s=9.0)
+    (outcome,) = compute_outcomes([cut], [[round_view(0)], [round_view(3)]], rounds=4)
+    assert (outcome.node, outcome.rounds_lost, outcome.rounds_without_record) == (None, 0, 2)

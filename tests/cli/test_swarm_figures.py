@@ -18,8 +18,8 @@ from safetensors.numpy import save_file
 
 from demo_node.cli.quantile import compute_quantile
 from demo_node.cli.swarm import command
-from demo_node.cli.swarm.faults import Fault, FaultKind
-from demo_node.cli.swarm.killing import Suffered
+from demo_node.cli.swarm.agreeing import Heal
+from demo_node.cli.swarm.inflicting import Suffered
 from demo_node.cli.swarm.links import find_links, parse_port
 from demo_node.cli.swarm.live import SwarmView
 from demo_node.cli.swarm.measure import (
@@ -30,9 +30,11 @@ from demo_node.cli.swarm.measure import (
     compute_train_share,
     read_state,
 )
-from demo_node.cli.swarm.nodes import SwarmFailed
+from demo_node.cli.swarm.node import SwarmFailed
+from demo_node.cli.swarm.outcomes import compute_outcomes
 from demo_node.cli.swarm.report import format_document, format_sentence, print_report
-from demo_node.views import Outcome
+from demo_node.sim.scenario import Do
+from demo_node.views import Outcome, RoundView
 from demo_protocol.digest import compute_digest
 from tests.control.fake_node import round_view, status_view
 
@@ -58,13 +60,19 @@ KEYS = [
     "stalls",
     "replayed_rounds",
     "faults",
+    "scenario",
+    "nodes_started",
+    "leaves",
+    "cuts",
+    "heals",
+    "rollbacks",
 ]
 
 
 EVERY_KIND = [
-    Suffered(Fault(6_000, 1, FaultKind.KILL, 3_000), 2, back_s=9.5),
-    Suffered(Fault(12_000, 2, FaultKind.KILL_TRAINER, 0), 4, back_s=0.6),
-    Suffered(Fault(18_000, 0, FaultKind.STALL, 2_000), 6, back_s=2.0),
+    Suffered(Do.KILL, 1, 2, back_s=9.5),
+    Suffered(Do.TRAINER_DIES, 2, 4, back_s=0.6),
+    Suffered(Do.STOP, 0, 6, back_s=2.0),
 ]
 
 
@@ -152,10 +160,42 @@ def test_damage_that_faults_should_not_do_is_named() -> None:
     (idle,) = report(suffered=EVERY_KIND, replayed=0).find_faults()
     assert "none has replayed" in idle
     assert report(suffered=EVERY_KIND[1:], replayed=0).find_faults() == []
-    gone = [*EVERY_KIND, Suffered(Fault(21_000, 3, FaultKind.KILL_TRAINER, 0), 7)]
+    gone = [*EVERY_KIND, Suffered(Do.TRAINER_DIES, 3, 7)]
     (lost,) = report(suffered=gone, replayed=3).find_faults()
     assert lost == "node 3 never got another trainer after round 7"
+    away = [Suffered(Do.KILL, 3, 7)]
+    assert report(suffered=away, replayed=0).find_faults() == []  # it never came back
     assert report(records=7).find_faults() == []  # without faults a slow machine is no failure
+
+
+def test_a_scenario_is_judged_by_whether_its_nodes_agreed_soon_after_each_heal() -> None:
+    cut = [Suffered(Do.CUT, None, 3, back_s=9.0)]
+    heals = [Heal(6, agreed_s=11.9), Heal(9, agreed_s=12.1), Heal(12)]
+    hurt = replace(report(suffered=cut, records=3), records_wanted=0.0, agree_within_s=12.0)
+    assert hurt.find_faults() == []
+    assert replace(hurt, heals=heals).find_faults() == [
+        "the nodes did not agree within 12 s of the heal in round 9",
+        "the nodes did not agree within 12 s of the heal in round 12",
+    ]
+    document = json.loads(format_document(replace(hurt, heals=heals, scenario="cut")))
+    assert (document["scenario"], document["cuts"]) == ("cut", 1)
+    assert document["heals"][::2] == [
+        {"round": 6, "agreed_s": 11.9},
+        {"round": 12, "agreed_s": None},
+    ]
+    out = io.StringIO()
+    print_report(replace(hurt, heals=heals), Console(file=out, width=200))
+    assert "1; healed after 9.0 s" in out.getvalue()
+    assert "all nodes on one record 11.9 s later" in out.getvalue()
+    assert "all nodes on one record never" in out.getvalue()
+
+
+def test_new_nodes_and_those_that_came_back_have_joined() -> None:
+    came = [*EVERY_KIND, Suffered(Do.JOIN, 4, 5, back_s=14.0), Suffered(Do.JOIN, 5, 8)]
+    everybody: list[list[RoundView]] = [[] for _ in range(6)]
+    joined = replace(report(replayed=1), outcomes=compute_outcomes(came, everybody, 10), started=6)
+    assert joined.joins == 1
+    assert json.loads(format_document(joined))["nodes_started"] == 6
 
 
 def test_a_swarm_that_does_not_end_cleanly_has_failed() -> None:

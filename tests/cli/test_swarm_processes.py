@@ -12,7 +12,7 @@ from typing import ParamSpec
 import pytest
 
 from demo_node.cli.swarm import processes
-from demo_node.cli.swarm.nodes import SwarmFailed, SwarmNode, check_alive, stop_nodes
+from demo_node.cli.swarm.node import SwarmFailed, SwarmNode, check_alive, stop_nodes
 from demo_node.cli.swarm.processes import (
     PORTS,
     end_marked,
@@ -41,7 +41,17 @@ def on_loop(test: Callable[Given, Coroutine[None, None, None]]) -> Callable[Give
 
 async def idle_node(folder: Path) -> SwarmNode:
     process = await spawn(IDLE, folder / "node.log", folder)
-    return SwarmNode(3, DataDir(folder), IDLE, folder, process, "127.0.0.1:0")
+    return SwarmNode(3, DataDir(folder), "", IDLE, folder, process, "127.0.0.1:0")
+
+
+async def python_node(folder: Path, code: str) -> SwarmNode:
+    """One that runs this code and has said "up"."""
+    command = (sys.executable, "-c", code)
+    log = folder / "node.log"
+    before = log.stat().st_size if log.exists() else 0
+    process = await spawn(command, log, folder)
+    await wait_until(lambda: log.stat().st_size > before)
+    return SwarmNode(3, DataDir(folder), "", command, folder, process, "127.0.0.1:0")
 
 
 @on_loop
@@ -148,3 +158,30 @@ def test_ports_are_distinct_and_outside_of_what_kernels_give_to_diallers() -> No
     ports = find_free_ports(64)
     assert len(set(ports)) == 64
     assert set(ports) <= set(PORTS)
+    others = set(PORTS) - set(ports)
+    assert not set(find_free_ports(len(ports), others)) - set(ports)
+
+
+@on_loop
+async def test_a_node_that_is_to_leave_is_expected_to_end_well(tmp_path: Path) -> None:
+    code = "import signal, sys; signal.signal(15, lambda *_: sys.exit()); print('up', flush=True);"
+    node = await python_node(tmp_path, code + "signal.pause()")
+    await node.leave(deadline_s=10)
+    assert (node.process.returncode, node.away, node.status) == (0, "left", None)
+    check_alive([node])
+    other = await python_node(
+        tmp_path, code.replace("sys.exit()", "sys.exit(70)") + "signal.pause()"
+    )
+    await other.leave(deadline_s=10)
+    with pytest.raises(SwarmFailed, match="exit code 70"):
+        check_alive([other])
+
+
+@on_loop
+async def test_a_node_that_does_not_leave_fails_the_swarm(tmp_path: Path) -> None:
+    code = "import signal; signal.signal(15, signal.SIG_IGN); print('up', flush=True);"
+    node = await python_node(tmp_path, code + "signal.pause()\nsignal.pause()")
+    with pytest.raises(SwarmFailed, match="node 3 did not leave within 0 s"):
+        await node.leave(deadline_s=0.2)
+    await stop_nodes([node], deadline_s=0.2)
+    assert node.process.returncode == -signal.SIGKILL

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file
 
-from demo_node.cli.swarm.faults import Fault, FaultKind, plan_faults
+from demo_node.cli.swarm.faults import plan_faults
+from demo_node.sim.scenario import Do, Event
 from demo_node.store.datadir import DataDir
 from demo_protocol.answers import decode_bundle
 from demo_protocol.digest import compute_digest
@@ -98,17 +99,17 @@ def test_the_swarm_survives_and_says_so(killed_swarm: KilledSwarm) -> None:
 
 def test_every_fault_of_the_plan_was_inflicted(killed_swarm: KilledSwarm) -> None:
     document = killed_swarm.document
-    told = [(fault["node"], FaultKind(fault["kind"])) for fault in document["faults"]]
-    assert told == [(fault.node, fault.kind) for fault in PLAN]
-    assert document["kills"] == sum(fault.kind is not FaultKind.STALL for fault in PLAN)
-    assert document["stalls"] == sum(fault.kind is FaultKind.STALL for fault in PLAN)
-    assert document["joins"] == sum(fault.kind is FaultKind.KILL for fault in PLAN)
+    told = [(fault["node"], Do(fault["kind"])) for fault in document["faults"]]
+    assert told == [(*fault.nodes, fault.do) for fault in PLAN]
+    assert document["kills"] == sum(fault.do is not Do.STOP for fault in PLAN)
+    assert document["stalls"] == sum(fault.do is Do.STOP for fault in PLAN)
+    assert document["joins"] == sum(fault.do is Do.KILL for fault in PLAN)
     for fault in PLAN:
         assert re.search(rf"^round \d+: {re.escape(_describe(fault))}", killed_swarm.stderr, re.M)
 
 
 def test_who_lost_its_trainer_soon_has_another(killed_swarm: KilledSwarm) -> None:
-    robbed = [f for f in killed_swarm.document["faults"] if f["kind"] == "kill-trainer"]
+    robbed = [f for f in killed_swarm.document["faults"] if f["kind"] == "trainer_dies"]
     assert robbed
     assert all(fault["back_s"] < 5 for fault in robbed)
 
@@ -121,7 +122,7 @@ def test_all_nodes_end_on_one_chain_and_its_replay_gives_their_parameters(
     (head,) = [hash_ for hash_ in books.chain.records if hash_.hex().startswith(prefix)]
     path = books.path_to(head)
     assert len(path) == killed_swarm.document["rounds_completed"]
-    killed = {fault.node for fault in PLAN if fault.kind is FaultKind.KILL}
+    killed = {node for fault in PLAN if fault.do is Do.KILL for node in fault.nodes}
     for index, datadir in enumerate(killed_swarm.datadirs):
         kept = {entry.record for entry in read_chain(datadir)}
         assert head in kept
@@ -169,14 +170,15 @@ def test_no_process_is_left(killed_swarm: KilledSwarm) -> None:
     assert not find_processes(killed_swarm.folder)
 
 
-def _describe(fault: Fault) -> str:
-    match fault.kind:
-        case FaultKind.KILL:
-            return f"node {fault.node} killed (SIGKILL), back in {fault.lasts_ms / 1000:.0f} s"
-        case FaultKind.KILL_TRAINER:
-            return f"node {fault.node} lost its trainer (SIGKILL)"
-        case FaultKind.STALL:
-            return f"node {fault.node} stopped (SIGSTOP) for {fault.lasts_ms / 1000:.0f} s"
+def _describe(fault: Event) -> str:
+    (node,) = fault.nodes
+    match fault.do:
+        case Do.KILL:
+            return f"node {node} killed (SIGKILL), back in {fault.rounds * ROUND_S:.0f} s"
+        case Do.TRAINER_DIES:
+            return f"node {node} lost its trainer (SIGKILL)"
+        case _:
+            return f"node {node} stopped (SIGSTOP) for {fault.rounds * ROUND_S:.0f} s"
 
 
 def _newest_snapshot(datadir: Path) -> tuple[int, str, Path]:

@@ -140,6 +140,10 @@ class Event:
     factor: float = keys.number(4, 1, 1e6, "slow: how many times slower")
     how: str = keys.choice("", LIES, "lie: which kind of dishonesty")
 
+    def count_of(self, able: int) -> int:
+        """To how many of so many it happens, or how many join where so many are present."""
+        return max(self.count, round(self.share * able), 1)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
@@ -191,8 +195,8 @@ def choose(event: Event, index: int, seed: int, able: Sequence[int]) -> tuple[in
     """
     if event.nodes:
         return tuple(node for node in event.nodes if node in able)
-    count = max(event.count, round(event.share * len(able)), 1)
-    drawn = random.Random(f"{seed}/{index}").sample(able, min(count, len(able)))
+    count = min(event.count_of(len(able)), len(able))
+    drawn = random.Random(f"{seed}/{index}").sample(able, count)
     return tuple(sorted(drawn))
 
 

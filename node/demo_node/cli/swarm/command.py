@@ -6,19 +6,21 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
+from click.core import ParameterSource
 
 from demo_node.cli.options import NumberRange
 from demo_protocol.presets import PRESETS
 
 if TYPE_CHECKING:
-    from demo_node.cli.swarm.faults import Fault
     from demo_node.cli.swarm.measure import SwarmReport
     from demo_node.cli.swarm.nodes import SwarmOptions
+    from demo_node.sim.scenario import Event, Scenario
 
 INTERRUPTED: Final = 128 + signal.SIGINT
 TERMINATED: Final = 128 + signal.SIGTERM
@@ -64,6 +66,13 @@ TERMINATED: Final = 128 + signal.SIGTERM
     " for up to 20 s.",
 )
 @click.option(
+    "--scenario",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="What is to happen (docs/scenarios.md): nodes are killed, stopped, cut from each other, go"
+    " and come. Nodes, rounds, seed and length of a round are its own unless named here.",
+)
+@click.option(
     "--device", default="cpu", show_default=True, help="What nodes train on; see demo-node start."
 )
 @click.option(
@@ -88,6 +97,7 @@ def swarm(
     preset: str,
     seed: int,
     kill_every: float | None,
+    scenario: Path | None,
     device: str,
     as_json: bool,
     keep: Path | None,
@@ -98,28 +108,36 @@ def swarm(
     Starts real nodes that find each other over the loopback, train together on the source text
     of Python's standard library, and stop after some rounds. Exits with 0 only if all nodes then
     hold the very same parameters, the held-out loss has fallen, and nothing is left running; with
-    --kill-every also only if four rounds of five got a record and who was killed has replayed.
+    --kill-every also only if four rounds of five got a record and who was killed has replayed;
+    with --scenario also only if all agreed within final_depth rounds of each heal.
     """
     from rich.console import Console
 
-    from demo_node.cli.swarm.nodes import SwarmFailed, SwarmOptions
+    from demo_node.cli.swarm.node import SwarmFailed
+    from demo_node.cli.swarm.nodes import SwarmOptions
+    from demo_node.cli.swarm.possible import check_scenario
     from demo_node.cli.swarm.report import format_document, print_report
 
     if targets is not None:
         _check_targets(targets)
+    if scenario is not None and kill_every:
+        raise click.UsageError("--kill-every and --scenario: choose one; a scenario can kill, too")
+    wanted = _choose_scenario(scenario)
+    if kill_every:
+        wanted = replace(wanted, events=_plan_faults(wanted, kill_every))
     options = SwarmOptions(
-        nodes=nodes,
-        rounds=rounds,
-        round_ms=round(round_seconds * 1000),
+        scenario=wanted,
+        is_wired=scenario is not None,
         preset=preset,
-        seed=seed,
         device=device,
         targets=targets,
     )
-    faults = _plan_faults(options, kill_every) if kill_every else ()
+    if scenario is not None:
+        for line in check_scenario(options):
+            click.echo(f"{scenario}: {line}", err=True)
     try:
         with _folder(keep) as folder:
-            report = _run(folder, options, faults)
+            report = _run(folder, options)
             print_report(report, Console(stderr=as_json))
             if as_json:
                 click.echo(format_document(report))
@@ -149,15 +167,28 @@ def _check_targets(path: Path) -> None:
     raise click.BadParameter(f"{path} {reason}", param_hint="--targets")
 
 
-def _plan_faults(options: "SwarmOptions", kill_every_s: float) -> "Sequence[Fault]":
+def _choose_scenario(path: Path | None) -> "Scenario":
+    """The file's, or one in which nothing happens; what the command line named overrides it."""
+    from demo_node.sim.scenario import Scenario, read_scenario
+
+    context = click.get_current_context()
+    given = {
+        key: context.params[key]
+        for key in ("nodes", "rounds", "seed", "round_seconds")
+        if path is None or context.get_parameter_source(key) is ParameterSource.COMMANDLINE
+    }
+    return replace(Scenario() if path is None else read_scenario(path), **given)
+
+
+def _plan_faults(scenario: "Scenario", kill_every_s: float) -> "tuple[Event, ...]":
     from demo_node.cli.swarm.faults import plan_faults
 
     faults = plan_faults(
-        seed=options.seed,
-        nodes=options.nodes,
+        seed=scenario.seed,
+        nodes=scenario.nodes,
         every_ms=round(kill_every_s * 1000),
-        rounds=options.rounds,
-        round_ms=options.round_ms,
+        rounds=scenario.rounds,
+        round_ms=round(scenario.round_seconds * 1000),
     )
     if not faults:
         raise click.BadParameter(
@@ -168,7 +199,7 @@ def _plan_faults(options: "SwarmOptions", kill_every_s: float) -> "Sequence[Faul
     return faults
 
 
-def _run(folder: Path, options: "SwarmOptions", faults: "Sequence[Fault]") -> "SwarmReport":
+def _run(folder: Path, options: "SwarmOptions") -> "SwarmReport":
     from demo_node.cli.swarm.drive import run_swarm
     from demo_node.cli.swarm.live import swarm_view
 
@@ -178,7 +209,7 @@ def _run(folder: Path, options: "SwarmOptions", faults: "Sequence[Fault]") -> "S
         # asyncio cancels us on SIGINT; SIGTERM must end the nodes just as orderly.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         with swarm_view() as view:
-            return await run_swarm(folder, options, faults, view)
+            return await run_swarm(folder, options, view)
 
     return asyncio.run(run())
 
@@ -186,7 +217,7 @@ def _run(folder: Path, options: "SwarmOptions", faults: "Sequence[Fault]") -> "S
 @contextlib.contextmanager
 def _folder(keep: Path | None) -> Iterator[Path]:
     """Where the data folders go. Unless they are to be kept, they stay only for a failed swarm."""
-    from demo_node.cli.swarm.nodes import SwarmFailed
+    from demo_node.cli.swarm.node import SwarmFailed
 
     if keep is None:
         folder = Path(tempfile.mkdtemp(prefix="demo-swarm-"))

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
@@ -10,25 +9,21 @@ from pathlib import Path
 from typing import Final
 
 from demo_node.cli.plan import plan_run, plan_schedule
-from demo_node.cli.swarm.faults import Fault
-from demo_node.cli.swarm.killing import Killer
+from demo_node.cli.swarm.agreeing import Agreeing
+from demo_node.cli.swarm.inflicting import Inflicter
 from demo_node.cli.swarm.live import SwarmView
 from demo_node.cli.swarm.lives import TAKES_PART, count_sent
-from demo_node.cli.swarm.measure import SwarmReport, evaluate_genesis, measure_swarm
-from demo_node.cli.swarm.nodes import (
-    SwarmFailed,
-    SwarmNode,
-    SwarmOptions,
-    check_alive,
-    running_swarm,
+from demo_node.cli.swarm.measure import (
+    RECORDS_WANTED,
+    SwarmReport,
+    evaluate_genesis,
+    measure_swarm,
 )
+from demo_node.cli.swarm.node import SwarmFailed, SwarmNode, check_alive
+from demo_node.cli.swarm.nodes import SwarmOptions, running_swarm
 from demo_node.control.client import NotRunning, Refused
-from demo_node.store.corpus import compute_corpus_path, save_corpus
-from demo_node.store.disk import FileDisk
-from demo_node.store.manifest_file import save_manifest
-from demo_node.store.stdlib import build_stdlib_corpus
 from demo_node.views import NodeState
-from demo_protocol.manifest import Data, Manifest
+from demo_protocol.manifest import Data, Manifest, validate_manifest
 from demo_protocol.schedule import Schedule, round_start_ms
 
 POLL_S: Final = 0.5
@@ -45,43 +40,69 @@ AGREE_MS: Final = 15_000
 """At most so long after the last round, the longer of both, for all to hold the last record."""
 
 
-async def run_swarm(
-    folder: Path, options: SwarmOptions, faults: Sequence[Fault], view: SwarmView
-) -> SwarmReport:
+async def run_swarm(folder: Path, options: SwarmOptions, view: SwarmView) -> SwarmReport:
     """Run it to its end; no process is left afterwards. Raises SwarmFailed."""
     async with running_swarm(folder, options) as swarm:
-        nodes = swarm.nodes
-        view.start(options.nodes, folder)
-        data = await asyncio.to_thread(_share_corpus, nodes)
+        nodes, rounds = swarm.nodes, options.rounds
+        view.start(len(nodes), folder)
+        data = await asyncio.to_thread(swarm.share_corpus)
         await _until(nodes, _all_waiting(nodes), UP_DEADLINE_S, view)
-        schedule = plan_schedule(_now_ms() + GENESIS_DELAY_MS, options.round_ms)
-        manifest = plan_run(
-            name="swarm",
-            seed=options.seed,
-            preset=options.preset,
-            schedule=schedule,
-            data=data,
-            rounds=options.rounds,
-        )
-        await asyncio.to_thread(_give_manifest, nodes, manifest)
-        view.begin(options.rounds)
+        manifest = plan_manifest(options, _now_ms() + GENESIS_DELAY_MS, data)
+        schedule = manifest.schedule
+        await asyncio.to_thread(swarm.give_manifest, manifest)
+        view.begin(rounds)
         await _until(nodes, _all_loaded(nodes), UP_DEADLINE_S, view)
         loss_first = await evaluate_genesis(nodes[0])  # now: no trainer is busy, each holds it
-        end_ms = round_start_ms(schedule, options.rounds)
-        killer = Killer(nodes, schedule, view.tell)
-        async with _meanwhile(killer.run(faults)):
-            await _until(nodes, lambda: _now_ms() >= end_ms, (end_ms - _now_ms()) / 1000 + 60, view)
+        end_ms = round_start_ms(schedule, rounds)
+        agreeing = Agreeing()
+        inflicter = Inflicter(swarm, schedule, agreeing, view.tell)
+        scenario = options.scenario
+
+        def look() -> None:
+            agreeing.look(nodes)
+
+        async with _meanwhile(inflicter.run(scenario.plan(), scenario.seed)):
+            deadline_s = (end_ms - _now_ms()) / 1000 + 60
+            await _until(nodes, lambda: _now_ms() >= end_ms, deadline_s, view, look)
             sent = [count_sent(node.lives) for node in nodes]
-            await _agree(nodes, schedule, options.rounds, view)
+            await _agree(nodes, schedule, rounds, view, look)
         view.say("reading the nodes' snapshot files")
         try:
             report = await measure_swarm(
-                nodes, options.rounds, sent, loss_first, tuple(killer.suffered)
+                nodes,
+                rounds,
+                sent,
+                loss_first,
+                inflicter.suffered,
+                agreeing.heals,
             )
         except (NotRunning, Refused) as error:
             raise SwarmFailed(f"a node does not answer at the end: {error}") from None
-    unclean = [node.index for node in nodes if node.process.returncode]
-    return replace(report, unclean=unclean, left_behind=swarm.left_behind)
+    unclean = [node.index for node in nodes if node.process.returncode and not node.is_down]
+    return replace(
+        report,
+        scenario=scenario.name,
+        agree_within_s=manifest.agreement.final_depth * schedule.round_ms / 1000,
+        records_wanted=0.0 if options.is_wired else RECORDS_WANTED,
+        unclean=unclean,
+        left_behind=swarm.left_behind,
+    )
+
+
+def plan_manifest(options: SwarmOptions, genesis_ms: int, data: Data) -> Manifest:
+    """The swarm's run. Raises ConfigError where the scenario asks for none that works."""
+    scenario = options.scenario
+    manifest = plan_run(
+        name="swarm",
+        seed=scenario.seed,
+        preset=options.preset,
+        schedule=plan_schedule(genesis_ms, options.round_ms),
+        data=data,
+        rounds=scenario.rounds,
+    )
+    manifest = replace(manifest, agreement=scenario.adjust(manifest.agreement))
+    validate_manifest(manifest)
+    return manifest
 
 
 @contextlib.asynccontextmanager
@@ -97,21 +118,6 @@ async def _meanwhile(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
             raise result
 
 
-def _share_corpus(nodes: Sequence[SwarmNode]) -> Data:
-    """One copy of the text on disk, a link to it in every data folder."""
-    corpus = build_stdlib_corpus()
-    first, *others = (node.datadir.corpus for node in nodes)
-    path = save_corpus(FileDisk(), first, corpus)
-    for folder in others:
-        os.link(path, compute_corpus_path(folder, corpus.data))
-    return corpus.data
-
-
-def _give_manifest(nodes: Sequence[SwarmNode], manifest: Manifest) -> None:
-    for node in nodes:
-        save_manifest(FileDisk(), node.datadir.manifest, manifest)
-
-
 def _all_waiting(nodes: Sequence[SwarmNode]) -> Callable[[], bool]:
     return lambda: all(node.status and node.status.state is NodeState.WAITING for node in nodes)
 
@@ -121,18 +127,24 @@ def _all_loaded(nodes: Sequence[SwarmNode]) -> Callable[[], bool]:
 
 
 async def _agree(
-    nodes: Sequence[SwarmNode], schedule: Schedule, rounds: int, view: SwarmView
+    nodes: Sequence[SwarmNode],
+    schedule: Schedule,
+    rounds: int,
+    view: SwarmView,
+    look: Callable[[], None],
 ) -> None:
     """Wait until all take part and hold the same last record; if they differ, the files will tell.
 
-    A node shows a round one round after it has ended, so at least that long is waited.
+    Who is away by then does not count. A node shows a round one round after it has ended, so at
+    least that long is waited.
     """
     shown_ms = round_start_ms(schedule, rounds + 1) + schedule.round_ms // 10
     end_ms = round_start_ms(schedule, rounds)
     deadline_ms = end_ms + max(AGREE_ROUNDS * schedule.round_ms, AGREE_MS)
 
     def missing() -> list[SwarmNode]:
-        return [n for n in nodes if n.status is None or n.status.state not in TAKES_PART]
+        present = [node for node in nodes if not node.away]
+        return [n for n in present if n.status is None or n.status.state not in TAKES_PART]
 
     def agreed() -> bool:
         heads = {node.status.head for node in nodes if node.status}
@@ -140,14 +152,20 @@ async def _agree(
         return now_ms >= deadline_ms or (now_ms >= shown_ms and not missing() and len(heads) == 1)
 
     view.say("waiting for every node to hold the last record")
-    await _until(nodes, agreed, (deadline_ms - _now_ms()) / 1000 + 60, view)
+    await _until(nodes, agreed, (deadline_ms - _now_ms()) / 1000 + 60, view, look)
     for node in missing():
-        state = node.status.state.value if node.status else node.away or "silent"
+        state = node.status.state.value if node.status else "silent"
         raise SwarmFailed(f"node {node.index} is not back at the end: {state}")
+    if all(node.away for node in nodes):
+        raise SwarmFailed("no node is left at the end")
 
 
 async def _until(
-    nodes: Sequence[SwarmNode], holds: Callable[[], bool], deadline_s: float, view: SwarmView
+    nodes: Sequence[SwarmNode],
+    holds: Callable[[], bool],
+    deadline_s: float,
+    view: SwarmView,
+    look: Callable[[], None] = lambda: None,
 ) -> None:
     """Return once `holds()`; meanwhile look after the nodes and show them."""
     loop = asyncio.get_running_loop()
@@ -157,6 +175,7 @@ async def _until(
         await asyncio.gather(*refreshes)
         check_alive(nodes)
         view.show([node.status for node in nodes], [node.away for node in nodes])
+        look()
         if holds():
             return
         if loop.time() > deadline:

@@ -51,5 +51,10 @@ def count_sent(lives: Sequence[Life]) -> int:
 
 
 def count_joins(lives: Sequence[Life]) -> int:
-    """How often a node that was killed came back and took part again."""
+    """How often a node that was gone came back and took part again."""
     return sum(life.took_part for life in lives[1:])
+
+
+def count_forks(lives: Sequence[Life]) -> int:
+    """How often a node rolled records back, over all its lives."""
+    return sum(life.status.forks_total for life in lives if life.status)

@@ -5,6 +5,7 @@ from a node's trainer, bytes from its sockets, times from its rounds.
 """
 
 import asyncio
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +14,13 @@ from typing import Final
 
 from safetensors.numpy import load_file
 
-from demo_node.cli.swarm.faults import FaultKind
-from demo_node.cli.swarm.killing import Suffered
+from demo_node.cli.swarm.agreeing import Heal
+from demo_node.cli.swarm.inflicting import Suffered
 from demo_node.cli.swarm.links import find_links, parse_port
-from demo_node.cli.swarm.lives import count_joins, count_replayed, merge_rounds
-from demo_node.cli.swarm.nodes import SwarmNode
+from demo_node.cli.swarm.lives import count_forks, count_joins, count_replayed, merge_rounds
+from demo_node.cli.swarm.node import SwarmNode
 from demo_node.cli.swarm.outcomes import FaultOutcome, compute_outcomes
+from demo_node.sim.scenario import Do
 from demo_node.views import RoundView, StatusView
 from demo_protocol.digest import compute_digest
 
@@ -49,6 +51,7 @@ class NodeReport:
     bytes_sent: int
     replayed: int = 0
     joins: int = 0
+    forks: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +70,14 @@ class SwarmReport:
     round_latencies_s: Sequence[float]
     exchanges_s: Sequence[float]
     train_share: float
+    started: int = 0
+    """Nodes there ever were; `nodes` are those present at the end."""
+    scenario: str = ""
     outcomes: Sequence[FaultOutcome] = ()
+    heals: Sequence[Heal] = ()
+    agree_within_s: float = math.inf
+    """After a heal."""
+    records_wanted: float = RECORDS_WANTED
     unclean: Sequence[int] = ()
     """Nodes that did not end with 0."""
     left_behind: Sequence[int] = ()
@@ -76,24 +86,30 @@ class SwarmReport:
     @property
     def kills(self) -> int:
         """Processes killed: nodes and trainers."""
-        return len(self.get_outcomes(FaultKind.KILL, FaultKind.KILL_TRAINER))
+        return len(self.get_outcomes(Do.KILL, Do.POWER_CUT, Do.TRAINER_DIES))
 
     @property
     def stalls(self) -> int:
         """How often a node was stopped for a while."""
-        return len(self.get_outcomes(FaultKind.STALL))
+        return len(self.get_outcomes(Do.STOP))
 
     @property
     def joins(self) -> int:
-        """How often a killed node came back and took part again."""
-        return sum(node.joins for node in self.nodes)
+        """How often a node that was gone came back, or a new one came, and took part."""
+        new = sum(outcome.back_s is not None for outcome in self.get_outcomes(Do.JOIN))
+        return new + sum(node.joins for node in self.nodes)
 
     @property
     def replayed_rounds(self) -> int:
         """Records that nodes applied to catch up, all nodes together."""
         return sum(node.replayed for node in self.nodes)
 
-    def get_outcomes(self, *kinds: FaultKind) -> list[FaultOutcome]:
+    @property
+    def rollbacks(self) -> int:
+        """How often a node left its branch for another one, all nodes together."""
+        return sum(node.forks for node in self.nodes)
+
+    def get_outcomes(self, *kinds: Do) -> list[FaultOutcome]:
         """Faults of these kinds, oldest first."""
         return [outcome for outcome in self.outcomes if outcome.kind in kinds]
 
@@ -129,13 +145,20 @@ class SwarmReport:
     def _find_damage(self) -> list[str]:
         """What the faults should not have done."""
         damage = []
-        if self.records < RECORDS_WANTED * self.rounds:
+        if self.records < self.records_wanted * self.rounds:
             damage.append(f"only {self.records} of {self.rounds} rounds got a record")
-        if self.get_outcomes(FaultKind.KILL) and not self.replayed_rounds:
+        back = [lost for lost in self.get_outcomes(Do.KILL) if lost.back_s is not None]
+        if back and not self.replayed_rounds:
             damage.append("nodes were killed, and none has replayed a round")
         damage += [
+            f"the nodes did not agree within {self.agree_within_s:.0f} s of the heal in round"
+            f" {heal.round}"
+            for heal in self.heals
+            if heal.agreed_s is None or heal.agreed_s > self.agree_within_s
+        ]
+        damage += [
             f"node {lost.node} never got another trainer after round {lost.round}"
-            for lost in self.get_outcomes(FaultKind.KILL_TRAINER)
+            for lost in self.get_outcomes(Do.TRAINER_DIES)
             if lost.back_s is None
         ]
         return damage
@@ -158,16 +181,18 @@ async def measure_swarm(
     bytes_sent: Sequence[int],
     loss_first: float,
     suffered: Sequence[Suffered],
+    heals: Sequence[Heal],
 ) -> SwarmReport:
-    """Ask every node, read every snapshot file.
+    """Ask every node that is there, read its snapshot file.
 
     `bytes_sent`: per node, when training ended; `loss_first` is that of the genesis parameters.
     """
-    states = await asyncio.gather(*(_save_and_read(node) for node in nodes))
-    views = await asyncio.gather(*(_fetch_rounds(node, rounds) for node in nodes))
-    texts = await asyncio.gather(*(_sample(node) for node in nodes))
-    statuses = [node.status for node in nodes if node.status is not None]
-    async with nodes[0].client() as client:  # replicas are equal: one node's trainer will do
+    present = [node for node in nodes if not node.away]
+    states = await asyncio.gather(*(_save_and_read(node) for node in present))
+    views = await asyncio.gather(*(_fetch_rounds(node, rounds) for node in present))
+    texts = await asyncio.gather(*(_sample(node) for node in present))
+    statuses = [node.status for node in present if node.status is not None]
+    async with present[0].client() as client:  # replicas are equal: one node's trainer will do
         loss_last = await client.evaluate()
     reports = [
         NodeReport(
@@ -175,22 +200,23 @@ async def measure_swarm(
             state=state,
             text=text,
             rounds=own,
-            bytes_sent=sent,
+            bytes_sent=bytes_sent[node.index],
             replayed=count_replayed(node.lives),
             joins=count_joins(node.lives),
+            forks=count_forks(node.lives),
         )
-        for node, state, text, own, sent in zip(
-            nodes, states, texts, views, bytes_sent, strict=True
-        )
+        for node, state, text, own in zip(present, states, texts, views, strict=True)
     ]
     return compute_report(
         reports,
         rounds=rounds,
         loss_first=loss_first,
         loss_last=loss_last,
-        links=await asyncio.to_thread(_find_links, nodes),
+        links=await asyncio.to_thread(_find_links, present),
         status=max(statuses, key=lambda status: status.height),
         suffered=suffered,
+        everybody=[_select(merge_rounds(node.lives), rounds) for node in nodes],
+        heals=heals,
     )
 
 
@@ -203,11 +229,15 @@ def compute_report(
     links: Sequence[tuple[int, int]],
     status: StatusView,
     suffered: Sequence[Suffered] = (),
+    everybody: Sequence[Sequence[RoundView]] | None = None,
+    heals: Sequence[Heal] = (),
 ) -> SwarmReport:
     """Figures from the nodes' rounds. `status`: of a node at the end, for round length and height.
 
+    `everybody`: by number, the rounds of those, too, that are gone by then; None: nobody is.
     No node need have seen all records happen: participants are those of any node that did.
     """
+    everybody = [node.rounds for node in nodes] if everybody is None else everybody
     recorded = [[view for view in node.rounds if view.record] for node in nodes]
     participants = {view.round: view.participants for own in recorded for view in own}
     payloads = [v.payload_bytes for node in nodes for v in node.rounds if v.payload_bytes]
@@ -227,7 +257,9 @@ def compute_report(
         train_share=statistics.fmean(
             compute_train_share(node.rounds, status.round_ms) for node in nodes
         ),
-        outcomes=compute_outcomes(suffered, [node.rounds for node in nodes], rounds),
+        started=len(everybody),
+        outcomes=compute_outcomes(suffered, everybody, rounds),
+        heals=heals,
     )
 
 
@@ -256,7 +288,12 @@ async def _save_and_read(node: SwarmNode) -> FileState:
 async def _fetch_rounds(node: SwarmNode, rounds: int) -> list[RoundView]:
     async with node.client() as client:
         node.life.look(await client.status(), await client.rounds(limit=rounds + 100))
-    return [view for view in merge_rounds(node.lives) if 0 <= view.round < rounds]
+    return _select(merge_rounds(node.lives), rounds)
+
+
+def _select(views: Sequence[RoundView], rounds: int) -> list[RoundView]:
+    """Those of the run's rounds that were asked for."""
+    return [view for view in views if 0 <= view.round < rounds]
 
 
 async def _sample(node: SwarmNode) -> bytes:

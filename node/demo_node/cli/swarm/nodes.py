@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import os
-import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
@@ -11,150 +10,167 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from demo_node.cli.swarm.lives import Life
+from demo_node.cli.swarm.links import find_dialler
+from demo_node.cli.swarm.node import SwarmNode, compute_log_path, stop_nodes
 from demo_node.cli.swarm.processes import end_marked, find_free_ports, spawn
 from demo_node.cli.swarm.targets import Target, listed_targets
-from demo_node.control.client import ControlClient, NotRunning, Refused, control_client
+from demo_node.cli.swarm.wires import Wires, relay_host
 from demo_node.mesh.peer_id import encode_peer_id
+from demo_node.sim.scenario import Scenario
+from demo_node.store.corpus import compute_corpus_path, save_corpus
 from demo_node.store.datadir import DataDir, open_datadir
 from demo_node.store.disk import FileDisk
 from demo_node.store.key import create_key, generate_key
-from demo_node.views import StatusView
+from demo_node.store.manifest_file import save_manifest
+from demo_node.store.stdlib import build_stdlib_corpus
+from demo_protocol.manifest import Data, Manifest, compute_run_id
 
 LEAVE_MARGIN_S: Final = 15.0
 """A node leaves within one round and 10 s; what takes longer is killed."""
 
-LOG_TAIL_BYTES: Final = 2_000
-"""Of a failed node's log, enough for its last lines and a traceback."""
+HOST: Final = "127.0.0.1"
+"""Where nodes listen."""
 
-ROUNDS_LOOKED_AT: Final = 64
-"""At every look: more than a node can show at once after it was stopped."""
-
-
-class SwarmFailed(Exception):
-    """The swarm could not be run to its end; the message says why."""
+PEERS_NAMED: Final = 3
+"""To a new node: one of them may be away, and rule 22 asks several."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SwarmOptions:
-    """What the command line asked for."""
+    """What the command line asked for. `is_wired`: connections can be cut and are slowed."""
 
-    nodes: int
-    rounds: int
-    round_ms: int
+    scenario: Scenario
+    is_wired: bool
     preset: str
-    seed: int
     device: str
     targets: Path | None = None
 
-
-@dataclass(slots=True)
-class SwarmNode:
-    """One node, its process now and what all its processes said of themselves."""
-
-    index: int
-    datadir: DataDir
-    command: Sequence[str]
-    scratch: Path
-    process: asyncio.subprocess.Process
-    metrics_address: str
-    lives: list[Life] = field(default_factory=list)
-    away: str = ""
-    """Why it cannot answer just now, if we know: "killed" or "stopped"."""
-
-    def __post_init__(self) -> None:
-        self.lives.append(Life(self.pid))
+    @property
+    def rounds(self) -> int:
+        """How many rounds are trained."""
+        return self.scenario.rounds
 
     @property
-    def pid(self) -> int:
-        """Of the node process."""
-        return self.process.pid
-
-    @property
-    def life(self) -> Life:
-        """Its process now, or the last one it had."""
-        return self.lives[-1]
-
-    @property
-    def status(self) -> StatusView | None:
-        """What it last said, unless it cannot speak now."""
-        return None if self.away else self.life.status
-
-    @property
-    def log(self) -> Path:
-        """Everything it printed."""
-        return compute_log_path(self.datadir)
-
-    async def refresh(self) -> None:
-        """Ask for its status and rounds; what does not answer just now keeps the last ones."""
-        if self.away:
-            return
-        life = self.life  # it may be killed while we ask
-        with contextlib.suppress(NotRunning, Refused):
-            async with self.client() as client:
-                status = await client.status()
-                if status.pid == life.pid:
-                    life.look(status, await client.rounds(ROUNDS_LOOKED_AT))
-
-    def client(self) -> contextlib.AbstractAsyncContextManager[ControlClient]:
-        """Its control service. Raises NotRunning."""
-        return control_client(self.datadir.path)
-
-    async def kill(self) -> None:
-        """End the node process as a power cut would."""
-        self.away = "killed"
-        self.process.kill()
-        await self.process.wait()
-
-    async def start_again(self) -> None:
-        """Same data folder, same options."""
-        self.process = await spawn(self.command, self.log, self.scratch)
-        self.lives.append(Life(self.pid))
-        self.away = ""
-
-    def stop(self) -> None:
-        """Freeze the node process until `go_on`."""
-        self.away = "stopped"
-        self.process.send_signal(signal.SIGSTOP)
-
-    def go_on(self) -> None:
-        """Let it run again."""
-        self.process.send_signal(signal.SIGCONT)
-        self.away = ""
-
-    @property
-    def has_failed(self) -> bool:
-        """Whether it has ended, and not by our hand."""
-        code = self.process.returncode
-        return code is not None and (self.away != "killed" or code != -signal.SIGKILL)
-
-
-def compute_log_path(datadir: DataDir) -> Path:
-    """Where the swarm puts what a node prints."""
-    return datadir.path / "node.log"
+    def round_ms(self) -> int:
+        """Length of a round."""
+        return round(self.scenario.round_seconds * 1000)
 
 
 @dataclass(slots=True)
 class Swarm:
-    """All nodes; once they have ended, also what of them did not go by itself."""
+    """All nodes there ever were; once they have ended, also what of them did not go by itself."""
 
+    folder: Path
+    scratch: Path
+    options: SwarmOptions
     nodes: list[SwarmNode] = field(default_factory=list)
     left_behind: Sequence[int] = ()
+    wires: Wires = field(init=False)
+    _data: Data | None = None
+    _run_id: bytes = b""
+    _ports: set[int] = field(default_factory=set)
+    _starting: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def __post_init__(self) -> None:
+        links = self.options.scenario.links
+
+        def find(here: tuple[str, int], there: tuple[str, int]) -> int | None:
+            return find_dialler({node.pid: node.index for node in self.nodes}, here, there)
+
+        self.wires = Wires(find, links.latency_ms / 1000, links.jitter_ms / 1000)
+
+    @property
+    def leave_s(self) -> float:
+        """A node that takes longer to leave hangs."""
+        return self.options.round_ms / 1000 + LEAVE_MARGIN_S
+
+    @property
+    def present(self) -> list[SwarmNode]:
+        """Nodes that run, as far as we know."""
+        return [node for node in self.nodes if not node.away]
+
+    async def start(self) -> None:
+        """Start the nodes that are there at genesis. The others know the first one."""
+        for index in range(self.options.scenario.nodes):
+            peers = [self.nodes[0].address] if index else []
+            await self._start_node(peers, ["--wait-manifest"])
+
+    def share_corpus(self) -> Data:
+        """One copy of the text on disk, a link to it in every data folder."""
+        corpus = build_stdlib_corpus()
+        self._data = corpus.data
+        save_corpus(FileDisk(), self.nodes[0].datadir.corpus, corpus)
+        for node in self.nodes[1:]:
+            self._link_corpus(node.datadir)
+        return corpus.data
+
+    def give_manifest(self, manifest: Manifest) -> None:
+        """Let the run begin."""
+        self._run_id = compute_run_id(manifest)
+        for node in self.nodes:
+            save_manifest(FileDisk(), node.datadir.manifest, manifest)
+
+    async def join(self) -> SwarmNode:
+        """One more node, which knows some that are present, and which run it is."""
+        peers = [node.address for node in self.present][:PEERS_NAMED]
+        return await self._start_node(peers, ["--run-id", self._run_id.hex()])
+
+    async def _start_node(self, peers: Sequence[str], flags: Sequence[str]) -> SwarmNode:
+        """Every node keeps its ports over a restart, so that others still find it there."""
+        async with self._starting:  # a node's number is its place in the list
+            node = await self._make_node(len(self.nodes), peers, flags)
+            self.nodes.append(node)
+        return node
+
+    async def _make_node(self, index: int, peers: Sequence[str], flags: Sequence[str]) -> SwarmNode:
+        port, metrics_port = find_free_ports(2, self._ports)
+        self._ports |= {port, metrics_port}
+        listen = reached = f"/ip4/{HOST}/tcp/{port}"
+        announce: list[str] = []
+        if self.options.is_wired:
+            await self.wires.lead_to(index, port, (HOST, port))
+            reached = f"/ip4/{relay_host(index)}/tcp/{port}"
+            announce = ["--announce", reached]
+        datadir, peer_id = await asyncio.to_thread(_make_datadir, self.folder / f"node{index}")
+        if self._data is not None:
+            await asyncio.to_thread(self._link_corpus, datadir)
+        metrics_address = f"{HOST}:{metrics_port}"
+        command = [*self._make_command(datadir), *flags, *announce]
+        command += ["--listen", listen, "--metrics-address", metrics_address]
+        for peer in peers:
+            command += ["--peers", peer]
+        process = await spawn(command, compute_log_path(datadir), self.scratch)
+        address = f"{reached}/p2p/{peer_id}"
+        return SwarmNode(index, datadir, address, command, self.scratch, process, metrics_address)
+
+    def _link_corpus(self, datadir: DataDir) -> None:
+        assert self._data is not None
+        first = compute_corpus_path(self.nodes[0].datadir.corpus, self._data)
+        os.link(first, compute_corpus_path(datadir.corpus, self._data))
+
+    def _make_command(self, datadir: DataDir) -> list[str]:
+        options = self.options
+        threads = max(1, (os.cpu_count() or 1) // options.scenario.nodes)
+        command = [sys.executable, "-m", "demo_node.cli", "start"]
+        command += ["--datadir", str(datadir.path)]
+        command += ["--rounds", str(options.rounds), "--threads", str(threads)]
+        return [*command, "--device", options.device, "--log-format", "json"]
 
 
 @contextlib.asynccontextmanager
 async def running_swarm(folder: Path, options: SwarmOptions) -> AsyncIterator[Swarm]:
     """Start the nodes; when the block ends, however it ends, no process of theirs is left."""
-    swarm = Swarm()
     # Of its own, and short: trainers have sockets in there, and paths of sockets may not be long.
     with tempfile.TemporaryDirectory(prefix="demo-swarm-", ignore_cleanup_errors=True) as name:
+        swarm = Swarm(folder, Path(name), options)
         try:
-            await _start_nodes(swarm.nodes, folder, Path(name), options)
+            await swarm.start()
             with _listed(swarm.nodes, options.targets):
                 yield swarm
         finally:
-            await stop_nodes(swarm.nodes, options.round_ms / 1000 + LEAVE_MARGIN_S)
+            await stop_nodes(swarm.nodes, swarm.leave_s)
             swarm.left_behind = await end_marked(Path(name))
+            await swarm.wires.close()
 
 
 def _listed(
@@ -167,63 +183,8 @@ def _listed(
     )
 
 
-async def _start_nodes(
-    nodes: list[SwarmNode], folder: Path, scratch: Path, options: SwarmOptions
-) -> None:
-    """Every node keeps its ports over a restart, so that others still find it there."""
-    invitation = ""
-    ports = find_free_ports(2 * options.nodes)
-    for index, port in enumerate(ports[: options.nodes]):
-        metrics_address = f"127.0.0.1:{ports[options.nodes + index]}"
-        listen = f"/ip4/127.0.0.1/tcp/{port}"
-        datadir, peer_id = await asyncio.to_thread(_make_datadir, folder / f"node{index}")
-        flags = ["--listen", listen, "--metrics-address", metrics_address]
-        flags += ["--peers", invitation] if index else []
-        invitation = invitation or f"{listen}/p2p/{peer_id}"
-        command = _make_command(datadir, flags, options)
-        process = await spawn(command, compute_log_path(datadir), scratch)
-        nodes.append(SwarmNode(index, datadir, command, scratch, process, metrics_address))
-
-
 def _make_datadir(path: Path) -> tuple[DataDir, str]:
     disk, key = FileDisk(), generate_key()
     datadir = open_datadir(disk, path)
     create_key(disk, datadir.key, key)
     return datadir, encode_peer_id(key.public)
-
-
-def _make_command(datadir: DataDir, flags: Sequence[str], options: SwarmOptions) -> list[str]:
-    threads = max(1, (os.cpu_count() or 1) // options.nodes)
-    command = [sys.executable, "-m", "demo_node.cli", "start", "--wait-manifest"]
-    command += ["--datadir", str(datadir.path)]
-    command += ["--rounds", str(options.rounds), "--threads", str(threads)]
-    return [*command, "--device", options.device, "--log-format", "json", *flags]
-
-
-def check_alive(nodes: Sequence[SwarmNode]) -> None:
-    """Raise SwarmFailed, with the end of its log, if a node has ended that was not killed."""
-    for node in nodes:
-        if node.has_failed:
-            tail = node.log.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace").rstrip()
-            raise SwarmFailed(
-                f"node {node.index} ended with exit code {node.process.returncode};"
-                f" its log ends:\n{tail}"
-            )
-
-
-async def stop_nodes(nodes: Sequence[SwarmNode], deadline_s: float) -> None:
-    """Ask all to leave, wait, kill what is left."""
-    running = [node for node in nodes if node.process.returncode is None]
-    for node in running:
-        node.process.send_signal(signal.SIGTERM)
-        node.process.send_signal(signal.SIGCONT)  # one that was stopped could not hear it
-    try:
-        async with asyncio.timeout(deadline_s):
-            await asyncio.gather(*(node.process.wait() for node in running))
-    except TimeoutError:
-        pass  # the rest is killed below
-    finally:  # also when the waiting itself is cancelled
-        for node in running:
-            if node.process.returncode is None:
-                node.process.kill()
-        await asyncio.gather(*(node.process.wait() for node in running))

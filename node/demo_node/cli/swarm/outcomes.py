@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from demo_node.cli.swarm.faults import FaultKind
-from demo_node.cli.swarm.killing import Suffered
+from demo_node.cli.swarm.inflicting import Suffered
+from demo_node.sim.scenario import Do
 from demo_node.views import RoundView
 
 
@@ -14,13 +14,13 @@ class FaultOutcome:
 
     `rounds_lost`: from the round of the fault until the next one in which the victim's
     contribution counted again, those in which it did not. What a killed process had not yet shown
-    counts as lost.
+    counts as lost. 0 for a cut, which has no victim: `node` is None.
     `rounds_without_record`: of all rounds until the next fault, those that no node has a record of.
     """
 
     round: int
-    node: int
-    kind: FaultKind
+    node: int | None
+    kind: Do
     back_s: float | None
     rounds_lost: int
     rounds_without_record: int
@@ -36,17 +36,19 @@ def compute_outcomes(
     return [
         FaultOutcome(
             round=event.round,
-            node=event.fault.node,
-            kind=event.fault.kind,
+            node=event.node,
+            kind=event.do,
             back_s=event.back_s,
-            rounds_lost=_count_lost(nodes[event.fault.node], event.round, rounds),
+            rounds_lost=_count_lost(event, nodes, rounds),
             rounds_without_record=sum(r not in recorded for r in range(begin, end)),
         )
         for event, begin, end in zip(suffered, begins, ends, strict=True)
     ]
 
 
-def _count_lost(own: Sequence[RoundView], round_: int, rounds: int) -> int:
-    included = {view.round for view in own if view.included}
-    back = min((r for r in included if r > round_), default=rounds)
-    return sum(r not in included for r in range(round_, back))
+def _count_lost(event: Suffered, nodes: Sequence[Sequence[RoundView]], rounds: int) -> int:
+    if event.node is None:
+        return 0
+    included = {view.round for view in nodes[event.node] if view.included or not view.due}
+    back = min((r for r in included if r > event.round), default=rounds)
+    return sum(r not in included for r in range(event.round, back))

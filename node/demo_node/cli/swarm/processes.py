@@ -13,7 +13,7 @@ import random
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -42,12 +42,14 @@ PR_SET_PDEATHSIG: Final = 1
 _LIBC: Final = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
-def find_free_ports(count: int) -> list[int]:
-    """Ports of the loopback that nobody listens on now."""
+def find_free_ports(count: int, taken: Collection[int] = ()) -> list[int]:
+    """Ports of the loopback that nobody listens on now, and none of those `taken`."""
     found: list[int] = []
     for port in random.sample(PORTS, len(PORTS)):
         if len(found) == count:
             break
+        if port in taken:
+            continue
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             found.append(port)

@@ -11,13 +11,13 @@ from rich.table import Table
 
 from demo_node.cli.quantile import compute_quantile
 from demo_node.cli.show import SCHEMA, format_bytes
-from demo_node.cli.swarm.faults import FaultKind
 from demo_node.cli.swarm.measure import (
     DENSE_BYTES_PER_PARAMETER,
     SAMPLE_BYTES,
     SwarmReport,
 )
 from demo_node.cli.swarm.outcomes import FaultOutcome
+from demo_node.sim.scenario import Do
 
 
 def format_document(report: SwarmReport) -> str:
@@ -44,6 +44,12 @@ def format_document(report: SwarmReport) -> str:
         "stalls": report.stalls,
         "replayed_rounds": report.replayed_rounds,
         "faults": [asdict(outcome) for outcome in report.outcomes],
+        "scenario": report.scenario,
+        "nodes_started": report.started,
+        "leaves": len(report.get_outcomes(Do.LEAVE)),
+        "cuts": len(report.get_outcomes(Do.CUT)),
+        "heals": [{"round": heal.round, "agreed_s": heal.agreed_s} for heal in report.heals],
+        "rollbacks": report.rollbacks,
     }
     finite = {
         key: None if isinstance(value, float) and math.isnan(value) else value
@@ -107,13 +113,22 @@ def _fault_rows(report: SwarmReport) -> list[tuple[str, str]]:
     rows = [
         (name, f"{len(outcomes)}; {_format_losses(outcomes, back)}")
         for kind, name, back in (
-            (FaultKind.KILL, "nodes killed", "took part again"),
-            (FaultKind.KILL_TRAINER, "trainers killed", "another one"),
-            (FaultKind.STALL, "nodes stopped", "ran again"),
+            (Do.KILL, "nodes killed", "took part again"),
+            (Do.POWER_CUT, "power cuts", "took part again"),
+            (Do.TRAINER_DIES, "trainers killed", "another one"),
+            (Do.STOP, "nodes stopped", "ran again"),
+            (Do.LEAVE, "nodes that left", "took part again"),
+            (Do.JOIN, "new nodes", "took part"),
+            (Do.CUT, "cuts", "healed"),
         )
         if (outcomes := report.get_outcomes(kind))
     ]
-    if report.get_outcomes(FaultKind.KILL):
+    for heal in report.heals:
+        agreed = "never" if heal.agreed_s is None else f"{heal.agreed_s:.1f} s later"
+        rows.append((f"heal in round {heal.round}", f"all nodes on one record {agreed}"))
+    if report.heals:
+        rows.append(("rollbacks", f"{report.rollbacks}, all nodes together"))
+    if report.get_outcomes(Do.KILL):
         text = f"{report.replayed_rounds} by killed nodes, {report.joins} of which came back"
         rows += [
             ("replayed rounds", text),
