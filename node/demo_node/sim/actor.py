@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 
 from demo_node.sim.keys import cheap_sign, peer_name
 from demo_node.sim.snapshots import ModelSnapshots
+from demo_node.sim.timekeeping import Timekeeper
 from demo_node.store.chainlog import ChainEntry, ChainLog
 from demo_node.store.memory import MemoryDisk, PowerCut
 from demo_node.store.signed import SignedLog
 from demo_node.system_clock import SystemClock
 from demo_protocol.answers import decode_bundle
-from demo_protocol.errors import Ignore, Reject
+from demo_protocol.errors import Ignore, LocalFault, Reject
 from demo_protocol.events import (
     Announce,
     Apply,
@@ -89,10 +90,17 @@ class Disk:
 
 @dataclass(slots=True)
 class Traits:
-    """How a node differs from a good one. `slowness`: its work takes so many times longer."""
+    """How a node differs from a good one. `slowness`: its work takes so many times longer.
+
+    `how` names the kind of lie that it tells; "" is honest.
+    """
+
+    how: str = ""
 
     slowness: int = 1
     withholds: Callable[[int, bytes], bool] = lambda asking, payload: False
+    announce: Callable[[Kind, bytes], None] | None = None
+    """What a liar says in place of what its machine wants to (`liars.py`)."""
 
 
 class Actor:
@@ -111,6 +119,7 @@ class Actor:
         self.states: dict[bytes, bytes] = {}
         self.life = 0
         self.clock = SystemClock(boot_ms=self._boot_ms, wall_ms=self._wall_ms)
+        self._hung: list[Callable[[], None]] | None = None
         self._pulling: set[bytes] = set()
         self._finding_way = False
         self._downlink_free_ms = 0.0
@@ -125,7 +134,12 @@ class Actor:
 
     @property
     def is_up(self) -> bool:
-        """Does it live?"""
+        """Does it live, and answer?"""
+        return self.machine is not None and self._hung is None
+
+    @property
+    def is_alive(self) -> bool:
+        """Does it live? It may hang."""
         return self.machine is not None
 
     def now_ms(self) -> int:
@@ -139,7 +153,8 @@ class Actor:
         world = self.world
         self.life += 1
         self.clock = SystemClock(boot_ms=self._boot_ms, wall_ms=self._wall_ms)
-        self.clock.hold()
+        timekeeper = Timekeeper(self)
+        timekeeper.settle()
         self._pulling, self._finding_way = set(), False
         files, path = self.disk.files, Path("/node")
         now_round = round_at(world.manifest.schedule, self.now_ms())
@@ -161,8 +176,11 @@ class Actor:
             syncing=True,
         )
         world.on_up(self)
+        timekeeper.run()
         for entry in self._chain_log.entries(start.state.round):
             self.post(RecordsFetched(self.now_ms(), (decode_bundle(entry.raw),), self.name))
+        if self.machine is None:
+            return  # what its own log says is not to be borne
         self._tick()
         if now_round <= 0 and start.state.record == world.root.record:
             self._take_part()
@@ -173,12 +191,12 @@ class Actor:
         """End this life without a word."""
         if self.machine is None:
             return
-        self.machine = None
+        self.machine = self._hung = None
         self.life += 1
         self.states = {}
         self._signed.close()
         self._chain_log.close()
-        if power_cut:
+        if power_cut or self.disk.files.operations_left is not None:
             self.disk.files = self.disk.files.after_power_cut(self.rng)
         self.world.on_down(self)
 
@@ -188,13 +206,32 @@ class Actor:
             self._carry_out(self.machine.leave())
             self.later(1, self.crash)
 
+    def hang(self) -> None:
+        """Neither run nor answer from now on; what is due waits."""
+        if self.machine is not None and self._hung is None:
+            self._hung = []
+            self.world.on_down(self)
+
+    def run_on(self) -> None:
+        """Do now, late as it is, what was due since `hang`."""
+        if self.machine is None or self._hung is None:
+            return
+        due, self._hung = self._hung, None
+        self.world.on_up(self)
+        for action in due:
+            action()
+
     def later(self, delay_ms: int, action: Callable[[], None]) -> None:
         """Let `action` happen in this life, or not at all."""
         life = self.life
 
         def unless_dead() -> None:
-            if self.life == life and self.machine is not None:
+            if self.life != life or self.machine is None:
+                return
+            if self._hung is None:
                 action()
+            else:
+                self._hung.append(unless_dead)
 
         self.world.timeline.after(delay_ms, unless_dead)
 
@@ -202,7 +239,12 @@ class Actor:
         """Tell the machine, and do what it asks for."""
         if self.machine is None:
             return
-        effects = self.machine.step(event)
+        try:
+            effects = self.machine.step(event)
+        except LocalFault as fault:
+            self.world.watcher.on_fault(self, fault)
+            self.crash()
+            return
         self.world.watcher.on_step(self, event, effects)
         self._carry_out(effects)
 
@@ -212,9 +254,15 @@ class Actor:
                 self._perform(effect)
         except PowerCut:
             self.crash(power_cut=True)
+        except LocalFault as fault:
+            self.world.watcher.on_fault(self, fault)
+            self.crash()
 
     def hear_all(self, messages: list[tuple[Kind, bytes, bytes]]) -> None:
         """Gossip is here: (kind, bytes, who handed it over)."""
+        if self._hung is not None:
+            self._hung.append(functools.partial(self.hear_all, messages))
+            return
         for kind, raw, sender in messages:
             self._hear(kind, raw, sender)
 
@@ -284,7 +332,10 @@ class Actor:
                 self._signed.put(kind, round_, raw)
                 self.world.watcher.on_signed(self, effect)
             case Announce(kind, raw):
-                self.world.publish(self, kind, raw)
+                if self.traits.announce is None:
+                    self.world.publish(self, kind, raw)
+                else:
+                    self.traits.announce(kind, raw)
             case PullPayload():
                 self._pull_payload(effect, PULL_AGAIN_MS)
             case PullHeaders():
@@ -308,7 +359,9 @@ class Actor:
                 for record in records:
                     self.states.pop(record, None)
             case KeyInUse():
-                self.crash()
+                if not self.traits.how:  # a liar hears its own lies
+                    self.world.watcher.on_fault(self, LocalFault("its key is in use elsewhere"))
+                    self.crash()
             case RoundEnded(round_):
                 self._forget_payloads(round_)
             case _:
@@ -349,12 +402,14 @@ class Actor:
         self.states[effect.record] = digest
         self.post(StateApplied(self.now_ms(), effect.record, digest))
 
-    def lose_states(self) -> None:
-        """The trainer died: its successor loads a snapshot."""
+    def lose_states(self) -> bool:
+        """The trainer died: its successor loads a snapshot. Not while it computes (a model's)."""
         machine = self.machine
-        if machine is not None and machine.replica.applying is None:
-            machine.training = None
-            self._resync(self.view.head)
+        if machine is None or machine.replica.applying is not None:
+            return False
+        machine.training = None
+        self._resync(self.view.head)
+        return True
 
     def _resync(self, target: bytes) -> None:
         view = self.view

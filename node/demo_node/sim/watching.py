@@ -4,7 +4,7 @@ import hashlib
 from collections import deque
 from typing import TYPE_CHECKING
 
-from demo_protocol.errors import Ignore, Reject
+from demo_protocol.errors import Ignore, LocalFault, Reject
 from demo_protocol.events import Effect, Event, HeadChanged, Persist
 
 if TYPE_CHECKING:
@@ -52,3 +52,6 @@ class Watcher:
 
     def on_rejected(self, actor: "Actor", error: Ignore | Reject) -> None:
         """A node refused a message."""
+
+    def on_fault(self, actor: "Actor", fault: LocalFault) -> None:
+        """A node ends by its own fault: that is a bug of ours."""

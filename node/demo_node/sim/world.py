@@ -155,6 +155,10 @@ class World:
         others = [i for i in picked if i != actor.index and self.links.is_linked(actor.index, i)]
         return [self.actors[i] for i in others[:count]]
 
+    def can_ask(self, actor: Actor, index: int) -> bool:
+        """Does this node answer `actor`?"""
+        return index in self.up and self.links.is_linked(actor.index, index)
+
     def holders(self, actor: Actor, first: Iterable[bytes]) -> list[Actor]:
         """Those named, then some others: by hash, anybody's copy will do."""
         named = [self.find(name) for name in first]
