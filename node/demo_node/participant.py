@@ -7,7 +7,7 @@ start and makes the round machine, `catch_up` brings it level with the others.
 import asyncio
 import itertools
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Protocol
@@ -82,6 +82,10 @@ class Surroundings:
     say: Say
     disk_budget_bytes: int = 0
     """For payloads and older snapshots together; 0: no limit."""
+    anchor: bytes = b""
+    """A record that the operator says is on the run's chain (rule 22); empty for none."""
+    count_known: Callable[[], int] = lambda: 0
+    """How many peers there are to be heard before one of them is believed."""
 
 
 class Participant:
@@ -112,6 +116,9 @@ class Participant:
             around.clock,
             around.say,
             lambda reason: around.observer.on_event("snapshot.skipped", reason=reason),
+            verify=around.verify,
+            anchor=around.anchor,
+            count_known=around.count_known,
         )
         self.driver: RoundDriver | None = None
         self.store: FileRoundStore | None = None
@@ -192,7 +199,9 @@ class Participant:
     async def catch_up(self, patience_ms: int) -> None:
         """Come level with the others, then take part (`sync.catch_up`)."""
         assert self.driver is not None
-        await catch_up(self.driver, self.around.clock, self.around.say, patience_ms)
+        around = self.around
+        aside = self.finder.set_aside
+        await catch_up(self.driver, around.clock, around.say, patience_ms, aside)
 
     def _open_stores(self) -> tuple[ChainLog, SignedLog, PayloadStore]:
         disk, datadir = self.around.disk, self.around.datadir

@@ -11,6 +11,7 @@ from demo_protocol.limits import (
     HEADER_BYTES_MAX,
     RECORDS_REPLY_BYTES_MAX,
 )
+from demo_protocol.networks import compute_network
 
 PULLS_MAX = 8
 """Payloads pulled at once: a home uplink serves no more, and every stream costs memory."""
@@ -108,6 +109,10 @@ class Puller:
             raw = await self.ask(holder, request, RECORDS_REPLY_BYTES_MAX)
             if raw is not None:
                 yield raw, holder
+
+    def networks(self) -> dict[bytes, str]:
+        """Connected peers, each with the network that it counts for (rule 22)."""
+        return {view.peer: compute_network(view.address, view.peer) for view in self._mesh.peers()}
 
     def holders(self, first: Iterable[bytes] = ()) -> list[bytes]:
         """Those named, then whoever else is connected: by hash, anybody's copy will do."""

@@ -6,30 +6,31 @@ peer's file is kept only after the trainer has computed the very digest that it 
 """
 
 import asyncio
-import contextlib
-from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from demo_node.ports import Blob, BlobRequest, Clock, Learner
 from demo_node.pull import Puller
 from demo_node.store.initial import compute_bytes_max
 from demo_node.store.snapshots import Snapshot, SnapshotInfo, SnapshotStore
-from demo_node.sync import Say, fetch_heads
-from demo_protocol.answers import (
-    HeadAnswer,
-    Link,
-    decode_chain_state,
-    decode_links,
-    decode_records,
-)
+from demo_node.sync import Say
+from demo_node.walking import HeadAsker, Heads, Walk, trail_of
+from demo_protocol.answers import HeadAnswer, decode_chain_state
 from demo_protocol.astray import find_votes_elsewhere
-from demo_protocol.errors import Reject
-from demo_protocol.limits import (
-    RECORDS_PER_REPLY_MAX,
-    RECORDS_REPLY_BYTES_MAX,
+from demo_protocol.errors import ConfigError, Reject
+from demo_protocol.identity import Verify
+from demo_protocol.joining import (
+    Answer,
+    Choice,
+    Offer,
+    Refusal,
+    choose,
+    explain_trust,
+    is_built_on,
+    is_enough,
 )
 from demo_protocol.manifest import Manifest, compute_run_id
+from demo_protocol.messages import decode_header
 from demo_protocol.roster import ChainState, genesis_state
 from demo_protocol.schedule import round_at
 from demo_protocol.schema import compute_schema
@@ -38,17 +39,17 @@ from demo_protocol.view import View
 SNAPSHOT_TIMEOUT_S = 1800.0
 """Half a gigabyte at 2 Mbit/s."""
 
-WALK_S = 60.0
-"""The headers of a whole payload window are a few megabytes."""
+EX_TEMPFAIL = 75
+"""Try again later: other peers may answer then."""
+
+ASK_AGAIN_MS = 1_000
+"""Pause before peers that could not be believed are asked again."""
 
 LOOK_AGAIN_MS = 200
 """How often a node that waits for a peer looks around."""
 
 JOINER_PATIENCE = 6
 """A joiner of an old run has nothing of its own to go on from: it waits so many times longer."""
-
-Heads = list[tuple[bytes, HeadAnswer]]
-"""(peer, where it stands)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +76,16 @@ class StartFinder:
         clock: Clock,
         say: Say,
         on_skipped: Say,
+        *,
+        verify: Verify,
+        anchor: bytes = b"",
+        count_known: Callable[[], int] = lambda: 0,
     ) -> None:
-        """`on_skipped` is told why a snapshot of ours was passed over."""
+        """`on_skipped` is told why a snapshot of ours was passed over.
+
+        `anchor`: a record that the operator says is on the run's chain; empty for none.
+        `count_known`: how many peers there are to be heard, those that cannot be reached left out.
+        """
         self._manifest = manifest
         self._run_id = compute_run_id(manifest)
         self._snapshots = snapshots
@@ -85,19 +94,45 @@ class StartFinder:
         self._clock = clock
         self._say = say
         self._on_skipped = on_skipped
+        self._verify = verify
+        self._anchor = anchor
+        self._count_known = count_known
         self._said: set[str] = set()
+        self.asker = HeadAsker(puller)
+        self.set_aside: frozenset[bytes] = frozenset()
+        """Peers that were not believed."""
 
     async def choose(self, patience_ms: int) -> Start:
-        """The newest start that leads to where the others are; ours while nobody answers."""
+        """The newest start that leads to where the others are; ours while nobody answers.
+
+        A joiner that cannot tell whom to believe (rule 22) asks again for as long as it may, then
+        ConfigError 75 is raised. Who has a chain of its own goes on with that instead.
+        """
         own = await asyncio.to_thread(self._find_own)
-        for holder, head in await self._wait_for_heads(own, patience_ms):
-            if head.head == own.state.record:
-                return own
-            if head.syncing and head.height <= own.state.height:
-                continue
-            found = await self._find_towards(holder, head)
-            if found is not None:
+        deadline_ms = self._compute_deadline(own, patience_ms)
+        while True:
+            heads = await self._wait_for_heads(own, deadline_ms)
+            found = await self._choose_among(heads, own)
+            if isinstance(found, Start):
                 return found
+            if own.snapshot is not None and not self._anchor:
+                self._say(f"going on with the chain that is here: {found.reason}")
+                return own
+            if self._clock.now_ms() >= deadline_ms:
+                raise ConfigError(found.reason, exit_code=EX_TEMPFAIL)
+            await self._clock.sleep_until_ms(self._clock.now_ms() + ASK_AGAIN_MS)
+
+    async def _choose_among(self, heads: Heads, own: Start) -> Start | Refusal:
+        ahead = [(h, a) for h, a in heads if not a.syncing or a.height > own.state.height]
+        if not ahead:
+            return Refusal("no peer answered that has the anchor") if self._anchor else own
+        if all(a.head == own.state.record for _, a in ahead) and not self._anchor:
+            return own
+        found = await self._find_towards(ahead, own)
+        if found is not None:
+            return found
+        if self._anchor:
+            return Refusal("nobody gave a snapshot that leads to the anchor; name other peers")
         return own
 
     async def find_below(self, view: View, target: bytes) -> Start | None:
@@ -121,7 +156,7 @@ class StartFinder:
         own = await asyncio.to_thread(self._find_own, records)
         if own.state.record in records:
             return own
-        for holder, head in await fetch_heads(self._puller):
+        for holder, head in await self.asker.ask():
             record = head.snapshot_record
             if record in records and record in view.chain:
                 state = view.chain[record].state
@@ -136,31 +171,103 @@ class StartFinder:
         It must have more than `above` records, and one that a voter named, where any did.
         """
         named = find_votes_elsewhere(view)
-        for holder, head in _sort(await fetch_heads(self._puller)):
-            if not head.syncing and head.head not in view.chain and head.height > above:
-                found = await self._find_towards(holder, head, named)
-                if found is not None and found.state.record not in view.chain:
-                    return found
-        return None
+        elsewhere = [
+            (holder, head)
+            for holder, head in await self.asker.ask()
+            if not head.syncing and head.head not in view.chain and head.height > above
+        ]
+        own = await asyncio.to_thread(self._find_own)
+        found = await self._find_towards(elsewhere, own, named) if elsewhere else None
+        if isinstance(found, Refusal):
+            self._say(found.reason)
+        if not isinstance(found, Start) or found.state.record in view.chain:
+            return None
+        return found
 
     async def _find_towards(
-        self, holder: bytes, head: HeadAnswer, named: Collection[bytes] = ()
-    ) -> Start | None:
-        """Our newest start on the way to a peer's head, if it is near; else that peer's.
+        self, heads: Heads, own: Start, named: Collection[bytes] = ()
+    ) -> Start | Refusal | None:
+        """Our newest start on the way to where rule 22 leads, if it is near; else a peer's.
 
-        None where records were `named` and none of them is on that way.
+        Where records were `named`, only chains that hold one of them are looked at. None where
+        nobody has a snapshot on the way.
         """
-        own = await asyncio.to_thread(self._find_own)
-        trail = await self._walk(holder, head, head.round - self._reach(own))
-        if named and trail.keys().isdisjoint(named):
-            return None
+        walk = Walk(self._puller, self._run_id)
+        newest_round = max(head.round for _, head in heads)
+        await walk.follow(
+            heads,
+            floor_round=newest_round - self._reach(own),
+            steps_max=self._steps_max,
+            wanted=filter(None, [self._anchor]),
+        )
+        if named:
+            heads = [
+                (h, a)
+                for h, a in heads
+                if not trail_of(walk.links, a.head).keys().isdisjoint(named)
+            ]
+            if not heads:
+                return None
+        choice = choose(self._list_answers(heads), walk.links, self._run_id, self._anchor)
+        if isinstance(choice, Refusal):
+            return choice
+        self._note(choice)
+        trail = trail_of(walk.links, choice.head)
         found = await asyncio.to_thread(self._find_own, trail)
-        is_near = head.round - found.state.round <= self._reach(found)
-        if found.state.record in trail and is_near:
+        head_round = trail[choice.head] or 0
+        if found.state.record in trail and head_round - found.state.round <= self._reach(found):
             return found
-        if head.snapshot_record not in trail:
-            return None
-        return await self._fetch(holder, head, round_=trail[head.snapshot_record])
+        answers = dict(heads)
+        for offer in choice.offers:
+            for holder in offer.holders:
+                start = await self._fetch(holder, answers[holder], round_=trail.get(offer.record))
+                if start is not None and self._may_take(offer, start.state, walk):
+                    return start
+        return None
+
+    def _list_answers(self, heads: Heads) -> list[Answer]:
+        networks = self._puller.networks()
+        return [
+            Answer(
+                peer=holder,
+                network=networks.get(holder, holder.hex()),
+                head=head.head,
+                final=head.final,
+                snapshot=head.snapshot_record,
+                is_syncing=head.syncing,
+            )
+            for holder, head in heads
+        ]
+
+    def _note(self, choice: Choice) -> None:
+        self.set_aside = frozenset(choice.set_aside)
+        if choice.set_aside:
+            count, final = len(choice.set_aside), choice.final.hex()[:16]
+            self._say(f"{count} of the peers show another chain and are not believed ({final})")
+
+    def _may_take(self, offer: Offer, state: ChainState, walk: Walk) -> bool:
+        """Rule 21: two thirds of its voters built on it, or nobody who answered stands elsewhere.
+
+        Those who agree with each other could have made up the voters as well.
+        """
+        if offer.is_common:
+            return True
+        headers = [
+            decode_header(raw, self._run_id)
+            for bundle in walk.bundles.values()
+            for raw in bundle.headers
+        ]
+        is_taken = is_built_on(
+            offer.record,
+            state,
+            walk.links,
+            headers,
+            agreement=self._manifest.agreement,
+            verify=self._verify,
+        )
+        if not is_taken:
+            self._say("a snapshot was refused: less than two thirds of the voters built on it")
+        return is_taken
 
     def _find_own(self, trail: Iterable[bytes] | None = None) -> Start:
         """The newest snapshot on disk, of the records in `trail` if given; else state 0."""
@@ -174,6 +281,11 @@ class StartFinder:
             return Start(genesis_state(self._run_id), None)
         return Start(decode_chain_state(snapshot.info.chain_state), snapshot)
 
+    @property
+    def _steps_max(self) -> int:
+        """Records that are looked at on the way back: what is older cannot be replayed."""
+        return self._manifest.agreement.payload_window_rounds
+
     def _reach(self, own: Start) -> int:
         """Rounds that are replayed rather than skipped by a peer's snapshot.
 
@@ -182,57 +294,40 @@ class StartFinder:
         agreement = self._manifest.agreement
         return agreement.payload_window_rounds // 2 if own.snapshot else agreement.snapshot_every
 
-    async def _wait_for_heads(self, own: Start, patience_ms: int) -> Heads:
-        """Where peers stand, best first.
-
-        Waits for one that is level. One that is syncing itself says nothing of where the run is,
-        but whoever else it knows is being dialled meanwhile.
-        """
-        now_ms = self._clock.now_ms()
-        is_old = round_at(self._manifest.schedule, now_ms) > self._manifest.agreement.snapshot_every
-        if own.snapshot is None and is_old:
+    def _compute_deadline(self, own: Start, patience_ms: int) -> int:
+        """Until when peers are waited for. Whoever has nothing of its own waits longer."""
+        if own.snapshot is None and self._is_old():
             patience_ms *= JOINER_PATIENCE
-        deadline_ms = now_ms + patience_ms
-        while True:
-            heads = await fetch_heads(self._puller)
-            if any(not head.syncing for _, head in heads) or self._clock.now_ms() >= deadline_ms:
-                break
-            await self._clock.sleep_until_ms(self._clock.now_ms() + LOOK_AGAIN_MS)
-        return _sort(heads)
+        return self._clock.now_ms() + patience_ms
 
-    async def _walk(
-        self, holder: bytes, head: HeadAnswer, floor_round: int
-    ) -> dict[bytes, int | None]:
-        """The peer's head and its ancestors down to the first not after `floor_round`.
+    def _is_old(self) -> bool:
+        """May the run be too old to be replayed from state 0?"""
+        round_ = round_at(self._manifest.schedule, self._clock.now_ms())
+        return round_ > self._manifest.agreement.snapshot_every
 
-        With their rounds, where these are known. Bounded by the payload window, as what is older
-        cannot be replayed, and by time: a peer may answer with little, and slowly.
+    async def _wait_for_heads(self, own: Start, deadline_ms: int) -> Heads:
+        """Where peers stand. Waits for one that is level, and for as many as rule 22 asks for.
+
+        One that is syncing itself says nothing of where the run is, but whoever else it knows is
+        being dialled meanwhile. Who has a chain of its own, and all in a young run, need not
+        believe anybody.
         """
-        trail: dict[bytes, int | None] = {head.head: None}
-        name = head.head
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(WALK_S):
-                window = self._manifest.agreement.payload_window_rounds
-                while len(trail) <= window and name != self._run_id:
-                    links = await self._ask_links(holder, name)
-                    if not links:
-                        break
-                    for link in links:
-                        trail[link.record] = link.round
-                        if link.round <= floor_round:
-                            return trail
-                        trail[link.parent] = None
-                        name = link.parent
-        return trail
+        is_stranger = own.snapshot is None and self._is_old()
+        while True:
+            heads = await self.asker.ask()
+            level = self._list_answers([(h, a) for h, a in heads if not a.syncing])
+            known = self._count_known()
+            is_heard = bool(level) and (not is_stranger or is_enough(level, known))
+            if is_heard or self._clock.now_ms() >= deadline_ms:
+                if is_stranger:
+                    self._say_once(explain_trust(level, known, self._anchor))
+                return heads
+            await self._clock.sleep_until_ms(self._clock.now_ms() + LOOK_AGAIN_MS)
 
-    async def _ask_links(self, holder: bytes, name: bytes) -> list[Link]:
-        """A record and its ancestors, newest first; empty where the peer's answer is no chain."""
-        request = BlobRequest(Blob.RECORDS, name, RECORDS_PER_REPLY_MAX)
-        raw = await self._puller.ask(holder, request, RECORDS_REPLY_BYTES_MAX)
-        try:
-            return decode_links(decode_records(raw or b""), self._run_id, name)
-        except Reject:
-            return []
+    def _say_once(self, line: str) -> None:
+        if line and line not in self._said:
+            self._said.add(line)
+            self._say(line)
 
     async def _fetch(
         self,
@@ -288,9 +383,3 @@ class StartFinder:
             raise Reject("its round is not that of its record")
         if round_ is not None and state.round != round_:
             raise Reject("its round is not that of its record")
-
-
-def _sort(heads: Heads) -> Heads:
-    """Those that are level first, then those whom most agree with, then the highest."""
-    votes = Counter(head.head for _, head in heads)
-    return sorted(heads, key=lambda h: (h[1].syncing, -votes[h[1].head], -h[1].height))

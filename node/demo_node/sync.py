@@ -1,25 +1,22 @@
 """Getting to where the others are: manifest, corpus, records.
 
 Late join and return after a pause are one walk: start from a snapshot (`starting.py`), pull the
-records after it, apply them, compare digests. What is taken from one peer here is checked by
-hash; that its history is the swarm's is believed on that peer's word (rule 22 comes later).
+records after it, apply them, compare digests. Whom to believe is decided there (rule 22); what is
+taken from one peer here is checked by hash.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from demo_node.peering import Peering
 from demo_node.ports import Blob, BlobRequest, Clock
 from demo_node.pull import Puller
 from demo_node.round import RoundDriver
-from demo_protocol.answers import HeadAnswer, decode_head
+from demo_node.walking import HeadAsker, Heads
 from demo_protocol.astray import find_wanted
-from demo_protocol.errors import ConfigError, Reject
+from demo_protocol.errors import ConfigError
 from demo_protocol.events import PullRecords, Tick
-from demo_protocol.limits import (
-    HEAD_REPLY_BYTES_MAX,
-    MANIFEST_BYTES_MAX,
-)
+from demo_protocol.limits import MANIFEST_BYTES_MAX
 from demo_protocol.manifest import Manifest, compute_run_id, decode_manifest
 from demo_protocol.schedule import contribute_end_ms, round_at, train_end_ms
 from demo_protocol.view import View
@@ -29,6 +26,9 @@ MANIFEST_PAUSES_S = (0.5, 1.0, 2.0)
 
 LOOK_AGAIN_MS = 200
 """How often a syncing node compares itself with its peers."""
+
+PULL_S = 2.0
+"""Answers are waited for so long before it is looked again who stands where."""
 
 STALLED_ROUNDS = 3
 """A round without progress may be a slow payload; three are a branch that does not win."""
@@ -81,30 +81,21 @@ def tell_apart(a: str, b: str) -> tuple[str, str]:
     return f"{a[:8]}…{a[start : start + 8]}", f"{b[:8]}…{b[start : start + 8]}"
 
 
-async def fetch_heads(puller: Puller) -> list[tuple[bytes, HeadAnswer]]:
-    """Where the connected peers stand."""
-    holders = puller.holders()
-    answers = await asyncio.gather(
-        *(puller.ask(h, BlobRequest(Blob.HEAD), HEAD_REPLY_BYTES_MAX, 5.0) for h in holders)
-    )
-    heads = []
-    for holder, raw in zip(holders, answers, strict=True):
-        try:
-            if raw is not None:
-                heads.append((holder, decode_head(raw)))
-        except Reject:
-            continue
-    return heads
+async def catch_up(
+    driver: RoundDriver,
+    clock: Clock,
+    say: Say,
+    patience_ms: int,
+    set_aside: Container[bytes] = (),
+) -> None:
+    """Pull and apply until we are where the fork choice leads, then take part.
 
-
-async def catch_up(driver: RoundDriver, clock: Clock, say: Say, patience_ms: int) -> None:
-    """Pull and apply until our head is as high as every connected peer's, then take part.
-
-    While nobody is connected, waits for at most `patience_ms`. A peer may stand on a branch that
-    is higher and still loses: without progress for STALLED_ROUNDS the node takes part as it is.
+    While nobody is connected, waits for at most `patience_ms`. What is wanted may be nowhere to be
+    had: without progress for STALLED_ROUNDS the node takes part as it is. Peers that were
+    `set_aside` are not asked (rule 22).
     """
     heard_ms = clock.now_ms()
-    await _come_level(driver, clock, say, patience_ms)
+    await _come_level(driver, clock, say, patience_ms, set_aside)
     if driver.puller.holders():
         await _listen(driver, clock, say, heard_ms)
     driver.first_round = driver.view.round
@@ -112,18 +103,19 @@ async def catch_up(driver: RoundDriver, clock: Clock, say: Say, patience_ms: int
     driver.post(Tick(clock.now_ms()))
 
 
-async def _come_level(driver: RoundDriver, clock: Clock, say: Say, patience_ms: int) -> None:
+async def _come_level(
+    driver: RoundDriver, clock: Clock, say: Say, patience_ms: int, set_aside: Container[bytes]
+) -> None:
     view = driver.view
     alone_until_ms = clock.now_ms() + patience_ms
     stalled_ms = STALLED_ROUNDS * view.manifest.schedule.round_ms
     shown, stalled_at_ms = -1, clock.now_ms() + stalled_ms
+    asker, pulls = HeadAsker(driver.puller), _Pulls(driver)
     while clock.now_ms() < stalled_at_ms:
-        heads = await fetch_heads(driver.puller)
-        for holder, head in heads:
-            if head.head not in view.chain:
-                await driver.fetcher.pull_records(PullRecords(head.head, (holder,)))
-        theirs = [view.chain[h.head].state.height for _, h in heads if h.head in view.chain]
-        height, target = view.head_state.height, max(_find_wanted_height(view), *theirs, 0)
+        heads = [(h, head) for h, head in await asker.ask() if h not in set_aside]
+        await pulls.start(heads)
+        theirs = any(head.head in view.chain for _, head in heads)
+        height, target = view.head_state.height, _find_wanted_height(view)
         is_level = target <= height and (theirs or not heads)
         if is_level and (heads or clock.now_ms() >= alone_until_ms):
             break
@@ -133,6 +125,24 @@ async def _come_level(driver: RoundDriver, clock: Clock, say: Say, patience_ms: 
             shown = height
             say(f"replaying: {height} of {target} records")
         await clock.sleep_until_ms(clock.now_ms() + LOOK_AGAIN_MS)
+
+
+class _Pulls:
+    """Pulls what peers stand on, from each by itself: one that hangs holds nobody up."""
+
+    def __init__(self, driver: RoundDriver) -> None:
+        self._driver = driver
+        self._under_way: dict[bytes, asyncio.Task[None]] = {}
+
+    async def start(self, heads: Heads) -> None:
+        """Ask for the heads that are not here, and wait a moment."""
+        for holder, head in heads:
+            task = self._under_way.get(holder)
+            if head.head not in self._driver.view.chain and (task is None or task.done()):
+                pull = self._driver.fetcher.pull_records(PullRecords(head.head, (holder,)))
+                self._under_way[holder] = self._driver.group.create_task(pull)
+        if pending := [task for task in self._under_way.values() if not task.done()]:
+            await asyncio.wait(pending, timeout=PULL_S)
 
 
 def _find_wanted_height(view: View) -> int:

@@ -4,23 +4,29 @@ import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 import safetensors.numpy
 
 from demo_node.ports import Blob, BlobRequest
-from demo_node.sim.keys import peer_name
+from demo_node.pull import Puller
+from demo_node.sim.keys import cheap_verify, peer_name
 from demo_node.sim.whole.model_learner import ModelLearner
 from demo_node.sim.whole.virtual_loop import VirtualClock, run_virtual
 from demo_node.starting import StartFinder
 from demo_node.store.memory import MemoryDisk
 from demo_node.store.snapshots import SnapshotInfo, SnapshotStore
+from demo_node.sync import Say
 from demo_protocol.answers import (
     HeadAnswer,
+    encode_bundle,
     encode_chain_state,
     encode_head,
+    encode_records,
 )
+from demo_protocol.round import make_bundle
 from demo_protocol.schedule import round_start_ms
 from tests.builders import MANIFEST, RUN_ID, Tree, header, view
 
@@ -56,11 +62,21 @@ class LyingPuller:
     def holders(self) -> list[bytes]:
         return [HOLDER]
 
+    def networks(self) -> dict[bytes, str]:
+        return {HOLDER: "one"}
+
     async def ask(
         self, holder: bytes, request: BlobRequest, bytes_max: int, timeout_s: float = 20.0
     ) -> bytes | None:
         self.asked.append(request.kind)
         return self.answers.get((request.kind, request.key))
+
+
+def make_finder(
+    puller: LyingPuller, store: SnapshotStore, learner: ModelLearner, say: Say
+) -> StartFinder:
+    clock, asked = VirtualClock(), cast(Puller, puller)
+    return StartFinder(MANIFEST, store, asked, learner, clock, say, say, verify=cheap_verify)
 
 
 WHY = {
@@ -121,7 +137,7 @@ def test_a_snapshot_that_lies_is_neither_kept_nor_loaded(lie: str) -> None:
         store, said = make_store(), list[str]()
         learner = ModelLearner(MANIFEST, VirtualClock(), HOLDER)
         learner.states[held] = b"our own."
-        finder = StartFinder(MANIFEST, store, puller, learner, VirtualClock(), said.append, print)  # type: ignore[arg-type]
+        finder = make_finder(puller, store, learner, said.append)
         found = await finder.find_beyond(seen, records[2], wanted)
         assert learner.states[held] == b"our own."
         if lie:
@@ -140,24 +156,36 @@ def test_a_snapshot_that_lies_is_neither_kept_nor_loaded(lie: str) -> None:
 @pytest.mark.parametrize("is_named", [True, False])
 def test_rule_25_only_a_chain_that_a_voter_stands_on_is_gone_to(is_named: bool) -> None:
     async def scenario() -> None:
-        await VirtualClock().sleep_until_ms(round_start_ms(MANIFEST.schedule, 9))
+        await VirtualClock().sleep_until_ms(round_start_ms(MANIFEST.schedule, 14))
         tree = Tree()
         seen = view(me=9, root=tree.state(tree.start(4)))
-        seen.round = 9
-        head, name = b"h" * 32, b"s" * 32
-        seen.votes.add(peer_name(1), 9, head if is_named else b"?" * 32)
+        seen.round = 14
+        other, name = Tree(), b"s" * 32
+        grown = [other.start(3)]
+        for round_ in range(1, 13):  # too far from the genesis to be replayed from there
+            grown.append(other.grow(grown[-1], round_, range(3)))
+        head = grown[-1]
+        seen.votes.add(peer_name(1), 14, head if is_named else b"?" * 32)
         answer = HeadAnswer(
             head=head,
-            round=8,
+            round=12,
             snapshot_record=head,
             snapshot_hash=name,
             snapshot_bytes=1_000,
             height=10**6,
             syncing=False,
         )
-        puller = LyingPuller({(Blob.HEAD, b""): encode_head(answer), (Blob.SNAPSHOT, name): b""})
+        puller = LyingPuller(
+            {
+                (Blob.HEAD, b""): encode_head(answer),
+                (Blob.RECORDS, head): encode_records(
+                    encode_bundle(make_bundle(other.chain[record])) for record in grown
+                ),
+                (Blob.SNAPSHOT, name): b"",
+            }
+        )
         learner = ModelLearner(MANIFEST, VirtualClock(), HOLDER)
-        finder = StartFinder(MANIFEST, make_store(), puller, learner, VirtualClock(), print, print)  # type: ignore[arg-type]
+        finder = make_finder(puller, make_store(), learner, print)
         assert await finder.find_elsewhere(seen) is None
         assert (Blob.SNAPSHOT in puller.asked) == is_named
 
