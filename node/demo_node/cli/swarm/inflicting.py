@@ -18,6 +18,10 @@ from demo_protocol.schedule import Schedule, round_at
 LOOK_S: Final = 0.1
 """How often a victim is looked at, and so how exactly it is known when it recovered."""
 
+LEAVE_ROUNDS: Final = 1
+LEAVE_S: Final = 60.0
+"""A node leaves within one round and 10 s; on a machine full of other nodes it may take longer."""
+
 Say = Callable[[str], None]
 """Shows one line of what happens."""
 
@@ -116,7 +120,7 @@ class Inflicter:
 
     async def _leave(self, node: SwarmNode, away_s: float | None) -> None:
         self._down[node.index] = self._note(Do.LEAVE, node, "leaves (SIGTERM)")
-        await node.leave(self._swarm.leave_s)
+        await node.leave(LEAVE_ROUNDS * self._schedule.round_ms / 1000 + LEAVE_S)
         self._tell(node.index, "has left")
         await self._come_back_after(node, away_s)
 
