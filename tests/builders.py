@@ -9,6 +9,7 @@ from demo_node.sim.whole.virtual_loop import EPOCH_MS
 from demo_protocol.chain import Chain, Record
 from demo_protocol.manifest import Agreement, Data, Learning, Manifest, Model, compute_run_id
 from demo_protocol.messages import (
+    Evidence,
     Header,
     Membership,
     Proposal,
@@ -120,6 +121,7 @@ def proposal(
     late: Iterable[Sealed[Header]] = (),
     joins: Iterable[Sealed[Membership]] = (),
     leaves: Iterable[Sealed[Membership]] = (),
+    evidence: Iterable[Evidence] = (),
     parent_digest: bytes = STATE_0,
 ) -> Sealed[Proposal]:
     """A signed proposal that lists these, in the order of the rules."""
@@ -134,6 +136,7 @@ def proposal(
             late=tuple(sorted(h.hash for h in late)),
             joins=tuple(w.raw for w in sorted(joins, key=lambda w: w.body.peer)),
             leaves=tuple(w.raw for w in sorted(leaves, key=lambda w: w.body.peer)),
+            evidence=tuple(evidence),
         ),
         run_id_of(run),
         cheap_sign(peer),
@@ -202,6 +205,7 @@ class Tree:
         late: Iterable[Sealed[Header]] = (),
         joins: Sequence[int] = (),
         leaves: Sequence[int] = (),
+        evidence: Iterable[Evidence] = (),
         vote: bytes | None = None,
     ) -> Sealed[Proposal]:
         """A proposal by `by`, or by who has rank 0; its headers are remembered."""
@@ -221,6 +225,7 @@ class Tree:
             late=late,
             joins=[wish(a, round_, run=self.run) for a in joins],
             leaves=[wish(a, round_, joins=False, run=self.run) for a in leaves],
+            evidence=evidence,
         )
 
     def add(self, sealed: Sealed[Proposal]) -> Record:
@@ -237,11 +242,20 @@ class Tree:
         late: Iterable[Sealed[Header]] = (),
         joins: Sequence[int] = (),
         leaves: Sequence[int] = (),
+        evidence: Iterable[Evidence] = (),
         vote: bytes | None = None,
     ) -> bytes:
         """A new record below `parent`; its hash."""
         sealed = self.propose(
-            parent, round_, contributors, by=by, late=late, joins=joins, leaves=leaves, vote=vote
+            parent,
+            round_,
+            contributors,
+            by=by,
+            late=late,
+            joins=joins,
+            leaves=leaves,
+            evidence=evidence,
+            vote=vote,
         )
         return self.add(sealed).hash
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 
 from demo_node.ports import MeshCounters, Norms, Topic, Trained
 from demo_node.views import Figure, Outcome, Phase, PhaseView, RoundObserver, RoundView
+from demo_protocol.chain import Record
 from demo_protocol.events import HeadChanged
 from demo_protocol.manifest import Manifest, has_ended
-from demo_protocol.roster import ChainState, get_members
+from demo_protocol.roster import ChainState, Member, get_members
 from demo_protocol.schedule import (
     contribute_end_ms,
     round_start_ms,
@@ -147,6 +148,21 @@ class History:
                 tally.rolled_back, tally.applied_ms = True, 0
         for step in view.chain.path(ancestor.hash, effect.head):
             self._tally(step.round).applied_ms = now_ms
+            self._tell_removals(step, view.me)
+
+    def _tell_removals(self, step: Record, me: bytes) -> None:
+        """Rule 26: whom a record that came onto our chain removes."""
+        for offence in step.offences:
+            if offence.peer == me:
+                until = step.state.known[me].removed_until
+                self._observer.on_event("key.removed", round=offence.round, until=until)
+                continue
+            self._observer.on_event(
+                "member.removed",
+                author=offence.peer.hex(),
+                round=offence.round,
+                evidence=str(offence.first.kind),
+            )
 
     def on_round_ended(
         self, round_: int, view: View, counters: MeshCounters, *, syncing: bool
@@ -207,7 +223,7 @@ class History:
         self._membership["joined"] += len(new.keys() - old.keys())
         for peer in old.keys() - new.keys():
             member = after.known.get(peer)
-            self._membership["left" if member and member.left else "expired"] += 1
+            self._membership[_tell_end(member)] += 1
 
     def _list_phases(self, round_: int, tally: _Tally) -> Iterator[PhaseView]:
         """How far the round came, and when: milestones in order, one phase behind each.
@@ -278,3 +294,10 @@ class History:
             differing=differing,
             again=tally.is_shown,
         )
+
+
+def _tell_end(member: Member | None) -> str:
+    """How a membership ended."""
+    if member is None or not member.left:
+        return "expired"
+    return "removed" if member.since_round < member.removed_until else "left"

@@ -189,6 +189,7 @@ def encode_chain_state(state: ChainState) -> bytes:
             samples_total=member.samples_total,
             first_round=member.first_round,
             last_round=member.last_round,
+            removed_until=member.removed_until,
         )
     for round_, peer in sorted(state.credits):
         message.credits.add(round=round_, peer=peer)
@@ -233,6 +234,7 @@ def _member(message: wire_pb2.ChainState.Member) -> Member:
         samples_total=message.samples_total,
         first_round=message.first_round,
         last_round=message.last_round,
+        removed_until=message.removed_until,
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from demo_protocol.errors import LocalFault
+from demo_protocol.evidence import Offence
 from demo_protocol.identity import Verify
 from demo_protocol.manifest import Manifest
 from demo_protocol.messages import Header, Proposal, Sealed
@@ -29,6 +30,7 @@ class Record:
     proposal: Sealed[Proposal] | None
     contributions: tuple[Sealed[Header], ...]
     late: tuple[Sealed[Header], ...]
+    offences: tuple[Offence, ...]
     state: ChainState
     members: frozenset[bytes]
 
@@ -84,6 +86,7 @@ class Chain:
             late=[h.body for h in listed.late],
             joins=listed.joins,
             leaves=listed.leaves,
+            removed=[offence.peer for offence in listed.offences],
             manifest=self.manifest,
         )
         rank = compute_rank(
@@ -98,6 +101,7 @@ class Chain:
             proposal=proposal,
             contributions=listed.contributions,
             late=listed.late,
+            offences=listed.offences,
             state=state,
             members=frozenset(get_members(state, self.manifest.agreement)),
         )
@@ -165,6 +169,7 @@ class Chain:
             proposal=None,
             contributions=(),
             late=(),
+            offences=(),
             state=self.root,
             members=frozenset(get_members(self.root, self.manifest.agreement)),
         )

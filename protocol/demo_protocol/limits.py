@@ -20,6 +20,9 @@ HEADER_BYTES_MAX: Final = 1 << 10
 PROPOSAL_BYTES_MAX: Final = 32 << 10
 """Rule 15: larger bodies would have to be pulled by hash."""
 
+NOTICE_BYTES_MAX: Final = 1 << 10
+"""A signed notice has about 180 bytes."""
+
 MEMBERSHIP_BYTES_MAX: Final = 160
 """A signed join or leave has 113 bytes. Proposals carry them whole: JOINS_MAX of them, and
 CONTRIBUTIONS_MAX hashes, must fit PROPOSAL_BYTES_MAX whatever strangers put into theirs."""
@@ -32,6 +35,13 @@ CONTRIBUTIONS_MAX: Final = 256
 
 JOINS_MAX: Final = 64
 """Joins and leaves in one proposal."""
+
+EVIDENCE_MAX: Final = 4
+"""Peers that one record removes, by two messages of up to 1 KiB each. The next record removes
+more: whoever is removed cannot be accused again meanwhile."""
+
+EVIDENCE_KEPT_MAX: Final = 256
+"""Peers against whom a node keeps evidence that is on no chain yet."""
 
 PAYLOAD_BYTES_MAX: Final = 256 << 20
 """No preset comes near it; the manifest and k bound a payload more tightly (rule T8)."""

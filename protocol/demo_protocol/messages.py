@@ -1,9 +1,12 @@
 """Signed messages of the wire: dataclasses <-> protobuf, checked for shape on the way in.
 
 Decoding never checks the signature: callers do the cheaper checks first, then `check_signature`.
-Everything is hashed and signed as received; nothing is re-encoded to check it.
+Everything is hashed and signed as received; nothing is re-encoded to check it. Of a proposal a
+short notice is signed, which names the rest by its hash: so two of them are told apart, and shown
+to others, by their notices alone.
 """
 
+import hashlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,11 +19,13 @@ from demo_protocol.identity import Kind, Sign, Verify, compute_hash, signing_byt
 from demo_protocol.limits import (
     CONTRIBUTIONS_MAX,
     DIGEST_BYTES,
+    EVIDENCE_MAX,
     HASH_BYTES,
     HEADER_BYTES_MAX,
     JOINS_MAX,
     K_MAX,
     MEMBERSHIP_BYTES_MAX,
+    NOTICE_BYTES_MAX,
     PAYLOAD_BYTES_MAX,
     PEER_BYTES,
     PROPOSAL_BYTES_MAX,
@@ -55,6 +60,26 @@ class Membership:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """The signed part of a proposal: whose it is, what it continues, and its content's name."""
+
+    round: int
+    peer: bytes
+    parent: bytes
+    content_hash: bytes
+    content_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Two messages of one kind, headers or proposals (their notices), as they were signed."""
+
+    kind: Kind
+    first: bytes
+    second: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:
     """What a round may decide (rules 13 and 15)."""
 
@@ -66,9 +91,16 @@ class Proposal:
     late: tuple[bytes, ...]
     joins: tuple[bytes, ...]
     leaves: tuple[bytes, ...]
+    evidence: tuple[Evidence, ...] = ()
 
 
-Body = TypeVar("Body", Header, Membership, Proposal)
+Body = TypeVar("Body", Header, Membership, Notice, Proposal)
+
+_EVIDENCE_KINDS = {
+    Kind.HEADER: wire_pb2.Evidence.KIND_HEADER,
+    Kind.PROPOSAL: wire_pb2.Evidence.KIND_PROPOSAL,
+}
+_KINDS_OF_EVIDENCE = {number: kind for kind, number in _EVIDENCE_KINDS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +115,10 @@ class Sealed(Generic[Body]):
     signature: bytes
 
 
-def check_signature(sealed: "Sealed[Body]", verify: Verify) -> None:
+AnySealed = Sealed[Header] | Sealed[Membership] | Sealed[Notice] | Sealed[Proposal]
+
+
+def check_signature(sealed: AnySealed, verify: Verify) -> None:
     """Raise Reject unless the message's author signed it."""
     if not verify(sealed.body.peer, sealed.signed, sealed.signature):
         raise Reject(f"bad signature on a {sealed.kind.value}")
@@ -114,23 +149,41 @@ def seal_membership(membership: Membership, run_id: bytes, sign: Sign) -> Sealed
 
 
 def seal_proposal(proposal: Proposal, run_id: bytes, sign: Sign) -> Sealed[Proposal]:
-    """Sign a proposal."""
+    """Sign a proposal, by way of its notice."""
     message = wire_pb2.Proposal(
-        round=proposal.round,
-        peer=proposal.peer,
-        parent=proposal.parent,
         parent_digest=proposal.parent_digest,
         contributions=proposal.contributions,
         late=proposal.late,
         joins=proposal.joins,
         leaves=proposal.leaves,
+        evidence=[
+            wire_pb2.Evidence(kind=_EVIDENCE_KINDS[e.kind], first=e.first, second=e.second)
+            for e in proposal.evidence
+        ],
     )
-    return _seal(proposal, Kind.PROPOSAL, message.SerializeToString(), run_id, sign)
+    content = message.SerializeToString()
+    notice = wire_pb2.Notice(
+        round=proposal.round,
+        peer=proposal.peer,
+        parent=proposal.parent,
+        content_hash=hashlib.sha256(content).digest(),
+        content_bytes=len(content),
+    )
+    encoded = notice.SerializeToString()
+    return _seal(proposal, Kind.PROPOSAL, encoded, run_id, sign, content)
+
+
+def make_notice(proposal: Sealed[Proposal], run_id: bytes) -> Sealed[Notice]:
+    """A proposal without its content, under the same name and signature."""
+    envelope = wire_pb2.Signed()
+    _parse(envelope, proposal.raw)
+    envelope.ClearField("content")
+    return decode_notice(envelope.SerializeToString(), run_id)
 
 
 def decode_header(raw: bytes, run_id: bytes) -> Sealed[Header]:
     """Parse a header. Raises Reject where no honest peer would have sent it."""
-    body, signature = _open(raw, HEADER_BYTES_MAX)
+    body, signature, _ = _open(raw, HEADER_BYTES_MAX)
     message = wire_pb2.Header()
     _parse(message, body)
     header = Header(
@@ -154,7 +207,7 @@ def decode_header(raw: bytes, run_id: bytes) -> Sealed[Header]:
 
 def decode_membership(raw: bytes, run_id: bytes) -> Sealed[Membership]:
     """Parse a join or leave. Raises Reject where no honest peer would have sent it."""
-    body, signature = _open(raw, MEMBERSHIP_BYTES_MAX)
+    body, signature, _ = _open(raw, MEMBERSHIP_BYTES_MAX)
     message = wire_pb2.Membership()
     _parse(message, body)
     if message.kind not in (wire_pb2.Membership.KIND_JOIN, wire_pb2.Membership.KIND_LEAVE):
@@ -167,32 +220,66 @@ def decode_membership(raw: bytes, run_id: bytes) -> Sealed[Membership]:
     return _sealed(membership, Kind.MEMBERSHIP, body, signature, raw, run_id)
 
 
+def decode_notice(raw: bytes, run_id: bytes) -> Sealed[Notice]:
+    """Parse a proposal's notice. Raises Reject where no honest peer would have sent it."""
+    body, signature, _ = _open(raw, NOTICE_BYTES_MAX)
+    return _sealed(_notice(body), Kind.PROPOSAL, body, signature, raw, run_id)
+
+
 def decode_proposal(raw: bytes, run_id: bytes) -> Sealed[Proposal]:
     """Parse a proposal. Raises Reject where no honest peer would have sent it."""
-    body, signature = _open(raw, PROPOSAL_BYTES_MAX)
+    body, signature, content = _open(raw, PROPOSAL_BYTES_MAX, with_content=True)
+    notice = _notice(body)
+    if len(content) != notice.content_bytes:
+        raise Reject(f"a proposal of {len(content)} bytes, announced as {notice.content_bytes}")
+    if hashlib.sha256(content).digest() != notice.content_hash:
+        raise Reject("a proposal that is not what its notice names")
     message = wire_pb2.Proposal()
-    _parse(message, body)
+    _parse(message, content)
     if len(message.contributions) + len(message.late) > CONTRIBUTIONS_MAX:
         raise Reject(f"proposal lists more than {CONTRIBUTIONS_MAX} headers")
     if len(message.joins) + len(message.leaves) > JOINS_MAX:
         raise Reject(f"proposal lists more than {JOINS_MAX} joins and leaves")
+    if len(message.evidence) > EVIDENCE_MAX:
+        raise Reject(f"proposal lists evidence against more than {EVIDENCE_MAX} peers")
     proposal = Proposal(
-        round=message.round,
-        peer=_exactly(message.peer, PEER_BYTES, "peer"),
-        parent=_exactly(message.parent, HASH_BYTES, "parent"),
+        round=notice.round,
+        peer=notice.peer,
+        parent=notice.parent,
         parent_digest=_exactly(message.parent_digest, DIGEST_BYTES, "parent digest"),
         contributions=_sorted_hashes(message.contributions),
         late=_sorted_hashes(message.late),
         joins=tuple(message.joins),
         leaves=tuple(message.leaves),
+        evidence=tuple(_evidence(e) for e in message.evidence),
     )
     return _sealed(proposal, Kind.PROPOSAL, body, signature, raw, run_id)
 
 
-def _seal(body: Body, kind: Kind, encoded: bytes, run_id: bytes, sign: Sign) -> Sealed[Body]:
+def _notice(body: bytes) -> Notice:
+    message = wire_pb2.Notice()
+    _parse(message, body)
+    return Notice(
+        round=message.round,
+        peer=_exactly(message.peer, PEER_BYTES, "peer"),
+        parent=_exactly(message.parent, HASH_BYTES, "parent"),
+        content_hash=_exactly(message.content_hash, HASH_BYTES, "content hash"),
+        content_bytes=message.content_bytes,
+    )
+
+
+def _evidence(message: wire_pb2.Evidence) -> Evidence:
+    if message.kind not in _KINDS_OF_EVIDENCE:
+        raise Reject("evidence of an unknown kind")
+    return Evidence(_KINDS_OF_EVIDENCE[message.kind], message.first, message.second)
+
+
+def _seal(
+    body: Body, kind: Kind, encoded: bytes, run_id: bytes, sign: Sign, content: bytes = b""
+) -> Sealed[Body]:
     signature = sign(signing_bytes(kind, run_id, encoded))
-    raw = wire_pb2.Signed(body=encoded, signature=signature).SerializeToString()
-    return _sealed(body, kind, encoded, signature, raw, run_id)
+    envelope = wire_pb2.Signed(body=encoded, signature=signature, content=content)
+    return _sealed(body, kind, encoded, signature, envelope.SerializeToString(), run_id)
 
 
 def _sealed(
@@ -208,16 +295,27 @@ def _sealed(
     )
 
 
-def _open(raw: bytes, bytes_max: int) -> tuple[bytes, bytes]:
+def _open(raw: bytes, bytes_max: int, *, with_content: bool = False) -> tuple[bytes, bytes, bytes]:
+    """(body, signature, content) of an envelope."""
     if len(raw) > bytes_max:
         raise Reject(f"message of {len(raw)} bytes, at most {bytes_max} are taken")
     envelope = wire_pb2.Signed()
     _parse(envelope, raw)
-    return envelope.body, _exactly(envelope.signature, SIGNATURE_BYTES, "signature")
+    if envelope.content and not with_content:
+        raise Reject("only a proposal has content beside its signed body")
+    return (
+        envelope.body,
+        _exactly(envelope.signature, SIGNATURE_BYTES, "signature"),
+        envelope.content,
+    )
 
 
 def _parse(
-    message: wire_pb2.Signed | wire_pb2.Header | wire_pb2.Membership | wire_pb2.Proposal,
+    message: wire_pb2.Signed
+    | wire_pb2.Header
+    | wire_pb2.Membership
+    | wire_pb2.Notice
+    | wire_pb2.Proposal,
     raw: bytes,
 ) -> None:
     try:

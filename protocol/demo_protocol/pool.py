@@ -4,20 +4,27 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from demo_protocol.limits import FINGERPRINT_BYTES, JOINS_MAX, PENDING_MAX
-from demo_protocol.messages import Header, Membership, Proposal, Sealed
+from demo_protocol.evidence import Offence
+from demo_protocol.limits import EVIDENCE_KEPT_MAX, FINGERPRINT_BYTES, JOINS_MAX, PENDING_MAX
+from demo_protocol.messages import Header, Membership, Notice, Proposal, Sealed
 
 
 @dataclass(slots=True)
 class Pool:
-    """Headers by hash and by (round, peer); the first of a peer and round is the one used."""
+    """Headers by hash and by (round, peer); the first of a peer and round is the one used.
+
+    `notices` are of the first proposal of a peer and round, `repeated` has those who made two.
+    `offences` hold the newest one of each peer.
+    """
 
     headers: dict[bytes, Sealed[Header]] = field(default_factory=dict)
     by_round: dict[int, dict[bytes, Sealed[Header]]] = field(default_factory=dict)
     second: dict[int, dict[bytes, Sealed[Header]]] = field(default_factory=dict)
     fingerprints: dict[int, bytes] = field(default_factory=dict)
     payload_rounds: dict[bytes, int] = field(default_factory=dict)
-    proposals: dict[tuple[int, bytes], bytes] = field(default_factory=dict)
+    notices: dict[tuple[int, bytes], Sealed[Notice]] = field(default_factory=dict)
+    repeated: set[tuple[int, bytes]] = field(default_factory=set)
+    offences: dict[bytes, Offence] = field(default_factory=dict)
     pending: dict[bytes, Sealed[Proposal]] = field(default_factory=dict)
     wishes: dict[bytes, Sealed[Membership]] = field(default_factory=dict)
 
@@ -70,6 +77,14 @@ class Pool:
         if len(self.pending) > PENDING_MAX:
             del self.pending[next(iter(self.pending))]
 
+    def add_offence(self, offence: Offence) -> None:
+        """Keep evidence until a record lists it; the oldest makes room."""
+        old = self.offences.get(offence.peer)
+        if old is None or old.round < offence.round:
+            self.offences[offence.peer] = offence
+        if len(self.offences) > EVIDENCE_KEPT_MAX:
+            del self.offences[next(iter(self.offences))]
+
     def add_wish(self, wish: Sealed[Membership]) -> None:
         """Remember the newest join or leave of a peer, of a bounded number of peers."""
         old = self.wishes.get(wish.body.peer)
@@ -85,13 +100,18 @@ class Pool:
             if self.wishes[peer].body.joins == joins:
                 yield self.wishes[peer]
 
+    def forget_offences(self, round_: int) -> None:
+        """Drop evidence of rounds before this: no record may list it any more."""
+        self.offences = {p: o for p, o in self.offences.items() if o.round >= round_}
+
     def forget_before(self, round_: int, payload_round: int) -> None:
         """Drop headers and wishes of rounds before `round_`, payload marks before the other."""
         self.by_round = {r: peers for r, peers in self.by_round.items() if r >= round_}
         self.second = {r: peers for r, peers in self.second.items() if r >= round_}
         self.fingerprints = {r: f for r, f in self.fingerprints.items() if r >= round_}
         self.headers = {h: s for h, s in self.headers.items() if s.body.round >= round_}
-        self.proposals = {k: v for k, v in self.proposals.items() if k[0] >= round_}
+        self.notices = {k: v for k, v in self.notices.items() if k[0] >= round_}
+        self.repeated = {k for k in self.repeated if k[0] >= round_}
         self.wishes = {p: w for p, w in self.wishes.items() if w.body.round >= round_}
         self.payload_rounds = {h: r for h, r in self.payload_rounds.items() if r >= payload_round}
         self.pending = {h: p for h, p in self.pending.items() if p.body.round >= payload_round}

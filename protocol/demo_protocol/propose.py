@@ -1,6 +1,7 @@
 """Making a proposal: who may, when, and what it lists (rules 8, 12 to 15)."""
 
-from demo_protocol.limits import CONTRIBUTIONS_MAX, JOINS_MAX
+from demo_protocol.evidence import Offence, is_offence_usable
+from demo_protocol.limits import CONTRIBUTIONS_MAX, EVIDENCE_MAX, JOINS_MAX
 from demo_protocol.messages import Header, Proposal, Sealed, seal_proposal
 from demo_protocol.roster import compute_slot
 from demo_protocol.schedule import settle_start_ms, slot_start_ms
@@ -44,11 +45,14 @@ def _has_good_proposal(view: View) -> bool:
 def _compose(view: View) -> Sealed[Proposal] | None:
     parent = view.head_state
     agreement = view.manifest.agreement
+    offences = _choose_offences(view)
+    removed = {offence.peer for offence in offences}
     leaves, joins = (
         [
             wish
             for wish in view.pool.newest_wishes(joins=joins)
-            if is_wish_usable(wish.body, parent, view.round, agreement.late_rounds)
+            if wish.body.peer not in removed
+            and is_wish_usable(wish.body, parent, view.round, agreement.late_rounds)
         ][: JOINS_MAX // 2]
         for joins in (False, True)
     )
@@ -57,6 +61,7 @@ def _compose(view: View) -> Sealed[Proposal] | None:
         header
         for header in view.pool.of_round(view.round)
         if view.pool.is_held(header.body)
+        and header.body.peer not in removed
         and (header.body.peer in joining or _is_in(view, header.body.peer))
     ][:CONTRIBUTIONS_MAX]
     if not contributions:
@@ -68,7 +73,9 @@ def _compose(view: View) -> Sealed[Proposal] | None:
         header
         for round_ in range(view.round - agreement.late_rounds, view.round)
         for header in view.pool.of_round(round_)
-        if (round_, header.body.peer) not in parent.credits and _is_in(view, header.body.peer)
+        if (round_, header.body.peer) not in parent.credits
+        and header.body.peer not in removed
+        and _is_in(view, header.body.peer)
     ][: CONTRIBUTIONS_MAX - len(contributions)]
     proposal = Proposal(
         round=view.round,
@@ -79,8 +86,24 @@ def _compose(view: View) -> Sealed[Proposal] | None:
         late=_sorted(late),
         joins=tuple(wish.raw for wish in joins),
         leaves=tuple(wish.raw for wish in leaves),
+        evidence=tuple(offence.evidence for offence in offences),
     )
     return seal_proposal(proposal, view.run_id, view.sign)
+
+
+def _choose_offences(view: View) -> list[Offence]:
+    """Rule 26: evidence that the record may list, the oldest first, sorted by peer.
+
+    None against ourselves: whoever has our key as well is reported, and the others list it.
+    """
+    parent, forget_rounds = view.head_state, view.manifest.agreement.forget_rounds
+    usable = [
+        offence
+        for offence in view.pool.offences.values()
+        if offence.peer != view.me and is_offence_usable(offence, parent, view.round, forget_rounds)
+    ]
+    usable.sort(key=lambda offence: (offence.round, offence.peer))
+    return sorted(usable[:EVIDENCE_MAX], key=lambda offence: offence.peer)
 
 
 def _is_in(view: View, peer: bytes) -> bool:

@@ -17,18 +17,21 @@ from demo_protocol.events import (
     PullRecords,
     RecordsFetched,
 )
+from demo_protocol.evidence import make_offence
 from demo_protocol.identity import Kind
 from demo_protocol.limits import HEADERS_PER_ROUND_MAX, RECORDS_PER_REPLY_MAX
 from demo_protocol.manifest import has_ended
 from demo_protocol.messages import (
     Header,
     Membership,
+    Notice,
     Proposal,
     Sealed,
     check_signature,
     decode_header,
     decode_membership,
     decode_proposal,
+    make_notice,
 )
 from demo_protocol.payload import payload_bytes
 from demo_protocol.schedule import round_start_ms
@@ -90,6 +93,8 @@ def on_records(view: View, event: RecordsFetched) -> list[Effect]:
             continue
         for header in headers:
             effects += _take_header(view, header)
+        if round_ >= view.round - view.manifest.agreement.late_rounds:
+            _note(view, make_notice(proposal, view.run_id))
         view.pool.add_pending(proposal)
         effects += resolve_pending(view)
         if proposal.hash in view.pool.pending:
@@ -208,6 +213,7 @@ def _take_header(view: View, header: Sealed[Header]) -> list[Effect]:
     first = view.pool.by_round.get(body.round, {}).get(body.peer, header)
     if first.hash != header.hash:
         view.votes.add_equivocation(body.peer, body.round)
+        _add_offence(view, first, header)
     view.pool.add_header(header)
     view.votes.add(body.peer, body.round, body.vote)
     return [DigestAccused(body.peer, body.base)] if view.is_accused(body) else []
@@ -240,17 +246,23 @@ def _on_proposal(view: View, proposal: Sealed[Proposal], event: GossipReceived) 
     body = proposal.body
     # [IGNORE] it is of a round that gossip still carries
     _validate_round(view, body.round, event.now_ms)
-    # [IGNORE] it is its author's first of this round, over all parents (rule 13)
-    known = view.pool.proposals.get((body.round, body.peer))
-    if known is not None:
-        raise Ignore("proposal is known" if known == proposal.hash else "second proposal")
-    if proposal.hash in view.chain or proposal.hash in view.pool.pending:
+    # [IGNORE] it is new
+    known = view.pool.notices.get((body.round, body.peer))
+    is_noted = known is not None and known.hash == proposal.hash
+    if is_noted or proposal.hash in view.chain or proposal.hash in view.pool.pending:
         raise Ignore("proposal is known")
+    # [IGNORE] it is its author's first of this round, over all parents (rule 13), or the second:
+    # then others shall know, too
+    if (body.round, body.peer) in view.pool.repeated:
+        raise Ignore("its author is known to make several proposals")
     # [REJECT] its author has a slot, where that can be told already
     if body.parent in view.chain:
         validate_slot(body, view.chain[body.parent].state, view.manifest)
     # [REJECT] its author signed it
     check_signature(proposal, view.verify)
+    if known is not None:
+        _note(view, make_notice(proposal, view.run_id))
+        return []
     if body.parent in view.chain and not _missing(view, body):
         # [REJECT] it is valid by content
         effects = _add_record(view, proposal)
@@ -259,13 +271,34 @@ def _on_proposal(view: View, proposal: Sealed[Proposal], event: GossipReceived) 
         holders = (body.peer, event.sender)
         effects = _pull_towards(view, body.parent, body.round, holders)
         effects += _pull_headers(view, body, holders)
-    view.pool.proposals[body.round, body.peer] = proposal.hash
+    _note(view, make_notice(proposal, view.run_id))
     return effects + resolve_pending(view)
+
+
+def _note(view: View, notice: Sealed[Notice]) -> None:
+    """Remember who proposed in a round, and who did so twice (rule 13)."""
+    place = notice.body.round, notice.body.peer
+    first = view.pool.notices.setdefault(place, notice)
+    if first.hash != notice.hash:
+        view.pool.repeated.add(place)
+        _add_offence(view, first, notice)
+
+
+def _add_offence(
+    view: View, one: Sealed[Header] | Sealed[Notice], other: Sealed[Header] | Sealed[Notice]
+) -> None:
+    """Rule 26: keep the evidence; against strangers there is nothing to be done."""
+    if one.body.peer in view.head_state.known:
+        view.pool.add_offence(make_offence(one, other))
 
 
 def _on_membership(view: View, wish: Sealed[Membership], event: GossipReceived) -> list[Effect]:
     # [IGNORE] it is of a round that gossip still carries
     _validate_round(view, wish.body.round, event.now_ms)
+    # [IGNORE] its author is not removed (rule 26)
+    known = view.head_state.known.get(wish.body.peer)
+    if known is not None and known.removed_until > wish.body.round:
+        raise Ignore("its author is removed")
     # [IGNORE] it is newer than what we have of this peer
     old = view.pool.wishes.get(wish.body.peer)
     if old is not None and old.body.round >= wish.body.round:
@@ -322,6 +355,9 @@ def find_missing(view: View, record: bytes) -> bytes | None:
 def _add_record(view: View, proposal: Sealed[Proposal]) -> list[Effect]:
     """Raises Reject, having changed nothing, where it is not valid by content (rule 15)."""
     record = view.chain.add(proposal, view.pool.headers, view.verify)
+    for offence in record.offences:
+        if offence.first.kind is Kind.HEADER:  # also for who has not heard both headers (rule 18)
+            view.votes.add_equivocation(offence.peer, offence.round)
     return [KeepRecord(record.hash), *pull_payloads(view, record)]
 
 

@@ -24,8 +24,9 @@ class Member:
     """One peer the chain knows: a candidate until `admitted_by` names a record.
 
     `since_round` is the round of the record that listed its newest join or leave: an older signed
-    wish, replayed, is refused by it. `included` counts contributions since that join; what
-    follows `member_round` counts payloads over the whole chain, also across leaves: -1 for none.
+    wish, replayed, is refused by it. `included` counts contributions since that join; the
+    four after `member_round` count payloads over the whole chain, also across leaves: -1 for
+    none. No join counts before `removed_until` (rule 26).
     """
 
     peer: bytes
@@ -41,6 +42,7 @@ class Member:
     samples_total: int = 0
     first_round: int = -1
     last_round: int = -1
+    removed_until: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,9 +149,13 @@ def advance(
     late: Iterable[Header],
     joins: Iterable[Membership],
     leaves: Iterable[Membership],
+    removed: Iterable[bytes],
     manifest: Manifest,
 ) -> ChainState:
-    """The chain's state at `record`, a child of `parent` that lists these headers and wishes."""
+    """The chain's state at `record`, a child of `parent` that lists these headers and wishes.
+
+    `removed` are the peers that it lists evidence against.
+    """
     agreement = manifest.agreement
     members_before = get_members(parent, agreement)
     known = dict(parent.known)
@@ -158,6 +164,13 @@ def advance(
         known[join.peer] = _joined(join.peer, admitted, proposal.round, known.get(join.peer))
     for leave in leaves:
         known[leave.peer] = replace(known[leave.peer], left=True, since_round=proposal.round)
+    for peer in removed:  # as if it had left, and no join of it counts for as long
+        known[peer] = replace(
+            known[peer],
+            left=True,
+            since_round=proposal.round,
+            removed_until=proposal.round + agreement.forget_rounds,
+        )
     credits = {c for c in parent.credits if c[0] > proposal.round - agreement.late_rounds}
     for header in contributions:
         known[header.peer] = _included(known[header.peer], header)
@@ -200,6 +213,7 @@ def _joined(peer: bytes, admitted_by: bytes, round_: int, before: Member | None)
         samples_total=before.samples_total,
         first_round=before.first_round,
         last_round=before.last_round,
+        removed_until=before.removed_until,
     )
 
 

@@ -39,7 +39,13 @@ from demo_protocol.events import (
 )
 from demo_protocol.identity import Kind
 from demo_protocol.manifest import has_ended
-from demo_protocol.messages import Header, Membership, seal_header, seal_membership
+from demo_protocol.messages import (
+    Header,
+    Membership,
+    make_notice,
+    seal_header,
+    seal_membership,
+)
 from demo_protocol.propose import make_proposal
 from demo_protocol.receive import (
     on_gossip,
@@ -180,7 +186,8 @@ class Round:
             return []
         known = view.head_state.known.get(view.me)
         is_in = known is not None and not known.left
-        if is_in != self.leaving:
+        is_removed = known is not None and known.removed_until > round_  # nobody would list it
+        if is_in != self.leaving or is_removed:
             return []
         wish = Membership(joins=not self.leaving, peer=view.me, round=round_)
         sealed = seal_membership(wish, view.run_id, view.sign)
@@ -305,7 +312,7 @@ class Round:
         if proposal is None:
             return []
         self.proposed_round = view.round
-        view.pool.proposals[view.round, view.me] = proposal.hash
+        view.pool.notices[view.round, view.me] = make_notice(proposal, view.run_id)
         view.pool.add_pending(proposal)
         return [
             Persist(Kind.PROPOSAL, view.round, proposal.hash, proposal.raw),

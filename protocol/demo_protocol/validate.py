@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from demo_protocol.errors import Ignore, Reject
+from demo_protocol.evidence import Offence, check_offence, is_offence_usable, open_evidence
 from demo_protocol.identity import Verify
 from demo_protocol.manifest import Manifest, has_ended
 from demo_protocol.messages import (
@@ -25,12 +26,13 @@ from demo_protocol.schedule import Schedule, round_at, round_start_ms
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listed:
-    """What a proposal's hashes and wishes stand for, checked."""
+    """What a proposal's hashes, wishes and evidence stand for, checked."""
 
     contributions: tuple[Sealed[Header], ...]
     late: tuple[Sealed[Header], ...]
     joins: tuple[Membership, ...]
     leaves: tuple[Membership, ...]
+    offences: tuple[Offence, ...]
 
 
 def validate_round(round_: int, *, schedule: Schedule, late_rounds: int, now_ms: int) -> None:
@@ -70,6 +72,10 @@ def validate_proposal(
         raise Reject("one peer joins and leaves in one record")
     contributions = tuple(headers[h] for h in body.contributions)
     late = tuple(headers[h] for h in body.late)
+    offences = _offences(body, parent, manifest, run_id, verify)
+    listed = {h.body.peer for h in (*contributions, *late)} | {w.peer for w in (*joins, *leaves)}
+    if any(offence.peer in listed for offence in offences):
+        raise Reject("a record lists what a peer sent that it removes")
     if not contributions:
         raise Reject("a record lists at least one contribution")
     _validate_contributions(contributions, body.round, parent, {w.peer for w in joins})
@@ -78,7 +84,9 @@ def validate_proposal(
         h.body.peer != body.peer for h in contributions
     ):
         raise Reject("under a parent without members only a contributor proposes (rule 14)")
-    return Listed(contributions=contributions, late=late, joins=joins, leaves=leaves)
+    return Listed(
+        contributions=contributions, late=late, joins=joins, leaves=leaves, offences=offences
+    )
 
 
 def validate_slot(body: Proposal, parent: ChainState, manifest: Manifest) -> None:
@@ -115,13 +123,29 @@ def _wishes(
     return tuple(w.body for w in wishes)
 
 
+def _offences(
+    body: Proposal, parent: ChainState, manifest: Manifest, run_id: bytes, verify: Verify
+) -> tuple[Offence, ...]:
+    """Rule 26: the peers that it lists evidence against."""
+    offences = tuple(open_evidence(evidence, run_id) for evidence in body.evidence)
+    if any(a.peer >= b.peer for a, b in itertools.pairwise(offences)):
+        raise Reject("evidence is sorted by peer, one each")
+    for offence in offences:
+        if not is_offence_usable(offence, parent, body.round, manifest.agreement.forget_rounds):
+            raise Reject("evidence that does not fit the parent")
+        check_offence(offence, verify)
+    return offences
+
+
 def is_wish_usable(wish: Membership, parent: ChainState, round_: int, late_rounds: int) -> bool:
     """May a record of `round_` on `parent` list this join or leave? Old ones cannot be replayed."""
     if not round_ - late_rounds <= wish.round <= round_:
         return False
     known = parent.known.get(wish.peer)
     if wish.joins:
-        return known is None or (known.left and wish.round > known.since_round)
+        return known is None or (
+            known.left and wish.round > known.since_round and round_ >= known.removed_until
+        )
     return known is not None and not known.left and wish.round >= known.since_round
 
 

@@ -137,3 +137,4 @@ class View:
         self.lacking = {name: h for name, h in self.lacking.items() if name in self.chain}
         forget_rounds = self.manifest.agreement.forget_rounds
         self.votes.forget(self.head_state.known, round_, self.round - forget_rounds)
+        self.pool.forget_offences(self.round - forget_rounds)

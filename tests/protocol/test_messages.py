@@ -1,5 +1,6 @@
 """Signed messages: they round-trip, and only Reject comes of what nobody honest sends."""
 
+import hashlib
 from collections.abc import Callable
 
 import pytest
@@ -11,14 +12,17 @@ from demo_protocol.errors import Reject
 from demo_protocol.identity import Kind, signing_bytes
 from demo_protocol.limits import (
     CONTRIBUTIONS_MAX,
+    EVIDENCE_MAX,
     HEADER_BYTES_MAX,
     JOINS_MAX,
     K_MAX,
     MEMBERSHIP_BYTES_MAX,
+    NOTICE_BYTES_MAX,
     PAYLOAD_BYTES_MAX,
     PROPOSAL_BYTES_MAX,
 )
 from demo_protocol.messages import (
+    Evidence,
     Header,
     Membership,
     Proposal,
@@ -26,7 +30,9 @@ from demo_protocol.messages import (
     check_signature,
     decode_header,
     decode_membership,
+    decode_notice,
     decode_proposal,
+    make_notice,
     seal_header,
     seal_membership,
     seal_proposal,
@@ -77,6 +83,15 @@ proposals = st.builds(
     late=hash_lists,
     joins=st.lists(st.binary(max_size=20), max_size=4).map(tuple),
     leaves=st.lists(st.binary(max_size=20), max_size=4).map(tuple),
+    evidence=st.lists(
+        st.builds(
+            Evidence,
+            kind=st.sampled_from([Kind.HEADER, Kind.PROPOSAL]),
+            first=st.binary(max_size=20),
+            second=st.binary(max_size=20),
+        ),
+        max_size=EVIDENCE_MAX,
+    ).map(tuple),
 )
 memberships = st.builds(Membership, joins=st.booleans(), peer=st.just(PEER), round=uint32)
 
@@ -95,6 +110,21 @@ def test_a_proposal_round_trips(body: Proposal) -> None:
     check_signature(sealed, cheap_verify)
 
 
+@given(proposals)
+def test_a_notice_has_the_name_and_the_signature_of_its_proposal(body: Proposal) -> None:
+    sealed = seal_proposal(body, RUN_ID, SIGN)
+    notice = make_notice(sealed, RUN_ID)
+    assert decode_notice(notice.raw, RUN_ID) == notice
+    check_signature(notice, cheap_verify)
+    assert (notice.hash, notice.kind) == (sealed.hash, sealed.kind)
+    assert (notice.body.round, notice.body.peer, notice.body.parent) == (
+        body.round,
+        body.peer,
+        body.parent,
+    )
+    assert len(notice.raw) < 250
+
+
 @given(memberships)
 def test_a_join_or_leave_round_trips(body: Membership) -> None:
     sealed = seal_membership(body, RUN_ID, SIGN)
@@ -105,6 +135,7 @@ def test_a_join_or_leave_round_trips(body: Membership) -> None:
 DECODERS: list[Callable[[bytes, bytes], object]] = [
     decode_header,
     decode_membership,
+    decode_notice,
     decode_proposal,
 ]
 
@@ -168,7 +199,7 @@ def test_a_message_of_another_run_is_badly_signed() -> None:
         check_signature(decode_header(header().raw, b"x" * 32), cheap_verify)
 
 
-def resealed(message: wire_pb2.Header | wire_pb2.Proposal | wire_pb2.Membership) -> bytes:
+def resealed(message: wire_pb2.Header | wire_pb2.Membership) -> bytes:
     return wire_pb2.Signed(
         body=message.SerializeToString(), signature=bytes(64)
     ).SerializeToString()
@@ -216,15 +247,75 @@ def test_rule_t4_a_heartbeat_states_no_payload() -> None:
         {"late": [b"short"]},
         {"contributions": [bytes([0, i]) * 16 for i in range(200)], "late": [bytes(32)] * 57},
         {"joins": [b""] * 40, "leaves": [b""] * 25},
-        {"parent": b""},
         {"parent_digest": b""},
     ],
-    ids=["unsorted", "twice", "late unsorted", "length", "many", "many joins", "parent", "digest"],
+    ids=["unsorted", "twice", "late unsorted", "length", "many", "many joins", "digest"],
 )
 def test_rule_15_a_proposal_of_impossible_form_is_rejected(lists: dict[str, list[bytes]]) -> None:
-    fields = {"round": 1, "peer": PEER, "parent": bytes(32), "parent_digest": bytes(8)} | lists
+    content = {"parent_digest": bytes(8)} | lists
     with pytest.raises(Reject):
-        decode_proposal(resealed(wire_pb2.Proposal(**fields)), RUN_ID)  # type: ignore[arg-type]  # wrong on purpose
+        decode_proposal(announced(wire_pb2.Proposal(**content)), RUN_ID)  # type: ignore[arg-type]  # wrong on purpose
+
+
+def announced(message: wire_pb2.Proposal, **changes: bytes | int) -> bytes:
+    """A proposal of this content, under a notice that fits it but for these changes."""
+    content = message.SerializeToString()
+    fields: dict[str, bytes | int] = {
+        "round": 1,
+        "peer": PEER,
+        "parent": bytes(32),
+        "content_hash": hashlib.sha256(content).digest(),
+        "content_bytes": len(content),
+    }
+    notice = wire_pb2.Notice(**fields | changes)  # type: ignore[arg-type]  # wrong on purpose
+    return wire_pb2.Signed(
+        body=notice.SerializeToString(), signature=bytes(64), content=content
+    ).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"peer": b"short"},
+        {"parent": b""},
+        {"content_hash": bytes(32)},
+        {"content_hash": b""},
+        {"content_bytes": 0},
+        {"content_bytes": 11},
+    ],
+    ids=["peer", "parent", "other content", "no hash", "empty", "length"],
+)
+def test_rule_15_a_notice_that_does_not_fit_is_rejected(changes: dict[str, bytes | int]) -> None:
+    message = wire_pb2.Proposal(parent_digest=bytes(8))
+    decode_proposal(announced(message), RUN_ID)
+    with pytest.raises(Reject):
+        decode_proposal(announced(message, **changes), RUN_ID)
+
+
+def test_only_a_proposal_has_content_beside_what_is_signed() -> None:
+    """Nobody who passes a header or notice on can add to it."""
+    for sealed, decode in ((header(), decode_header), (wish(), decode_membership)):
+        envelope = wire_pb2.Signed.FromString(sealed.raw)
+        envelope.content = b"more"
+        with pytest.raises(Reject, match="content"):
+            decode(envelope.SerializeToString(), RUN_ID)
+    with pytest.raises(Reject, match="content"):
+        decode_notice(proposal(0, 0, RUN_ID).raw, RUN_ID)
+
+
+def test_rule_26_evidence_is_of_headers_or_proposals() -> None:
+    message = wire_pb2.Proposal(
+        parent_digest=bytes(8),
+        evidence=[wire_pb2.Evidence(first=header().raw, second=header(samples=9).raw)],
+    )
+    with pytest.raises(Reject, match="unknown kind"):
+        decode_proposal(announced(message), RUN_ID)
+    message.evidence[0].kind = wire_pb2.Evidence.KIND_HEADER
+    decode_proposal(announced(message), RUN_ID)
+    for _ in range(EVIDENCE_MAX):
+        message.evidence.append(message.evidence[0])
+    with pytest.raises(Reject, match="more than"):
+        decode_proposal(announced(message), RUN_ID)
 
 
 def test_a_membership_of_an_unknown_kind_is_rejected() -> None:
@@ -237,6 +328,7 @@ def test_a_membership_of_an_unknown_kind_is_rejected() -> None:
     [
         (decode_header, HEADER_BYTES_MAX),
         (decode_membership, MEMBERSHIP_BYTES_MAX),
+        (decode_notice, NOTICE_BYTES_MAX),
         (decode_proposal, PROPOSAL_BYTES_MAX),
     ],
 )
@@ -258,6 +350,8 @@ def test_rule_15_the_largest_proposal_fits_a_gossip_message() -> None:
         late=(),
         joins=(bytes(MEMBERSHIP_BYTES_MAX),) * (JOINS_MAX // 2),
         leaves=(bytes(MEMBERSHIP_BYTES_MAX),) * (JOINS_MAX // 2),
+        evidence=(Evidence(Kind.HEADER, bytes(HEADER_BYTES_MAX), bytes(HEADER_BYTES_MAX)),)
+        * EVIDENCE_MAX,
     )
     assert len(seal_proposal(longest, RUN_ID, SIGN).raw) <= PROPOSAL_BYTES_MAX
     assert len(wish(round_=2**32 - 1).raw) <= MEMBERSHIP_BYTES_MAX

@@ -1,6 +1,8 @@
 """What a node has heard: bounded, the first of a peer and round is the one used."""
 
-from demo_protocol.limits import JOINS_MAX, PENDING_MAX
+from demo_protocol.evidence import Offence, make_offence
+from demo_protocol.limits import EVIDENCE_KEPT_MAX, JOINS_MAX, PENDING_MAX
+from demo_protocol.messages import make_notice
 from demo_protocol.pool import Pool
 from tests.builders import RUN_ID, header, proposal, wish
 
@@ -51,6 +53,22 @@ def test_wishes_are_bounded_and_sorted_by_peer() -> None:
     assert [w.body.peer for w in kept] == sorted(w.body.peer for w in kept)
 
 
+def test_rule_26_of_each_peer_the_newest_offence_is_kept_and_the_oldest_peer_makes_room() -> None:
+    pool = Pool()
+    for round_ in (5, 7, 6):
+        pool.add_offence(make_offence(header(0, round_), header(0, round_, samples=9)))
+    assert [o.round for o in pool.offences.values()] == [7]
+    one, other = header(0, 5), header(0, 5, samples=9)
+    for number in range(EVIDENCE_KEPT_MAX):
+        pool.add_offence(Offence(number.to_bytes(32, "big"), 8, one, other))
+    assert len(pool.offences) == EVIDENCE_KEPT_MAX
+    assert header(0, 7).body.peer not in pool.offences
+    pool.forget_offences(8)
+    assert len(pool.offences) == EVIDENCE_KEPT_MAX
+    pool.forget_offences(9)
+    assert not pool.offences
+
+
 def test_rounds_that_are_over_are_forgotten() -> None:
     pool = Pool()
     for round_ in range(10):
@@ -58,11 +76,13 @@ def test_rounds_that_are_over_are_forgotten() -> None:
         pool.add_payload(header(0, round_).body.payload_hash, round_)
         pool.add_wish(wish(round_, round_))
         pool.add_pending(proposal(0, round_, RUN_ID))
-        pool.proposals[round_, b""] = b""
+        pool.notices[round_, b""] = make_notice(proposal(0, round_, RUN_ID), RUN_ID)
+        pool.repeated.add((round_, b""))
     pool.forget_before(4, payload_round=2)
     assert {h.body.round for h in pool.headers.values()} == set(pool.by_round) == set(range(4, 10))
     assert {w.body.round for w in pool.wishes.values()} == set(range(4, 10))
-    assert {round_ for round_, _ in pool.proposals} == set(range(4, 10))
+    assert {round_ for round_, _ in pool.notices} == set(range(4, 10))
+    assert {round_ for round_, _ in pool.repeated} == set(range(4, 10))
     assert set(pool.payload_rounds.values()) == set(range(2, 10))
     assert {p.body.round for p in pool.pending.values()} == set(range(2, 10))
 

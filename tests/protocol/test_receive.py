@@ -202,18 +202,6 @@ def test_a_proposal_waits_for_its_parent_which_is_pulled() -> None:
     assert records[5] in believed.chain
 
 
-def test_rule_13_the_second_proposal_of_a_peer_and_round_is_ignored() -> None:
-    tree, records = grown()
-    believed = view(root=tree.state(records[-1]))
-    by = tree.ranked(records[-1], 4)[0]
-    first = tree.propose(records[-1], 4, [0, 1], by=by)
-    second = tree.propose(records[-1], 4, [0, 1, 2], by=by)
-    gossip(believed, first)
-    for again in (first, second):
-        with pytest.raises(Ignore):
-            gossip(believed, again)
-
-
 def test_rule_13_a_second_proposal_inside_a_chain_is_valid() -> None:
     tree, records = grown()
     believed = view(root=tree.state(records[-1]))

@@ -295,6 +295,7 @@ def admitting() -> tuple[ChainState, Callable[[Sequence[int], Sequence[int]], Ch
             late=[lates[a] for a in other],
             joins=[joins[a] for a in other],
             leaves=[wish(0, 8, joins=False).body],
+            removed=[peer_name(a) for a in other if a < 2],
             manifest=tree.run,
         )
 

@@ -221,7 +221,7 @@ def test_rule_25_a_record_may_come_in_the_step_in_which_its_parent_is_forgotten(
         begins_ms = round_start_ms(swarm.manifest.schedule, round_ + 1)
         await VirtualClock().sleep_until_ms(begins_ms - 5)
         view = node.view
-        liar = next(n.name for n in swarm.nodes if (round_, n.name) not in view.pool.proposals)
+        liar = next(n.name for n in swarm.nodes if (round_, n.name) not in view.pool.notices)
         body = Proposal(
             round=round_,
             peer=liar,

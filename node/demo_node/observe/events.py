@@ -131,6 +131,18 @@ LIFE: Final[Mapping[str, Event]] = {
         "somebody else signs with this node's key",
         "stop one of the two, see [The key](#the-key)",
     ),
+    "member.removed": Event(
+        WARNING,
+        "a record removes a peer: its key signed two messages for one round (`evidence`)",
+        "nothing, unless the key is yours: see [The key](#the-key)",
+    ),
+    "key.removed": Event(
+        ERROR,
+        "a record removes this node: its key signed two messages for one round. It takes part"
+        " again from round `until` on",
+        "find the second node with this key, or start with another `--datadir`, see"
+        " [The key](#the-key)",
+    ),
     "traces.lost": Event(
         WARNING,
         "`--trace-endpoint` takes no traces: they are dropped; told again when it fails after it"

@@ -180,7 +180,7 @@ AGREEMENT: Final = (
         Counter,
         "demo_membership_changes_total",
         "Members that came and went, by the chain.",
-        {"change": ("joined", "left", "expired")},
+        {"change": ("joined", "left", "expired", "removed")},
     ),
     Declared(
         Gauge,

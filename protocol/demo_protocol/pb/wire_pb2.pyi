@@ -29,17 +29,21 @@ class Signed(_message.Message):
 
     BODY_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
     body: _builtins.bytes
     signature: _builtins.bytes
+    content: _builtins.bytes
+    """of a proposal: the Proposal that the body, a Notice, names by its hash"""
     def __init__(
         self,
         *,
         body: _builtins.bytes = ...,
         signature: _builtins.bytes = ...,
+        content: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "signature", b"signature"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "content", b"content", "signature", b"signature"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -102,22 +106,53 @@ class Header(_message.Message):
 Global___Header: _TypeAlias = Header  # noqa: Y015
 
 @_typing.final
-class Proposal(_message.Message):
-    """What a round may decide (rules 13 and 15). The proposal that fork choice follows is the record."""
+class Notice(_message.Message):
+    """The signed part of a proposal: its hash names the proposal. Two of one peer and round are
+    evidence (rule 26), however long what they announce is.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ROUND_FIELD_NUMBER: _builtins.int
     PEER_FIELD_NUMBER: _builtins.int
     PARENT_FIELD_NUMBER: _builtins.int
+    CONTENT_HASH_FIELD_NUMBER: _builtins.int
+    CONTENT_BYTES_FIELD_NUMBER: _builtins.int
+    round: _builtins.int
+    peer: _builtins.bytes
+    parent: _builtins.bytes
+    content_hash: _builtins.bytes
+    """SHA-256"""
+    content_bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        round: _builtins.int = ...,
+        peer: _builtins.bytes = ...,
+        parent: _builtins.bytes = ...,
+        content_hash: _builtins.bytes = ...,
+        content_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_bytes", b"content_bytes", "content_hash", b"content_hash", "parent", b"parent", "peer", b"peer", "round", b"round"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Notice: _TypeAlias = Notice  # noqa: Y015
+
+@_typing.final
+class Proposal(_message.Message):
+    """What a round may decide (rules 13 and 15). The proposal that fork choice follows is the record."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
     PARENT_DIGEST_FIELD_NUMBER: _builtins.int
     CONTRIBUTIONS_FIELD_NUMBER: _builtins.int
     LATE_FIELD_NUMBER: _builtins.int
     JOINS_FIELD_NUMBER: _builtins.int
     LEAVES_FIELD_NUMBER: _builtins.int
-    round: _builtins.int
-    peer: _builtins.bytes
-    parent: _builtins.bytes
+    EVIDENCE_FIELD_NUMBER: _builtins.int
     parent_digest: _builtins.bytes
     @_builtins.property
     def contributions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
@@ -133,25 +168,71 @@ class Proposal(_message.Message):
 
     @_builtins.property
     def leaves(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    @_builtins.property
+    def evidence(self) -> _containers.RepeatedCompositeFieldContainer[Global___Evidence]:
+        """sorted by peer, each once (rule 26)"""
+
     def __init__(
         self,
         *,
-        round: _builtins.int = ...,
-        peer: _builtins.bytes = ...,
-        parent: _builtins.bytes = ...,
         parent_digest: _builtins.bytes = ...,
         contributions: _abc.Iterable[_builtins.bytes] | None = ...,
         late: _abc.Iterable[_builtins.bytes] | None = ...,
         joins: _abc.Iterable[_builtins.bytes] | None = ...,
         leaves: _abc.Iterable[_builtins.bytes] | None = ...,
+        evidence: _abc.Iterable[Global___Evidence] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["contributions", b"contributions", "joins", b"joins", "late", b"late", "leaves", b"leaves", "parent", b"parent", "parent_digest", b"parent_digest", "peer", b"peer", "round", b"round"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contributions", b"contributions", "evidence", b"evidence", "joins", b"joins", "late", b"late", "leaves", b"leaves", "parent_digest", b"parent_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Proposal: _TypeAlias = Proposal  # noqa: Y015
+
+@_typing.final
+class Evidence(_message.Message):
+    """Two headers, or two notices, that one peer signed for one round: no honest peer does that."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Kind:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Evidence._Kind.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        KIND_UNSPECIFIED: Evidence._Kind.ValueType  # 0
+        KIND_HEADER: Evidence._Kind.ValueType  # 1
+        KIND_PROPOSAL: Evidence._Kind.ValueType  # 2
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
+    KIND_UNSPECIFIED: Evidence.Kind.ValueType  # 0
+    KIND_HEADER: Evidence.Kind.ValueType  # 1
+    KIND_PROPOSAL: Evidence.Kind.ValueType  # 2
+
+    KIND_FIELD_NUMBER: _builtins.int
+    FIRST_FIELD_NUMBER: _builtins.int
+    SECOND_FIELD_NUMBER: _builtins.int
+    kind: Global___Evidence.Kind.ValueType
+    first: _builtins.bytes
+    """Signed, without content"""
+    second: _builtins.bytes
+    """the one with the higher hash"""
+    def __init__(
+        self,
+        *,
+        kind: Global___Evidence.Kind.ValueType = ...,
+        first: _builtins.bytes = ...,
+        second: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "kind", b"kind", "second", b"second"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Evidence: _TypeAlias = Evidence  # noqa: Y015
 
 @_typing.final
 class Membership(_message.Message):
@@ -396,6 +477,7 @@ class ChainState(_message.Message):
         SAMPLES_TOTAL_FIELD_NUMBER: _builtins.int
         FIRST_ROUND_FIELD_NUMBER: _builtins.int
         LAST_ROUND_FIELD_NUMBER: _builtins.int
+        REMOVED_UNTIL_FIELD_NUMBER: _builtins.int
         peer: _builtins.bytes
         admitted_by: _builtins.bytes
         """record that admitted it; empty for a candidate"""
@@ -411,6 +493,8 @@ class ChainState(_message.Message):
         first_round: _builtins.int
         """of the first and the newest of them; -1 before"""
         last_round: _builtins.int
+        removed_until: _builtins.int
+        """no join counts before this round (rule 26); 0: it may join"""
         @_builtins.property
         def samples(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
         def __init__(
@@ -428,10 +512,11 @@ class ChainState(_message.Message):
             samples_total: _builtins.int = ...,
             first_round: _builtins.int = ...,
             last_round: _builtins.int = ...,
+            removed_until: _builtins.int = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted_by", b"admitted_by", "contributed", b"contributed", "credited_round", b"credited_round", "first_round", b"first_round", "included", b"included", "last_round", b"last_round", "left", b"left", "member_round", b"member_round", "peer", b"peer", "samples", b"samples", "samples_total", b"samples_total", "since_round", b"since_round"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted_by", b"admitted_by", "contributed", b"contributed", "credited_round", b"credited_round", "first_round", b"first_round", "included", b"included", "last_round", b"last_round", "left", b"left", "member_round", b"member_round", "peer", b"peer", "removed_until", b"removed_until", "samples", b"samples", "samples_total", b"samples_total", "since_round", b"since_round"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
