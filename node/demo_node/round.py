@@ -34,6 +34,7 @@ from demo_protocol.events import (
     Effect,
     Event,
     Finalised,
+    FinalsConflict,
     ForgetStates,
     GossipReceived,
     HeadChanged,
@@ -217,6 +218,9 @@ class RoundDriver:
                 self.observer.on_event(
                     "record.finalised", record=record.hex(), round=round_, height=height
                 )
+            case FinalsConflict(record, theirs, ours):
+                name = "final.disputed" if theirs else "final.undisputed"
+                self.observer.on_event(name, record=record.hex(), theirs=theirs, ours=ours)
             case ForgetStates(records):
                 self._start(self._unless_lost(self.learner.forget(records)))
             case Release(round_):

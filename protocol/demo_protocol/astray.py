@@ -2,8 +2,10 @@
 
 Either payloads are nowhere to be had any more, or the others' chain forks off below our first
 record, or nobody is left who could go on with ours, for L rounds. All are mended by a snapshot.
+None of these leads away from our final record: see conflict.py.
 """
 
+from collections.abc import Container
 from dataclasses import dataclass
 
 from demo_protocol.events import BeginAgain, Effect, Leap
@@ -12,14 +14,19 @@ from demo_protocol.roster import get_voters
 from demo_protocol.view import View
 
 
-def find_way_back(view: View) -> list[Effect]:
-    """What to do about it, asked once a round; nothing while all is well."""
+def find_way_back(view: View, held: Container[bytes] = ()) -> list[Effect]:
+    """What to do about it, asked once a round; nothing while all is well.
+
+    The states after the records in `held` are here.
+    """
     elsewhere, here = _hear(view)
     if elsewhere.weight < here.weight and _can_go_on(view, here):
         view.astray_since = view.round
-    if view.astray_since < view.round - view.manifest.agreement.late_rounds:
-        return [BeginAgain(_records_to_beat(view, elsewhere, here))]
-    leap = _find_leap(view)
+    is_astray = view.astray_since < view.round - view.manifest.agreement.late_rounds
+    if is_astray and view.final_record is None:  # else theirs would lead to it, if it may be left
+        through = view.final.record if view.final else None
+        return [BeginAgain(_records_to_beat(view, elsewhere, here), through)]
+    leap = _find_leap(view, held)
     return [leap] if leap else []
 
 
@@ -35,13 +42,20 @@ def find_wanted(view: View) -> bytes:
     )
 
 
-def _find_leap(view: View) -> Leap | None:
-    """Rule 16: what is missing L rounds later, and the majority builds on, is leapt over."""
+def _find_leap(view: View, held: Container[bytes]) -> Leap | None:
+    """Rule 16: what is missing L rounds later, and the majority builds on, is leapt over.
+
+    That a record was applied here once is of no use where its state and its payloads are gone.
+    """
     wanted = find_wanted(view)
-    if wanted in view.digests:
+    if wanted == view.head or wanted in held:
         return None
-    above = view.chain.path(view.chain.common_ancestor(view.head, wanted).hash, wanted)
-    missing = next((step for step in above if not view.is_usable(step.hash)), None)
+    missing = None
+    for step in view.chain.ancestors(wanted):
+        if step.hash in held or step.hash == view.head:
+            break
+        if not all(view.pool.is_held(h.body) for h in step.contributions):
+            missing = step
     if missing is None or missing.round >= view.round - view.manifest.agreement.late_rounds:
         return None
     return Leap(missing.hash, wanted)

@@ -114,11 +114,15 @@ class StatesLost:
 
 @dataclass(frozen=True, slots=True)
 class StartMoved:
-    """A snapshot of the others' chain was loaded: `state` is what the chain says there."""
+    """A snapshot of the others' chain was loaded: `state` is what the chain says there.
+
+    `adopted`: by command, though it does not descend from our final record (rule 19).
+    """
 
     now_ms: int
     state: ChainState
     digest: bytes
+    adopted: bool = False
 
 
 Event = (
@@ -237,10 +241,12 @@ class Leap:
 class BeginAgain:
     """Voters stand where no record of ours leads: load a snapshot of their chain.
 
-    Only one of more than `above` records is worth it. Answer with StartMoved, or not at all.
+    Only one of more than `above` records is worth it, and of these only one that descends from
+    the record `through`, if it is named. Answer with StartMoved, or not at all.
     """
 
     above: int
+    through: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +272,18 @@ class Finalised:
     record: bytes
     round: int
     height: int
+
+
+@dataclass(frozen=True, slots=True)
+class FinalsConflict:
+    """Rule 19: `theirs` peers stand on a chain without our final record, and `ours` on ours.
+
+    One of them stands on `record`. Nobody (0, and no record): that is over.
+    """
+
+    record: bytes
+    theirs: int
+    ours: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,6 +343,7 @@ Effect = (
     | KeepRecord
     | HeadChanged
     | Finalised
+    | FinalsConflict
     | ForgetStates
     | Release
     | Restore

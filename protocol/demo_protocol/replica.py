@@ -66,7 +66,9 @@ class Replica:
         return self._begin_with(event.record, event.digest)
 
     def on_start_moved(self, event: StartMoved) -> list[Effect]:
-        """Rules 16 and 25: the chain begins anew, at a snapshot."""
+        """Rules 16, 19 and 25: the chain begins anew, at a snapshot."""
+        if event.adopted:
+            self.view.leave_final()
         self.view.move_start(event.state)
         effects = self._begin_with(event.state.record, event.digest)
         return effects + resolve_pending(self.view)

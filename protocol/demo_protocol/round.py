@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from demo_protocol.astray import find_way_back
 from demo_protocol.chain import Record, listed_headers
+from demo_protocol.conflict import judge_conflict
 from demo_protocol.errors import LocalFault
 from demo_protocol.events import (
     Announce,
@@ -166,14 +167,17 @@ class Round:
         view = self.view
         effects: list[Effect] = [RoundEnded(view.round)] if view.round >= 0 else []
         if round_ > view.round + 1 or self.replica.applying is not None:
-            view.astray_since = round_  # we were away, or are busy following: that is no answer
+            # We were away, or are busy following: that is no answer.
+            view.astray_since = view.undisputed = round_
         view.round = round_
         agreement = view.manifest.agreement
         effects += self.replica.finalise()
         effects += self._settle_sent(round_ - agreement.late_rounds)
         effects += pull_again(view)
         if self.replica.applying is None:
-            effects += find_way_back(view)
+            effects += find_way_back(view, self.replica.states)
+        if not self.syncing:
+            effects += judge_conflict(view)
         effects += self.replica.prune()
         newest = min(round_, view.head_state.round)  # a run may have stood still for a week
         view.forget_before(round_ - agreement.late_rounds, newest - agreement.payload_window_rounds)

@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from demo_protocol.chain import Chain, Record
+from demo_protocol.events import FinalsConflict
 from demo_protocol.finality import Final
 from demo_protocol.forkchoice import Votes
 from demo_protocol.identity import Sign, Verify
@@ -21,7 +22,9 @@ class View:
     `digests` holds the parameters' fingerprint after every record ever applied here.
     `signed_round` is the newest round for which this key has, or may have, signed a header;
     `astray_since` the last one in which enough voters stood on records that are here. `final` is
-    never left; after a restart it is what it was (rule 19). `lacking` has of records that are not
+    never left but by command; after a restart it is what it was (rule 19). `conflict` is a heavier
+    chain without it, `rivals` are records of that chain and the rounds they were named in,
+    `undisputed` is the last round in which there was none. `lacking` has of records that are not
     usable one header whose payload is missing.
     """
 
@@ -41,6 +44,9 @@ class View:
     astray_since: int = field(init=False, default=-1)
     votes: Votes = field(init=False, default_factory=Votes)
     final: Final | None = None
+    conflict: FinalsConflict | None = field(init=False, default=None)
+    rivals: dict[bytes, int] = field(init=False, default_factory=dict)
+    undisputed: int = field(init=False, default=-1)
     pool: Pool = field(init=False, default_factory=Pool)
     digests: dict[bytes, bytes] = field(init=False)
     held_at_cut: dict[int, frozenset[bytes]] = field(init=False, default_factory=dict)
@@ -62,12 +68,28 @@ class View:
             self.chain = Chain(self.manifest, self.run_id, state)
         self.digests = {}
         self.head = state.record
-        self.astray_since = self.round
+        self.astray_since = self.undisputed = self.round
+
+    def leave_final(self) -> None:
+        """The operator has decided for another chain."""
+        self.final = self.conflict = None
+        self.rivals.clear()
+
+    def begin_at(self, record: bytes, digest: bytes) -> None:
+        """Stand on a record of the chain whose state is held; of older ones no state ever was."""
+        self.head = record
+        self.digests = {record: digest}
 
     @property
     def head_state(self) -> ChainState:
         """What the chain says at our head."""
         return self.chain[self.head].state
+
+    @property
+    def anchor_state(self) -> ChainState:
+        """Where the chain begins after a restart: no fork below it will be followed."""
+        final = self.final_record
+        return self.chain.root if final is None else self.chain[final].state
 
     @property
     def final_record(self) -> bytes | None:

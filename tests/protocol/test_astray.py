@@ -4,7 +4,7 @@ import pytest
 
 from demo_node.sim.keys import peer_name
 from demo_protocol.astray import find_way_back
-from demo_protocol.events import BeginAgain, Effect
+from demo_protocol.events import BeginAgain, Effect, Leap
 from demo_protocol.view import View
 from tests.builders import MANIFEST, Tree, view
 
@@ -75,3 +75,22 @@ def test_a_chain_whose_members_are_all_silent_is_left_for_a_longer_one() -> None
     assert pass_rounds(stranger, {9: stranger.head}) == [BeginAgain(stranger.head_state.height)]
     follower = believed(9)
     assert pass_rounds(follower, {9: follower.head, 2: follower.head}) == []
+
+
+@pytest.mark.parametrize("holds_state", [True, False])
+def test_rule_16_a_record_applied_once_is_leapt_over_if_state_and_payloads_are_gone(
+    holds_state: bool,
+) -> None:
+    """Its trainer has died on a branch that it had left the others' chain for."""
+    tree = Tree()
+    chain = [tree.grow(tree.start(4), 9, SOME)]
+    seen = view(me=0, root=tree.state(chain[0]))
+    for round_ in range(10, 14):
+        chain.append(tree.grow(chain[-1], round_, SOME))
+    seen.chain = tree.chain
+    seen.digests |= dict.fromkeys(chain, b"8 bytes.")
+    seen.round = 40
+    for number in SOME:
+        seen.votes.add(peer_name(number), 39, chain[-1])
+    held = {chain[0], chain[-1]} if holds_state else {chain[0]}
+    assert find_way_back(seen, held) == ([] if holds_state else [Leap(chain[1], chain[-1])])

@@ -43,6 +43,14 @@ LIFE: Final[Mapping[str, Event]] = {
         "two thirds of the voters have built on this record for long enough: this node will never"
         " leave it",
     ),
+    "final.disputed": Event(
+        ERROR,
+        "`theirs` peers, no fewer than the `ours` on this chain, stand on one that does not contain"
+        " what is final here",
+        "ask the others; then `demo-node adopt` on one side, see"
+        " [Two runs of one name](#two-runs-of-one-name)",
+    ),
+    "final.undisputed": Event(INFO, "they are fewer by now, or gone, or on this node's chain"),
     "start.moved": Event(
         INFO,
         "replaying did not lead to the others, so their snapshot did; what stood here since the"

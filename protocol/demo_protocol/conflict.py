@@ -1,0 +1,68 @@
+"""A heavier chain without our final record (rule 19): shown, and adopted only by command.
+
+Two groups that were apart for longer than `forget_rounds` both have final records. Nobody can tell
+from votes which of the two is the run: to each of them the others are strangers.
+"""
+
+from collections.abc import Mapping
+
+from demo_protocol.events import Effect, FinalsConflict
+from demo_protocol.view import View
+
+
+def judge_conflict(view: View) -> list[Effect]:
+    """Asked once a round. It is shown after 2 L rounds.
+
+    After L whoever could come to us by replaying has done so, or has been silent; after L more the
+    silent are not counted any more.
+    """
+    theirs, ours = _hear(view)
+    count = sum(theirs.values())
+    agreement = view.manifest.agreement
+    if view.final is None or not count or count < ours:
+        view.undisputed = view.round
+        view.rivals.clear()
+        if view.conflict is None:
+            return []
+        view.conflict = None
+        return [FinalsConflict(b"", 0, ours)]
+    most = max(theirs, key=lambda record: (theirs[record], record))
+    view.rivals[most] = view.round
+    oldest = view.round - agreement.forget_rounds
+    for record in [r for r, named in view.rivals.items() if named < oldest]:
+        del view.rivals[record]
+    if view.undisputed >= view.round - 2 * agreement.late_rounds:
+        return []
+    is_new = view.conflict is None
+    view.conflict = FinalsConflict(most, count, ours)
+    return [view.conflict] if is_new else []
+
+
+def _hear(view: View) -> tuple[Mapping[bytes, int], int]:
+    """(how many stand on each record that does not descend from our final one, on others).
+
+    Of those heard in the last L rounds. Strangers count: after so long the others are nothing else.
+    Who stands on a record below the final one is behind, and on neither side.
+    """
+    oldest = view.round - view.manifest.agreement.late_rounds
+    votes, chain, final = view.votes, view.chain, view.final_record
+    theirs: dict[bytes, int] = {}
+    ours = 0
+    for record, peers in votes.by_record.items():
+        heard = sum(votes.newest[p][0] >= oldest for p in peers - votes.equivocators.keys())
+        if not heard:
+            continue
+        if record not in chain:
+            theirs[record] = heard
+        elif final is None or chain.is_ancestor(final, record):
+            ours += heard
+        elif not chain.is_ancestor(record, final):
+            theirs[record] = heard
+    return theirs, ours
+
+
+def find_rivals(view: View, prefix: str) -> list[bytes]:
+    """Records of the heavier chain whose hash begins with these hexadecimal digits, sorted."""
+    if view.conflict is None:
+        return []
+    return sorted(record for record in view.rivals if record.hex().startswith(prefix.lower()))
