@@ -218,9 +218,12 @@ class RoundDriver:
                 self.observer.on_event(
                     "record.finalised", record=record.hex(), round=round_, height=height
                 )
-            case FinalsConflict(record, theirs, ours):
-                name = "final.disputed" if theirs else "final.undisputed"
-                self.observer.on_event(name, record=record.hex(), theirs=theirs, ours=ours)
+            case FinalsConflict(record, theirs, ours) if theirs:
+                self.observer.on_event(
+                    "final.disputed", record=record.hex(), theirs=theirs, ours=ours
+                )
+            case FinalsConflict():
+                self.observer.on_event("final.undisputed")
             case ForgetStates(records):
                 self._start(self._unless_lost(self.learner.forget(records)))
             case Release(round_):
