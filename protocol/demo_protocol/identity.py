@@ -45,3 +45,11 @@ def compute_rank_hash(key: bytes, round_: int) -> bytes:
 def compute_waiting_hash(record: bytes, peer: bytes) -> bytes:
     """hash(record, peer) of rule 6: breaks ties between candidates that wait equally long."""
     return hashlib.sha256(b"demo-node/waiting/1\0" + record + peer).digest()
+
+
+def compute_lot(holder: bytes, round_: int, peer: bytes) -> bytes:
+    """Which joins a node keeps where it hears too many: others in every round, and on every node.
+
+    So nobody can choose names that keep another's join out everywhere, nor for long.
+    """
+    return hashlib.sha256(b"demo-node/lot/1\0" + holder + round_.to_bytes(8, "big") + peer).digest()

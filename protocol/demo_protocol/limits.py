@@ -36,6 +36,9 @@ CONTRIBUTIONS_MAX: Final = 256
 JOINS_MAX: Final = 64
 """Joins and leaves in one proposal."""
 
+JOINS_KEPT_MAX: Final = 4 * JOINS_MAX
+"""Joins remembered: of more, those that a hash chooses anew in every round."""
+
 EVIDENCE_MAX: Final = 4
 """Peers that one record removes, by two messages of up to 1 KiB each. The next record removes
 more: whoever is removed cannot be accused again meanwhile."""

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from demo_protocol.evidence import Offence
-from demo_protocol.limits import EVIDENCE_KEPT_MAX, FINGERPRINT_BYTES, JOINS_MAX, PENDING_MAX
+from demo_protocol.identity import compute_lot
+from demo_protocol.limits import EVIDENCE_KEPT_MAX, FINGERPRINT_BYTES, JOINS_KEPT_MAX, PENDING_MAX
 from demo_protocol.messages import Header, Membership, Notice, Proposal, Sealed
 
 
@@ -14,8 +15,11 @@ class Pool:
     """Headers by hash and by (round, peer); the first of a peer and round is the one used.
 
     `notices` are of the first proposal of a peer and round, `repeated` has those who made two.
-    `offences` hold the newest one of each peer.
+    `offences` hold the newest one of each peer. `lots` order those `wishes` whose author
+    wants to join, or wanted to; `holder` is whose pool it is.
     """
+
+    holder: bytes = b""
 
     headers: dict[bytes, Sealed[Header]] = field(default_factory=dict)
     by_round: dict[int, dict[bytes, Sealed[Header]]] = field(default_factory=dict)
@@ -27,6 +31,7 @@ class Pool:
     offences: dict[bytes, Offence] = field(default_factory=dict)
     pending: dict[bytes, Sealed[Proposal]] = field(default_factory=dict)
     wishes: dict[bytes, Sealed[Membership]] = field(default_factory=dict)
+    lots: dict[bytes, bytes] = field(default_factory=dict)
 
     def add_header(self, header: Sealed[Header]) -> None:
         """Remember a header whose signature holds."""
@@ -86,13 +91,25 @@ class Pool:
             del self.offences[next(iter(self.offences))]
 
     def add_wish(self, wish: Sealed[Membership]) -> None:
-        """Remember the newest join or leave of a peer, of a bounded number of peers."""
-        old = self.wishes.get(wish.body.peer)
-        if old is not None and old.body.round > wish.body.round:
+        """Remember the newest join or leave of a peer; of a bounded number that want to join."""
+        body = wish.body
+        if not self.is_newer(body):
             return
-        if old is None and len(self.wishes) >= 4 * JOINS_MAX:
-            del self.wishes[next(iter(self.wishes))]
-        self.wishes[wish.body.peer] = wish
+        self.wishes[body.peer] = wish
+        if not body.joins and body.peer not in self.lots:
+            return  # it is in: of those there are not more than the chain says
+        self.lots[body.peer] = compute_lot(self.holder, body.round, body.peer)
+        if len(self.lots) > JOINS_KEPT_MAX:
+            last = max(self.lots, key=self.lots.__getitem__)
+            del self.lots[last], self.wishes[last]
+
+    def is_newer(self, wish: Membership) -> bool:
+        """Does it say more than what is known of its author? Of one round the leave is the later.
+
+        It has to be one of the two, everywhere; who wants in after all says so in the next round.
+        """
+        old = self.wishes.get(wish.peer)
+        return old is None or (wish.round, not wish.joins) > (old.body.round, not old.body.joins)
 
     def newest_wishes(self, *, joins: bool) -> Iterator[Sealed[Membership]]:
         """Joins or leaves, sorted by peer as proposals list them."""
@@ -113,5 +130,6 @@ class Pool:
         self.notices = {k: v for k, v in self.notices.items() if k[0] >= round_}
         self.repeated = {k for k in self.repeated if k[0] >= round_}
         self.wishes = {p: w for p, w in self.wishes.items() if w.body.round >= round_}
+        self.lots = {p: lot for p, lot in self.lots.items() if p in self.wishes}
         self.payload_rounds = {h: r for h, r in self.payload_rounds.items() if r >= payload_round}
         self.pending = {h: p for h, p in self.pending.items() if p.body.round >= payload_round}

@@ -1,8 +1,9 @@
 """Making a proposal: who may, when, and what it lists (rules 8, 12 to 15)."""
 
 from demo_protocol.evidence import Offence, is_offence_usable
+from demo_protocol.identity import compute_waiting_hash
 from demo_protocol.limits import CONTRIBUTIONS_MAX, EVIDENCE_MAX, JOINS_MAX
-from demo_protocol.messages import Header, Proposal, Sealed, seal_proposal
+from demo_protocol.messages import Header, Membership, Proposal, Sealed, seal_proposal
 from demo_protocol.roster import compute_slot
 from demo_protocol.schedule import settle_start_ms, slot_start_ms
 from demo_protocol.validate import is_wish_usable
@@ -47,15 +48,8 @@ def _compose(view: View) -> Sealed[Proposal] | None:
     agreement = view.manifest.agreement
     offences = _choose_offences(view)
     removed = {offence.peer for offence in offences}
-    leaves, joins = (
-        [
-            wish
-            for wish in view.pool.newest_wishes(joins=joins)
-            if wish.body.peer not in removed
-            and is_wish_usable(wish.body, parent, view.round, agreement.late_rounds)
-        ][: JOINS_MAX // 2]
-        for joins in (False, True)
-    )
+    leaves = _choose_wishes(view, removed, joins=False)
+    joins = _choose_wishes(view, removed, joins=True)
     joining = {wish.body.peer for wish in joins}
     contributions = [
         header
@@ -89,6 +83,23 @@ def _compose(view: View) -> Sealed[Proposal] | None:
         evidence=tuple(offence.evidence for offence in offences),
     )
     return seal_proposal(proposal, view.run_id, view.sign)
+
+
+def _choose_wishes(view: View, removed: set[bytes], *, joins: bool) -> list[Sealed[Membership]]:
+    """Joins or leaves that the record may list, sorted by peer.
+
+    Of too many those with the lowest hash(parent, peer): others under every parent, and nobody
+    knows which before there is that parent. So strangers cannot keep another out for long.
+    """
+    parent, late_rounds = view.head_state, view.manifest.agreement.late_rounds
+    usable = [
+        wish
+        for wish in view.pool.newest_wishes(joins=joins)
+        if wish.body.peer not in removed
+        and is_wish_usable(wish.body, parent, view.round, late_rounds)
+    ]
+    usable.sort(key=lambda wish: compute_waiting_hash(parent.record, wish.body.peer))
+    return sorted(usable[: JOINS_MAX // 2], key=lambda wish: wish.body.peer)
 
 
 def _choose_offences(view: View) -> list[Offence]:

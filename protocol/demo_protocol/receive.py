@@ -300,9 +300,11 @@ def _on_membership(view: View, wish: Sealed[Membership], event: GossipReceived) 
     if known is not None and known.removed_until > wish.body.round:
         raise Ignore("its author is removed")
     # [IGNORE] it is newer than what we have of this peer
-    old = view.pool.wishes.get(wish.body.peer)
-    if old is not None and old.body.round >= wish.body.round:
+    if not view.pool.is_newer(wish.body):
         raise Ignore("membership is known")
+    # [IGNORE] its author is in, or wants to be: strangers fill no memory with leaves
+    if not wish.body.joins and known is None and wish.body.peer not in view.pool.wishes:
+        raise Ignore("a leave of who is not in")
     check_signature(wish, view.verify)
     view.pool.add_wish(wish)
     return []

@@ -47,7 +47,7 @@ class View:
     conflict: FinalsConflict | None = field(init=False, default=None)
     rivals: dict[bytes, int] = field(init=False, default_factory=dict)
     undisputed: int = field(init=False, default=-1)
-    pool: Pool = field(init=False, default_factory=Pool)
+    pool: Pool = field(init=False)
     digests: dict[bytes, bytes] = field(init=False)
     held_at_cut: dict[int, frozenset[bytes]] = field(init=False, default_factory=dict)
     pulled: dict[bytes, int] = field(init=False, default_factory=dict)
@@ -59,6 +59,7 @@ class View:
         self.chain = Chain(self.manifest, self.run_id, self.root)
         self.head = self.root.record
         self.digests = {self.root.record: self.digest}
+        self.pool = Pool(self.me)
 
     def move_start(self, state: ChainState) -> None:
         """Let the chain begin at `state`. What descends from there and is known stays."""

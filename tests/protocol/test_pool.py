@@ -1,8 +1,13 @@
 """What a node has heard: bounded, the first of a peer and round is the one used."""
 
+from dataclasses import replace
+
+import pytest
+
+from demo_node.sim.keys import peer_name
 from demo_protocol.evidence import Offence, make_offence
-from demo_protocol.limits import EVIDENCE_KEPT_MAX, JOINS_MAX, PENDING_MAX
-from demo_protocol.messages import make_notice
+from demo_protocol.limits import EVIDENCE_KEPT_MAX, JOINS_KEPT_MAX, PENDING_MAX
+from demo_protocol.messages import Membership, Sealed, make_notice
 from demo_protocol.pool import Pool
 from tests.builders import RUN_ID, header, proposal, wish
 
@@ -42,15 +47,61 @@ def test_the_newest_wish_of_a_peer_counts() -> None:
     assert list(pool.newest_wishes(joins=True)) == []
 
 
-def test_wishes_are_bounded_and_sorted_by_peer() -> None:
+@pytest.mark.parametrize("first", ["join", "leave"])
+def test_of_a_join_and_a_leave_of_one_round_the_leave_counts_whichever_came_first(
+    first: str,
+) -> None:
     pool = Pool()
-    for author in range(255):
-        pool.add_wish(wish(author, 5))
-    for author in range(255):
-        pool.add_wish(wish(author, 5 + author % 2))
+    both = [wish(0, 5), wish(0, 5, joins=False)]
+    for sealed in both if first == "join" else both[::-1]:
+        pool.add_wish(sealed)
+    assert list(pool.newest_wishes(joins=False)) == [wish(0, 5, joins=False)]
+    assert list(pool.newest_wishes(joins=True)) == []
+    pool.add_wish(wish(0, 6))  # who wants in after all says so in the next round
+    assert list(pool.newest_wishes(joins=True)) == [wish(0, 6)]
+
+
+def joining(number: int, round_: int) -> Sealed[Membership]:
+    """A join by one of any number of peers; the signature does not matter here."""
+    peer = number.to_bytes(32, "big")
+    sealed = wish(0, round_)
+    return replace(sealed, body=replace(sealed.body, peer=peer))
+
+
+def test_joins_are_bounded_and_sorted_by_peer() -> None:
+    pool = Pool()
+    for number in range(JOINS_KEPT_MAX + 50):
+        pool.add_wish(joining(number, 5))
     kept = list(pool.newest_wishes(joins=True))
-    assert len(kept) <= 4 * JOINS_MAX
+    assert len(kept) == len(pool.lots) == JOINS_KEPT_MAX
     assert [w.body.peer for w in kept] == sorted(w.body.peer for w in kept)
+
+
+def test_who_wants_in_and_out_again_takes_no_more_room() -> None:
+    pool = Pool()
+    for number in range(2 * JOINS_KEPT_MAX):
+        join = joining(number, 5)
+        pool.add_wish(join)
+        if join.body.peer in pool.wishes:  # of others `receive` takes no leave
+            pool.add_wish(replace(join, body=replace(join.body, joins=False)))
+    assert len(pool.wishes) == len(pool.lots) <= JOINS_KEPT_MAX
+
+
+def test_a_crowd_of_joins_keeps_none_out_for_long_nor_everywhere() -> None:
+    """Whoever comes first or last, by its name or by its turn."""
+    crowd, rounds, holders = 2 * JOINS_KEPT_MAX, range(5, 25), range(3)
+    kept: dict[int, set[tuple[int, int]]] = {0: set(), crowd - 1: set()}
+    for holder in holders:
+        for round_ in rounds:
+            pool = Pool(peer_name(holder))
+            for number in range(crowd):
+                pool.add_wish(joining(number, round_))
+            for number, where in kept.items():
+                if number.to_bytes(32, "big") in pool.wishes:
+                    where.add((holder, round_))
+    for where in kept.values():
+        assert {holder for holder, _ in where} == set(holders)
+        assert 20 < len(where) < 40  # a half of them, as chance has it
 
 
 def test_rule_26_of_each_peer_the_newest_offence_is_kept_and_the_oldest_peer_makes_room() -> None:

@@ -250,6 +250,27 @@ def test_rule_15_joins_and_leaves_are_bounded_and_only_those_that_fit_the_parent
     first.chain.add(made, first.pool.headers, cheap_verify)
 
 
+def test_rule_6_of_many_joins_others_are_listed_under_every_parent() -> None:
+    """Else a crowd of strangers, with names that come first, would keep everybody out."""
+    crowd = range(20, 20 + 3 * JOINS_MAX)
+    listed: list[frozenset[bytes]] = []
+    for absent in range(4):
+        tree = Tree()
+        record = tree.grow(tree.start(5), 1, [a for a in range(5) if a != absent])
+        first = view(me=tree.ranked(record, 2)[0], root=tree.state(record))
+        first.round = 2
+        hear(first, header(3, 2, vote=record))
+        for author in crowd:
+            first.pool.add_wish(wish(author, 2))
+        made = make_proposal(first, slot_start_ms(TIMING, 2, 0))
+        assert made is not None
+        peers = [decode_membership(raw, RUN_ID).body.peer for raw in made.body.joins]
+        assert peers == sorted(peers)
+        listed.append(frozenset(peers))
+    assert [len(peers) for peers in listed] == [JOINS_MAX // 2] * 4
+    assert len(frozenset.union(*listed)) > 2 * JOINS_MAX // 2
+
+
 def test_rule_6_who_joins_may_contribute_in_the_same_record(grown: Grown) -> None:
     first = seated(grown, 0)
     first.pool.add_wish(wish(9, 4))

@@ -260,3 +260,22 @@ def test_a_join_is_remembered_and_an_older_or_equal_wish_is_ignored() -> None:
             gossip(believed, other, round_=4)
     gossip(believed, wish(1, 4, joins=False), round_=4)
     assert not list(believed.pool.newest_wishes(joins=True))
+
+
+def test_a_leave_in_the_round_of_the_join_is_heard_and_the_join_then_is_not() -> None:
+    believed = view()
+    gossip(believed, wish(1, 3))
+    gossip(believed, wish(1, 3, joins=False))
+    for again in (wish(1, 3), wish(1, 3, joins=False)):
+        with pytest.raises(Ignore):
+            gossip(believed, again)
+    assert list(believed.pool.newest_wishes(joins=False)) == [wish(1, 3, joins=False)]
+
+
+def test_strangers_fill_no_memory_with_leaves() -> None:
+    tree, records = grown()
+    believed = view(root=tree.state(records[-1]))
+    with pytest.raises(Ignore, match="not in"):
+        gossip(believed, wish(9, 4, joins=False))
+    gossip(believed, wish(3, 4, joins=False))
+    assert list(believed.pool.wishes) == [peer_name(3)]
