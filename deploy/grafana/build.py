@@ -150,8 +150,8 @@ SWARM: Final[Rows] = {
         BEHIND,
         share(
             "Participation",
-            "Contributions in the last record over members. Full is good; below 60 % work is lost.",
-            "avg(demo_round_participants{@}) / max(demo_members{@})",
+            "Contributions in the last record over members whose turn it was. Full is good.",
+            "avg(demo_round_participants{@}) / max(demo_round_due{@})",
             {0.6: "orange", 0.9: "green"},
         ),
         number(
@@ -256,9 +256,9 @@ NODE: Final[Rows] = {
         BEHIND,
         share(
             "Our work counted",
-            "Rounds whose record lists this node. Full is good; low is a slow machine or link.",
+            "Of what this node sent, what records list. Full is good; low: a slow machine or link.",
             "sum(increase(demo_rounds_included_total{@}[$window]))"
-            " / sum(increase(demo_rounds_total{@}[$window]))",
+            " / sum(increase(demo_rounds_sent_total{@}[$window]))",
             {0.6: "orange", 0.9: "green"},
         ),
         SLACK_NOW,

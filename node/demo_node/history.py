@@ -12,7 +12,13 @@ from demo_node.views import Figure, Outcome, Phase, PhaseView, RoundObserver, Ro
 from demo_protocol.chain import Record
 from demo_protocol.events import HeadChanged
 from demo_protocol.manifest import Manifest, has_ended
-from demo_protocol.roster import ChainState, Member, get_members
+from demo_protocol.roster import (
+    ChainState,
+    Member,
+    get_contributors,
+    get_member_names,
+    get_members,
+)
 from demo_protocol.schedule import (
     contribute_end_ms,
     round_start_ms,
@@ -271,6 +277,7 @@ class History:
         heard = [header.body for header in view.pool.of_round(round_)]
         others = [h for h in heard if h.peer != view.me and h.base in view.digests]
         differing = sum(view.is_accused(header) for header in others)
+        is_due, drawn = self._draw(round_, view)
         return RoundView(
             round=round_,
             outcome=outcome,
@@ -293,7 +300,17 @@ class History:
             agreeing=len(others) - differing,
             differing=differing,
             again=tally.is_shown,
+            due=is_due,
+            drawn=drawn,
         )
+
+    def _draw(self, round_: int, view: View) -> tuple[bool, int]:
+        """Was it our turn, and how many members' was it? By the record before the round."""
+        agreement = self._manifest.agreement
+        before = view.chain.ancestor_before(view.head, round_).state
+        members = get_member_names(before, agreement)
+        due = get_contributors(before, round_, agreement)
+        return due is None or view.me in due, len(members if due is None else members & due)
 
 
 def _tell_end(member: Member | None) -> str:

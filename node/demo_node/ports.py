@@ -195,8 +195,9 @@ class Mesh(Protocol):
 class TrainOrder:
     """Train from the state after `base` until `deadline_ms`, on these samples, in this order.
 
-    `probation_key` is empty for a member; a candidate's samples are the draws of that key
-    (assignment.compute_probation_samples), `sample_first` on.
+    `probation_key` is empty for a member whose turn it is; all others' samples are the draws of
+    that key (assignment.compute_probation_samples), `sample_first` on. Where it `sends` nothing,
+    all that was learned stays in the residual.
     """
 
     round: int
@@ -205,6 +206,7 @@ class TrainOrder:
     sample_first: int
     sample_count: int
     probation_key: bytes = b""
+    sends: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,6 +229,7 @@ class Trained:
     """One round's local work: the payload and what the header says of it.
 
     A heartbeat has no norms: nothing was encoded. Nor has what memory was too short to measure.
+    Without a turn there are samples and no payload: k is 0.
     """
 
     round: int

@@ -278,6 +278,7 @@ class RoundDriver:
             sample_first=effect.sample_first,
             sample_count=effect.sample_count,
             probation_key=effect.probation_key,
+            sends=effect.sends,
         )
         try:
             trained = await self.learner.train(order)

@@ -69,7 +69,8 @@ class RoundView:
     `phases`: those whose milestone was reached, in order. `heard`: peers whose header of this
     round came, our own included; of these headers `agreeing` name the digest that this node has
     for the same base, and `differing` another one (rule 20). `again`: it was shown before, and its
-    record has come since, or was replaced.
+    record has come since, or was replaced. `due`: it was our turn to contribute; `drawn`: how many
+    members' turn it was.
     """
 
     round: int
@@ -93,6 +94,8 @@ class RoundView:
     agreeing: int = 0
     differing: int = 0
     again: bool = False
+    due: bool = True
+    drawn: int = 0
 
     def slacks_ms(self) -> dict[Phase, int]:
         """What was left of each phase when its work was done; not of train if there was none."""

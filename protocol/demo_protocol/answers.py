@@ -174,6 +174,7 @@ def encode_chain_state(state: ChainState) -> bytes:
         round=state.round,
         height=state.height,
         cursor=state.cursor,
+        turns=state.turns,
     )
     for _, member in sorted(state.known.items()):
         message.members.add(
@@ -190,9 +191,12 @@ def encode_chain_state(state: ChainState) -> bytes:
             first_round=member.first_round,
             last_round=member.last_round,
             removed_until=member.removed_until,
+            credited_turns=member.credited_turns,
         )
     for round_, peer in sorted(state.credits):
         message.credits.add(round=round_, peer=peer)
+    for round_, peers in sorted(state.due.items()):
+        message.due.add(round=round_, peers=sorted(peers))
     return message.SerializeToString()
 
 
@@ -204,6 +208,8 @@ def decode_chain_state(raw: bytes) -> ChainState:
         raise Reject("a chain state without its record, or with a peer twice")
     if any(len(c.peer) != PEER_BYTES for c in message.credits):
         raise Reject("a credit without its peer")
+    if any(len(peer) != PEER_BYTES for due in message.due for peer in due.peers):
+        raise Reject("a turn without its peer")
     return ChainState(
         record=message.record,
         parent=message.parent,
@@ -212,6 +218,8 @@ def decode_chain_state(raw: bytes) -> ChainState:
         cursor=message.cursor,
         known={m.peer: m for m in known},
         credits=frozenset((c.round, c.peer) for c in message.credits),
+        turns=message.turns,
+        due={due.round: frozenset(due.peers) for due in message.due},
     )
 
 
@@ -235,6 +243,7 @@ def _member(message: wire_pb2.ChainState.Member) -> Member:
         first_round=message.first_round,
         last_round=message.last_round,
         removed_until=message.removed_until,
+        credited_turns=message.credited_turns,
     )
 
 

@@ -196,7 +196,10 @@ class PullRecords:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Train:
-    """Train from the state after `base` until `deadline_ms`; answer with TrainingDone."""
+    """Train from the state after `base` until `deadline_ms`; answer with TrainingDone.
+
+    Where it `sends` nothing, everything stays in the residual: it is not this node's turn.
+    """
 
     round: int
     base: bytes
@@ -204,6 +207,7 @@ class Train:
     sample_first: int
     sample_count: int
     probation_key: bytes
+    sends: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,13 +158,18 @@ def _is_settled(choice: _Choice, parent: Record) -> bool:
 
 
 def _prefers_parent(choice: _Choice, parent: Record, child: Record) -> bool:
-    """A child nobody votes for loses to P if most members of P voted exactly P in a later round."""
+    """A child nobody votes for loses to P if most members of P voted exactly P in a later round.
+
+    Where contributors are drawn, most of as many as are drawn in one: more have not spoken yet.
+    """
+    drawn = choice.chain.manifest.agreement.contributors
+    asked = min(drawn, len(parent.members)) if drawn else len(parent.members)
     staying = 0
     for member in parent.members:
         entry = choice.votes.get(member)
         if entry is not None and entry[1] == parent.hash and entry[0] > child.round:
             staying += 1
-    return staying * 2 > len(parent.members)
+    return staying * 2 > asked
 
 
 def _break_tie(choice: _Choice, tied: list[Record]) -> Record:

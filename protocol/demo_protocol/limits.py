@@ -33,6 +33,9 @@ GOSSIP_BYTES_MAX: Final = PROPOSAL_BYTES_MAX
 CONTRIBUTIONS_MAX: Final = 256
 """Headers in one proposal, late ones included. 256 scales of at most 31 << 15 fit an int32 sum."""
 
+SLOTS_MAX: Final = 16
+"""Slots of a round: a manifest has no more (rule 12)."""
+
 JOINS_MAX: Final = 64
 """Joins and leaves in one proposal."""
 

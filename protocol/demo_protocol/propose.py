@@ -4,7 +4,7 @@ from demo_protocol.evidence import Offence, is_offence_usable
 from demo_protocol.identity import compute_waiting_hash
 from demo_protocol.limits import CONTRIBUTIONS_MAX, EVIDENCE_MAX, JOINS_MAX
 from demo_protocol.messages import Header, Membership, Proposal, Sealed, seal_proposal
-from demo_protocol.roster import compute_slot
+from demo_protocol.roster import compute_slot, get_contributors, was_due
 from demo_protocol.schedule import settle_start_ms, slot_start_ms
 from demo_protocol.validate import is_wish_usable
 from demo_protocol.view import View
@@ -51,12 +51,17 @@ def _compose(view: View) -> Sealed[Proposal] | None:
     leaves = _choose_wishes(view, removed, joins=False)
     joins = _choose_wishes(view, removed, joins=True)
     joining = {wish.body.peer for wish in joins}
+    due = get_contributors(parent, view.round, agreement)
     contributions = [
         header
         for header in view.pool.of_round(view.round)
         if view.pool.is_held(header.body)
         and header.body.peer not in removed
-        and (header.body.peer in joining or _is_in(view, header.body.peer))
+        and (
+            header.body.peer in due
+            if due is not None
+            else header.body.peer in joining or _is_in(view, header.body.peer)
+        )
     ][:CONTRIBUTIONS_MAX]
     if not contributions:
         return None
@@ -70,6 +75,7 @@ def _compose(view: View) -> Sealed[Proposal] | None:
         if (round_, header.body.peer) not in parent.credits
         and header.body.peer not in removed
         and _is_in(view, header.body.peer)
+        and was_due(parent, header.body.peer, round_, agreement)
     ][: CONTRIBUTIONS_MAX - len(contributions)]
     proposal = Proposal(
         round=view.round,

@@ -34,6 +34,7 @@ from demo_protocol.messages import (
     make_notice,
 )
 from demo_protocol.payload import payload_bytes
+from demo_protocol.roster import was_due
 from demo_protocol.schedule import round_start_ms
 from demo_protocol.validate import validate_payload_size, validate_round, validate_slot
 from demo_protocol.view import View
@@ -169,6 +170,9 @@ def _check_news(view: View, header: Sealed[Header], now_ms: int) -> None:
     room = len(view.pool.by_round.get(body.round, ())) < HEADERS_PER_ROUND_MAX
     if not room and body.peer not in view.chain[view.head].members:
         raise Ignore("too many headers of strangers in this round")
+    # [IGNORE] it was its author's turn, by the record that it votes for, if that is here
+    if not _may_be_due(view, body):
+        raise Ignore("its author has no turn in this round")
     # [IGNORE] it is its author's first of this round, or the second: then others shall know, too
     if body.peer in view.pool.second.get(body.round, {}):
         raise Ignore("its author is known to sign several headers")
@@ -185,6 +189,14 @@ def _take_news(view: View, header: Sealed[Header], sender: bytes) -> list[Effect
     if is_first and not view.pool.is_held(body):
         effects.append(_pull_payload(body, sender))
     return effects + _pull_towards(view, body.vote, body.round, (body.peer, sender))
+
+
+def _may_be_due(view: View, body: Header) -> bool:
+    """Heads differ for a moment, so its author's counts: that is what a vote names."""
+    if body.vote not in view.chain:
+        return True
+    state = view.chain[body.vote].state
+    return was_due(state, body.peer, body.round, view.manifest.agreement)
 
 
 def _is_twins(view: View, header: Sealed[Header]) -> bool:

@@ -57,7 +57,7 @@ from demo_protocol.receive import (
 )
 from demo_protocol.reconcile import on_compared
 from demo_protocol.replica import Replica
-from demo_protocol.roster import compute_interval
+from demo_protocol.roster import Member, compute_interval, may_rejoin, was_due
 from demo_protocol.schedule import (
     coverage_cut_ms,
     round_at,
@@ -189,7 +189,7 @@ class Round:
         if round_ < 0 or self.syncing or has_ended(view.manifest, round_):
             return []
         known = view.head_state.known.get(view.me)
-        is_in = known is not None and not known.left
+        is_in = known is not None and not known.left and not self._is_forgotten(known, round_)
         is_removed = known is not None and known.removed_until > round_  # nobody would list it
         if is_in != self.leaving or is_removed:
             return []
@@ -197,6 +197,13 @@ class Round:
         sealed = seal_membership(wish, view.run_id, view.sign)
         view.pool.add_wish(sealed)
         return [Announce(Kind.MEMBERSHIP, sealed.raw)]
+
+    def _is_forgotten(self, known: Member, round_: int) -> bool:
+        """Is this node no member, and so long unheard that it is drawn no more?"""
+        view = self.view
+        is_drawn = view.manifest.agreement.contributors > 0
+        is_in = view.me in view.chain[view.head].members
+        return is_drawn and not is_in and may_rejoin(known, round_)
 
     def leave(self) -> list[Effect]:
         """The operator wants out: sign a leave, train no more."""
@@ -218,6 +225,14 @@ class Round:
         """Is this node done with training and proposing? It still votes."""
         stopped = self.stop_round is not None and self.view.round >= self.stop_round
         return self.leaving or stopped or has_ended(self.view.manifest, self.view.round)
+
+    def _is_due(self, round_: int) -> bool:
+        """Is it this node's turn to be heard of, by its own head? Else it sends no header at all.
+
+        Whoever is not on the chain yet, where contributors are drawn, is heard once it is.
+        """
+        view = self.view
+        return was_due(view.head_state, view.me, round_, view.manifest.agreement)
 
     def _order_training(self, now_ms: int) -> list[Effect]:
         """Rule T1: train from the replicated parameters, until the boundary (rule T2)."""
@@ -244,13 +259,14 @@ class Round:
                 sample_first=interval.first,
                 sample_count=interval.count,
                 probation_key=probation_key,
+                sends=self._is_due(round_),
             )
         ]
 
     def _on_training_done(self, event: TrainingDone) -> list[Effect]:
         self.training = None
         is_stale = event.base not in self.view.digests  # the chain was begun anew meanwhile
-        if event.round <= self.announced_round or is_stale:
+        if event.round <= self.announced_round or is_stale or not self._is_due(event.round):
             return [Restore(event.round)] if event.k else []
         if event.k:
             self.view.pool.add_payload(event.payload_hash, event.round)
@@ -267,6 +283,7 @@ class Round:
             or has_ended(view.manifest, view.round - view.manifest.agreement.late_rounds)
             or self.training == view.round
             or now_ms < train_end_ms(view.manifest.schedule, view.round)
+            or not self._is_due(view.round)
         ):
             return []
         return self._announce(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from demo_protocol.errors import Ignore, Reject
 from demo_protocol.evidence import Offence, check_offence, is_offence_usable, open_evidence
 from demo_protocol.identity import Verify
-from demo_protocol.manifest import Manifest, has_ended
+from demo_protocol.manifest import Agreement, Manifest, has_ended
 from demo_protocol.messages import (
     Header,
     Membership,
@@ -20,7 +20,14 @@ from demo_protocol.messages import (
     check_signature,
     decode_membership,
 )
-from demo_protocol.roster import ChainState, compute_slot, get_members
+from demo_protocol.roster import (
+    ChainState,
+    compute_slot,
+    get_contributors,
+    get_member_names,
+    may_rejoin,
+    was_due,
+)
 from demo_protocol.schedule import Schedule, round_at, round_start_ms
 
 
@@ -78,9 +85,10 @@ def validate_proposal(
         raise Reject("a record lists what a peer sent that it removes")
     if not contributions:
         raise Reject("a record lists at least one contribution")
-    _validate_contributions(contributions, body.round, parent, {w.peer for w in joins})
-    _validate_late(late, body.round, parent, manifest.agreement.late_rounds)
-    if not get_members(parent, manifest.agreement) and all(
+    joining = {w.peer for w in joins}
+    _validate_contributions(contributions, body.round, parent, joining, manifest.agreement)
+    _validate_late(late, body.round, parent, manifest.agreement)
+    if not get_member_names(parent, manifest.agreement) and all(
         h.body.peer != body.peer for h in contributions
     ):
         raise Reject("under a parent without members only a contributor proposes (rule 14)")
@@ -144,14 +152,21 @@ def is_wish_usable(wish: Membership, parent: ChainState, round_: int, late_round
     known = parent.known.get(wish.peer)
     if wish.joins:
         return known is None or (
-            known.left and wish.round > known.since_round and round_ >= known.removed_until
+            (known.left or may_rejoin(known, round_))
+            and wish.round > known.since_round
+            and round_ >= known.removed_until
         )
     return known is not None and not known.left and wish.round >= known.since_round
 
 
 def _validate_contributions(
-    headers: Sequence[Sealed[Header]], round_: int, parent: ChainState, joining: set[bytes]
+    headers: Sequence[Sealed[Header]],
+    round_: int,
+    parent: ChainState,
+    joining: set[bytes],
+    agreement: Agreement,
 ) -> None:
+    due = get_contributors(parent, round_, agreement)
     authors = set()
     for header in (h.body for h in headers):
         if header.round != round_:
@@ -159,17 +174,21 @@ def _validate_contributions(
         if header.peer in authors:
             raise Reject("two contributions of one peer")
         authors.add(header.peer)
+        if due is not None:
+            if header.peer not in due:
+                raise Reject("a contribution of a peer whose turn it is not")
+            continue
         known = parent.known.get(header.peer)
         if header.peer not in joining and (known is None or known.left):
             raise Reject("a contribution of a peer that has not joined")
 
 
 def _validate_late(
-    headers: Sequence[Sealed[Header]], round_: int, parent: ChainState, late_rounds: int
+    headers: Sequence[Sealed[Header]], round_: int, parent: ChainState, agreement: Agreement
 ) -> None:
     credited = set(parent.credits)
     for header in (h.body for h in headers):
-        if not round_ - late_rounds <= header.round < round_:
+        if not round_ - agreement.late_rounds <= header.round < round_:
             raise Reject("a late header outside the last rounds")
         if (header.round, header.peer) in credited:
             raise Reject("a header credited twice on one chain")
@@ -177,3 +196,5 @@ def _validate_late(
         known = parent.known.get(header.peer)
         if known is None or known.left:
             raise Reject("a late header of a peer that has not joined")
+        if not was_due(parent, header.peer, header.round, agreement):
+            raise Reject("a late header of a peer whose turn it was not")

@@ -11,7 +11,7 @@ from demo_protocol.identity import Sign, Verify
 from demo_protocol.manifest import Manifest, compute_run_id
 from demo_protocol.messages import Header
 from demo_protocol.pool import Pool
-from demo_protocol.roster import ChainState
+from demo_protocol.roster import ChainState, get_contributors
 from demo_protocol.schema import Schema, compute_schema
 
 
@@ -116,15 +116,20 @@ class View:
     def is_covered(self, record: Record) -> bool:
         """Rule 17: it lists at least half of the members' contributions that I held at the cut.
 
+        Those of members whose turn it was, by the record's parent.
+
         Under a parent without members, half of everybody's: else the first stranger to propose
         would be the only member of a new run.
         """
-        members = self.chain[record.parent].members
+        parent = self.chain[record.parent]
+        members = parent.members
+        due = get_contributors(parent.state, record.round, self.manifest.agreement)
         mine = [
             held
             for held in self.held_at_cut.get(record.round, frozenset())
             if (header := self.pool.headers.get(held)) is not None
             and (not members or header.body.peer in members)
+            and (due is None or header.body.peer in due)
             and not self.is_accused(header.body)
         ]
         listed = {h.hash for h in record.contributions}

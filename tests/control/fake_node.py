@@ -111,6 +111,7 @@ def round_view(round_: int = 6, **changes: object) -> RoundView:
         heard=4,
         agreeing=3,
         differing=0,
+        drawn=4,
     )
     return replace(view, **changes)  # type: ignore[arg-type]  # names are checked by replace
 

@@ -119,6 +119,7 @@ def in_rounds(round_s: int, members: int, begin_s: int = 0) -> dict[str, Level |
         'demo_rounds_total{outcome="skipped"}': rounds(0.05),
         'demo_records_total{change="applied"}': rounds(0.95),
         "demo_rounds_included_total": rounds(0.9),
+        "demo_rounds_sent_total": rounds(),
         "demo_train_step_seconds_count": rounds(),
         "demo_train_seconds_total": rounds(round_s * 0.5),
         'demo_digests_total{verdict="equal"}': rounds(peers),
@@ -127,6 +128,7 @@ def in_rounds(round_s: int, members: int, begin_s: int = 0) -> dict[str, Level |
         'demo_gossip_messages_total{topic="headers", verdict="accepted"}': rounds(peers),
         'demo_gossip_messages_total{topic="headers", verdict="ignored"}': rounds(peers),
         "demo_round_participants": since_begun,
+        "demo_round_due": since_begun,
         "demo_members": since_begun,
         "demo_peers": peers,
         "demo_clock_verified": float(peers >= 3),
@@ -154,7 +156,11 @@ def in_rounds(round_s: int, members: int, begin_s: int = 0) -> dict[str, Level |
 def _paused(round_s: int, members: int) -> dict[str, Level | float]:
     """It votes and applies; what it would contribute is missing."""
     levels = in_rounds(round_s, members) | in_state(NodeState.PAUSED)
-    for name in ("demo_rounds_included_total", "demo_train_step_seconds_count"):
+    for name in (
+        "demo_rounds_included_total",
+        "demo_rounds_sent_total",
+        "demo_train_step_seconds_count",
+    ):
         levels[name] = 0.0
     return levels | {"demo_round_participants": members - 1.0, "demo_train_seconds_total": 0.0}
 
@@ -194,6 +200,7 @@ def _left_alone() -> dict[str, Level | float]:
     return levels | {
         "demo_peers": others,
         "demo_members": lambda t: 1 + others(t),
+        "demo_round_due": lambda t: 1 + others(t),
         "demo_round_participants": lambda t: 1 + others(t),
         "demo_clock_verified": lambda t: float(others(t) >= 3),
         'demo_membership_changes_total{change="left"}': lambda t: 3 - others(t),

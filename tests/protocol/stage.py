@@ -65,7 +65,7 @@ class Stage:
     effects: list[Effect] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
-        believed = view(me=self.me, root=self.tree.state(self.first))
+        believed = view(self.tree.run, self.me, self.tree.state(self.first))
         believed.digests[self.first] = digest_after(self.first)
         self.machine = Round(believed)
 

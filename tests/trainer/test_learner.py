@@ -443,3 +443,16 @@ def test_a_cards_memory_is_capped_in_proportion(monkeypatch: pytest.MonkeyPatch)
     limit_memory(card, 0)
     limit_memory(torch.device("cpu"), 2048)
     assert capped == [(0.25, card), (1.0, card)]
+
+
+def test_without_a_turn_what_was_learned_waits_in_the_residual() -> None:
+    """And goes out with the next turn, decayed like momentum."""
+    silent, heard = learner(), learner()
+    trained = silent.train(train_order(round=3, sends=False))
+    sent = heard.train(train_order(round=3))
+    assert (trained.k, trained.payload, trained.samples) == (0, b"", sent.samples)
+    whole = heard._encoder.residual + sent_coefficients(heard, sent.payload)
+    assert torch.allclose(silent._encoder.residual, whole, atol=1e-6)
+    before = silent._encoder.residual.clone()
+    silent.restore(3)  # nothing was sent
+    assert torch.equal(silent._encoder.residual, before)

@@ -200,7 +200,7 @@ def _format_round(view: RoundView) -> tuple[str, ...]:
         view.outcome.value,
         _short(view.record) if applied else "-",
         str(view.participants) if applied else "-",
-        "yes" if view.included else "no",
+        "yes" if view.included else "no" if view.due else "-",
         "-" if math.isnan(view.loss) else f"{view.loss:.3f}",
         f"{view.latency_ms / 1000:.2f} s" if applied else "-",
         f"{view.train_ms / 1000:.2f} s",

@@ -31,7 +31,7 @@ _LONG_HEX: Final = re.compile(r"[0-9a-f]{9,}")
 _ROUND: Final = {"participants": "from", "included": "ours"}
 """Keys of a round's line as `demo-node rounds` names them, for a terminal."""
 
-_ROUND_DETAILS: Final = ("record", "digest", "samples", "payload_bytes")
+_ROUND_DETAILS: Final = ("record", "digest", "due", "samples", "payload_bytes")
 """What a person at a terminal does without; JSON lines have them."""
 
 PATH_MAX: Final = 60
@@ -168,7 +168,7 @@ def _shorten_round(line: EventDict) -> EventDict:
         del kept["outcome"]
     if not line["record"]:
         del kept["from"], kept["ours"], kept["latency_ms"]  # there is no record to say it of
-    elif line["included"]:
+    elif line["included"] or not line["due"]:
         del kept["ours"]
     else:
         kept["ours"] = "no"

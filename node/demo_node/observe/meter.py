@@ -128,6 +128,7 @@ class Meter:
         if view.steps:
             self.on_measured("demo_train_step_seconds", view.train_ms / 1000 / view.steps)
         if view.payload_bytes:
+            self._count("demo_rounds_sent_total")
             self.on_measured("demo_payload_bytes", view.payload_bytes, "sent")
         slacks_ms = view.slacks_ms()
         for phase in PHASES:  # that of an earlier round would look as if all were well
@@ -152,6 +153,7 @@ class Meter:
             seconds = (part.end_ms - part.begin_ms) / 1000
             self._observe(seconds, exemplar, "demo_round_phase_seconds", part.phase)
         self._set(view.participants, "demo_round_participants")
+        self._set(view.drawn, "demo_round_due")
 
     def on_status(self, view: StatusView) -> None:
         """The node's status changed."""

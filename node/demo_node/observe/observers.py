@@ -41,6 +41,7 @@ class LogObserver:
             digest=view.digest.hex(),
             participants=view.participants,
             included=view.included,
+            due=view.due,
             loss=None if math.isnan(view.loss) else round(view.loss, 4),  # JSON has no NaN
             samples=view.samples,
             latency_ms=view.latency_ms,

@@ -134,8 +134,9 @@ class LocalLearner:
     def train(self, order: TrainOrder, should_stop: Callable[[], bool] = lambda: False) -> Trained:
         """Work through the order's samples until its deadline (rule T2), then encode.
 
-        Whoever runs out of samples returns early. A heartbeat (k = 0) comes back, and the
-        residual stays as it was, when not a single sample was done, `should_stop` said so, this
+        Whoever runs out of samples returns early. Without a turn there is nothing to encode: what
+        was learned waits in the residual. A heartbeat (k = 0) comes back, and the residual stays
+        as it was, when not a single sample was done, `should_stop` said so, this
         machine's arithmetic is wrong, training diverged or memory was too short. Raises
         UnknownState.
         """
@@ -162,14 +163,17 @@ class LocalLearner:
         return _heartbeat(order)
 
     def _encode(self, order: TrainOrder, work: LocalWork) -> Trained:
-        """Take from the residual what is sent. Raises Diverged, with the residual as it was."""
+        """Put what was learned into the residual, and take from there what is sent.
+
+        Raises Diverged, with the residual as it was.
+        """
         begin_ns = time.perf_counter_ns()
-        k = self.manifest.learning.k
+        k = self.manifest.learning.k if order.sends else 0
         delta = _measure(work.delta.values())
         with self._encoder_lock:
             self._encoder.accumulate(work.delta)
             before = _measure([self._encoder.residual])
-            payload = self._take(k, order.round)
+            payload = self._take(k, order.round) if k else b""
             residual = _measure([self._encoder.residual])
         return Trained(
             round=order.round,

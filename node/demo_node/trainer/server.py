@@ -131,6 +131,7 @@ class TrainerService(pb_grpc.TrainerServicer):
                 sample_first=request.sample_first,
                 sample_count=request.sample_count,
                 probation_key=request.probation_key,
+                sends=request.sends,
             )
             trained = self._learner.train(order, should_stop)
         yield pb.TrainReply(

@@ -478,6 +478,7 @@ class ChainState(_message.Message):
         FIRST_ROUND_FIELD_NUMBER: _builtins.int
         LAST_ROUND_FIELD_NUMBER: _builtins.int
         REMOVED_UNTIL_FIELD_NUMBER: _builtins.int
+        CREDITED_TURNS_FIELD_NUMBER: _builtins.int
         peer: _builtins.bytes
         admitted_by: _builtins.bytes
         """record that admitted it; empty for a candidate"""
@@ -495,6 +496,8 @@ class ChainState(_message.Message):
         last_round: _builtins.int
         removed_until: _builtins.int
         """no join counts before this round (rule 26); 0: it may join"""
+        credited_turns: _builtins.int
+        """what turns said in credited_round"""
         @_builtins.property
         def samples(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
         def __init__(
@@ -513,10 +516,11 @@ class ChainState(_message.Message):
             first_round: _builtins.int = ...,
             last_round: _builtins.int = ...,
             removed_until: _builtins.int = ...,
+            credited_turns: _builtins.int = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted_by", b"admitted_by", "contributed", b"contributed", "credited_round", b"credited_round", "first_round", b"first_round", "included", b"included", "last_round", b"last_round", "left", b"left", "member_round", b"member_round", "peer", b"peer", "removed_until", b"removed_until", "samples", b"samples", "samples_total", b"samples_total", "since_round", b"since_round"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted_by", b"admitted_by", "contributed", b"contributed", "credited_round", b"credited_round", "credited_turns", b"credited_turns", "first_round", b"first_round", "included", b"included", "last_round", b"last_round", "left", b"left", "member_round", b"member_round", "peer", b"peer", "removed_until", b"removed_until", "samples", b"samples", "samples_total", b"samples_total", "since_round", b"since_round"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -540,6 +544,27 @@ class ChainState(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class Due(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        ROUND_FIELD_NUMBER: _builtins.int
+        PEERS_FIELD_NUMBER: _builtins.int
+        round: _builtins.int
+        @_builtins.property
+        def peers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+        def __init__(
+            self,
+            *,
+            round: _builtins.int = ...,
+            peers: _abc.Iterable[_builtins.bytes] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["peers", b"peers", "round", b"round"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     RECORD_FIELD_NUMBER: _builtins.int
     PARENT_FIELD_NUMBER: _builtins.int
     ROUND_FIELD_NUMBER: _builtins.int
@@ -547,17 +572,25 @@ class ChainState(_message.Message):
     CURSOR_FIELD_NUMBER: _builtins.int
     MEMBERS_FIELD_NUMBER: _builtins.int
     CREDITS_FIELD_NUMBER: _builtins.int
+    TURNS_FIELD_NUMBER: _builtins.int
+    DUE_FIELD_NUMBER: _builtins.int
     record: _builtins.bytes
     parent: _builtins.bytes
     round: _builtins.int
     height: _builtins.int
     cursor: _builtins.int
     """samples assigned on this chain so far (rule T5)"""
+    turns: _builtins.int
+    """turns of a member so far, on average, in millionths (rule 7)"""
     @_builtins.property
     def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChainState.Member]: ...
     @_builtins.property
     def credits(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChainState.Credit]:
         """headers credited in the last rounds (rule 8)"""
+
+    @_builtins.property
+    def due(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChainState.Due]:
+        """contributors of the last rounds, where they are drawn"""
 
     def __init__(
         self,
@@ -569,10 +602,12 @@ class ChainState(_message.Message):
         cursor: _builtins.int = ...,
         members: _abc.Iterable[Global___ChainState.Member] | None = ...,
         credits: _abc.Iterable[Global___ChainState.Credit] | None = ...,
+        turns: _builtins.int = ...,
+        due: _abc.Iterable[Global___ChainState.Due] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["credits", b"credits", "cursor", b"cursor", "height", b"height", "members", b"members", "parent", b"parent", "record", b"record", "round", b"round"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credits", b"credits", "cursor", b"cursor", "due", b"due", "height", b"height", "members", b"members", "parent", b"parent", "record", b"record", "round", b"round", "turns", b"turns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -148,7 +148,7 @@ def _judge_contributions(rounds: Sequence[RoundView], status: StatusView) -> Ite
     applied = [view for view in rounds if view.record]
     if 2 * len(applied) <= len(rounds):
         return  # then it is not for us that they are missing
-    trained = [view for view in rounds if view.samples]
+    trained = [view for view in rounds if view.samples and view.due]
     included = sum(view.included for view in trained)
     if len(trained) > ROUNDS_MIN and included < INCLUDED_SHARE * len(trained):
         yield Concern(
@@ -157,11 +157,12 @@ def _judge_contributions(rounds: Sequence[RoundView], status: StatusView) -> Ite
             "compare clocks; fewer --threads",
         )
     participants = sum(view.participants for view in applied) / len(applied)
-    is_training, members = status.state is NodeState.ACTIVE, status.members
+    members = max(view.drawn for view in applied)
+    is_training = status.state is NodeState.ACTIVE
     if is_training and members > 2 and participants < PARTICIPANTS_SHARE * members:
         yield Concern(
             "DemoParticipationLow",
-            f"records list {participants:.0f} of {members} members",
+            f"records list {participants:.0f} of {members} whose turn it is",
             "paused, gone or late ones: see below",
             is_urgent=False,
         )

@@ -57,7 +57,7 @@ def compute_figures(reading: Reading) -> Figures:
     return Figures(
         rounds=len(rounds),
         outcomes=Counter(view.outcome for view in rounds),
-        trained=sum(view.samples > 0 for view in rounds),
+        trained=sum(view.samples > 0 and view.due for view in rounds),
         included=sum(view.included for view in rounds),
         latency_last_s=last.latency_ms / 1000 if last else math.nan,
         latency_p50_s=compute_quantile(latencies, 0.5),

@@ -842,6 +842,8 @@ class Round(_message.Message):
     AGREEING_FIELD_NUMBER: _builtins.int
     DIFFERING_FIELD_NUMBER: _builtins.int
     AGAIN_FIELD_NUMBER: _builtins.int
+    DUE_FIELD_NUMBER: _builtins.int
+    DRAWN_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     outcome: Global___Outcome.ValueType
     record: _builtins.bytes
@@ -868,6 +870,10 @@ class Round(_message.Message):
     """And those that name another."""
     again: _builtins.bool
     """It was shown before, and its record has come since, or was replaced."""
+    due: _builtins.bool
+    """It was this node's turn to contribute."""
+    drawn: _builtins.int
+    """Members whose turn it was."""
     @_builtins.property
     def phases(self) -> _containers.RepeatedCompositeFieldContainer[Global___PhaseTime]:
         """Those whose milestone was reached, in order; they add up to the latency."""
@@ -896,10 +902,12 @@ class Round(_message.Message):
         agreeing: _builtins.int = ...,
         differing: _builtins.int = ...,
         again: _builtins.bool = ...,
+        due: _builtins.bool = ...,
+        drawn: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["again", b"again", "agreeing", b"agreeing", "bytes_in", b"bytes_in", "bytes_out", b"bytes_out", "differing", b"differing", "digest", b"digest", "exchange_ms", b"exchange_ms", "heard", b"heard", "included", b"included", "latency_ms", b"latency_ms", "loss", b"loss", "outcome", b"outcome", "participants", b"participants", "payload_bytes", b"payload_bytes", "phases", b"phases", "record", b"record", "round", b"round", "samples", b"samples", "steps", b"steps", "tokens", b"tokens", "train_ms", b"train_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["again", b"again", "agreeing", b"agreeing", "bytes_in", b"bytes_in", "bytes_out", b"bytes_out", "differing", b"differing", "digest", b"digest", "drawn", b"drawn", "due", b"due", "exchange_ms", b"exchange_ms", "heard", b"heard", "included", b"included", "latency_ms", b"latency_ms", "loss", b"loss", "outcome", b"outcome", "participants", b"participants", "payload_bytes", b"payload_bytes", "phases", b"phases", "record", b"record", "round", b"round", "samples", b"samples", "steps", b"steps", "tokens", b"tokens", "train_ms", b"train_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

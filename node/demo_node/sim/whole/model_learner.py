@@ -50,13 +50,13 @@ class ModelLearner:
         begin_ms = self._clock.now_ms()
         await self._clock.sleep_until_ms(order.deadline_ms)
         await asyncio.sleep(ENCODE_MS / 1000)
-        payload = encode_payload(self._payload(order.round))
+        payload = encode_payload(self._payload(order.round)) if order.sends else b""
         samples = min(order.sample_count, SAMPLES_MAX)
         return Trained(
             round=order.round,
             base=order.base,
             payload=payload,
-            k=self._manifest.learning.k,
+            k=self._manifest.learning.k if order.sends else 0,
             samples=samples,
             tokens=samples * self._manifest.model.context,
             loss_micronats=1_000_000,
