@@ -15,6 +15,7 @@ from demo_node.cli.init import init
 from demo_node.cli.key import key
 from demo_node.cli.pause import pause, resume
 from demo_node.cli.runs import runs
+from demo_node.cli.simulate import simulate
 from demo_node.cli.start import start
 from demo_node.cli.swarm.command import swarm
 from demo_node.cli.top.command import top
@@ -56,6 +57,7 @@ for _command in (
     verify,
     replay,
     bench,
+    simulate,
     version,
 ):
     commands.add_command(_command)

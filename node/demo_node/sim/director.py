@@ -1,7 +1,27 @@
 """Lets a scenario happen to a world: what is planned, and what its mix draws from the seed."""
 
-from demo_node.sim.scenario import Scenario
+import functools
+import random
+from collections.abc import Callable
+
+from demo_node.sim.actor import Actor
+from demo_node.sim.faults import Faults, is_able
+from demo_node.sim.links import Cut
+from demo_node.sim.scenario import Do, Event, Scenario, choose, split
 from demo_node.sim.world import World
+from demo_protocol.schedule import round_start_ms
+
+SLOW_FACTOR = 4
+"""How many times slower the slow ones of a mix are."""
+
+WRONG_CLOCK_MS = (1_000, 30_000)
+"""How far a clock steps, in one direction or the other."""
+
+WRONG_CLOCK_ROUNDS = (1, 8)
+"""Until it is set right."""
+
+VANISHING = 1 / 3
+"""Part of the nodes that a mass leave takes."""
 
 
 class Director:
@@ -10,13 +30,217 @@ class Director:
     def __init__(self, world: World, scenario: Scenario) -> None:
         self.world = world
         self.scenario = scenario
+        self.faults = Faults(world)
+        self.rng = random.Random(f"{world.seed}/director")
+        self._away: dict[int, int] = {}
+        """Who will return, by the life that ended: the mix's only."""
+        self._owed_liars = self._owed_slow = 0.0
 
-    def run(self, nodes: int, rounds: int) -> None:
-        """From the first birth to the end of the last round."""
+    def run(self, nodes: int, rounds: int) -> int:
+        """From the first birth to the end of the last round; less where the watcher has seen
+        enough. Returns the rounds that were run."""
         world = self.world
-        for _ in range(nodes):
-            world.add()
+        for actor in [world.add() for _ in range(nodes)]:
+            self._shape(actor)
+        for index, event in enumerate(self.scenario.plan()):
+            begin_ms = round_start_ms(world.manifest.schedule, event.round)
+            moment_ms = begin_ms + int(event.at * world.manifest.schedule.round_ms)
+            if event.round == 0 and event.do is Do.CUT:
+                moment_ms = world.begin_ms  # who starts apart has never met
+            world.timeline.at(moment_ms, functools.partial(self._happen, index, event))
+        world.timeline.run_until(world.begin_ms)
         for actor in world.actors:
             actor.boot()
         for round_ in range(rounds):
+            self._draw_round(round_)
             world.run_until_round(round_ + 1)
+            world.watcher.on_round_ended(world, round_)
+            if world.watcher.has_seen_enough:
+                return round_ + 1
+        return rounds
+
+    def _shape(self, actor: Actor) -> None:
+        """What a node is from its birth. Parts of a whole are kept exactly, not left to luck."""
+        mix = self.scenario.mix
+        actor.offset_ms = round(self.rng.uniform(-mix.clock_ms, mix.clock_ms))
+        actor.drift_ppm = round(self.rng.uniform(-mix.drift_ppm, mix.drift_ppm))
+        self._owed_slow += mix.slow
+        if self._owed_slow >= 1:
+            self._owed_slow -= 1
+            self.faults.slow_down(actor, SLOW_FACTOR)
+        self._owed_liars += mix.liars
+        if self._owed_liars >= 1:
+            self._owed_liars -= 1
+            self.faults.turn(actor, self.rng.choice(mix.liar_kinds))
+
+    # --- the mix ---------------------------------------------------------------------------------
+
+    def _draw_round(self, round_: int) -> None:
+        """What happens in this round, to whom, and when."""
+        mix, faults = self.scenario.mix, self.faults
+        killers: list[tuple[float, Callable[[Actor], bool]]] = [
+            (mix.leave, faults.leave),
+            (mix.crash, faults.kill),
+            (mix.power_cut, faults.power_cut),
+            (mix.full_disk, faults.fill_disk),
+        ]
+        sufferings: list[tuple[float, Callable[[Actor], bool]]] = [
+            (mix.wrong_clock, self._set_clock_wrong),
+            (mix.trainer_dies, faults.kill_trainer),
+        ]
+        for actor in [self.world.actors[index] for index in sorted(self.world.up)]:
+            for chance, kill in killers:
+                if chance and self.rng.random() < chance:
+                    self._during(round_, functools.partial(self._take_away, kill, actor))
+            for chance, hurt in sufferings:
+                if chance and self.rng.random() < chance:
+                    self._during(round_, functools.partial(hurt, actor))
+            if mix.join and self.rng.random() < mix.join:
+                self._during(round_, self._replace_one)
+        if mix.cut and self.rng.random() < mix.cut:
+            self._during(round_, self._cut_at_random)
+        if mix.mass_leave and self.rng.random() < mix.mass_leave:
+            self._during(round_, self._take_many_away)
+
+    def _during(self, round_: int, action: Callable[[], object]) -> None:
+        schedule = self.world.manifest.schedule
+        ms = round_start_ms(schedule, round_) + self.rng.randrange(schedule.round_ms)
+        self.world.timeline.at(ms, action)
+
+    def _after_rounds(self, rounds: float, action: Callable[[], object]) -> None:
+        delay_ms = int(rounds * self.world.manifest.schedule.round_ms)
+        self.world.timeline.after(delay_ms, action)
+
+    def _take_away(self, kill: Callable[[Actor], bool], actor: Actor) -> None:
+        """It goes, and comes back, unless a new node comes in its place."""
+        if not kill(actor):
+            return
+        away = self._away[actor.index] = actor.life
+        rounds = self.rng.randint(*self.scenario.mix.return_after) + self.rng.random()
+
+        def come_back() -> None:
+            if self._away.get(actor.index) == away:
+                del self._away[actor.index]
+                self._revive(actor)
+
+        self._after_rounds(rounds, come_back)
+
+    def _take_many_away(self) -> None:
+        able = [actor for actor in self._living() if is_able(actor)]
+        for actor in self.rng.sample(able, round(len(able) * VANISHING)):
+            self._take_away(self.faults.vanish, actor)
+
+    def _replace_one(self) -> None:
+        """As many come as go: a new node takes the place of one that went and was to return."""
+        if self._away:
+            del self._away[next(iter(self._away))]
+            self._join()
+
+    def _join(self) -> Actor:
+        actor = self.faults.join()
+        self._shape(actor)
+        actor.boot()
+        return actor
+
+    def _set_clock_wrong(self, actor: Actor) -> bool:
+        """Until somebody sets it right: of all clocks few are wrong at a time (rule 3)."""
+        ms = self.rng.choice((-1, 1)) * self.rng.randint(*WRONG_CLOCK_MS)
+        right = functools.partial(self.faults.step_clock, actor, -ms)
+        self._after_rounds(self.rng.randint(*WRONG_CLOCK_ROUNDS), right)
+        return self.faults.step_clock(actor, ms)
+
+    def _cut_at_random(self) -> None:
+        alive = [actor.index for actor in self._living()]
+        if len(alive) < 2:
+            return
+        some = self.rng.sample(alive, self.rng.randint(1, len(alive) // 2))
+        rest = sorted(set(range(len(self.world.actors))).difference(some))
+        shape = self.rng.choice(("two_way_cut", "one_way_cut", "partial_cut"))
+        if shape == "partial_cut":
+            rest = self.rng.sample(rest, max(len(rest) // 2, 1))
+        cut = Cut(frozenset(some), frozenset(rest), one_way=shape == "one_way_cut")
+        parting = self.faults.cut(cut, shape, parts_all=shape != "partial_cut")
+        rounds = self.rng.randint(*self.scenario.mix.cut_rounds)
+        self._after_rounds(rounds, functools.partial(self.faults.heal, parting))
+
+    def _living(self) -> list[Actor]:
+        return [self.world.actors[index] for index in sorted(self.world.up)]
+
+    # --- what is planned -------------------------------------------------------------------------
+
+    def _happen(self, index: int, event: Event) -> None:
+        faults = self.faults
+        if event.do is Do.HEAL:
+            faults.heal()
+        elif event.do is Do.CUT:
+            self._cut_as_planned(index, event)
+        elif event.do is Do.JOIN:
+            for _ in range(event.count_of(len(self.world.up))):
+                self._join()
+        else:
+            for actor in self._choose(index, event):
+                self._befall(event, actor)
+
+    def _choose(self, index: int, event: Event) -> list[Actor]:
+        """Whom it happens to, of those it can happen to."""
+        actors = self.world.actors
+        match event.do:
+            case Do.RESTART:
+                able = [a.index for a in actors if not a.is_alive]
+            case Do.CONTINUE:
+                able = [a.index for a in actors if a.is_alive and not a.is_up]
+            case Do.CUT:
+                able = sorted(self.world.up) if self.world.up else list(range(len(actors)))
+            case _:
+                able = [a.index for a in actors if is_able(a)]
+        return [actors[i] for i in choose(event, index, self.world.seed, able)]
+
+    def _cut_as_planned(self, index: int, event: Event) -> None:
+        chosen = [actor.index for actor in self._choose(index, event)]
+        left, right = split(event, chosen, range(len(self.world.actors)))
+        if left and right:
+            kind = "one_way_cut" if event.one_way else "two_way_cut"
+            cut = Cut(left, right, event.one_way)
+            parting = self.faults.cut(cut, kind, parts_all=not event.sides)
+            self._undo_later(event, functools.partial(self.faults.heal, parting))
+
+    def _befall(self, event: Event, actor: Actor) -> None:
+        faults = self.faults
+        restart = functools.partial(self._revive, actor)
+        undo: Callable[[], object] | None = None
+        match event.do:
+            case Do.KILL if faults.kill(actor):
+                undo = restart
+            case Do.POWER_CUT if faults.power_cut(actor):
+                undo = restart
+            case Do.FULL_DISK if faults.fill_disk(actor):
+                undo = restart
+            case Do.LEAVE if faults.leave(actor):
+                undo = restart
+            case Do.STOP if faults.hang(actor):
+                undo = functools.partial(faults.run_on, actor)
+            case Do.CONTINUE:
+                faults.run_on(actor)
+            case Do.RESTART:
+                faults.restart(actor)
+            case Do.CLOCK if faults.step_clock(actor, event.ms):
+                undo = functools.partial(faults.step_clock, actor, -event.ms)
+            case Do.SLOW if faults.slow_down(actor, event.factor):
+                undo = functools.partial(faults.slow_down, actor, 1)
+            case Do.TRAINER_DIES:
+                faults.kill_trainer(actor)
+            case Do.LIE:
+                faults.turn(actor, event.how)
+            case _:  # it did not happen
+                pass
+        if undo is not None:
+            self._undo_later(event, undo)
+
+    def _revive(self, actor: Actor) -> None:
+        if actor.disk.files.operations_left is not None:
+            actor.crash()  # its death still awaited it
+        self.faults.restart(actor)
+
+    def _undo_later(self, event: Event, undo: Callable[[], object]) -> None:
+        if event.rounds:
+            self._after_rounds(event.rounds, undo)

@@ -1,0 +1,98 @@
+"""The event log: one SHA-256 over every step of every node, the same for the same seed anywhere."""
+
+import hashlib
+import struct
+
+from demo_protocol.events import (
+    Announce,
+    Apply,
+    Effect,
+    Event,
+    GossipBatch,
+    HeadChanged,
+    KeepRecord,
+    PayloadsHeld,
+    Persist,
+    PullPayload,
+    PullRecords,
+    Refused,
+    StateApplied,
+    Train,
+    TrainingDone,
+)
+
+_STEP = struct.Struct("<qIQ8s")
+_FLUSH_BYTES = 1 << 16
+_ENDING_BYTES = 8
+
+
+class EventLog:
+    """Nothing of it is kept but its digest and its length."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self._hash = hashlib.sha256()
+        self._waiting = bytearray()
+
+    def digest(self) -> str:
+        """SHA-256 over everything so far."""
+        self._flush()
+        return self._hash.hexdigest()
+
+    def add_step(
+        self, now_ms: int, node: int, event: Event, effects: list[Effect], head: bytes
+    ) -> None:
+        """A machine took one step, and stands on `head`."""
+        self.steps += 1
+        waiting = self._waiting
+        name = _name_event(event)
+        waiting += _STEP.pack(now_ms, node, len(name), head[:_ENDING_BYTES])
+        waiting += name
+        for effect in effects:
+            waiting += _name_effect(effect)
+        if len(waiting) >= _FLUSH_BYTES:
+            self._flush()
+
+    def add_line(self, now_ms: int, node: int, line: str) -> None:
+        """Whatever else happened."""
+        self.steps += 1
+        self._waiting += _STEP.pack(now_ms, node, len(line), b"") + line.encode()
+
+    def _flush(self) -> None:
+        self._hash.update(self._waiting)
+        self._waiting.clear()
+
+
+def _name_event(event: Event) -> bytes:
+    """A few bytes that tell it from others of this node and moment."""
+    match event:
+        case GossipBatch(_, messages):  # the end of a signature, or of a proposal's content
+            return b"".join([raw[-_ENDING_BYTES:] for _, raw, _ in messages])
+        case PayloadsHeld(_, payloads):
+            return b"".join([name[:_ENDING_BYTES] for name, _ in payloads])
+        case StateApplied(digest=digest):
+            return digest[:_ENDING_BYTES]
+        case TrainingDone(payload_hash=name):
+            return name[:_ENDING_BYTES]
+        case _:
+            return type(event).__name__.encode()[:_ENDING_BYTES]
+
+
+def _name_effect(effect: Effect) -> bytes:
+    match effect:
+        case PullPayload(payload_hash=name):
+            return name[:_ENDING_BYTES]
+        case Announce(raw=raw):
+            return raw[-_ENDING_BYTES:]
+        case Persist(hash=name):
+            return name
+        case Apply(record=name) | KeepRecord(record=name) | PullRecords(record=name):
+            return name[:_ENDING_BYTES]
+        case HeadChanged(head=name):
+            return name[:_ENDING_BYTES]
+        case Refused(_, _, error):
+            return type(error).__name__.encode()
+        case Train(sample_first=first, sample_count=count):
+            return struct.pack("<qq", first, count)
+        case _:
+            return type(effect).__name__.encode()
