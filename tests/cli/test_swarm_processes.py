@@ -4,6 +4,7 @@ import asyncio
 import functools
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -21,6 +22,8 @@ from demo_node.cli.swarm.processes import (
     kill_member,
     spawn,
 )
+from demo_node.control import client
+from demo_node.control.address import prepare_socket_folder, socket_path
 from demo_node.store.datadir import DataDir
 from tests.control.fake_node import status_view
 from tests.e2e.processes import is_stopped
@@ -106,6 +109,24 @@ async def test_a_stopped_node_goes_on_and_ends(tmp_path: Path) -> None:
     await wait_until(lambda: is_stopped(node.pid))
     await stop_nodes([node], deadline_s=10)
     assert node.process.returncode == -signal.SIGTERM  # it heard it: nobody had to kill it
+
+
+@on_loop
+async def test_a_node_that_is_stopped_while_it_is_asked_keeps_what_it_said_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "QUICK_S", 0.3)
+    node = await idle_node(tmp_path)
+    node.life.look(status_view(pid=node.pid, height=7), [])
+    path = socket_path(tmp_path)
+    prepare_socket_folder(path)
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(path))
+        silent.listen()  # the kernel takes connections; nobody reads
+        await node.refresh()
+    assert node.status is not None
+    assert node.status.height == 7
+    await stop_nodes([node], deadline_s=10)
 
 
 @on_loop

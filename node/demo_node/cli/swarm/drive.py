@@ -21,7 +21,7 @@ from demo_node.cli.swarm.measure import (
 )
 from demo_node.cli.swarm.node import SwarmFailed, SwarmNode, check_alive
 from demo_node.cli.swarm.nodes import SwarmOptions, running_swarm
-from demo_node.control.client import NotRunning, Refused
+from demo_node.control.client import NotAnswering, NotRunning, Refused
 from demo_node.views import NodeState
 from demo_protocol.manifest import Data, Manifest, validate_manifest
 from demo_protocol.schedule import Schedule, round_start_ms
@@ -76,7 +76,7 @@ async def run_swarm(folder: Path, options: SwarmOptions, view: SwarmView) -> Swa
                 inflicter.suffered,
                 agreeing.heals,
             )
-        except (NotRunning, Refused) as error:
+        except (NotRunning, NotAnswering, Refused) as error:
             raise SwarmFailed(f"a node does not answer at the end: {error}") from None
     unclean = [node.index for node in nodes if node.process.returncode and not node.is_down]
     return replace(

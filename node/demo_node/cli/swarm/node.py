@@ -10,7 +10,13 @@ from typing import Final
 
 from demo_node.cli.swarm.lives import Life
 from demo_node.cli.swarm.processes import spawn
-from demo_node.control.client import ControlClient, NotRunning, Refused, control_client
+from demo_node.control.client import (
+    ControlClient,
+    NotAnswering,
+    NotRunning,
+    Refused,
+    control_client,
+)
 from demo_node.store.datadir import DataDir
 from demo_node.views import StatusView
 
@@ -69,7 +75,8 @@ class SwarmNode:
         if self.away:
             return
         life = self.life  # it may be killed while we ask
-        with contextlib.suppress(NotRunning, Refused):
+        # It may also be stopped while we ask.
+        with contextlib.suppress(NotRunning, NotAnswering, Refused):
             async with self.client() as client:
                 status = await client.status()
                 if status.pid == life.pid:
