@@ -21,6 +21,7 @@ from demo_protocol.events import (
     RecordsFetched,
 )
 from demo_protocol.payload import decode_payload
+from demo_protocol.sets import decode_headers
 from demo_protocol.view import View
 
 NEEDED_ROUNDS = 2
@@ -145,10 +146,17 @@ class Fetcher:
         return next(found, "")
 
     async def pull_headers(self, effect: PullHeaders) -> None:
-        """Get headers from the first holder that gives good ones."""
-        async for raws, holder in self.puller.pull_headers(effect):
+        """Get headers from whoever has good ones, until all that were named are here."""
+        given = 0
+        async for raw, holder in self.puller.pull_headers(effect):
+            try:
+                raws = decode_headers(raw)
+            except Reject:
+                continue
             await self._verifier.prepare(raws)
             if self._post_fetched(HeadersFetched(self.clock.now_ms(), raws, holder)):
+                given += len(raws)
+            if given >= len(effect.hashes):
                 return
 
     async def pull_records(self, effect: PullRecords) -> None:

@@ -176,6 +176,7 @@ class Participant:
             observer=around.observer,
             group=around.group,
             verifier=self.verifier,
+            rng=random.Random(around.me + b"compare"),
             resync=self._resync,
             find_way=self._find_way,
         )
@@ -188,6 +189,7 @@ class Participant:
         )
         around.group.create_task(driver.run_outbox())
         around.group.create_task(driver.run_clock())
+        around.group.create_task(driver.comparing.run())
         around.group.create_task(snapshotting.run())
         return driver, snapshotting
 

@@ -34,7 +34,7 @@ class Blob(IntEnum):
 
     MANIFEST = 1
     PAYLOAD = 2
-    HEADER = 3
+    HEADERS = 3
     RECORDS = 4
     HEAD = 5
     SNAPSHOT = 6
@@ -43,11 +43,15 @@ class Blob(IntEnum):
     TIME = 9
     STATE_LEAVES = 10
     STATE_CHUNK = 11
+    SETS = 12
 
 
 @dataclass(frozen=True, slots=True)
 class BlobRequest:
-    """`key` is a hash where the kind is pulled by hash, else empty. `limit` bounds the reply."""
+    """`key` says what is asked for, where the kind does not: hashes, or what is known already.
+
+    `limit` bounds the reply.
+    """
 
     kind: Blob
     key: bytes = b""

@@ -8,10 +8,12 @@ from demo_node.ports import Blob, BlobRequest, Mesh, NotHeld, Unreachable
 from demo_node.views import Figure
 from demo_protocol.events import PullHeaders, PullPayload, PullRecords
 from demo_protocol.limits import (
-    HEADER_BYTES_MAX,
+    HEADERS_PER_REQUEST_MAX,
+    HEADERS_REPLY_BYTES_MAX,
     RECORDS_REPLY_BYTES_MAX,
 )
 from demo_protocol.networks import compute_network
+from demo_protocol.sets import encode_header_names
 
 PULLS_MAX = 8
 """Payloads pulled at once: a home uplink serves no more, and every stream costs memory."""
@@ -87,25 +89,21 @@ class Puller:
             timeout_s = min(2 * timeout_s, TIMEOUT_S)
         return None
 
-    async def pull_headers(
-        self, effect: PullHeaders
-    ) -> AsyncIterator[tuple[tuple[bytes, ...], bytes]]:
-        """(headers, holder) of every holder in turn that has any."""
-        for holder in self.holders(effect.holders):
-            answers = await asyncio.gather(
-                *(
-                    self.ask(holder, BlobRequest(Blob.HEADER, name), HEADER_BYTES_MAX)
-                    for name in effect.hashes
-                )
-            )
-            raws = tuple(raw for raw in answers if raw is not None)
-            if raws:
-                yield raws, holder
+    async def pull_headers(self, effect: PullHeaders) -> AsyncIterator[tuple[bytes, bytes]]:
+        """(answer to HEADERS, holder) of every holder in turn, until it has none of them."""
+        for holder in self.holders(effect.holders, only=effect.only):
+            for start in range(0, len(effect.hashes), HEADERS_PER_REQUEST_MAX):
+                names = effect.hashes[start : start + HEADERS_PER_REQUEST_MAX]
+                request = BlobRequest(Blob.HEADERS, encode_header_names(names))
+                raw = await self.ask(holder, request, HEADERS_REPLY_BYTES_MAX)
+                if raw is None:
+                    break
+                yield raw, holder
 
     async def pull_records(self, effect: PullRecords) -> AsyncIterator[tuple[bytes, bytes]]:
         """(answer to RECORDS, holder) of every holder in turn that has the record."""
         request = BlobRequest(Blob.RECORDS, effect.record, effect.count)
-        for holder in self.holders(effect.holders):
+        for holder in self.holders(effect.holders, only=effect.only):
             raw = await self.ask(holder, request, RECORDS_REPLY_BYTES_MAX)
             if raw is not None:
                 yield raw, holder
@@ -114,7 +112,8 @@ class Puller:
         """Connected peers, each with the network that it counts for (rule 22)."""
         return {view.peer: compute_network(view.address, view.peer) for view in self._mesh.peers()}
 
-    def holders(self, first: Iterable[bytes] = ()) -> list[bytes]:
+    def holders(self, first: Iterable[bytes] = (), *, only: bool = False) -> list[bytes]:
         """Those named, then whoever else is connected: by hash, anybody's copy will do."""
         connected = [view.peer for view in self._mesh.peers()]
-        return [peer for peer in dict.fromkeys((*first, *connected)) if peer in connected]
+        others = () if only else connected
+        return [peer for peer in dict.fromkeys((*first, *others)) if peer in connected]

@@ -6,9 +6,11 @@ group that the daemon owns.
 """
 
 import asyncio
+import random
 import time
 from collections.abc import Callable, Coroutine, Iterator
 
+from demo_node.comparing import Comparing
 from demo_node.fetching import Fetcher
 from demo_node.history import History
 from demo_node.ports import (
@@ -83,10 +85,13 @@ class RoundDriver:
         observer: RoundObserver,
         group: asyncio.TaskGroup,
         verifier: Verifier,
+        rng: random.Random,
         resync: Callable[[bytes], Coroutine[None, None, StatesLost | StartMoved]],
         find_way: Callable[[Leap | BeginAgain], Coroutine[None, None, StartMoved | None]],
     ) -> None:
-        """`resync` loads a state that its argument descends from, or where the others are.
+        """`rng` chooses whom to ask what, and when: nothing that two nodes must agree on.
+
+        `resync` loads a state that its argument descends from, or where the others are.
 
         `find_way` loads a snapshot of the others' chain, if anybody has one.
         """
@@ -103,6 +108,7 @@ class RoundDriver:
         self.history = History(self.view.manifest, observer)
         self.puller = Puller(mesh)
         self.fetcher = Fetcher(self.view, self.puller, store, clock, observer, self.post, verifier)
+        self.comparing = Comparing(self.view, self.puller, clock, observer, self.post, rng)
         self._outbox: asyncio.Queue[Persist | Announce] = asyncio.Queue()
         self._finding_way = False
         self._recovering = False
@@ -166,6 +172,7 @@ class RoundDriver:
         yield from self.history.figures()
         yield from self.fetcher.figures()
         yield from self.puller.figures()
+        yield from self.comparing.figures()
 
     async def flush(self) -> None:
         """Return when all that was to be sent is."""

@@ -12,12 +12,20 @@ from demo_protocol.answers import (
     encode_records,
     encode_time,
 )
+from demo_protocol.errors import Reject
 from demo_protocol.limits import (
     RECORDS_PER_REPLY_MAX,
     RECORDS_REPLY_BYTES_MAX,
 )
 from demo_protocol.manifest import Manifest, compute_run_id, encode_manifest
+from demo_protocol.reconcile import compare
 from demo_protocol.round import Round, make_bundle
+from demo_protocol.sets import (
+    decode_header_names,
+    decode_summary,
+    encode_difference,
+    encode_headers,
+)
 
 
 class Server:
@@ -49,8 +57,8 @@ class Server:
                 return encode_manifest(self._manifest)
             case Blob.PAYLOAD:
                 return await self._store.read_payload(request.key) if self._store else None
-            case Blob.HEADER:
-                return self._header(request.key)
+            case Blob.HEADERS:
+                return self._headers(request.key)
             case Blob.RECORDS:
                 return await self._records(request)
             case Blob.HEAD:
@@ -67,10 +75,28 @@ class Server:
                 return encode_peers(self._archive.addresses())
             case Blob.TIME:
                 return encode_time(self._raw_now_ms())
+            case Blob.SETS:
+                return self._difference(request.key)
 
-    def _header(self, name: bytes) -> bytes | None:
-        header = self._machine.view.pool.headers.get(name) if self._machine else None
-        return header.raw if header else None
+    def _headers(self, key: bytes) -> bytes | None:
+        """Those held of the headers that are asked for."""
+        if self._machine is None:
+            return None
+        headers = self._machine.view.pool.headers
+        try:
+            raws = [headers[name].raw for name in decode_header_names(key) if name in headers]
+        except Reject:
+            return None
+        return encode_headers(raws) if raws else None
+
+    def _difference(self, key: bytes) -> bytes | None:
+        """Rule 23: what we know and whoever asks may not."""
+        if self._machine is None:
+            return None
+        try:
+            return encode_difference(compare(self._machine.view, decode_summary(key)))
+        except Reject:
+            return None
 
     def _head(self) -> HeadAnswer:
         """Where we stand; before there is a chain, at the genesis."""

@@ -77,6 +77,9 @@ HEADERS_REPLY_BYTES_MAX: Final = HEADERS_PER_REQUEST_MAX * (HEADER_BYTES_MAX + 8
 FINGERPRINT_BYTES: Final = 16
 """Of a set of hashes. Whoever makes two sets of one fingerprint hides messages of its own."""
 
+COMPARED_ROUNDS_MAX: Final = 65
+"""The running one and as many as `late_rounds` may be: their fingerprints fit KEY_BYTES_MAX."""
+
 HEADERS_LISTED_MAX: Final = 2048
 """Hashes of headers in one answer: two rounds of a thousand members."""
 

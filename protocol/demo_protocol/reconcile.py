@@ -6,6 +6,8 @@ every link to a node would never reach it.
 """
 
 import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from demo_protocol.events import Effect, PullHeaders, PullRecords, SetsCompared
 from demo_protocol.limits import (
@@ -15,6 +17,7 @@ from demo_protocol.limits import (
     RECORDS_PER_REPLY_MAX,
 )
 from demo_protocol.receive import find_missing
+from demo_protocol.schedule import BPS, Schedule, coverage_cut_ms, train_end_ms
 from demo_protocol.sets import Difference, Summary
 from demo_protocol.view import View
 
@@ -33,14 +36,15 @@ def summarise(view: View) -> Summary:
 def compare(view: View, theirs: Summary) -> Difference:
     """What this node knows and a peer of that summary may not, newest first.
 
-    Of rounds that are not over for both nothing is listed: the peer would ignore it.
+    Only of rounds that gossip carries at both: what is of another one the peer would ignore.
     """
+    oldest = view.round - view.manifest.agreement.late_rounds
     headers: list[bytes] = []
     for at in reversed(range(len(theirs.headers))):
         round_ = theirs.first_round + at
-        if round_ > view.round or view.pool.fingerprint(round_) == theirs.headers[at]:
-            continue
-        headers += view.pool.hashes_of_round(round_)
+        is_ours = oldest <= round_ <= view.round
+        if is_ours and view.pool.fingerprint(round_) != theirs.headers[at]:
+            headers += view.pool.hashes_of_round(round_)
     recent = _recent_records(view)
     return Difference(
         head=view.head,
@@ -52,31 +56,53 @@ def compare(view: View, theirs: Summary) -> Difference:
     )
 
 
-def on_compared(view: View, event: SetsCompared) -> list[Effect]:
-    """Pull from that peer alone what it has and this node lacks: it may have made it all up.
+@dataclass(frozen=True, slots=True)
+class Lacking:
+    """What a peer has and this node has not: headers, and records with how many to ask for."""
 
-    A header that is asked for here may be asked for again by whoever lists it (`should_pull` is
-    not told), or else a peer could name and withhold what it wants to keep from us.
-    """
-    difference, holders = event.difference, (event.sender,)
-    effects: list[Effect] = []
-    headers = tuple(
-        name for name in dict.fromkeys(difference.headers) if name not in view.pool.headers
-    )
-    if headers:
-        effects.append(PullHeaders(headers, holders, only=True))
+    headers: tuple[bytes, ...]
+    records: Mapping[bytes, int]
+
+
+def find_lacking(view: View, difference: Difference) -> Lacking:
+    """Of what a peer named. It may have made it all up."""
+    names = dict.fromkeys(difference.headers)
     behind = max(difference.round - view.head_state.round, 1)
-    wanted = {
-        difference.head: min(behind, RECORDS_PER_REPLY_MAX),
-        **{name: 1 for name in difference.records if name != difference.head},
-    }
-    missing: dict[bytes, int] = {}
+    wanted = {name: 1 for name in difference.records}
+    wanted[difference.head] = min(behind, RECORDS_PER_REPLY_MAX)
+    records: dict[bytes, int] = {}
     for name, count in wanted.items():
-        lacking = find_missing(view, name)
-        if lacking is not None:
-            missing.setdefault(lacking, count)
-    effects += [PullRecords(name, holders, count, only=True) for name, count in missing.items()]
+        missing = find_missing(view, name)
+        if missing is not None:
+            records[missing] = max(count, records.get(missing, 1))
+    return Lacking(tuple(name for name in names if name not in view.pool.headers), records)
+
+
+def on_compared(view: View, event: SetsCompared) -> list[Effect]:
+    """Pull what is missing here, from that peer alone: nobody else has said that there is any.
+
+    What is asked for here may be asked for again in this round by whoever lists it
+    (`View.should_pull` is not told): else a peer could name what it then withholds from us.
+    """
+    lacking, holders = find_lacking(view, event.difference), (event.sender,)
+    effects: list[Effect] = []
+    if lacking.headers:
+        effects.append(PullHeaders(lacking.headers, holders, only=True))
+    for name, count in lacking.records.items():
+        effects.append(PullRecords(name, holders, count, only=True))
     return effects
+
+
+def compute_comparison_ms(schedule: Schedule, round_: int, draw: int) -> int:
+    """When to ask in `round_`, Unix milliseconds; `draw` of 0 to BPS - 1 tells nodes apart.
+
+    Halfway between the train boundary and the cut of rule 17, give or take a quarter: by then
+    gossip has brought most of what it will bring, and what is missing still comes in time, with
+    its payload, to be listed. In the propose phase it would be proposals: fewer forks, which the
+    next votes mend anyway, and a contribution lost for good (docs/decisions/anti-entropy.md).
+    """
+    begin_ms, end_ms = train_end_ms(schedule, round_), coverage_cut_ms(schedule, round_)
+    return begin_ms + (end_ms - begin_ms) * (BPS + 2 * draw) // (4 * BPS)
 
 
 def _recent_records(view: View) -> list[bytes]:

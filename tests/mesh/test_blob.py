@@ -12,7 +12,7 @@ from libp2p.exceptions import BaseLibp2pError
 from demo_node.mesh import bounds
 from demo_node.mesh.blob import PROTOCOL
 from demo_node.ports import Blob, BlobRequest, NotHeld, Unreachable
-from demo_protocol.limits import REQUEST_BYTES_MAX
+from demo_protocol.limits import KEY_BYTES_MAX, REQUEST_BYTES_MAX
 from demo_protocol.pb import wire_pb2
 from tests.mesh.hosts import Host, hosts, link, link_all, on_uvloop
 from tests.waiting import wait_until
@@ -223,7 +223,7 @@ async def test_a_bug_in_our_handler_ends_the_mesh_and_wait_tells() -> None:
         (1 << 62).to_bytes(8),
         (REQUEST_BYTES_MAX + 1).to_bytes(8) + bytes(REQUEST_BYTES_MAX + 1),
         (3).to_bytes(8) + b"\xff\xff\xff",
-        frame(wire_pb2.BlobRequest(kind=Blob.PAYLOAD, key=bytes(33))),
+        frame(wire_pb2.BlobRequest(kind=Blob.PAYLOAD, key=bytes(KEY_BYTES_MAX + 1))),
         b"GET / HTTP/1.1\r\n\r\n",
         os.urandom(5000),
     ],

@@ -8,7 +8,7 @@ from demo_node.ports import Blob, Direction, Use
 USES: Final = {
     Blob.MANIFEST: Use.SYNC,
     Blob.PAYLOAD: Use.PAYLOAD,
-    Blob.HEADER: Use.SYNC,
+    Blob.HEADERS: Use.SYNC,
     Blob.RECORDS: Use.SYNC,
     Blob.HEAD: Use.SYNC,
     Blob.SNAPSHOT: Use.SYNC,
@@ -17,6 +17,7 @@ USES: Final = {
     Blob.TIME: Use.OTHER,
     Blob.STATE_LEAVES: Use.SYNC,
     Blob.STATE_CHUNK: Use.SYNC,
+    Blob.SETS: Use.SYNC,
 }
 
 

@@ -26,7 +26,7 @@ from demo_node.mesh.pacing import PIECE_BYTES_MIN, UploadPacer
 from demo_node.mesh.peer_id import decode_peer_id_bytes, encode_peer_id, encode_peer_id_bytes
 from demo_node.mesh.yamux import mark
 from demo_node.ports import Blob, BlobRequest, NotHeld, Unreachable
-from demo_protocol.limits import HASH_BYTES, REQUEST_BYTES_MAX
+from demo_protocol.limits import KEY_BYTES_MAX, REQUEST_BYTES_MAX
 from demo_protocol.pb import wire_pb2
 
 PROTOCOL: Final = TProtocol("/demo-node/blob/1")
@@ -193,7 +193,7 @@ async def _read_request(stream: INetStream) -> BlobRequest | None:
         message = wire_pb2.BlobRequest.FromString(await _read_exact(stream, size))
     except DecodeError:
         raise Garbage("asked with garbage") from None
-    if len(message.key) > HASH_BYTES:
+    if len(message.key) > KEY_BYTES_MAX:
         raise Garbage("asked with an oversize key")
     try:
         kind = Blob(message.kind)

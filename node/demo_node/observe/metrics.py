@@ -167,6 +167,19 @@ AGREEMENT: Final = (
         " the same record, or another one. Those of a round count once.",
         {"verdict": ("equal", "different")},
     ),
+    Declared(
+        Counter,
+        "demo_comparisons_total",
+        "Comparisons with a random peer, one a round: nothing was missing here, something was, or"
+        " the peer gave no answer.",
+        {"result": ("equal", "different", "failed")},
+    ),
+    Declared(
+        Counter,
+        "demo_comparison_missing_total",
+        "What a peer had then and this node had not, and was pulled from it.",
+        {"kind": ("header", "record")},
+    ),
     Declared(Counter, "demo_forks_total", "Times the head moved to another branch."),
     Declared(
         Counter,

@@ -434,6 +434,97 @@ class Time(_message.Message):
 Global___Time: _TypeAlias = Time  # noqa: Y015
 
 @_typing.final
+class Headers(_message.Message):
+    """Reply to HEADERS: those of the headers asked for that are held."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def headers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Signed"""
+
+    def __init__(
+        self,
+        *,
+        headers: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["headers", b"headers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Headers: _TypeAlias = Headers  # noqa: Y015
+
+@_typing.final
+class Summary(_message.Message):
+    """The key of a request for SETS (rule 23): what whoever asks knows of the last rounds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_ROUND_FIELD_NUMBER: _builtins.int
+    HEADERS_FIELD_NUMBER: _builtins.int
+    RECORDS_FIELD_NUMBER: _builtins.int
+    first_round: _builtins.int
+    records: _builtins.bytes
+    """fingerprint of the valid proposals of all of them"""
+    @_builtins.property
+    def headers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """fingerprint of the headers of each round, 16 bytes"""
+
+    def __init__(
+        self,
+        *,
+        first_round: _builtins.int = ...,
+        headers: _abc.Iterable[_builtins.bytes] | None = ...,
+        records: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_round", b"first_round", "headers", b"headers", "records", b"records"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Summary: _TypeAlias = Summary  # noqa: Y015
+
+@_typing.final
+class Difference(_message.Message):
+    """Reply to SETS: where the peer stands, and hashes of what may be missing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEAD_FIELD_NUMBER: _builtins.int
+    ROUND_FIELD_NUMBER: _builtins.int
+    HEADERS_FIELD_NUMBER: _builtins.int
+    RECORDS_FIELD_NUMBER: _builtins.int
+    head: _builtins.bytes
+    round: _builtins.int
+    @_builtins.property
+    def headers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """of the rounds that are not alike, newest round first"""
+
+    @_builtins.property
+    def records(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """newest first"""
+
+    def __init__(
+        self,
+        *,
+        head: _builtins.bytes = ...,
+        round: _builtins.int = ...,
+        headers: _abc.Iterable[_builtins.bytes] | None = ...,
+        records: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "headers", b"headers", "records", b"records", "round", b"round"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Difference: _TypeAlias = Difference  # noqa: Y015
+
+@_typing.final
 class Peers(_message.Message):
     """Reply to PEERS: addresses others may dial."""
 
