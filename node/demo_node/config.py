@@ -34,6 +34,10 @@ LOG_FORMATS: Final = ("auto", "console", "json")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
 
+ROLES: Final = ("member", "archive")
+"""A member trains, votes and proposes; an archive keeps everything and serves it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """One node's settings. `named` has the keys the operator set, wherever that was.
@@ -46,6 +50,8 @@ class Config:
     listen: tuple[str, ...] = DEFAULT_LISTEN
     announce: tuple[str, ...] = ()
     run_id: str = ""
+    anchor: str = ""
+    role: str = ROLES[0]
     manifest: Path | None = None
     wait_manifest: bool = False
     metrics_address: str = DEFAULT_METRICS_ADDRESS
@@ -231,6 +237,13 @@ def _run_id(raw: object) -> str:
     return text
 
 
+def _anchor(raw: object) -> str:
+    text = _text(raw).lower()
+    if not re.fullmatch(r"([0-9a-f]{64})?", text):
+        raise ValueError("a record's hash has 64 hexadecimal digits; copy it whole")
+    return text
+
+
 def _listen(raw: object) -> tuple[str, ...]:
     addresses = _texts(raw)
     for address in addresses:
@@ -285,6 +298,8 @@ _READERS: Final[dict[str, Callable[[object], object]]] = {
     "listen": _listen,
     "announce": _announce,
     "run_id": _run_id,
+    "anchor": _anchor,
+    "role": _choice(*ROLES),
     "manifest": _path,
     "wait_manifest": _switch,
     "metrics_address": _host_port,

@@ -8,6 +8,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Final, TypeVar
 
+from demo_node.believing import Say
 from demo_node.ports import Blob, BlobRequest
 from demo_node.pull import TIMEOUT_S, Puller
 from demo_node.store.corpus import Corpus, CorpusAssembler, load_corpus, save_corpus
@@ -15,7 +16,6 @@ from demo_node.store.datadir import DataDir
 from demo_node.store.disk import Disk
 from demo_node.store.initial import InitialState, adopt_initial, compute_bytes_max, load_initial
 from demo_node.store.stdlib import build_stdlib_corpus
-from demo_node.sync import Say
 from demo_protocol.errors import ConfigError, Reject
 from demo_protocol.manifest import Data, Manifest
 from demo_protocol.schema import compute_schema

@@ -120,11 +120,12 @@ async def _join_run(node: Node, group: asyncio.TaskGroup, files: ExitStack) -> N
     )
     learner = TrainerClient(supervisor, node.clock.now_ms, manifest.schedule.round_ms)
     budget_bytes = node.config.disk_budget_mb << 20
+    is_archive = node.config.role == "archive"
     snapshots = SnapshotStore(
         node.disk,
         node.datadir.snapshots,
         run_id,
-        window=manifest.agreement.payload_window_rounds,
+        window=None if is_archive else manifest.agreement.payload_window_rounds,
         budget_bytes=budget_bytes // 2,
     )
     around = Surroundings(
@@ -141,6 +142,9 @@ async def _join_run(node: Node, group: asyncio.TaskGroup, files: ExitStack) -> N
         group=group,
         say=node.say,
         disk_budget_bytes=budget_bytes,
+        anchor=bytes.fromhex(node.config.anchor),
+        is_archive=is_archive,
+        count_known=node.peering.count_known,
     )
     archive = FileArchive(snapshots, node.book, node.mesh.addresses)
     participant = Participant(around, archive, snapshots)

@@ -221,7 +221,9 @@ class NodeOperations:
     def _check_trains(self) -> None:
         machine = self._running()[1].machine
         if not machine.contributes:
-            raise NothingToTrain("this node does not train: --no-train, or no device is fit for it")
+            raise NothingToTrain(
+                "this node does not train: --no-train, --role archive, or no device is fit for it"
+            )
         if machine.is_over():
             raise NothingToTrain("nothing is left to train: the run, or this node's part, is over")
 
@@ -287,6 +289,8 @@ class NodeOperations:
         manifest = self.driver.view.manifest
         if has_ended(manifest, round_at(schedule, now_ms)):
             return NodeState.FINISHED, f"the run has had its {manifest.rounds_total} rounds"
+        if self.driver.machine.observes:
+            return NodeState.PAUSED, "an archive: keeps and serves, neither trains nor votes"
         if self.driver.machine.paused:
             return NodeState.PAUSED, "not training until demo-node resume"
         return self.state, self.detail

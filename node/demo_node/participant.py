@@ -5,6 +5,7 @@ start and makes the round machine, `catch_up` brings it level with the others.
 """
 
 import asyncio
+import contextlib
 import itertools
 import random
 from collections.abc import Callable, Iterable
@@ -12,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Protocol
 
+from demo_node.believing import Say
 from demo_node.ports import Learner, Mesh, Topic
 from demo_node.pull import Puller
 from demo_node.round import RoundDriver
@@ -26,14 +28,14 @@ from demo_node.store.payloads import PayloadStore
 from demo_node.store.round_store import FileRoundStore
 from demo_node.store.signed import SignedLog
 from demo_node.store.snapshots import SnapshotStore
-from demo_node.sync import Say, catch_up
+from demo_node.sync import catch_up
 from demo_node.system_clock import SystemClock
 from demo_node.timekeeper import Timekeeper
 from demo_node.verifying import Verifier
 from demo_node.views import RoundObserver
 from demo_protocol.answers import decode_bundle
 from demo_protocol.astray import find_wanted
-from demo_protocol.errors import ConfigError
+from demo_protocol.errors import ConfigError, Ignore, Reject
 from demo_protocol.events import BeginAgain, Bundle, Leap, RecordsFetched, StartMoved, StatesLost
 from demo_protocol.identity import Kind, Sign, Verify
 from demo_protocol.manifest import Manifest, compute_run_id
@@ -84,6 +86,8 @@ class Surroundings:
     """For payloads and older snapshots together; 0: no limit."""
     anchor: bytes = b""
     """A record that the operator says is on the run's chain (rule 22); empty for none."""
+    is_archive: bool = False
+    """It signs nothing and forgets nothing: it keeps what others need."""
     count_known: Callable[[], int] = lambda: 0
     """How many peers there are to be heard before one of them is believed."""
 
@@ -118,6 +122,7 @@ class Participant:
             lambda reason: around.observer.on_event("snapshot.skipped", reason=reason),
             verify=around.verify,
             anchor=around.anchor,
+            wants_all=around.is_archive,
             count_known=around.count_known,
         )
         self.driver: RoundDriver | None = None
@@ -150,7 +155,9 @@ class Participant:
         for log in (chain_log, signed):
             if log.cut_bytes:
                 around.observer.on_event("log.repaired", path=str(log.aside), bytes=log.cut_bytes)
-        store = self.store = FileRoundStore(signed, chain_log, payloads)
+        store = self.store = FileRoundStore(
+            signed, chain_log, payloads, keeps_all=around.is_archive
+        )
         files.callback(store.close)
         view = View(
             manifest=around.manifest,
@@ -165,8 +172,9 @@ class Participant:
             signed_until={kind: signed.newest(kind) for kind in Kind},
             stop_round=stop_round,
             syncing=syncing,
-            contributes=contributes,
+            contributes=contributes and not around.is_archive,
         )
+        machine.observes = around.is_archive
         driver = RoundDriver(
             machine,
             clock=around.clock,
@@ -182,6 +190,9 @@ class Participant:
         )
         self.driver = driver
         await self._read_own_records(chain_log, start.state.round)
+        if view.final is None:
+            view.final = start.final
+        await self._take_in(start.bundles)
         self.server.open(machine, store)
         files.callback(self._close)
         snapshotting = Snapshotting(
@@ -202,7 +213,7 @@ class Participant:
         """Come level with the others, then take part (`sync.catch_up`)."""
         assert self.driver is not None
         around = self.around
-        aside = self.finder.set_aside
+        aside = self.finder.strangers.set_aside
         await catch_up(self.driver, around.clock, around.say, patience_ms, aside)
 
     def _open_stores(self) -> tuple[ChainLog, SignedLog, PayloadStore]:
@@ -233,6 +244,16 @@ class Participant:
                 now_ms = self.around.clock.now_ms()
                 self.driver.post(RecordsFetched(now_ms, (bundle,), self.around.me))
                 await asyncio.sleep(0)
+
+    async def _take_in(self, bundles: Iterable[Bundle]) -> None:
+        """Records that peers gave while it was looked for a start, the oldest first."""
+        assert self.driver is not None
+        for bundle in bundles:
+            await self.verifier.prepare(bundle.headers)
+            now_ms = self.around.clock.now_ms()
+            with contextlib.suppress(Ignore, Reject):
+                self.driver.post(RecordsFetched(now_ms, (bundle,), self.around.me))
+            await asyncio.sleep(0)
 
     async def _load(self, start: Start) -> bytes:
         """Have the trainer hold a state; its digest must be what the snapshot says."""

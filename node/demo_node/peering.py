@@ -31,6 +31,9 @@ FAILURES_MAX = 10
 
 What the operator named, and where a peer was ever met, stays."""
 
+TRIES = 2
+"""After so many dials in vain nobody waits for a peer any more; it is dialled now and then."""
+
 HEAD_START_S = 2.0
 """What the operator named is dialled so long before whom we met on earlier days."""
 
@@ -85,6 +88,16 @@ class Peering:
     def knows_others(self) -> bool:
         """Is there anybody to dial?"""
         return any(c.peer != self._mesh.peer for c in self._candidates.values())
+
+    def count_known(self) -> int:
+        """Peers that may still be heard: connected ones, and those not tried in vain.
+
+        One more while a connected one has not said whom it knows.
+        """
+        connected = {view.peer for view in self._mesh.peers()}
+        open_ = {c.peer for c in self._candidates.values() if c.failures < TRIES}
+        known = (connected | open_) - {self._mesh.peer}
+        return len(known) + (not connected <= self._asked)
 
     def explain(self) -> str:
         """Why nobody answered: for each address that was named, what came of dialling it."""

@@ -327,6 +327,11 @@ class RoundStore(Protocol):
         """Bytes of all payloads that are held."""
         ...
 
+    @property
+    def payloads_from(self) -> int | None:
+        """First round of which there are payloads; None where there are none at all."""
+        ...
+
     async def keep_payload(self, round_: int, payload_hash: bytes, raw: bytes) -> None:
         """Keep a payload for the window of the manifest.
 

@@ -101,7 +101,9 @@ class Server:
     def _head(self) -> HeadAnswer:
         """Where we stand; before there is a chain, at the genesis."""
         snapshot = self._archive.newest_snapshot()
-        state = self._machine.view.head_state if self._machine else None
+        view = self._machine.view if self._machine else None
+        state = view.head_state if view else None
+        first = self._store.payloads_from if self._store else None
         return HeadAnswer(
             head=state.record if state else compute_run_id(self._manifest),
             round=state.round if state else 0,
@@ -110,6 +112,8 @@ class Server:
             snapshot_bytes=snapshot.size if snapshot else 0,
             height=state.height if state else 0,
             syncing=self._machine is None or self._machine.syncing,
+            final=view.final.record if view and view.final else b"",
+            payloads_from=0 if state is None else state.round + 1 if first is None else first,
         )
 
     async def _records(self, request: BlobRequest) -> bytes | None:

@@ -7,30 +7,22 @@ peer's file is kept only after the trainer has computed the very digest that it 
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from demo_node.believing import Found, Say, Strangers
 from demo_node.ports import Blob, BlobRequest, Clock, Learner
 from demo_node.pull import Puller
 from demo_node.store.initial import compute_bytes_max
 from demo_node.store.snapshots import Snapshot, SnapshotInfo, SnapshotStore
-from demo_node.sync import Say
-from demo_node.walking import HeadAsker, Heads, Walk, trail_of
+from demo_node.walking import Heads, trail_of
 from demo_protocol.answers import HeadAnswer, decode_chain_state
 from demo_protocol.astray import find_votes_elsewhere
 from demo_protocol.errors import ConfigError, Reject
+from demo_protocol.events import Bundle
+from demo_protocol.finality import Final
 from demo_protocol.identity import Verify
-from demo_protocol.joining import (
-    Answer,
-    Choice,
-    Offer,
-    Refusal,
-    choose,
-    explain_trust,
-    is_built_on,
-    is_enough,
-)
+from demo_protocol.joining import Refusal
 from demo_protocol.manifest import Manifest, compute_run_id
-from demo_protocol.messages import decode_header
 from demo_protocol.roster import ChainState, genesis_state
 from demo_protocol.schedule import round_at
 from demo_protocol.schema import compute_schema
@@ -39,14 +31,12 @@ from demo_protocol.view import View
 SNAPSHOT_TIMEOUT_S = 1800.0
 """Half a gigabyte at 2 Mbit/s."""
 
-EX_TEMPFAIL = 75
-"""Try again later: other peers may answer then."""
+WHOLE_RECORDS_MAX = 8192
+"""Records that an archive takes in from the genesis on, all at once in memory: tens of megabytes.
+A longer run it joins at a snapshot, as everybody does."""
 
 ASK_AGAIN_MS = 1_000
 """Pause before peers that could not be believed are asked again."""
-
-LOOK_AGAIN_MS = 200
-"""How often a node that waits for a peer looks around."""
 
 JOINER_PATIENCE = 6
 """A joiner of an old run has nothing of its own to go on from: it waits so many times longer."""
@@ -56,12 +46,16 @@ JOINER_PATIENCE = 6
 class Start:
     """Where this node's chain begins. `snapshot` is None for state 0.
 
-    `digest` is set where the learner holds the state already.
+    `digest` is set where the learner holds the state already. `final` is what the peers that were
+    believed will not leave, or the operator's anchor. `bundles` are the records after the start,
+    the oldest first, where they are too many to be pulled from their end.
     """
 
     state: ChainState
     snapshot: Snapshot | None
     digest: bytes | None = None
+    final: Final | None = None
+    bundles: tuple[Bundle, ...] = ()
 
 
 class StartFinder:
@@ -80,11 +74,14 @@ class StartFinder:
         verify: Verify,
         anchor: bytes = b"",
         count_known: Callable[[], int] = lambda: 0,
+        wants_all: bool = False,
     ) -> None:
         """`on_skipped` is told why a snapshot of ours was passed over.
 
-        `anchor`: a record that the operator says is on the run's chain; empty for none.
-        `count_known`: how many peers there are to be heard, those that cannot be reached left out.
+        `anchor`: a record that the operator says is on the run's chain; empty for none. It is
+        asked for as long as this node has no chain of its own. `count_known`: how many peers there
+        are to be heard, those that cannot be reached left out. One that `wants_all` begins at the
+        genesis if anybody still has all payloads since.
         """
         self._manifest = manifest
         self._run_id = compute_run_id(manifest)
@@ -94,13 +91,10 @@ class StartFinder:
         self._clock = clock
         self._say = say
         self._on_skipped = on_skipped
-        self._verify = verify
         self._anchor = anchor
-        self._count_known = count_known
+        self._wants_all = wants_all
         self._said: set[str] = set()
-        self.asker = HeadAsker(puller)
-        self.set_aside: frozenset[bytes] = frozenset()
-        """Peers that were not believed."""
+        self.strangers = Strangers(manifest, puller, clock, say, verify, count_known)
 
     async def choose(self, patience_ms: int) -> Start:
         """The newest start that leads to where the others are; ours while nobody answers.
@@ -109,29 +103,41 @@ class StartFinder:
         ConfigError 75 is raised. Who has a chain of its own goes on with that instead.
         """
         own = await asyncio.to_thread(self._find_own)
-        deadline_ms = self._compute_deadline(own, patience_ms)
+        is_stranger = own.snapshot is None
+        is_old = self._is_old()
+        if is_stranger and is_old:
+            patience_ms *= JOINER_PATIENCE
+        deadline_ms = self._clock.now_ms() + patience_ms
+        anchor = self._anchor if is_stranger else b""
         while True:
-            heads = await self._wait_for_heads(own, deadline_ms)
-            found = await self._choose_among(heads, own)
+            heads = await self.strangers.wait_for_heads(
+                deadline_ms, needs_many=is_stranger and is_old, anchor=anchor
+            )
+            found = await self._choose_among(heads, own, anchor)
             if isinstance(found, Start):
                 return found
-            if own.snapshot is not None and not self._anchor:
+            if not is_stranger:
                 self._say(f"going on with the chain that is here: {found.reason}")
                 return own
             if self._clock.now_ms() >= deadline_ms:
-                raise ConfigError(found.reason, exit_code=EX_TEMPFAIL)
+                raise ConfigError(found.reason, exit_code=75)
             await self._clock.sleep_until_ms(self._clock.now_ms() + ASK_AGAIN_MS)
 
-    async def _choose_among(self, heads: Heads, own: Start) -> Start | Refusal:
+    def _is_old(self) -> bool:
+        """May the run be too old to be replayed from state 0?"""
+        round_ = round_at(self._manifest.schedule, self._clock.now_ms())
+        return round_ > self._manifest.agreement.snapshot_every
+
+    async def _choose_among(self, heads: Heads, own: Start, anchor: bytes) -> Start | Refusal:
         ahead = [(h, a) for h, a in heads if not a.syncing or a.height > own.state.height]
         if not ahead:
-            return Refusal("no peer answered that has the anchor") if self._anchor else own
-        if all(a.head == own.state.record for _, a in ahead) and not self._anchor:
+            return Refusal("no peer answered that has the anchor") if anchor else own
+        if all(a.head == own.state.record for _, a in ahead) and not anchor:
             return own
-        found = await self._find_towards(ahead, own)
+        found = await self._find_towards(ahead, own, anchor=anchor)
         if found is not None:
             return found
-        if self._anchor:
+        if anchor:
             return Refusal("nobody gave a snapshot that leads to the anchor; name other peers")
         return own
 
@@ -156,7 +162,7 @@ class StartFinder:
         own = await asyncio.to_thread(self._find_own, records)
         if own.state.record in records:
             return own
-        for holder, head in await self.asker.ask():
+        for holder, head in await self.strangers.ask():
             record = head.snapshot_record
             if record in records and record in view.chain:
                 state = view.chain[record].state
@@ -173,7 +179,7 @@ class StartFinder:
         named = find_votes_elsewhere(view)
         elsewhere = [
             (holder, head)
-            for holder, head in await self.asker.ask()
+            for holder, head in await self.strangers.ask()
             if not head.syncing and head.head not in view.chain and head.height > above
         ]
         own = await asyncio.to_thread(self._find_own)
@@ -185,89 +191,53 @@ class StartFinder:
         return found
 
     async def _find_towards(
-        self, heads: Heads, own: Start, named: Collection[bytes] = ()
+        self, heads: Heads, own: Start, named: Collection[bytes] = (), anchor: bytes = b""
     ) -> Start | Refusal | None:
         """Our newest start on the way to where rule 22 leads, if it is near; else a peer's.
 
         Where records were `named`, only chains that hold one of them are looked at. None where
         nobody has a snapshot on the way.
         """
-        walk = Walk(self._puller, self._run_id)
+        is_whole = self._wants_all and own.snapshot is None
+        window = self._manifest.agreement.payload_window_rounds  # what is older is not replayed
         newest_round = max(head.round for _, head in heads)
-        await walk.follow(
+        found = await self.strangers.choose(
             heads,
-            floor_round=newest_round - self._reach(own),
-            steps_max=self._steps_max,
-            wanted=filter(None, [self._anchor]),
+            floor_round=-1 if is_whole else newest_round - self._reach(own),
+            steps_max=WHOLE_RECORDS_MAX if is_whole else window,
+            anchor=anchor,
+            named=named,
         )
-        if named:
-            heads = [
-                (h, a)
-                for h, a in heads
-                if not trail_of(walk.links, a.head).keys().isdisjoint(named)
-            ]
-            if not heads:
-                return None
-        choice = choose(self._list_answers(heads), walk.links, self._run_id, self._anchor)
-        if isinstance(choice, Refusal):
-            return choice
-        self._note(choice)
-        trail = trail_of(walk.links, choice.head)
-        found = await asyncio.to_thread(self._find_own, trail)
-        head_round = trail[choice.head] or 0
-        if found.state.record in trail and head_round - found.state.round <= self._reach(found):
+        if not isinstance(found, Found):
             return found
-        answers = dict(heads)
+        start = await self._find_on(found)
+        if start is None:
+            return None
+        final = found.find_final(start.state, anchor or found.choice.final)
+        bundles = self._list_bundles(start, found) if is_whole else ()
+        return replace(start, final=final, bundles=bundles)
+
+    async def _find_on(self, found: Found) -> Start | None:
+        """A start on the way that was chosen: ours, or a snapshot of those that were believed."""
+        choice, trail = found.choice, trail_of(found.walk.links, found.choice.head)
+        own = await asyncio.to_thread(self._find_own, trail)
+        if own.state.record in trail:
+            is_near = (trail[choice.head] or 0) - own.state.round <= self._reach(own)
+            if is_near or (own.snapshot is None and self._wants_all and _has_all(found)):
+                return own
         for offer in choice.offers:
             for holder in offer.holders:
-                start = await self._fetch(holder, answers[holder], round_=trail.get(offer.record))
-                if start is not None and self._may_take(offer, start.state, walk):
+                start = await self._fetch(
+                    holder, found.answers[holder], round_=trail.get(offer.record)
+                )
+                if start and self.strangers.may_take(offer, start.state, found.walk):
                     return start
         return None
 
-    def _list_answers(self, heads: Heads) -> list[Answer]:
-        networks = self._puller.networks()
-        return [
-            Answer(
-                peer=holder,
-                network=networks.get(holder, holder.hex()),
-                head=head.head,
-                final=head.final,
-                snapshot=head.snapshot_record,
-                is_syncing=head.syncing,
-            )
-            for holder, head in heads
-        ]
-
-    def _note(self, choice: Choice) -> None:
-        self.set_aside = frozenset(choice.set_aside)
-        if choice.set_aside:
-            count, final = len(choice.set_aside), choice.final.hex()[:16]
-            self._say(f"{count} of the peers show another chain and are not believed ({final})")
-
-    def _may_take(self, offer: Offer, state: ChainState, walk: Walk) -> bool:
-        """Rule 21: two thirds of its voters built on it, or nobody who answered stands elsewhere.
-
-        Those who agree with each other could have made up the voters as well.
-        """
-        if offer.is_common:
-            return True
-        headers = [
-            decode_header(raw, self._run_id)
-            for bundle in walk.bundles.values()
-            for raw in bundle.headers
-        ]
-        is_taken = is_built_on(
-            offer.record,
-            state,
-            walk.links,
-            headers,
-            agreement=self._manifest.agreement,
-            verify=self._verify,
-        )
-        if not is_taken:
-            self._say("a snapshot was refused: less than two thirds of the voters built on it")
-        return is_taken
+    def _list_bundles(self, start: Start, found: Found) -> tuple[Bundle, ...]:
+        """All records after `start`, the oldest first."""
+        after = [k.record for k in found.choice.trail.values() if k.round > start.state.round]
+        return tuple(found.walk.bundles[record] for record in reversed(after))
 
     def _find_own(self, trail: Iterable[bytes] | None = None) -> Start:
         """The newest snapshot on disk, of the records in `trail` if given; else state 0."""
@@ -281,11 +251,6 @@ class StartFinder:
             return Start(genesis_state(self._run_id), None)
         return Start(decode_chain_state(snapshot.info.chain_state), snapshot)
 
-    @property
-    def _steps_max(self) -> int:
-        """Records that are looked at on the way back: what is older cannot be replayed."""
-        return self._manifest.agreement.payload_window_rounds
-
     def _reach(self, own: Start) -> int:
         """Rounds that are replayed rather than skipped by a peer's snapshot.
 
@@ -293,41 +258,6 @@ class StartFinder:
         """
         agreement = self._manifest.agreement
         return agreement.payload_window_rounds // 2 if own.snapshot else agreement.snapshot_every
-
-    def _compute_deadline(self, own: Start, patience_ms: int) -> int:
-        """Until when peers are waited for. Whoever has nothing of its own waits longer."""
-        if own.snapshot is None and self._is_old():
-            patience_ms *= JOINER_PATIENCE
-        return self._clock.now_ms() + patience_ms
-
-    def _is_old(self) -> bool:
-        """May the run be too old to be replayed from state 0?"""
-        round_ = round_at(self._manifest.schedule, self._clock.now_ms())
-        return round_ > self._manifest.agreement.snapshot_every
-
-    async def _wait_for_heads(self, own: Start, deadline_ms: int) -> Heads:
-        """Where peers stand. Waits for one that is level, and for as many as rule 22 asks for.
-
-        One that is syncing itself says nothing of where the run is, but whoever else it knows is
-        being dialled meanwhile. Who has a chain of its own, and all in a young run, need not
-        believe anybody.
-        """
-        is_stranger = own.snapshot is None and self._is_old()
-        while True:
-            heads = await self.asker.ask()
-            level = self._list_answers([(h, a) for h, a in heads if not a.syncing])
-            known = self._count_known()
-            is_heard = bool(level) and (not is_stranger or is_enough(level, known))
-            if is_heard or self._clock.now_ms() >= deadline_ms:
-                if is_stranger:
-                    self._say_once(explain_trust(level, known, self._anchor))
-                return heads
-            await self._clock.sleep_until_ms(self._clock.now_ms() + LOOK_AGAIN_MS)
-
-    def _say_once(self, line: str) -> None:
-        if line and line not in self._said:
-            self._said.add(line)
-            self._say(line)
 
     async def _fetch(
         self,
@@ -383,3 +313,9 @@ class StartFinder:
             raise Reject("its round is not that of its record")
         if round_ is not None and state.round != round_:
             raise Reject("its round is not that of its record")
+
+
+def _has_all(found: Found) -> bool:
+    """Has anybody who is believed the payloads of all records since the genesis?"""
+    first = min((link.round for link in found.choice.trail.values()), default=0)
+    return any(found.answers[peer].payloads_from <= first for peer in found.choice.believed)

@@ -6,8 +6,9 @@ taken from one peer here is checked by hash.
 """
 
 import asyncio
-from collections.abc import Callable, Container
+from collections.abc import Container
 
+from demo_node.believing import Say
 from demo_node.peering import Peering
 from demo_node.ports import Blob, BlobRequest, Clock
 from demo_node.pull import Puller
@@ -32,9 +33,6 @@ PULL_S = 2.0
 
 STALLED_ROUNDS = 3
 """A round without progress may be a slow payload; three are a branch that does not win."""
-
-Say = Callable[[str], None]
-"""Shows one line of progress."""
 
 
 async def fetch_manifest(puller: Puller, peering: Peering, run_id: str, say: Say) -> Manifest:

@@ -77,7 +77,8 @@ class Round:
     signs nothing for those rounds again. From `stop_round` on the node neither trains nor
     proposes; it keeps voting by heartbeats. While `syncing` it signs nothing at all: its head is
     an old one. `contributes` is False where the device failed the known-answer test. While
-    `paused` it votes and serves, and trains nothing.
+    `paused` it votes and serves, and trains nothing. One that `observes` signs nothing ever: it
+    follows the others and is none of them.
     """
 
     view: View
@@ -87,6 +88,7 @@ class Round:
     syncing: bool = False
     contributes: bool = True
     paused: bool = False
+    observes: bool = False
 
     replica: Replica = field(init=False)
     training: int | None = field(init=False, default=None)
@@ -158,6 +160,7 @@ class Round:
         effects += self.replica.choose(now_ms)
         if now_round >= 0 and not self.syncing:
             self._cut(now_ms)
+        if now_round >= 0 and not self.syncing and not self.observes:
             effects += self._order_training(now_ms)
             effects += self._announce_heartbeat(now_ms)
             effects += self._propose(now_ms)
@@ -186,7 +189,8 @@ class Round:
     def _announce_membership(self, round_: int) -> list[Effect]:
         """Say every round that we want in (or out), until the chain says so too."""
         view = self.view
-        if round_ < 0 or self.syncing or has_ended(view.manifest, round_):
+        is_silent = self.syncing or self.observes
+        if round_ < 0 or is_silent or has_ended(view.manifest, round_):
             return []
         known = view.head_state.known.get(view.me)
         is_in = known is not None and not known.left and not self._is_forgotten(known, round_)

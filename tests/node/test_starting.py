@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from demo_node.believing import Say
 from demo_node.ports import Blob, BlobRequest
 from demo_node.pull import Puller
 from demo_node.sim.keys import cheap_verify, peer_name
@@ -18,7 +19,6 @@ from demo_node.sim.whole.virtual_loop import VirtualClock, run_virtual
 from demo_node.starting import StartFinder
 from demo_node.store.memory import MemoryDisk
 from demo_node.store.snapshots import SnapshotInfo, SnapshotStore
-from demo_node.sync import Say
 from demo_protocol.answers import (
     HeadAnswer,
     encode_bundle,

@@ -13,6 +13,7 @@ from demo_node.config import (
     DEFAULT_TRACE_EVERY,
     LOG_FORMATS,
     LOG_LEVELS,
+    ROLES,
     TRACE_EXAMPLE,
     find_registry,
     resolve_config,
@@ -42,6 +43,19 @@ from demo_node.config import (
     f" router, such as {ANNOUNCE_EXAMPLE}. May be given several times. [default: where it listens]",
 )
 @click.option("--run-id", metavar="HEX", help="Take part in this run only, whatever peers offer.")
+@click.option(
+    "--anchor",
+    metavar="HEX",
+    help="A record that is on the run's chain, as somebody you trust sees it in demo-node status"
+    " --json (head or final). Peers whose chain lacks it are not believed while this node has no"
+    " chain of its own.",
+)
+@click.option(
+    "--role",
+    type=click.Choice(ROLES),
+    help="member trains and votes; archive does neither, keeps every record, payload and"
+    " snapshot, and serves them to joiners. [default: member]",
+)
 @click.option(
     "--manifest",
     metavar="FILE",

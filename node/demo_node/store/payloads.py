@@ -65,6 +65,12 @@ class PayloadStore:
         with self._lock:
             return sum(self._sizes.values())
 
+    @property
+    def first_round(self) -> int | None:
+        """The oldest round of which payloads are held; None where none are. No I/O."""
+        with self._lock:
+            return min((round_ for round_, size in self._sizes.items() if size), default=None)
+
     def put(self, round_: int, raw: bytes) -> bytes:
         """Keep a payload of `round_`; returns its SHA-256. Hashes and writes; does not sync.
 

@@ -10,7 +10,11 @@ from demo_node.store.signed import SignedLog
 class FileRoundStore:
     """Implements `ports.RoundStore`; everything that touches the disk runs in a thread."""
 
-    def __init__(self, signed: SignedLog, chain: ChainLog, payloads: PayloadStore) -> None:
+    def __init__(
+        self, signed: SignedLog, chain: ChainLog, payloads: PayloadStore, *, keeps_all: bool = False
+    ) -> None:
+        """One that `keeps_all` drops payloads for want of room only, never for their age."""
+        self._keeps_all = keeps_all
         self._signed = signed
         self._chain = chain
         self._payloads = payloads
@@ -43,7 +47,13 @@ class FileRoundStore:
 
     async def forget_payloads_before(self, round_: int, needed_from: int) -> int:
         """Drop older rounds, and where the disk budget asks for it those before `needed_from`."""
-        return await asyncio.to_thread(self._payloads.drop_before, round_, needed_from)
+        oldest = 0 if self._keeps_all else round_
+        return await asyncio.to_thread(self._payloads.drop_before, oldest, needed_from)
+
+    @property
+    def payloads_from(self) -> int | None:
+        """First round of which there are payloads; None where there are none at all."""
+        return self._payloads.first_round
 
     @property
     def payload_bytes(self) -> int:

@@ -80,11 +80,18 @@ class Snapshot:
 class SnapshotStore:
     """The newest snapshots of one run, and older ones spaced over the last `window` rounds.
 
-    All but the newest two together take at most `budget_bytes` (0: no limit).
+    With a `window` of None all older ones, as an archive keeps them. All but the newest two
+    together take at most `budget_bytes` (0: no limit).
     """
 
     def __init__(
-        self, disk: Disk, folder: Path, run_id: bytes, *, window: int = 0, budget_bytes: int = 0
+        self,
+        disk: Disk,
+        folder: Path,
+        run_id: bytes,
+        *,
+        window: int | None = 0,
+        budget_bytes: int = 0,
     ) -> None:
         self.spare_bytes = 0
         self._disk = disk

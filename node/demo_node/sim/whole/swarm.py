@@ -4,7 +4,7 @@ import asyncio
 import functools
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from demo_node.mesh.memory import MemoryMesh, MemoryNetwork
@@ -118,12 +118,16 @@ class SimSwarm:
         syncing: bool = False,
         patience_ms: int = 0,
         twin_of: int | None = None,
+        anchor: bytes = b"",
+        is_archive: bool = False,
+        known: int = 0,
     ) -> SimNode:
         """Bring up a node and connect it to all that are up.
 
         `disk` is what an earlier node of the same key left. With `syncing` it looks for a start
         and catches up first, as the daemon does; else it begins at state 0 and at once. A twin
-        signs with the key of another node: its data folder was copied.
+        signs with the key of another node: its data folder was copied. `anchor` and archives are
+        those of `demo-node start`; it has heard of so many peers as are `known`.
         """
         name = peer_name(index)
         key = name if twin_of is None else peer_name(twin_of)
@@ -135,6 +139,8 @@ class SimSwarm:
             with ExitStack() as files:
                 async with asyncio.TaskGroup() as group:
                     around = self._surround(key, mesh, VirtualClock(offset_ms), disk, group)
+                    around = replace(around, anchor=anchor, is_archive=is_archive)
+                    around = replace(around, count_known=lambda: known)
                     participant = _make_participant(around)
                     await mesh.join(
                         participant.run_id,
@@ -176,7 +182,7 @@ class SimSwarm:
         disk: MemoryDisk | None,
         group: asyncio.TaskGroup,
     ) -> Surroundings:
-        datadir = DataDir(Path("/") / name.hex()[:8])
+        datadir, observer = DataDir(Path("/") / name.hex()[:8]), SilentObserver()
         if disk is None:
             disk = MemoryDisk()
             for folder in (datadir.path, datadir.payloads, datadir.snapshots, datadir.corpus):
@@ -191,9 +197,9 @@ class SimSwarm:
             learner=self.make_learner(self.manifest, clock, mesh.peer),
             disk=disk,
             datadir=datadir,
-            observer=SilentObserver(),
+            observer=observer,
             group=group,
-            say=lambda line: None,
+            say=lambda line: observer.on_event("progress.made", detail=line),
         )
 
     async def run_until_round(self, round_: int) -> None:
@@ -231,7 +237,7 @@ def _make_participant(around: Surroundings) -> Participant:
         around.disk,
         around.datadir.snapshots,
         compute_run_id(around.manifest),
-        window=around.manifest.agreement.payload_window_rounds,
+        window=None if around.is_archive else around.manifest.agreement.payload_window_rounds,
     )
     book = AddressBook(around.disk, around.datadir.peers)
     archive = FileArchive(snapshots, book, around.mesh.addresses)
