@@ -119,6 +119,8 @@ class NodeOperations:
         if self.manifest is not None:
             round_ = max(0, round_at(self.manifest.schedule, self.clock.now_ms()))
             yield Figure("demo_learning_rate", compute_step(self.manifest.learning, round_).lr)
+        if self.driver is not None:
+            yield Figure("demo_node_archive", float(self.driver.machine.observes))
         yield from show_mesh(self.mesh)
         for source in self.sources:
             yield from source()

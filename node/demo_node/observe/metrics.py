@@ -73,6 +73,11 @@ NODE: Final = (
         "1 for the state the node is in, 0 for all others.",
         {"state": tuple(NodeState)},
     ),
+    Declared(
+        Gauge,
+        "demo_node_archive",
+        "1 where this node is an archive: it keeps everything, and neither trains nor votes.",
+    ),
     Declared(Gauge, "demo_ready", "1 while /readyz says yes."),
     Declared(
         Counter,
