@@ -1,13 +1,22 @@
 """Valid things to start a test from; each argument makes one of them different."""
 
 import functools
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from demo_node.sim.keys import cheap_sign, cheap_verify, peer_name
 from demo_node.sim.whole.virtual_loop import EPOCH_MS
 from demo_protocol.chain import Chain, Record
-from demo_protocol.manifest import Agreement, Data, Learning, Manifest, Model, compute_run_id
+from demo_protocol.manifest import (
+    Agreement,
+    Data,
+    Learning,
+    Manifest,
+    Model,
+    carries_root,
+    compute_run_id,
+)
 from demo_protocol.messages import (
     Evidence,
     Header,
@@ -26,6 +35,11 @@ from demo_protocol.view import View
 
 STATE_0 = b"digest 0"
 """Digest of the parameters that every hand-made view starts from."""
+
+
+def root_after(record: bytes) -> bytes:
+    """Merkle root of the state after `record`, as everybody on the stage computes it (rule 21)."""
+    return hashlib.sha256(b"root" + record).digest()
 
 
 def schedule(**changes: int) -> Schedule:
@@ -123,6 +137,7 @@ def proposal(
     leaves: Iterable[Sealed[Membership]] = (),
     evidence: Iterable[Evidence] = (),
     parent_digest: bytes = STATE_0,
+    state_root: bytes = b"",
 ) -> Sealed[Proposal]:
     """A signed proposal that lists these, in the order of the rules."""
     peer = peer_name(author)
@@ -132,6 +147,7 @@ def proposal(
             peer=peer,
             parent=parent,
             parent_digest=parent_digest,
+            state_root=state_root,
             contributions=tuple(sorted(h.hash for h in contributions)),
             late=tuple(sorted(h.hash for h in late)),
             joins=tuple(w.raw for w in sorted(joins, key=lambda w: w.body.peer)),
@@ -226,7 +242,13 @@ class Tree:
             joins=[wish(a, round_, run=self.run) for a in joins],
             leaves=[wish(a, round_, joins=False, run=self.run) for a in leaves],
             evidence=evidence,
+            state_root=self.root_due(parent),
         )
+
+    def root_due(self, parent: bytes) -> bytes:
+        """What a record below `parent` names as the root of its state, if it names one."""
+        is_due = carries_root(self.run.agreement, self.state(parent).height + 1)
+        return root_after(parent) if is_due else b""
 
     def add(self, sealed: Sealed[Proposal]) -> Record:
         """Make a proposal a record. Raises Reject where it is none."""

@@ -291,6 +291,10 @@ class Learner(Protocol):
         """The state after `record` as safetensors bytes, in pieces of at most 4 MiB."""
         ...
 
+    async def leaves(self, record: bytes) -> tuple[bytes, ...]:
+        """Leaf hashes of the parameters after `record` (rule 21)."""
+        ...
+
     async def evaluate(self, record: bytes) -> float:
         """Held-out loss of the state after `record`, in nats per byte, over 16 KiB.
 

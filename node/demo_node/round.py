@@ -32,6 +32,7 @@ from demo_protocol.events import (
     Announce,
     Apply,
     BeginAgain,
+    ComputeRoot,
     DigestAccused,
     Effect,
     Event,
@@ -51,6 +52,8 @@ from demo_protocol.events import (
     Release,
     Restore,
     Resync,
+    RootComputed,
+    RootDiffered,
     RoundEnded,
     StartMoved,
     StateApplied,
@@ -62,6 +65,7 @@ from demo_protocol.events import (
 from demo_protocol.identity import Kind
 from demo_protocol.messages import decode_header, decode_proposal
 from demo_protocol.round import Round, make_bundle
+from demo_protocol.state_root import compute_state_root
 
 TOPICS = {
     Kind.HEADER: Topic.HEADERS,
@@ -110,6 +114,7 @@ class RoundDriver:
         self.fetcher = Fetcher(self.view, self.puller, store, clock, observer, self.post, verifier)
         self.comparing = Comparing(self.view, self.puller, clock, observer, self.post, rng)
         self._outbox: asyncio.Queue[Persist | Announce] = asyncio.Queue()
+        self._rooting: set[bytes] = set()
         self._finding_way = False
         self._recovering = False
         self._recoveries = 0
@@ -208,6 +213,8 @@ class RoundDriver:
                 self._start(self._train(effect))
             case Apply():
                 self._start(self._apply(effect))
+            case ComputeRoot(record):
+                self._start(self._compute_root(record))
             case Resync(target):
                 self._start(self._recover(target))
             case Leap() | BeginAgain():
@@ -239,6 +246,8 @@ class RoundDriver:
                 self._start(self._unless_lost(self.learner.restore(round_)))
             case DigestAccused(peer, base):
                 self.observer.on_event("digest.differed", author=peer.hex(), base=base.hex())
+            case RootDiffered(peer, record):
+                self.observer.on_event("root.differed", author=peer.hex(), record=record.hex())
             case KeyInUse(round_):
                 self._on_key_in_use(round_)
             case RoundEnded(round_):
@@ -346,6 +355,22 @@ class RoundDriver:
             self.post(StateApplied(self.clock.now_ms(), effect.record, digest))
         elif effect.record not in self.machine.replica.states:
             await self._unless_lost(self.learner.forget([effect.record]))
+
+    async def _compute_root(self, record: bytes) -> None:
+        """Rule 21. Where the state is gone nothing comes of it: the machine asks again."""
+        if record in self._rooting:
+            return
+        self._rooting.add(record)
+        try:
+            leaves = await self.learner.leaves(record)
+        except (LearnerLost, LookupError):
+            return
+        finally:
+            self._rooting.discard(record)
+        if record in self.view.chain:
+            state = self.view.chain[record].state
+            root = await asyncio.to_thread(compute_state_root, state, leaves)
+            self.post(RootComputed(self.clock.now_ms(), record, root))
 
     async def _recover(self, target: bytes) -> None:
         """The states are gone, with the trainer or out of reach: begin again from a snapshot.

@@ -34,6 +34,11 @@ class Record:
     state: ChainState
     members: frozenset[bytes]
 
+    @property
+    def state_root(self) -> bytes:
+        """The Merkle root of its parent's state, where it carries one (rule 21)."""
+        return self.proposal.body.state_root if self.proposal else b""
+
 
 @dataclass(slots=True)
 class Chain:

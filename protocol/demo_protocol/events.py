@@ -125,6 +125,15 @@ class StartMoved:
     adopted: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class RootComputed:
+    """The Merkle root of the state after `record` (rule 21), as it is here."""
+
+    now_ms: int
+    record: bytes
+    root: bytes
+
+
 Event = (
     Tick
     | GossipReceived
@@ -137,6 +146,7 @@ Event = (
     | StateApplied
     | StatesLost
     | StartMoved
+    | RootComputed
 )
 
 
@@ -221,6 +231,16 @@ class Apply:
     parent: bytes
     round: int
     payload_hashes: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ComputeRoot:
+    """Compute the Merkle root of the state after `record`; answer with RootComputed.
+
+    Where the state is gone there is no answer: it is asked for again.
+    """
+
+    record: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,6 +340,14 @@ class DigestAccused:
 
 
 @dataclass(frozen=True, slots=True)
+class RootDiffered:
+    """`record`, by `peer`, names another root of its parent's state than ours (rules 20, 21)."""
+
+    peer: bytes
+    record: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class KeyInUse:
     """Another node has signed with our key: a copied data folder. Two of one name are none."""
 
@@ -341,6 +369,7 @@ Effect = (
     | PullRecords
     | Train
     | Apply
+    | ComputeRoot
     | Resync
     | Leap
     | BeginAgain
@@ -352,6 +381,7 @@ Effect = (
     | Release
     | Restore
     | DigestAccused
+    | RootDiffered
     | KeyInUse
     | RoundEnded
 )

@@ -148,6 +148,11 @@ def compute_run_id(manifest: Manifest) -> bytes:
     return hashlib.sha256(b"demo-node/run/1\0" + encode_manifest(manifest)).digest()
 
 
+def carries_root(agreement: Agreement, height: int) -> bool:
+    """Rule 21: does a record of this height name the Merkle root of its parent's state?"""
+    return height % agreement.snapshot_every == 0
+
+
 def has_ended(manifest: Manifest, round_: int) -> bool:
     """Is `round_` after the run's last one? No record is of such a round."""
     return 0 < manifest.rounds_total <= round_

@@ -81,7 +81,7 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:
-    """What a round may decide (rules 13 and 15)."""
+    """What a round may decide (rules 13 and 15). `state_root` is empty where none is due."""
 
     round: int
     peer: bytes
@@ -92,6 +92,7 @@ class Proposal:
     joins: tuple[bytes, ...]
     leaves: tuple[bytes, ...]
     evidence: tuple[Evidence, ...] = ()
+    state_root: bytes = b""
 
 
 Body = TypeVar("Body", Header, Membership, Notice, Proposal)
@@ -152,6 +153,7 @@ def seal_proposal(proposal: Proposal, run_id: bytes, sign: Sign) -> Sealed[Propo
     """Sign a proposal, by way of its notice."""
     message = wire_pb2.Proposal(
         parent_digest=proposal.parent_digest,
+        state_root=proposal.state_root,
         contributions=proposal.contributions,
         late=proposal.late,
         joins=proposal.joins,
@@ -247,6 +249,7 @@ def decode_proposal(raw: bytes, run_id: bytes) -> Sealed[Proposal]:
         peer=notice.peer,
         parent=notice.parent,
         parent_digest=_exactly(message.parent_digest, DIGEST_BYTES, "parent digest"),
+        state_root=_exactly(message.state_root, HASH_BYTES if message.state_root else 0, "root"),
         contributions=_sorted_hashes(message.contributions),
         late=_sorted_hashes(message.late),
         joins=tuple(message.joins),

@@ -3,6 +3,7 @@
 from demo_protocol.evidence import Offence, is_offence_usable
 from demo_protocol.identity import compute_waiting_hash
 from demo_protocol.limits import CONTRIBUTIONS_MAX, EVIDENCE_MAX, JOINS_MAX
+from demo_protocol.manifest import carries_root
 from demo_protocol.messages import Header, Membership, Proposal, Sealed, seal_proposal
 from demo_protocol.roster import compute_slot, get_contributors, was_due
 from demo_protocol.schedule import settle_start_ms, slot_start_ms
@@ -63,7 +64,8 @@ def _compose(view: View) -> Sealed[Proposal] | None:
             else header.body.peer in joining or _is_in(view, header.body.peer)
         )
     ][:CONTRIBUTIONS_MAX]
-    if not contributions:
+    carries = carries_root(agreement, parent.height + 1)
+    if not contributions or (carries and parent.record not in view.roots):
         return None
     is_lone = not view.chain[parent.record].members
     if is_lone and all(h.body.peer != view.me for h in contributions):
@@ -82,6 +84,7 @@ def _compose(view: View) -> Sealed[Proposal] | None:
         peer=view.me,
         parent=parent.record,
         parent_digest=view.digests[parent.record],
+        state_root=view.roots[parent.record] if carries else b"",
         contributions=_sorted(contributions),
         late=_sorted(late),
         joins=tuple(wish.raw for wish in joins),

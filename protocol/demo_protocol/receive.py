@@ -34,6 +34,7 @@ from demo_protocol.messages import (
     make_notice,
 )
 from demo_protocol.payload import payload_bytes
+from demo_protocol.rooting import check_root
 from demo_protocol.roster import was_due
 from demo_protocol.schedule import round_start_ms
 from demo_protocol.validate import validate_payload_size, validate_round, validate_slot
@@ -372,7 +373,7 @@ def _add_record(view: View, proposal: Sealed[Proposal]) -> list[Effect]:
     for offence in record.offences:
         if offence.first.kind is Kind.HEADER:  # also for who has not heard both headers (rule 18)
             view.votes.add_equivocation(offence.peer, offence.round)
-    return [KeepRecord(record.hash), *pull_payloads(view, record)]
+    return [KeepRecord(record.hash), *check_root(view, record), *pull_payloads(view, record)]
 
 
 def _pull_payload(header: Header, sender: bytes) -> PullPayload:

@@ -12,6 +12,7 @@ from demo_protocol.events import (
     HeadChanged,
     PayloadsLost,
     Resync,
+    RootComputed,
     StartMoved,
     StateApplied,
     StatesLost,
@@ -20,6 +21,7 @@ from demo_protocol.finality import find_final
 from demo_protocol.forkchoice import choose_head
 from demo_protocol.limits import STATES_KEPT
 from demo_protocol.receive import pull_payloads, resolve_pending
+from demo_protocol.rooting import ask_root, on_root
 from demo_protocol.schedule import settle_start_ms
 from demo_protocol.view import View
 
@@ -57,7 +59,12 @@ class Replica:
         self.applying = self.at_rest = None
         self.states.add(event.record)
         self.view.digests[event.record] = event.digest
-        return self._forget_states(event.record)
+        return [*ask_root(self.view, event.record), *self._forget_states(event.record)]
+
+    def on_root(self, event: RootComputed) -> list[Effect]:
+        """Rule 21: our own root of a state, by which its successors are judged."""
+        self.at_rest = None
+        return on_root(self.view, event)
 
     def on_states_lost(self, event: StatesLost) -> list[Effect]:
         """The trainer holds nothing but this. Raises LocalFault where it was never applied here."""
@@ -79,7 +86,8 @@ class Replica:
         self.states = {record}
         self.view.digests[record] = digest
         self.applying = self.at_rest = None
-        return [ForgetStates(tuple(sorted(gone)))] if gone else []
+        forget: list[Effect] = [ForgetStates(tuple(sorted(gone)))] if gone else []
+        return [*forget, *ask_root(self.view, record)]
 
     def _forget_states(self, newest: bytes) -> list[Effect]:
         chain = self.view.chain
@@ -102,6 +110,8 @@ class Replica:
         self.lacks = False
 
         def usable(record: bytes) -> bool:
+            if view.roots and view.is_root_wrong(view.chain[record]):
+                return False
             if record in view.digests:
                 return True
             if view.chain[record].round >= view.round and not settles:

@@ -29,6 +29,7 @@ from demo_protocol.events import (
     RecordsFetched,
     Release,
     Restore,
+    RootComputed,
     RoundEnded,
     SetsCompared,
     StartMoved,
@@ -57,6 +58,7 @@ from demo_protocol.receive import (
 )
 from demo_protocol.reconcile import on_compared
 from demo_protocol.replica import Replica
+from demo_protocol.rooting import ask_root
 from demo_protocol.roster import Member, compute_interval, may_rejoin, was_due
 from demo_protocol.schedule import (
     coverage_cut_ms,
@@ -134,6 +136,8 @@ class Round:
             case StartMoved():
                 self.training = None
                 effects = self.replica.on_start_moved(event)
+            case RootComputed():
+                effects = self.replica.on_root(event)
         return effects + self._advance(event.now_ms)
 
     # --- what the clock asks for -----------------------------------------------------------------
@@ -181,6 +185,7 @@ class Round:
             effects += find_way_back(view, self.replica.states)
         if not self.syncing:
             effects += judge_conflict(view)
+        effects += ask_root(view, view.head)  # again where a trainer died over it, or we just began
         effects += self.replica.prune()
         newest = min(round_, view.head_state.round)  # a run may have stood still for a week
         view.forget_before(round_ - agreement.late_rounds, newest - agreement.payload_window_rounds)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from demo_protocol.errors import Ignore, Reject
 from demo_protocol.evidence import Offence, check_offence, is_offence_usable, open_evidence
 from demo_protocol.identity import Verify
-from demo_protocol.manifest import Agreement, Manifest, has_ended
+from demo_protocol.manifest import Agreement, Manifest, carries_root, has_ended
 from demo_protocol.messages import (
     Header,
     Membership,
@@ -73,6 +73,8 @@ def validate_proposal(
     """
     body = proposal.body
     validate_slot(body, parent, manifest)
+    if bool(body.state_root) != carries_root(manifest.agreement, parent.height + 1):
+        raise Reject("a state's root where none is due, or none where one is (rule 21)")
     joins = _wishes(body.joins, parent, body.round, manifest, run_id, verify, joins=True)
     leaves = _wishes(body.leaves, parent, body.round, manifest, run_id, verify, joins=False)
     if {w.peer for w in joins} & {w.peer for w in leaves}:

@@ -19,7 +19,8 @@ from demo_protocol.schema import Schema, compute_schema
 class View:
     """Read and changed by the parts of the round machine; no one else touches it.
 
-    `digests` holds the parameters' fingerprint after every record ever applied here.
+    `digests` holds the parameters' fingerprint after every record ever applied here, `roots` the
+    Merkle root of some of these states, as it was computed here (rule 21).
     `signed_round` is the newest round for which this key has, or may have, signed a header;
     `astray_since` the last one in which enough voters stood on records that are here. `final` is
     never left but by command; after a restart it is what it was (rule 19). `conflict` is a heavier
@@ -49,6 +50,7 @@ class View:
     undisputed: int = field(init=False, default=-1)
     pool: Pool = field(init=False)
     digests: dict[bytes, bytes] = field(init=False)
+    roots: dict[bytes, bytes] = field(init=False, default_factory=dict)
     held_at_cut: dict[int, frozenset[bytes]] = field(init=False, default_factory=dict)
     pulled: dict[bytes, int] = field(init=False, default_factory=dict)
     lacking: dict[bytes, Header] = field(init=False, default_factory=dict)
@@ -68,6 +70,7 @@ class View:
         else:
             self.chain = Chain(self.manifest, self.run_id, state)
         self.digests = {}
+        self.roots = {}
         self.head = state.record
         self.astray_since = self.undisputed = self.round
 
@@ -100,7 +103,12 @@ class View:
         return self.final.record
 
     def is_usable(self, record: bytes) -> bool:
-        """Rule 16: applied before, or every payload it lists is here."""
+        """Rule 16: applied before, or every payload it lists is here.
+
+        Not where it names another root of its parent's state than ours (rule 21).
+        """
+        if self.roots and self.is_root_wrong(self.chain[record]):
+            return False
         if record in self.digests:
             return True
         known = self.lacking.get(record)  # asked first: of a thousand one may be missing
@@ -112,6 +120,11 @@ class View:
                 return False
         self.lacking.pop(record, None)
         return True
+
+    def is_root_wrong(self, record: Record) -> bool:
+        """Rule 21: does it name another root of its parent's state than we computed?"""
+        own = self.roots.get(record.parent)
+        return own is not None and record.state_root != own
 
     def is_covered(self, record: Record) -> bool:
         """Rule 17: it lists at least half of the members' contributions that I held at the cut.
@@ -163,6 +176,7 @@ class View:
         self.held_at_cut = {r: held for r, held in self.held_at_cut.items() if r >= round_}
         self.pulled = {name: r for name, r in self.pulled.items() if r >= round_}
         self.lacking = {name: h for name, h in self.lacking.items() if name in self.chain}
+        self.roots = {name: root for name, root in self.roots.items() if name in self.chain}
         forget_rounds = self.manifest.agreement.forget_rounds
         self.votes.forget(self.head_state.known, round_, self.round - forget_rounds)
         self.pool.forget_offences(self.round - forget_rounds)

@@ -11,11 +11,13 @@ from demo_node.sim.keys import peer_name
 from demo_protocol.events import (
     Announce,
     Apply,
+    ComputeRoot,
     Effect,
     Event,
     GossipReceived,
     PayloadHeld,
     RecordsFetched,
+    RootComputed,
     StateApplied,
     Tick,
     Train,
@@ -34,7 +36,7 @@ from demo_protocol.messages import (
 from demo_protocol.payload import payload_bytes
 from demo_protocol.round import Round, make_bundle
 from demo_protocol.schedule import round_start_ms
-from tests.builders import MANIFEST, RUN_ID, STATE_0, Tree, header, schema_of, view
+from tests.builders import MANIFEST, RUN_ID, STATE_0, Tree, header, root_after, schema_of, view
 
 TRAIN_END, CUT, SLOT_0, SLOT_1, SETTLE = 1_650, 2_150, 2_250, 2_450, 2_700
 """Milliseconds after the beginning of a round (tests.builders.schedule)."""
@@ -141,6 +143,9 @@ class Stage:
             if isinstance(effect, Apply):
                 applied = StateApplied(now_ms, effect.record, digest_after(effect.record))
                 done += self._perform(now_ms, self.machine.step(applied))
+            if isinstance(effect, ComputeRoot):
+                known = RootComputed(now_ms, effect.record, root_after(effect.record))
+                done += self._perform(now_ms, self.machine.step(known))
         return done
 
 

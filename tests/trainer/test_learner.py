@@ -17,7 +17,9 @@ from demo_node.trainer.learner import DIVERGED_OFTEN, LocalLearner
 from demo_node.trainer.pieces import PIECE_BYTES, iterate_pieces
 from demo_node.trainer.settings import UnknownState
 from demo_protocol.errors import ConfigError, Reject
+from demo_protocol.limits import STATE_CHUNK_BYTES
 from demo_protocol.manifest import Learning, Manifest
+from demo_protocol.merkle import compute_leaves
 from demo_protocol.payload import decode_payload
 from demo_protocol.scale import SCALE_VALUES
 from tests.builders import manifest
@@ -238,6 +240,17 @@ def test_a_snapshot_loads_into_the_same_digest() -> None:
     raw = b"".join(one.snapshot(record(1)))
     assert other.load(record(9), raw) == digest
     assert b"".join(other.snapshot(record(9))) == raw
+
+
+def test_rule_21_leaves_are_over_the_tensors_of_the_file_in_their_order() -> None:
+    one = learner()
+    raw = b"".join(one.snapshot(GENESIS))
+    tensors = raw[8 + int.from_bytes(raw[:8], "little") :]
+    assert one.leaves(GENESIS) == compute_leaves(tensors, STATE_CHUNK_BYTES)
+    loaded = safetensors.torch.load(raw)
+    assert tensors == b"".join(loaded[name].numpy().tobytes() for name in sorted(loaded))
+    with pytest.raises(UnknownState):
+        one.leaves(record(1))
 
 
 def test_garbage_is_no_snapshot() -> None:

@@ -83,6 +83,10 @@ class InProcessLearner:
         for piece in self._learner.snapshot(record):
             yield piece
 
+    async def leaves(self, record: bytes) -> tuple[bytes, ...]:
+        """As LocalLearner."""
+        return self._learner.leaves(record)
+
     async def evaluate(self, record: bytes) -> float:
         """As LocalLearner."""
         return self._learner.evaluate(record)

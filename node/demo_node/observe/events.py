@@ -134,6 +134,12 @@ LIFE: Final[Mapping[str, Event]] = {
         "a peer claims another digest for a record than this node has",
         "`demo-node replay` says who is right",
     ),
+    "root.differed": Event(
+        WARNING,
+        "a record names another root of the parameters than this node computed: it is not followed"
+        " here",
+        "`demo-node replay` says who is right",
+    ),
     "key.in_use": Event(
         ERROR,
         "somebody else signs with this node's key",

@@ -26,6 +26,7 @@ from demo_protocol.events import (
     Apply,
     BeginAgain,
     Bundle,
+    ComputeRoot,
     Effect,
     Event,
     ForgetStates,
@@ -43,6 +44,7 @@ from demo_protocol.events import (
     PullRecords,
     RecordsFetched,
     Resync,
+    RootComputed,
     RoundEnded,
     StartMoved,
     StateApplied,
@@ -346,6 +348,9 @@ class Actor:
                 self._train(effect)
             case Apply():
                 self.later(APPLY_MS * self.traits.slowness, functools.partial(self._apply, effect))
+            case ComputeRoot(record):
+                delay_ms = APPLY_MS * self.traits.slowness
+                self.later(delay_ms, functools.partial(self._compute_root, record))
             case Resync(target):
                 self.later(LOAD_MS, functools.partial(self._resync, target))
             case Leap() | BeginAgain():
@@ -401,6 +406,11 @@ class Actor:
         digest = self.world.apply(self.states[effect.parent], effect)
         self.states[effect.record] = digest
         self.post(StateApplied(self.now_ms(), effect.record, digest))
+
+    def _compute_root(self, record: bytes) -> None:
+        if record in self.states and record in self.view.chain:
+            root = self.world.compute_root(self.view.chain[record].state, self.states[record])
+            self.post(RootComputed(self.now_ms(), record, root))
 
     def lose_states(self) -> bool:
         """The trainer died: its successor loads a snapshot. Not while it computes (a model's)."""

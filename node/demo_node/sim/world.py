@@ -27,11 +27,13 @@ from demo_protocol.events import Apply, Bundle, PullPayload
 from demo_protocol.identity import Kind
 from demo_protocol.limits import DIGEST_BYTES
 from demo_protocol.manifest import Manifest, compute_run_id
+from demo_protocol.merkle import compute_leaf
 from demo_protocol.payload import payload_bytes
 from demo_protocol.roster import ChainState
 from demo_protocol.round import make_bundle
 from demo_protocol.schedule import round_at, round_start_ms
 from demo_protocol.schema import compute_schema
+from demo_protocol.state_root import compute_state_root
 
 ASKED = 5
 """Peers that a node asks where they stand, or for what somebody did not give."""
@@ -76,6 +78,7 @@ class World:
         self._everybody: Numbers | None = None
         self._verified: dict[tuple[bytes, bytes], bool] = {}
         self._applied: dict[tuple[bytes, int, tuple[bytes, ...]], bytes] = {}
+        self._roots: dict[tuple[bytes, bytes], bytes] = {}
         self._bundles: dict[bytes, tuple[Bundle, bytes]] = {}
 
     # --- nodes -----------------------------------------------------------------------------------
@@ -254,6 +257,13 @@ class World:
             content = parent_digest + effect.round.to_bytes(8, "big")
             known = self._applied[key] = _make_digest(content + b"".join(effect.payload_hashes))
         return known
+
+    def compute_root(self, state: ChainState, digest: bytes) -> bytes:
+        """The Merkle root of a state (rule 21), whose parameters are the digest."""
+        key = (state.record, digest)
+        if key not in self._roots:
+            self._roots[key] = compute_state_root(state, [compute_leaf(digest)])
+        return self._roots[key]
 
     def bundle(self, record: Record) -> Bundle:
         """A record as peers give it to each other."""

@@ -17,6 +17,7 @@ from demo_node.trainer.pb import trainer_pb2 as pb
 from demo_node.trainer.pieces import iterate_pieces
 from demo_node.trainer.supervisor import Supervisor, Trainer
 from demo_protocol.errors import ConfigError, LocalFault
+from demo_protocol.merkle import split_leaves
 
 ANSWER_S: Final = 120.0
 """A call that takes longer than it can reasonably take means a trainer that hangs: it is ended."""
@@ -137,6 +138,15 @@ class TrainerClient:
             request = pb.SnapshotRequest(record=record)
             async for reply in trainer.stub.Snapshot(request, timeout=STATE_S):
                 yield reply.piece
+
+    async def leaves(self, record: bytes) -> tuple[bytes, ...]:
+        """Leaf hashes of a state's parameters (rule 21). Raises UnknownState."""
+        with self._calling("leaves", self._patience_s(STATE_S)) as trainer:
+            reply = await trainer.stub.Leaves(pb.LeavesRequest(record=record), timeout=STATE_S)
+            found = split_leaves(reply.leaves)
+            if found is None:
+                raise LocalFault("trainer: half a leaf hash")
+            return found
 
     async def evaluate(self, record: bytes) -> float:
         """Held-out loss, nats per byte, over 16 KiB.

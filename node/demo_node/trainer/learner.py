@@ -29,7 +29,12 @@ from demo_node.trainer.device import Devices
 from demo_node.trainer.memory import compute_needs
 from demo_node.trainer.pieces import iterate_pieces
 from demo_node.trainer.settings import OnEvent, UnknownState
-from demo_node.trainer.tensors import decode_tensors, encode_tensors, make_initial
+from demo_node.trainer.tensors import (
+    compute_leaves,
+    decode_tensors,
+    encode_tensors,
+    make_initial,
+)
 from demo_protocol.assignment import Indices, compute_probation_samples, compute_samples
 from demo_protocol.errors import ConfigError
 from demo_protocol.fp32 import compute_step
@@ -231,6 +236,10 @@ class LocalLearner:
     def snapshot(self, record: bytes) -> Iterator[bytes]:
         """A state as safetensors bytes, equal on every replica, in pieces. Raises UnknownState."""
         return iterate_pieces([encode_tensors(self._get(record).tensors)])
+
+    def leaves(self, record: bytes) -> tuple[bytes, ...]:
+        """Leaf hashes of a state's parameters (rule 21). Raises UnknownState."""
+        return compute_leaves(self._get(record).tensors)
 
     def evaluate(self, record: bytes, should_stop: Callable[[], bool] = lambda: False) -> float:
         """Held-out loss of a state, nats per byte, over 16 KiB; NaN where `should_stop` said so.

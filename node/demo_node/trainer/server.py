@@ -28,7 +28,7 @@ from demo_protocol.manifest import decode_manifest
 from demo_protocol.schema import compute_schema
 
 WORKERS: Final = 8
-"""Calls answered at once: train, apply, snapshot, evaluate, generate, and some that are short."""
+"""Calls answered at once: train, apply, snapshot, leaves, evaluate, generate, and short ones."""
 
 
 ONE_SAMPLE: Final = ", and more for one sample at a time"
@@ -193,6 +193,12 @@ class TrainerService(pb_grpc.TrainerServicer):
             pieces = self._learner.snapshot(request.record)
         for piece in pieces:
             yield pb.SnapshotReply(piece=piece)
+
+    def Leaves(self, request: pb.LeavesRequest, context: grpc.ServicerContext) -> pb.LeavesReply:
+        """Hash a state."""
+        with _Faults(context):
+            leaves = self._learner.leaves(request.record)
+            return pb.LeavesReply(leaves=b"".join(leaves))
 
     def Evaluate(
         self, request: pb.EvaluateRequest, context: grpc.ServicerContext

@@ -13,13 +13,25 @@ from torch import Tensor
 from demo_node.learn.exact import validate_state
 from demo_protocol.errors import ConfigError, Reject
 from demo_protocol.initial import compute_initial_state
+from demo_protocol.limits import STATE_CHUNK_BYTES
 from demo_protocol.manifest import Data, Manifest
+from demo_protocol.merkle import LeafHasher
 from demo_protocol.schema import Schema
 
 
 def encode_tensors(tensors: Mapping[str, Tensor]) -> bytes:
     """safetensors bytes of `tensors`: a function of names, shapes and bits alone."""
     return safetensors.torch.save({n: tensors[n].cpu() for n in sorted(tensors)})
+
+
+def compute_leaves(tensors: Mapping[str, Tensor]) -> tuple[bytes, ...]:
+    """Leaf hashes of a state's parameters, in canonical order (rules 21 and E14)."""
+    hasher = LeafHasher(STATE_CHUNK_BYTES)
+    for name in sorted(tensors):
+        words = tensors[name].detach().cpu().contiguous().reshape(-1).numpy()
+        # hashlib lets other threads run meanwhile: what trains is not held up.
+        hasher.update(words.astype("<f4", copy=False).view(np.uint8).data)
+    return hasher.finish()
 
 
 def decode_tensors(raw: bytes, schema: Schema) -> dict[str, Tensor]:

@@ -153,7 +153,10 @@ class Proposal(_message.Message):
     JOINS_FIELD_NUMBER: _builtins.int
     LEAVES_FIELD_NUMBER: _builtins.int
     EVIDENCE_FIELD_NUMBER: _builtins.int
+    STATE_ROOT_FIELD_NUMBER: _builtins.int
     parent_digest: _builtins.bytes
+    state_root: _builtins.bytes
+    """of the parent, where one is due (rule 21)"""
     @_builtins.property
     def contributions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """header hashes of this round, sorted"""
@@ -181,10 +184,11 @@ class Proposal(_message.Message):
         joins: _abc.Iterable[_builtins.bytes] | None = ...,
         leaves: _abc.Iterable[_builtins.bytes] | None = ...,
         evidence: _abc.Iterable[Global___Evidence] | None = ...,
+        state_root: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["contributions", b"contributions", "evidence", b"evidence", "joins", b"joins", "late", b"late", "leaves", b"leaves", "parent_digest", b"parent_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contributions", b"contributions", "evidence", b"evidence", "joins", b"joins", "late", b"late", "leaves", b"leaves", "parent_digest", b"parent_digest", "state_root", b"state_root"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

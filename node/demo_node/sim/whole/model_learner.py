@@ -5,16 +5,19 @@ applied the same payloads in the same order.
 """
 
 import asyncio
+import functools
 import hashlib
 from collections.abc import AsyncIterator, Sequence
+from math import prod
 
 import numpy as np
 import safetensors.numpy
 
 from demo_node.ports import ApplyOrder, Clock, LearnerLost, Trained, TrainOrder
 from demo_protocol.errors import LocalFault
-from demo_protocol.limits import DIGEST_BYTES
+from demo_protocol.limits import DIGEST_BYTES, STATE_CHUNK_BYTES
 from demo_protocol.manifest import Manifest
+from demo_protocol.merkle import compute_leaves
 from demo_protocol.payload import Payload, encode_payload
 from demo_protocol.schema import compute_schema
 
@@ -91,9 +94,16 @@ class ModelLearner:
         self.released.append(round_)
 
     async def snapshot(self, record: bytes) -> AsyncIterator[bytes]:
-        """A safetensors file whose one tensor is the digest, which is all there is of a state."""
-        digest = np.frombuffer(self.states[record], dtype=np.uint8)
-        yield safetensors.numpy.save({"digest": digest})
+        """A safetensors file full of the digest, which is all there is of a state."""
+        words = np.frombuffer(self.states[record], dtype=np.float32)
+        shapes = self._schema.shapes.items()
+        yield safetensors.numpy.save(
+            {name: np.resize(words, prod(shape)).reshape(shape) for name, shape in shapes}
+        )
+
+    async def leaves(self, record: bytes) -> tuple[bytes, ...]:
+        """Of that file's tensors."""
+        return _compute_leaves(self.states[record], self._schema.parameters)
 
     async def evaluate(self, record: bytes) -> float:
         """A number that equal states have in common."""
@@ -117,3 +127,9 @@ class ModelLearner:
 
 def _digest(content: bytes) -> bytes:
     return hashlib.sha256(content).digest()[:DIGEST_BYTES]
+
+
+@functools.lru_cache(maxsize=64)
+def _compute_leaves(digest: bytes, parameters: int) -> tuple[bytes, ...]:
+    """Every node has the same: hashed once."""
+    return compute_leaves(digest * (4 * parameters // DIGEST_BYTES), STATE_CHUNK_BYTES)

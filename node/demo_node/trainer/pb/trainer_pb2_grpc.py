@@ -81,6 +81,11 @@ class TrainerStub(object):
                 request_serializer=demo__node_dot_trainer_dot_pb_dot_trainer__pb2.SnapshotRequest.SerializeToString,
                 response_deserializer=demo__node_dot_trainer_dot_pb_dot_trainer__pb2.SnapshotReply.FromString,
                 _registered_method=True)
+        self.Leaves = channel.unary_unary(
+                '/demo.trainer.v1.Trainer/Leaves',
+                request_serializer=demo__node_dot_trainer_dot_pb_dot_trainer__pb2.LeavesRequest.SerializeToString,
+                response_deserializer=demo__node_dot_trainer_dot_pb_dot_trainer__pb2.LeavesReply.FromString,
+                _registered_method=True)
         self.Evaluate = channel.unary_unary(
                 '/demo.trainer.v1.Trainer/Evaluate',
                 request_serializer=demo__node_dot_trainer_dot_pb_dot_trainer__pb2.EvaluateRequest.SerializeToString,
@@ -161,6 +166,13 @@ class TrainerServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Leaves(self, request, context):
+        """Leaf hashes of a state's parameters (rule 21).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Evaluate(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -220,6 +232,11 @@ def add_TrainerServicer_to_server(servicer, server):
                     servicer.Snapshot,
                     request_deserializer=demo__node_dot_trainer_dot_pb_dot_trainer__pb2.SnapshotRequest.FromString,
                     response_serializer=demo__node_dot_trainer_dot_pb_dot_trainer__pb2.SnapshotReply.SerializeToString,
+            ),
+            'Leaves': grpc.unary_unary_rpc_method_handler(
+                    servicer.Leaves,
+                    request_deserializer=demo__node_dot_trainer_dot_pb_dot_trainer__pb2.LeavesRequest.FromString,
+                    response_serializer=demo__node_dot_trainer_dot_pb_dot_trainer__pb2.LeavesReply.SerializeToString,
             ),
             'Evaluate': grpc.unary_unary_rpc_method_handler(
                     servicer.Evaluate,
@@ -477,6 +494,33 @@ class Trainer(object):
             '/demo.trainer.v1.Trainer/Snapshot',
             demo__node_dot_trainer_dot_pb_dot_trainer__pb2.SnapshotRequest.SerializeToString,
             demo__node_dot_trainer_dot_pb_dot_trainer__pb2.SnapshotReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Leaves(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/demo.trainer.v1.Trainer/Leaves',
+            demo__node_dot_trainer_dot_pb_dot_trainer__pb2.LeavesRequest.SerializeToString,
+            demo__node_dot_trainer_dot_pb_dot_trainer__pb2.LeavesReply.FromString,
             options,
             channel_credentials,
             insecure,

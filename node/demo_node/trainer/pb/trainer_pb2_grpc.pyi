@@ -54,6 +54,8 @@ class TrainerStub:
     """What was sent in a round counted."""
     Snapshot: _grpc.UnaryStreamMultiCallable[_trainer_pb2.SnapshotRequest, _trainer_pb2.SnapshotReply]
     """A state as safetensors bytes, in pieces."""
+    Leaves: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.LeavesRequest, _trainer_pb2.LeavesReply]
+    """Leaf hashes of a state's parameters (rule 21)."""
     Evaluate: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.EvaluateRequest, _trainer_pb2.EvaluateReply]
     Generate: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.GenerateRequest, _trainer_pb2.GenerateReply]
 
@@ -83,6 +85,8 @@ class TrainerAsyncStub(TrainerStub):
     """What was sent in a round counted."""
     Snapshot: _aio.UnaryStreamMultiCallable[_trainer_pb2.SnapshotRequest, _trainer_pb2.SnapshotReply]  # type: ignore[assignment]
     """A state as safetensors bytes, in pieces."""
+    Leaves: _aio.UnaryUnaryMultiCallable[_trainer_pb2.LeavesRequest, _trainer_pb2.LeavesReply]  # type: ignore[assignment]
+    """Leaf hashes of a state's parameters (rule 21)."""
     Evaluate: _aio.UnaryUnaryMultiCallable[_trainer_pb2.EvaluateRequest, _trainer_pb2.EvaluateReply]  # type: ignore[assignment]
     Generate: _aio.UnaryUnaryMultiCallable[_trainer_pb2.GenerateRequest, _trainer_pb2.GenerateReply]  # type: ignore[assignment]
 
@@ -163,6 +167,14 @@ class TrainerServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_trainer_pb2.SnapshotReply], _abc.AsyncIterator[_trainer_pb2.SnapshotReply]]:
         """A state as safetensors bytes, in pieces."""
+
+    @_abc_1.abstractmethod
+    def Leaves(
+        self,
+        request: _trainer_pb2.LeavesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trainer_pb2.LeavesReply, _abc.Awaitable[_trainer_pb2.LeavesReply]]:
+        """Leaf hashes of a state's parameters (rule 21)."""
 
     @_abc_1.abstractmethod
     def Evaluate(
