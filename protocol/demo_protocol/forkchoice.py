@@ -164,12 +164,15 @@ def _prefers_parent(choice: _Choice, parent: Record, child: Record) -> bool:
     """
     drawn = choice.chain.manifest.agreement.contributors
     asked = min(drawn, len(parent.members)) if drawn else len(parent.members)
-    staying = 0
-    for member in parent.members:
-        entry = choice.votes.get(member)
-        if entry is not None and entry[1] == parent.hash and entry[0] > child.round:
-            staying += 1
-    return staying * 2 > asked
+    votes = choice.votes
+    staying = [
+        peer
+        for peer in votes.by_record.get(parent.hash, ())
+        if peer in parent.members
+        and peer not in votes.equivocators
+        and votes.newest[peer][0] > child.round
+    ]
+    return len(staying) * 2 > asked
 
 
 def _break_tie(choice: _Choice, tied: list[Record]) -> Record:
