@@ -15,8 +15,10 @@ from demo_protocol.events import (
     Event,
     HeadersFetched,
     PayloadHeld,
+    ProposalFetched,
     PullHeaders,
     PullPayload,
+    PullProposal,
     PullRecords,
     RecordsFetched,
 )
@@ -159,6 +161,16 @@ class Fetcher:
             if given >= len(effect.hashes):
                 return
 
+    async def pull_proposal(self, effect: PullProposal) -> None:
+        """Get a whole proposal from whoever has it, for as long as it is awaited (rule 15)."""
+        async for raw, holder in self.puller.pull_proposal(
+            effect,
+            lambda: effect.proposal in self.view.pool.awaited,
+            self.view.manifest.schedule.round_ms / 4000,
+        ):
+            if self._post_fetched(ProposalFetched(self.clock.now_ms(), raw, holder)):
+                return
+
     async def pull_records(self, effect: PullRecords) -> None:
         """Get a record and its ancestors from the first holder that gives good ones."""
         async for raw, holder in self.puller.pull_records(effect):
@@ -175,7 +187,7 @@ class Fetcher:
             else:
                 return
 
-    def _post_fetched(self, event: HeadersFetched | RecordsFetched) -> bool:
+    def _post_fetched(self, event: HeadersFetched | ProposalFetched | RecordsFetched) -> bool:
         """The one place where Ignore and Reject of what was pulled end."""
         try:
             self._post(event)

@@ -44,6 +44,7 @@ class Blob(IntEnum):
     STATE_LEAVES = 10
     STATE_CHUNK = 11
     SETS = 12
+    PROPOSAL = 13
 
 
 @dataclass(frozen=True, slots=True)

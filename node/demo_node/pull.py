@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
 from demo_node.ports import Blob, BlobRequest, Mesh, NotHeld, Unreachable
 from demo_node.views import Figure
-from demo_protocol.events import PullHeaders, PullPayload, PullRecords
+from demo_protocol.events import PullHeaders, PullPayload, PullProposal, PullRecords
 from demo_protocol.limits import (
     HEADERS_PER_REQUEST_MAX,
     HEADERS_REPLY_BYTES_MAX,
+    PROPOSAL_BYTES_MAX,
     RECORDS_REPLY_BYTES_MAX,
 )
 from demo_protocol.networks import compute_network
@@ -99,6 +100,24 @@ class Puller:
                 if raw is None:
                     break
                 yield raw, holder
+
+    async def pull_proposal(
+        self, effect: PullProposal, wanted: Callable[[], bool], patience_s: float
+    ) -> AsyncIterator[tuple[bytes, bytes]]:
+        """(proposal, holder) of every holder in turn that has it, again and again while wanted.
+
+        Patience is as for a payload: a frozen holder must not use up the propose phase.
+        """
+        request = BlobRequest(Blob.PROPOSAL, effect.proposal)
+        pause_s, timeout_s = RETRY_FIRST_S, min(patience_s, TIMEOUT_S)
+        while wanted():
+            for holder in self.holders(effect.holders):
+                raw = await self.ask(holder, request, PROPOSAL_BYTES_MAX, timeout_s)
+                if raw is not None and wanted():
+                    yield raw, holder
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, RETRY_MAX_S)
+            timeout_s = min(2 * timeout_s, TIMEOUT_S)
 
     async def pull_records(self, effect: PullRecords) -> AsyncIterator[tuple[bytes, bytes]]:
         """(answer to RECORDS, holder) of every holder in turn that has the record."""

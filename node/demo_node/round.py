@@ -48,6 +48,7 @@ from demo_protocol.events import (
     Persist,
     PullHeaders,
     PullPayload,
+    PullProposal,
     PullRecords,
     Release,
     Restore,
@@ -63,7 +64,7 @@ from demo_protocol.events import (
     TrainingDone,
 )
 from demo_protocol.identity import Kind
-from demo_protocol.messages import decode_header, decode_proposal
+from demo_protocol.messages import decode_announcement, decode_header
 from demo_protocol.round import Round, make_bundle
 from demo_protocol.state_root import compute_state_root
 
@@ -147,8 +148,8 @@ class RoundDriver:
             self.history.on_header(header.round, header.peer, now_ms)
             self.history.on_arrival(topic, header.round, now_ms)
         elif topic is Topic.PROPOSALS:
-            proposal = decode_proposal(message, self.view.run_id).body
-            self.history.on_arrival(topic, proposal.round, now_ms)
+            notice, _ = decode_announcement(message, self.view.run_id)
+            self.history.on_arrival(topic, notice.body.round, now_ms)
         self.observer.on_message(topic, "accepted")
         self.observer.on_op("verify", time.perf_counter() - begin_s)
         return True
@@ -207,6 +208,8 @@ class RoundDriver:
                 self._start(self.fetcher.pull_payload(effect))
             case PullHeaders():
                 self._start(self.fetcher.pull_headers(effect))
+            case PullProposal():
+                self._start(self.fetcher.pull_proposal(effect))
             case PullRecords():
                 self._start(self.fetcher.pull_records(effect))
             case Train():

@@ -59,6 +59,8 @@ class Server:
                 return await self._store.read_payload(request.key) if self._store else None
             case Blob.HEADERS:
                 return self._headers(request.key)
+            case Blob.PROPOSAL:
+                return self._machine.view.find_proposal(request.key) if self._machine else None
             case Blob.RECORDS:
                 return await self._records(request)
             case Blob.HEAD:

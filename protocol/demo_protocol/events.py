@@ -47,6 +47,15 @@ class SetsCompared:
 
 
 @dataclass(frozen=True, slots=True)
+class ProposalFetched:
+    """A whole proposal of which the notice had come (rule 15)."""
+
+    now_ms: int
+    raw: bytes
+    sender: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Bundle:
     """A record as peers give it to each other: the signed proposal and every header it lists."""
 
@@ -138,6 +147,7 @@ Event = (
     Tick
     | GossipReceived
     | HeadersFetched
+    | ProposalFetched
     | SetsCompared
     | RecordsFetched
     | PayloadHeld
@@ -176,6 +186,14 @@ class PullPayload:
     payload_bytes: int
     k: int
     round: int
+    holders: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PullProposal:
+    """Get a whole proposal by its name; answer with ProposalFetched."""
+
+    proposal: bytes
     holders: tuple[bytes, ...]
 
 
@@ -366,6 +384,7 @@ Effect = (
     | Announce
     | PullPayload
     | PullHeaders
+    | PullProposal
     | PullRecords
     | Train
     | Apply

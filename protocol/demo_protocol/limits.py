@@ -17,8 +17,9 @@ DIGEST_BYTES: Final = 8
 HEADER_BYTES_MAX: Final = 1 << 10
 """A header is about 300 bytes; anything larger is not one."""
 
-PROPOSAL_BYTES_MAX: Final = 32 << 10
-"""Rule 15: larger bodies would have to be pulled by hash."""
+PROPOSAL_BYTES_MAX: Final = 256 << 10
+"""CONTRIBUTIONS_MAX hashes, JOINS_MAX wishes and EVIDENCE_MAX pairs, whatever is put into them, are
+half of it."""
 
 NOTICE_BYTES_MAX: Final = 1 << 10
 """A signed notice has about 180 bytes."""
@@ -27,11 +28,12 @@ MEMBERSHIP_BYTES_MAX: Final = 160
 """A signed join or leave has 113 bytes. Proposals carry them whole: JOINS_MAX of them, and
 CONTRIBUTIONS_MAX hashes, must fit PROPOSAL_BYTES_MAX whatever strangers put into theirs."""
 
-GOSSIP_BYTES_MAX: Final = PROPOSAL_BYTES_MAX
-"""The largest message of any topic. Far below gossipsub's silent limit of 1 MiB."""
+GOSSIP_BYTES_MAX: Final = 32 << 10
+"""The largest message of any topic. Of a longer proposal the notice is gossiped, and the rest is
+pulled by hash (rule 15)."""
 
-CONTRIBUTIONS_MAX: Final = 256
-"""Headers in one proposal, late ones included. 256 scales of at most 31 << 15 fit an int32 sum."""
+CONTRIBUTIONS_MAX: Final = 2048
+"""Headers in one proposal, late ones included. 2048 scales of at most 31 << 15 fit an int32 sum."""
 
 SLOTS_MAX: Final = 16
 """Slots of a round: a manifest has no more (rule 12)."""
@@ -42,7 +44,7 @@ JOINS_MAX: Final = 64
 JOINS_KEPT_MAX: Final = 4 * JOINS_MAX
 """Joins remembered: of more, those that a hash chooses anew in every round."""
 
-EVIDENCE_MAX: Final = 4
+EVIDENCE_MAX: Final = 8
 """Peers that one record removes, by two messages of up to 1 KiB each. The next record removes
 more: whoever is removed cannot be accused again meanwhile."""
 
@@ -101,7 +103,7 @@ MANIFEST_BYTES_MAX: Final = 64 << 10
 PENDING_MAX: Final = 512
 """Proposals waiting for their headers or parent; the oldest is dropped first."""
 
-HEADERS_PER_ROUND_MAX: Final = 1024
+HEADERS_PER_ROUND_MAX: Final = 2 * CONTRIBUTIONS_MAX
 """Headers remembered per round before a member-only filter sets in."""
 
 K_MAX: Final = 4096

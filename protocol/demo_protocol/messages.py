@@ -20,6 +20,7 @@ from demo_protocol.limits import (
     CONTRIBUTIONS_MAX,
     DIGEST_BYTES,
     EVIDENCE_MAX,
+    GOSSIP_BYTES_MAX,
     HASH_BYTES,
     HEADER_BYTES_MAX,
     JOINS_MAX,
@@ -226,6 +227,33 @@ def decode_notice(raw: bytes, run_id: bytes) -> Sealed[Notice]:
     """Parse a proposal's notice. Raises Reject where no honest peer would have sent it."""
     body, signature, _ = _open(raw, NOTICE_BYTES_MAX)
     return _sealed(_notice(body), Kind.PROPOSAL, body, signature, raw, run_id)
+
+
+def decode_announcement(
+    raw: bytes, run_id: bytes
+) -> tuple[Sealed[Notice], Sealed[Proposal] | None]:
+    """A proposal as gossip carries it: its notice, and the whole where it is short (rule 15).
+
+    Raises Reject where no honest peer would have sent it.
+    """
+    if len(raw) > GOSSIP_BYTES_MAX:
+        raise Reject(f"message of {len(raw)} bytes, at most {GOSSIP_BYTES_MAX} are gossiped")
+    envelope = wire_pb2.Signed()
+    _parse(envelope, raw)
+    if envelope.content:
+        proposal = decode_proposal(raw, run_id)
+        return make_notice(proposal, run_id), proposal
+    notice = decode_notice(raw, run_id)
+    if not GOSSIP_BYTES_MAX - NOTICE_BYTES_MAX < notice.body.content_bytes <= PROPOSAL_BYTES_MAX:
+        raise Reject(f"a notice of {notice.body.content_bytes} bytes: short proposals travel whole")
+    return notice, None
+
+
+def encode_announcement(proposal: Sealed[Proposal], run_id: bytes) -> bytes:
+    """A proposal as it is gossiped (rule 15): whole, or where it is long its notice."""
+    if len(proposal.raw) <= GOSSIP_BYTES_MAX:
+        return proposal.raw
+    return make_notice(proposal, run_id).raw
 
 
 def decode_proposal(raw: bytes, run_id: bytes) -> Sealed[Proposal]:

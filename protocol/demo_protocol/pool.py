@@ -14,7 +14,8 @@ from demo_protocol.messages import Header, Membership, Notice, Proposal, Sealed
 class Pool:
     """Headers by hash and by (round, peer); the first of a peer and round is the one used.
 
-    `notices` are of the first proposal of a peer and round, `repeated` has those who made two.
+    `notices` are of the first proposal of a peer and round, `repeated` has those who made two,
+    `awaited` those notices whose proposals are being pulled.
     `offences` hold the newest one of each peer. `lots` order those `wishes` whose author
     wants to join, or wanted to; `holder` is whose pool it is.
     """
@@ -29,6 +30,7 @@ class Pool:
     notices: dict[tuple[int, bytes], Sealed[Notice]] = field(default_factory=dict)
     repeated: set[tuple[int, bytes]] = field(default_factory=set)
     offences: dict[bytes, Offence] = field(default_factory=dict)
+    awaited: dict[bytes, Sealed[Notice]] = field(default_factory=dict)
     pending: dict[bytes, Sealed[Proposal]] = field(default_factory=dict)
     wishes: dict[bytes, Sealed[Membership]] = field(default_factory=dict)
     lots: dict[bytes, bytes] = field(default_factory=dict)
@@ -75,6 +77,12 @@ class Pool:
         """A payload is here, kept as one of `round_`."""
         known = self.payload_rounds.get(payload_hash, round_)
         self.payload_rounds[payload_hash] = max(known, round_)
+
+    def await_proposal(self, notice: Sealed[Notice]) -> None:
+        """A proposal is being pulled; the oldest makes room."""
+        self.awaited[notice.hash] = notice
+        if len(self.awaited) > PENDING_MAX:
+            del self.awaited[next(iter(self.awaited))]
 
     def add_pending(self, proposal: Sealed[Proposal]) -> None:
         """A proposal whose parent or headers are missing; the oldest makes room."""
@@ -129,6 +137,7 @@ class Pool:
         self.headers = {h: s for h, s in self.headers.items() if s.body.round >= round_}
         self.notices = {k: v for k, v in self.notices.items() if k[0] >= round_}
         self.repeated = {k for k in self.repeated if k[0] >= round_}
+        self.awaited = {h: n for h, n in self.awaited.items() if n.body.round >= round_}
         self.wishes = {p: w for p, w in self.wishes.items() if w.body.round >= round_}
         self.lots = {p: lot for p, lot in self.lots.items() if p in self.wishes}
         self.payload_rounds = {h: r for h, r in self.payload_rounds.items() if r >= payload_round}

@@ -12,8 +12,10 @@ from demo_protocol.events import (
     HeadersFetched,
     KeepRecord,
     KeyInUse,
+    ProposalFetched,
     PullHeaders,
     PullPayload,
+    PullProposal,
     PullRecords,
     RecordsFetched,
 )
@@ -28,6 +30,7 @@ from demo_protocol.messages import (
     Proposal,
     Sealed,
     check_signature,
+    decode_announcement,
     decode_header,
     decode_membership,
     decode_proposal,
@@ -47,7 +50,7 @@ def on_gossip(view: View, event: GossipReceived) -> list[Effect]:
         case Kind.HEADER:
             return _on_header(view, decode_header(event.raw, view.run_id), event)
         case Kind.PROPOSAL:
-            return _on_proposal(view, decode_proposal(event.raw, view.run_id), event)
+            return _on_proposal(view, event)
         case Kind.MEMBERSHIP:
             return _on_membership(view, decode_membership(event.raw, view.run_id), event)
 
@@ -81,6 +84,22 @@ def _is_news(view: View, header: Sealed[Header], now_ms: int) -> bool:
     except Ignore:
         return False
     return True
+
+
+def on_proposal(view: View, event: ProposalFetched) -> list[Effect]:
+    """Take a whole proposal of which the notice was heard (rule 15).
+
+    Raises Ignore where none such is awaited, Reject where it is not what the notice named.
+    """
+    proposal = decode_proposal(event.raw, view.run_id)
+    if proposal.hash not in view.pool.awaited:
+        raise Ignore("a proposal that nobody waits for")
+    check_signature(proposal, view.verify)
+    del view.pool.awaited[proposal.hash]
+    effects: list[Effect] = []
+    with contextlib.suppress(Reject):  # whoever gave it passed on what its author signed
+        effects = _take_proposal(view, proposal, (proposal.body.peer, event.sender))
+    return effects + resolve_pending(view)
 
 
 def on_records(view: View, event: RecordsFetched) -> list[Effect]:
@@ -255,14 +274,15 @@ def _has_begun(view: View, round_: int, now_ms: int) -> bool:
     return now_ms + schedule.skew_max_ms >= round_start_ms(schedule, round_)
 
 
-def _on_proposal(view: View, proposal: Sealed[Proposal], event: GossipReceived) -> list[Effect]:
-    body = proposal.body
+def _on_proposal(view: View, event: GossipReceived) -> list[Effect]:
+    notice, proposal = decode_announcement(event.raw, view.run_id)
+    body = notice.body
     # [IGNORE] it is of a round that gossip still carries
     _validate_round(view, body.round, event.now_ms)
     # [IGNORE] it is new
     known = view.pool.notices.get((body.round, body.peer))
-    is_noted = known is not None and known.hash == proposal.hash
-    if is_noted or proposal.hash in view.chain or proposal.hash in view.pool.pending:
+    is_noted = known is not None and known.hash == notice.hash
+    if is_noted or notice.hash in view.chain or notice.hash in view.pool.pending:
         raise Ignore("proposal is known")
     # [IGNORE] it is its author's first of this round, over all parents (rule 13), or the second:
     # then others shall know, too
@@ -272,20 +292,30 @@ def _on_proposal(view: View, proposal: Sealed[Proposal], event: GossipReceived) 
     if body.parent in view.chain:
         validate_slot(body, view.chain[body.parent].state, view.manifest)
     # [REJECT] its author signed it
-    check_signature(proposal, view.verify)
-    if known is not None:
-        _note(view, make_notice(proposal, view.run_id))
-        return []
-    if body.parent in view.chain and not _missing(view, body):
+    check_signature(notice, view.verify)
+    effects: list[Effect] = []
+    holders = (body.peer, event.sender)
+    if proposal is not None and known is None:
         # [REJECT] it is valid by content
-        effects = _add_record(view, proposal)
-    else:
-        view.pool.add_pending(proposal)
-        holders = (body.peer, event.sender)
-        effects = _pull_towards(view, body.parent, body.round, holders)
-        effects += _pull_headers(view, body, holders)
-    _note(view, make_notice(proposal, view.run_id))
+        effects = _take_proposal(view, proposal, holders)
+    elif known is None:
+        view.pool.await_proposal(notice)
+        effects = [PullProposal(notice.hash, _distinct(holders))]
+        effects += _pull_towards(view, body.parent, body.round, holders)
+    _note(view, notice)
     return effects + resolve_pending(view)
+
+
+def _take_proposal(
+    view: View, proposal: Sealed[Proposal], holders: tuple[bytes, ...]
+) -> list[Effect]:
+    """Make it a record, or have it wait for what is missing. Raises Reject, see `_add_record`."""
+    body = proposal.body
+    if body.parent in view.chain and not _missing(view, body):
+        return _add_record(view, proposal)
+    view.pool.add_pending(proposal)
+    effects = _pull_towards(view, body.parent, body.round, holders)
+    return effects + _pull_headers(view, body, holders)
 
 
 def _note(view: View, notice: Sealed[Notice]) -> None:
@@ -370,6 +400,7 @@ def find_missing(view: View, record: bytes) -> bytes | None:
 def _add_record(view: View, proposal: Sealed[Proposal]) -> list[Effect]:
     """Raises Reject, having changed nothing, where it is not valid by content (rule 15)."""
     record = view.chain.add(proposal, view.pool.headers, view.verify)
+    view.pool.awaited.pop(record.hash, None)
     for offence in record.offences:
         if offence.first.kind is Kind.HEADER:  # also for who has not heard both headers (rule 18)
             view.votes.add_equivocation(offence.peer, offence.round)

@@ -26,6 +26,7 @@ from demo_protocol.events import (
     PayloadHeld,
     PayloadsLost,
     Persist,
+    ProposalFetched,
     RecordsFetched,
     Release,
     Restore,
@@ -44,6 +45,7 @@ from demo_protocol.manifest import has_ended
 from demo_protocol.messages import (
     Header,
     Membership,
+    encode_announcement,
     make_notice,
     seal_header,
     seal_membership,
@@ -52,6 +54,7 @@ from demo_protocol.propose import make_proposal
 from demo_protocol.receive import (
     on_gossip,
     on_headers,
+    on_proposal,
     on_records,
     pull_again,
     resolve_pending,
@@ -117,6 +120,8 @@ class Round:
                 effects = on_gossip(self.view, event)
             case HeadersFetched():
                 effects = on_headers(self.view, event)
+            case ProposalFetched():
+                effects = on_proposal(self.view, event)
             case RecordsFetched():
                 effects = on_records(self.view, event)
             case SetsCompared():
@@ -346,7 +351,7 @@ class Round:
         view.pool.add_pending(proposal)
         return [
             Persist(Kind.PROPOSAL, view.round, proposal.hash, proposal.raw),
-            Announce(Kind.PROPOSAL, proposal.raw),
+            Announce(Kind.PROPOSAL, encode_announcement(proposal, view.run_id)),
             *resolve_pending(view),
         ]
 

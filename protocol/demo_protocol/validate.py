@@ -15,6 +15,7 @@ from demo_protocol.manifest import Agreement, Manifest, carries_root, has_ended
 from demo_protocol.messages import (
     Header,
     Membership,
+    Notice,
     Proposal,
     Sealed,
     check_signature,
@@ -99,7 +100,7 @@ def validate_proposal(
     )
 
 
-def validate_slot(body: Proposal, parent: ChainState, manifest: Manifest) -> None:
+def validate_slot(body: Proposal | Notice, parent: ChainState, manifest: Manifest) -> None:
     """Rules 12 and 14: may its author propose on this parent in this round at all?"""
     if has_ended(manifest, body.round):
         raise Reject("the run had ended by then")

@@ -170,6 +170,14 @@ class View:
         self.pulled[name] = self.round
         return True
 
+    def find_proposal(self, name: bytes) -> bytes | None:
+        """A whole proposal that is here, for whoever has only heard its notice (rule 15)."""
+        if name in self.pool.pending:
+            return self.pool.pending[name].raw
+        if name in self.chain and (proposal := self.chain[name].proposal) is not None:
+            return proposal.raw
+        return None
+
     def forget_before(self, round_: int, payload_round: int) -> None:
         """Rounds before `round_` are over: what was heard of them may go."""
         self.pool.forget_before(round_, payload_round)

@@ -21,6 +21,7 @@ from demo_node.learn.exact import (
 )
 from demo_protocol.errors import LocalFault
 from demo_protocol.fp32 import Step, round_to_fp32_bits
+from demo_protocol.limits import CONTRIBUTIONS_MAX
 from demo_protocol.payload import Payload
 from demo_protocol.scale import SCALE_VALUES
 from demo_protocol.schema import SLOTS, Schema, TensorSpec, build_schema
@@ -74,11 +75,16 @@ def test_e7_every_scale_code_votes_with_its_integer() -> None:
         assert votes.view(-1)[:2].tolist() == [(16 + code % 16) << (code // 16), 0]
 
 
-def test_e7_256_payloads_of_the_largest_scale_fit_and_more_are_refused() -> None:
-    votes = combine_votes(one_chunk([255] * 256), ONE_CHUNK, CPU)
-    assert int(votes.max()) == 256 * (31 << 15) < 2**31
-    with pytest.raises(LocalFault, match="257"):
-        combine_votes(one_chunk([255] * 257), ONE_CHUNK, CPU)
+def test_e7_as_many_payloads_of_the_largest_scale_as_a_record_lists_fit_and_more_are_refused() -> (
+    None
+):
+    votes = combine_votes(one_chunk([255] * CONTRIBUTIONS_MAX), ONE_CHUNK, CPU)
+    assert int(votes.max()) == CONTRIBUTIONS_MAX * (31 << 15) < 2**31
+    # Its bit length less 10 is 21, and half of that shift is still added to it (rule E9).
+    assert int(votes.max()) + (1 << 20) < 2**31
+    assert int(shift_chunks(votes).max()) == (int(votes.max()) + (1 << 20)) >> 21
+    with pytest.raises(LocalFault, match=str(CONTRIBUTIONS_MAX + 1)):
+        combine_votes(one_chunk([255] * (CONTRIBUTIONS_MAX + 1)), ONE_CHUNK, CPU)
 
 
 @pytest.mark.parametrize("count", range(1, 9))

@@ -100,7 +100,7 @@ def compute_signs(payloads: Sequence[Payload], schema: Schema, device: torch.dev
 def combine_votes(payloads: Sequence[Payload], schema: Schema, device: torch.device) -> Tensor:
     """Sum of the payloads' votes, sign x clipped scale: int32 [N, 64, 64] (rule T6).
 
-    At most 256 payloads of values up to 31 << 15: the sums fit an int32.
+    At most 2048 payloads of values up to 31 << 15: the sums fit an int32.
     """
     if len(payloads) > CONTRIBUTIONS_MAX:
         raise LocalFault(f"apply: {len(payloads)} payloads, at most {CONTRIBUTIONS_MAX} fit")

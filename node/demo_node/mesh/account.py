@@ -18,6 +18,7 @@ USES: Final = {
     Blob.STATE_LEAVES: Use.SYNC,
     Blob.STATE_CHUNK: Use.SYNC,
     Blob.SETS: Use.SYNC,
+    Blob.PROPOSAL: Use.SYNC,
 }
 
 

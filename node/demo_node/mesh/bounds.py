@@ -3,11 +3,11 @@
 from typing import Final
 
 from demo_node.ports import Topic
-from demo_protocol.limits import HEADER_BYTES_MAX, MEMBERSHIP_BYTES_MAX, PROPOSAL_BYTES_MAX
+from demo_protocol.limits import GOSSIP_BYTES_MAX, HEADER_BYTES_MAX, MEMBERSHIP_BYTES_MAX
 
 TOPIC_BYTES_MAX: Final = {
     Topic.HEADERS: HEADER_BYTES_MAX,
-    Topic.PROPOSALS: PROPOSAL_BYTES_MAX,
+    Topic.PROPOSALS: GOSSIP_BYTES_MAX,
     Topic.MEMBERSHIP: MEMBERSHIP_BYTES_MAX,
 }
 """Checked before anything else is done with a message."""

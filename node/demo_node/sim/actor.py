@@ -39,8 +39,10 @@ from demo_protocol.events import (
     PayloadHeld,
     PayloadsLost,
     Persist,
+    ProposalFetched,
     PullHeaders,
     PullPayload,
+    PullProposal,
     PullRecords,
     RecordsFetched,
     Resync,
@@ -342,6 +344,8 @@ class Actor:
                 self._pull_payload(effect, PULL_AGAIN_MS)
             case PullHeaders():
                 self._pull_headers(effect)
+            case PullProposal():
+                self._pull_proposal(effect)
             case PullRecords():
                 self._pull_records(effect)
             case Train():
@@ -512,6 +516,22 @@ class Actor:
         self.world.bytes_in[self.index] += sum(map(len, raws))
         self._post_fetched(HeadersFetched(self.now_ms(), raws, holder.name))
 
+    def _pull_proposal(self, effect: PullProposal) -> None:
+        if effect.proposal not in self.view.pool.awaited:
+            return
+        for holder in self.world.holders(self, effect.holders):
+            raw = holder.view.find_proposal(effect.proposal)
+            if raw is not None:
+                arrive = functools.partial(self._receive_proposal, raw, holder)
+                delay_ms = self.world.links.pull_delay_ms(self.index, holder.index, len(raw))
+                self.later(delay_ms, arrive)
+                return
+        self.later(PULL_AGAIN_MS, functools.partial(self._pull_proposal, effect))
+
+    def _receive_proposal(self, raw: bytes, holder: "Actor") -> None:
+        self.world.bytes_in[self.index] += len(raw)
+        self._post_fetched(ProposalFetched(self.now_ms(), raw, holder.name))
+
     def _pull_records(self, effect: PullRecords) -> None:
         for holder in self.world.holders(self, effect.holders):
             bundles = holder.give_records(effect.record, effect.count)
@@ -525,7 +545,7 @@ class Actor:
         self.world.bytes_in[self.index] += size
         self._post_fetched(RecordsFetched(self.now_ms(), bundles, holder.name))
 
-    def _post_fetched(self, event: HeadersFetched | RecordsFetched) -> None:
+    def _post_fetched(self, event: HeadersFetched | ProposalFetched | RecordsFetched) -> None:
         try:
             self.post(event)
         except (Ignore, Reject) as error:
