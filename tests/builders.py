@@ -68,7 +68,7 @@ def manifest(
         name="test",
         seed=1,
         schedule=schedule_ or schedule(),
-        agreement=agreement or Agreement(),
+        agreement=agreement or Agreement(contributors=0),
         model=Model(layers=1, width=64, hidden=64, heads=2, context=16),
         learning=learning or Learning(k=2, samples_start=8),
         data=Data(kind="stdlib-bytes", root="00" * 32, train_bytes=10_000, heldout_bytes=1_000),

@@ -35,7 +35,7 @@ class Agreement:
     final_min_records: int = 64
     final_min_peers: int = 3
     overlap_rounds: int = 0
-    contributors: int = 0
+    contributors: int = 32
     admission: str = "open"
     snapshot_every: int = 10
     payload_window_rounds: int = 200

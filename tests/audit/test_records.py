@@ -17,6 +17,7 @@ from tests.builders import Tree, manifest, run_id_of
 
 SHORT = manifest(
     agreement=Agreement(
+        contributors=0,
         late_rounds=1,
         expire_rounds=2,
         forget_rounds=40,

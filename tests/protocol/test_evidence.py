@@ -35,7 +35,7 @@ from demo_protocol.view import View
 from tests.builders import RUN_ID, Tree, header, manifest, proposal, view, wish
 from tests.protocol.hearing import bundle, give, gossip, grown
 
-SHORT = Agreement(expire_rounds=2, forget_rounds=40)
+SHORT = Agreement(contributors=0, expire_rounds=2, forget_rounds=40)
 
 
 def twice(author: int, round_: int) -> Evidence:
