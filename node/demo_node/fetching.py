@@ -112,7 +112,12 @@ class Fetcher:
         """The payload, if anybody gives a sound one for as long as it is wanted."""
         begin_s = time.perf_counter()
         round_s = self.view.manifest.schedule.round_ms / 1000
-        raw = await self.puller.pull_payload(effect, self._is_payload_wanted(), round_s / 4)
+        raw = await self.puller.pull_payload(
+            effect,
+            self._is_payload_wanted(),
+            round_s / 4,
+            lambda: effect.round < self.view.round,
+        )
         self.observer.on_op("pull", time.perf_counter() - begin_s)
         if raw is None:
             self._payloads["missing"] += 1

@@ -1,6 +1,7 @@
 """Pulling by hash from whoever holds it."""
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
@@ -18,6 +19,14 @@ from demo_protocol.sets import encode_header_names
 
 PULLS_MAX = 8
 """Payloads pulled at once: a home uplink serves no more, and every stream costs memory."""
+
+BEHIND_MAX = PULLS_MAX // 2
+"""Of these, payloads of rounds that are over: after a cut there are many, and they come slowly.
+
+They must not hold up those of the round that is on, which would cost that round, and so on."""
+
+BEHIND_PATIENCE = 4
+"""So much longer gets a holder for one of those: an attempt given up is an uplink's work lost."""
 
 TIMEOUT_S = 20.0
 """One attempt at one holder, at most."""
@@ -42,6 +51,7 @@ class Puller:
     def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
         self._payloads = asyncio.Semaphore(PULLS_MAX)
+        self._behind = asyncio.Semaphore(BEHIND_MAX)
         self._pulling = 0
 
     def figures(self) -> Iterator[Figure]:
@@ -60,29 +70,44 @@ class Puller:
             return None
 
     async def pull_payload(
-        self, effect: PullPayload, wanted: Callable[[], bool], patience_s: float
+        self,
+        effect: PullPayload,
+        wanted: Callable[[], bool],
+        patience_s: float,
+        is_behind: Callable[[], bool] = lambda: False,
     ) -> bytes | None:
         """Ask holders in turn until one gives these very bytes; None once nobody wants them.
 
         Nobody gets more than `patience_s` at first, so that a frozen holder does not use up the
-        rounds a payload is wanted in; then twice that, and so on, for slow links.
+        rounds a payload is wanted in; then twice that, and so on, for slow links. One whose round
+        is over (`is_behind`) leaves room for others.
         """
         self._pulling += 1
         try:
-            return await self._pull_payload(effect, wanted, patience_s)
+            return await self._pull_payload(effect, wanted, patience_s, is_behind)
         finally:
             self._pulling -= 1
 
     async def _pull_payload(
-        self, effect: PullPayload, wanted: Callable[[], bool], patience_s: float
+        self,
+        effect: PullPayload,
+        wanted: Callable[[], bool],
+        patience_s: float,
+        is_behind: Callable[[], bool],
     ) -> bytes | None:
         request = BlobRequest(Blob.PAYLOAD, effect.payload_hash)
         pause_s = RETRY_FIRST_S
         timeout_s = min(patience_s, TIMEOUT_S)
         while wanted():
             for holder in self.holders(effect.holders):
-                async with self._payloads:
-                    raw = await self.ask(holder, request, effect.payload_bytes, timeout_s)
+                async with contextlib.AsyncExitStack() as turn:
+                    least_s = 0.0
+                    if is_behind():
+                        await turn.enter_async_context(self._behind)
+                        least_s = min(BEHIND_PATIENCE * patience_s, TIMEOUT_S)
+                    await turn.enter_async_context(self._payloads)
+                    asked_s = max(timeout_s, least_s)
+                    raw = await self.ask(holder, request, effect.payload_bytes, asked_s)
                 if raw is not None and await sha256(raw) == effect.payload_hash:
                     return raw
             await asyncio.sleep(pause_s)

@@ -1,11 +1,11 @@
-"""How many payloads are being pulled is known, whatever becomes of them."""
+"""Payloads that are pulled: how many is known, and old ones leave room for those that count now."""
 
 import asyncio
 import hashlib
 
 from demo_node.mesh.memory import MemoryNetwork
 from demo_node.ports import BlobRequest
-from demo_node.pull import PULLS_MAX, Puller
+from demo_node.pull import BEHIND_MAX, BEHIND_PATIENCE, PULLS_MAX, Puller
 from demo_node.sim.keys import peer_name
 from demo_node.sim.whole.virtual_loop import run_virtual
 from demo_protocol.events import PullPayload
@@ -46,5 +46,48 @@ def test_payloads_that_are_pulled_or_wait_for_their_turn_are_counted() -> None:
         assert await asyncio.gather(*pulls) == [CONTENT] * (PULLS_MAX + 2)
         assert pulling() == [("demo_queue_depth", 0, ("pulls",))]
         assert holder.serving() == 0
+
+    run_virtual(scenario())
+
+
+def test_payloads_of_rounds_that_are_over_do_not_hold_up_those_of_the_round_that_is_on() -> None:
+    """After a cut: many old ones, from holders that do not answer."""
+
+    async def scenario() -> None:
+        network = MemoryNetwork()
+        mesh, holder = network.add(peer_name(0)), network.add(peer_name(1))
+        network.connect_all()
+        old = [b"old %d" % number for number in range(3 * PULLS_MAX)]
+        named = {hashlib.sha256(raw).digest(): raw for raw in (*old, CONTENT)}
+        asked: list[bytes] = []
+
+        async def answer(asking: bytes, request: BlobRequest) -> bytes | None:
+            asked.append(named[request.key])
+            if request.key != hashlib.sha256(CONTENT).digest():
+                await asyncio.sleep(3600)
+            return named[request.key]
+
+        await holder.join(bytes(32), lambda topic, sender, message: True, answer)
+        puller = Puller(mesh)
+        loop = asyncio.get_running_loop()
+
+        def pull(raw: bytes, *, is_behind: bool) -> asyncio.Task[bytes | None]:
+            name = hashlib.sha256(raw).digest()
+            effect = PullPayload(name, len(raw), k=1, round=0, holders=(holder.peer,))
+            work = puller.pull_payload(effect, lambda: True, 1.0, lambda: is_behind)
+            return asyncio.create_task(work)
+
+        pulls = [pull(raw, is_behind=True) for raw in old]
+        await asyncio.sleep(0.5)
+        assert len(asked) == holder.serving() == BEHIND_MAX
+        begin_s = loop.time()
+        assert await pull(CONTENT, is_behind=False) == CONTENT
+        assert loop.time() - begin_s < 0.5
+        await asyncio.sleep(BEHIND_PATIENCE - 1.0 - (loop.time() - begin_s))
+        assert set(asked) == {*old[:BEHIND_MAX], CONTENT}  # nobody was given up before its time
+        await asyncio.sleep(1.0)
+        assert set(asked) == {*old[: 2 * BEHIND_MAX], CONTENT}  # the next ones had their turn
+        for task in pulls:
+            task.cancel()
 
     run_virtual(scenario())
