@@ -50,6 +50,7 @@ from demo_protocol.events import (
     PullPayload,
     PullProposal,
     PullRecords,
+    Refused,
     Release,
     Restore,
     Resync,
@@ -251,6 +252,9 @@ class RoundDriver:
                 self.observer.on_event("digest.differed", author=peer.hex(), base=base.hex())
             case RootDiffered(peer, record):
                 self.observer.on_event("root.differed", author=peer.hex(), record=record.hex())
+            case Refused(kind, _, error):
+                verdict = "rejected" if isinstance(error, Reject) else "ignored"
+                self.observer.on_message(TOPICS[kind], verdict)
             case KeyInUse(round_):
                 self._on_key_in_use(round_)
             case RoundEnded(round_):

@@ -4,7 +4,7 @@ A record enters only when its parent is here and it is valid by content (rule 15
 be applied and whether it wins are other files' questions.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from demo_protocol.errors import LocalFault
@@ -12,7 +12,7 @@ from demo_protocol.evidence import Offence
 from demo_protocol.identity import Verify
 from demo_protocol.manifest import Manifest
 from demo_protocol.messages import Header, Proposal, Sealed
-from demo_protocol.roster import ChainState, advance, compute_rank, get_members
+from demo_protocol.roster import ChainState, advance, compute_rank, get_member_names
 from demo_protocol.validate import validate_proposal
 
 
@@ -40,6 +40,51 @@ class Record:
         return self.proposal.body.state_root if self.proposal else b""
 
 
+MakeRecord = Callable[
+    [Manifest, bytes, ChainState, Sealed[Proposal], Mapping[bytes, Sealed[Header]], Verify], Record
+]
+"""As `make_record`."""
+
+
+def make_record(
+    manifest: Manifest,
+    run_id: bytes,
+    parent: ChainState,
+    proposal: Sealed[Proposal],
+    headers: Mapping[bytes, Sealed[Header]],
+    verify: Verify,
+) -> Record:
+    """What a proposal is as a child of `parent`. Raises Reject where it is not valid by content."""
+    listed = validate_proposal(
+        proposal, parent, headers, manifest=manifest, run_id=run_id, verify=verify
+    )
+    state = advance(
+        parent,
+        proposal.hash,
+        proposal.body,
+        contributions=[h.body for h in listed.contributions],
+        late=[h.body for h in listed.late],
+        joins=listed.joins,
+        leaves=listed.leaves,
+        removed=[offence.peer for offence in listed.offences],
+        manifest=manifest,
+    )
+    rank = compute_rank(parent, proposal.body.peer, proposal.body.round, manifest.agreement)
+    assert rank is not None  # validate_proposal has checked the slot
+    return Record(
+        hash=proposal.hash,
+        parent=parent.record,
+        round=proposal.body.round,
+        rank=rank,
+        proposal=proposal,
+        contributions=listed.contributions,
+        late=listed.late,
+        offences=listed.offences,
+        state=state,
+        members=get_member_names(state, manifest.agreement),
+    )
+
+
 @dataclass(slots=True)
 class Chain:
     """A tree of records below `root`."""
@@ -47,6 +92,7 @@ class Chain:
     manifest: Manifest
     run_id: bytes
     root: ChainState
+    make_record: MakeRecord = make_record
     records: dict[bytes, Record] = field(init=False)
     children: dict[bytes, list[bytes]] = field(init=False)
 
@@ -75,41 +121,7 @@ class Chain:
         if proposal.body.parent not in self.records:
             raise LocalFault("a proposal was added before its parent")
         parent = self.records[proposal.body.parent].state
-        listed = validate_proposal(
-            proposal,
-            parent,
-            headers,
-            manifest=self.manifest,
-            run_id=self.run_id,
-            verify=verify,
-        )
-        state = advance(
-            parent,
-            proposal.hash,
-            proposal.body,
-            contributions=[h.body for h in listed.contributions],
-            late=[h.body for h in listed.late],
-            joins=listed.joins,
-            leaves=listed.leaves,
-            removed=[offence.peer for offence in listed.offences],
-            manifest=self.manifest,
-        )
-        rank = compute_rank(
-            parent, proposal.body.peer, proposal.body.round, self.manifest.agreement
-        )
-        assert rank is not None  # validate_proposal has checked the slot
-        record = Record(
-            hash=proposal.hash,
-            parent=parent.record,
-            round=proposal.body.round,
-            rank=rank,
-            proposal=proposal,
-            contributions=listed.contributions,
-            late=listed.late,
-            offences=listed.offences,
-            state=state,
-            members=frozenset(get_members(state, self.manifest.agreement)),
-        )
+        record = self.make_record(self.manifest, self.run_id, parent, proposal, headers, verify)
         self.records[record.hash] = record
         self.children[record.hash] = []
         self.children[record.parent].append(record.hash)
@@ -176,7 +188,7 @@ class Chain:
             late=(),
             offences=(),
             state=self.root,
-            members=frozenset(get_members(self.root, self.manifest.agreement)),
+            members=get_member_names(self.root, self.manifest.agreement),
         )
 
 

@@ -5,6 +5,7 @@ Effects are carried out in the order given. Time enters only as `now_ms`, Unix m
 
 from dataclasses import dataclass
 
+from demo_protocol.errors import Ignore, Reject
 from demo_protocol.identity import Kind
 from demo_protocol.limits import RECORDS_PER_REPLY_MAX
 from demo_protocol.roster import ChainState
@@ -26,6 +27,17 @@ class GossipReceived:
     kind: Kind
     raw: bytes
     sender: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class GossipBatch:
+    """Messages that came within one millisecond: (kind, bytes, who handed it over).
+
+    What is not taken of them changes nothing, and is answered with Refused.
+    """
+
+    now_ms: int
+    messages: tuple[tuple[Kind, bytes, bytes], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +91,14 @@ class PayloadHeld:
     now_ms: int
     payload_hash: bytes
     round: int
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadsHeld:
+    """Payloads are here that came within one millisecond: (hash, round it is kept as one of)."""
+
+    now_ms: int
+    payloads: tuple[tuple[bytes, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,11 +166,13 @@ class RootComputed:
 Event = (
     Tick
     | GossipReceived
+    | GossipBatch
     | HeadersFetched
     | ProposalFetched
     | SetsCompared
     | RecordsFetched
     | PayloadHeld
+    | PayloadsHeld
     | PayloadsLost
     | TrainingDone
     | StateApplied
@@ -358,6 +380,15 @@ class DigestAccused:
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """A message of a batch was not taken; `error` is Ignore or Reject."""
+
+    kind: Kind
+    sender: bytes
+    error: Ignore | Reject
+
+
+@dataclass(frozen=True, slots=True)
 class RootDiffered:
     """`record`, by `peer`, names another root of its parent's state than ours (rules 20, 21)."""
 
@@ -401,6 +432,7 @@ Effect = (
     | Restore
     | DigestAccused
     | RootDiffered
+    | Refused
     | KeyInUse
     | RoundEnded
 )

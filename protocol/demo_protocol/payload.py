@@ -7,6 +7,7 @@ of bytes, so the length is a function of schema and k (rule T8) and a chunk is f
 reading those before it. There is exactly one encoding of a payload.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Final
 
@@ -116,6 +117,7 @@ def _sign_bytes(k: int) -> int:
     return (k + 7) // 8
 
 
+@functools.cache
 def _chunk_bytes(k: int) -> int:
     return _position_bytes(k) + _sign_bytes(k) + 1
 

@@ -8,6 +8,7 @@ from demo_protocol.events import (
     Bundle,
     DigestAccused,
     Effect,
+    GossipBatch,
     GossipReceived,
     HeadersFetched,
     KeepRecord,
@@ -18,6 +19,7 @@ from demo_protocol.events import (
     PullProposal,
     PullRecords,
     RecordsFetched,
+    Refused,
 )
 from demo_protocol.evidence import make_offence
 from demo_protocol.identity import Kind
@@ -31,7 +33,6 @@ from demo_protocol.messages import (
     Sealed,
     check_signature,
     decode_announcement,
-    decode_header,
     decode_membership,
     decode_proposal,
     make_notice,
@@ -40,7 +41,12 @@ from demo_protocol.payload import payload_bytes
 from demo_protocol.rooting import check_root
 from demo_protocol.roster import was_due
 from demo_protocol.schedule import round_start_ms
-from demo_protocol.validate import validate_payload_size, validate_round, validate_slot
+from demo_protocol.validate import (
+    accepted_rounds,
+    validate_payload_size,
+    validate_round,
+    validate_slot,
+)
 from demo_protocol.view import View
 
 
@@ -48,11 +54,28 @@ def on_gossip(view: View, event: GossipReceived) -> list[Effect]:
     """Take a gossiped message. Raises Ignore or Reject, having changed nothing."""
     match event.kind:
         case Kind.HEADER:
-            return _on_header(view, decode_header(event.raw, view.run_id), event)
+            header = view.decode_header(event.raw, view.run_id)
+            return _on_header(view, header, event.sender, _accepted_rounds(view, event.now_ms))
         case Kind.PROPOSAL:
             return _on_proposal(view, event)
         case Kind.MEMBERSHIP:
             return _on_membership(view, decode_membership(event.raw, view.run_id), event)
+
+
+def on_gossip_batch(view: View, event: GossipBatch) -> list[Effect]:
+    """Take each of several messages, or refuse it alone."""
+    effects: list[Effect] = []
+    accepted = _accepted_rounds(view, event.now_ms)
+    for kind, raw, sender in event.messages:
+        try:
+            if kind is Kind.HEADER:  # most are, and thousands of them
+                header = view.decode_header(raw, view.run_id)
+                effects += _on_header(view, header, sender, accepted)
+            else:
+                effects += on_gossip(view, GossipReceived(event.now_ms, kind, raw, sender))
+        except (Ignore, Reject) as error:
+            effects.append(Refused(kind, sender, error))
+    return effects
 
 
 def on_headers(view: View, event: HeadersFetched) -> list[Effect]:
@@ -64,7 +87,7 @@ def on_headers(view: View, event: HeadersFetched) -> list[Effect]:
     Raises Reject, having changed nothing, where an honest peer would have given none of them.
     """
     wanted = {h for p in view.pool.pending.values() for h in _missing(view, p.body)}
-    headers = {h.hash: h for h in (decode_header(raw, view.run_id) for raw in event.raws)}
+    headers = {h.hash: h for h in (view.decode_header(raw, view.run_id) for raw in event.raws)}
     for name, header in headers.items():
         if name in wanted or _is_news(view, header, event.now_ms):
             _check_header(view, header)
@@ -80,7 +103,7 @@ def on_headers(view: View, event: HeadersFetched) -> list[Effect]:
 def _is_news(view: View, header: Sealed[Header], now_ms: int) -> bool:
     """Would it be taken of gossip, if its author signed it?"""
     try:
-        _check_news(view, header, now_ms)
+        _check_news(view, header, _accepted_rounds(view, now_ms))
     except Ignore:
         return False
     return True
@@ -170,16 +193,16 @@ def resolve_pending(view: View) -> list[Effect]:
     return effects
 
 
-def _on_header(view: View, header: Sealed[Header], event: GossipReceived) -> list[Effect]:
-    _check_news(view, header, event.now_ms)
+def _on_header(view: View, header: Sealed[Header], sender: bytes, accepted: range) -> list[Effect]:
+    _check_news(view, header, accepted)
     _check_header(view, header)
-    return _take_news(view, header, event.sender)
+    return _take_news(view, header, sender)
 
 
-def _check_news(view: View, header: Sealed[Header], now_ms: int) -> None:
+def _check_news(view: View, header: Sealed[Header], accepted: range) -> None:
     body = header.body
     # [IGNORE] it is of a round that gossip still carries
-    _validate_round(view, body.round, now_ms)
+    validate_round(body.round, accepted)
     # [IGNORE] the run goes on, or ended so recently that votes still decide what its end was
     if has_ended(view.manifest, body.round - view.manifest.agreement.late_rounds):
         raise Ignore("the run has ended")
@@ -257,7 +280,7 @@ def _check_bundle(view: View, bundle: Bundle) -> tuple[Sealed[Proposal], list[Se
     if proposal.hash in view.chain:
         return proposal, []
     listed = {*proposal.body.contributions, *proposal.body.late}
-    headers = [decode_header(raw, view.run_id) for raw in bundle.headers]
+    headers = [view.decode_header(raw, view.run_id) for raw in bundle.headers]
     for header in headers:
         if header.hash not in listed or header.body.round > proposal.body.round:
             raise Reject("a record with headers that are not its own")
@@ -278,7 +301,7 @@ def _on_proposal(view: View, event: GossipReceived) -> list[Effect]:
     notice, proposal = decode_announcement(event.raw, view.run_id)
     body = notice.body
     # [IGNORE] it is of a round that gossip still carries
-    _validate_round(view, body.round, event.now_ms)
+    validate_round(body.round, _accepted_rounds(view, event.now_ms))
     # [IGNORE] it is new
     known = view.pool.notices.get((body.round, body.peer))
     is_noted = known is not None and known.hash == notice.hash
@@ -337,7 +360,7 @@ def _add_offence(
 
 def _on_membership(view: View, wish: Sealed[Membership], event: GossipReceived) -> list[Effect]:
     # [IGNORE] it is of a round that gossip still carries
-    _validate_round(view, wish.body.round, event.now_ms)
+    validate_round(wish.body.round, _accepted_rounds(view, event.now_ms))
     # [IGNORE] its author is not removed (rule 26)
     known = view.head_state.known.get(wish.body.peer)
     if known is not None and known.removed_until > wish.body.round:
@@ -353,13 +376,8 @@ def _on_membership(view: View, wish: Sealed[Membership], event: GossipReceived) 
     return []
 
 
-def _validate_round(view: View, round_: int, now_ms: int) -> None:
-    validate_round(
-        round_,
-        schedule=view.manifest.schedule,
-        late_rounds=view.manifest.agreement.late_rounds,
-        now_ms=now_ms,
-    )
+def _accepted_rounds(view: View, now_ms: int) -> range:
+    return accepted_rounds(view.manifest.schedule, view.manifest.agreement.late_rounds, now_ms)
 
 
 def _missing(view: View, body: Proposal) -> list[bytes]:

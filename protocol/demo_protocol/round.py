@@ -21,9 +21,11 @@ from demo_protocol.events import (
     Bundle,
     Effect,
     Event,
+    GossipBatch,
     GossipReceived,
     HeadersFetched,
     PayloadHeld,
+    PayloadsHeld,
     PayloadsLost,
     Persist,
     ProposalFetched,
@@ -53,6 +55,7 @@ from demo_protocol.messages import (
 from demo_protocol.propose import make_proposal
 from demo_protocol.receive import (
     on_gossip,
+    on_gossip_batch,
     on_headers,
     on_proposal,
     on_records,
@@ -118,6 +121,8 @@ class Round:
                 effects: list[Effect] = []
             case GossipReceived():
                 effects = on_gossip(self.view, event)
+            case GossipBatch():
+                effects = on_gossip_batch(self.view, event)
             case HeadersFetched():
                 effects = on_headers(self.view, event)
             case ProposalFetched():
@@ -128,6 +133,10 @@ class Round:
                 effects = on_compared(self.view, event)
             case PayloadHeld():
                 self.view.pool.add_payload(event.payload_hash, event.round)
+                effects = []
+            case PayloadsHeld():
+                for payload_hash, round_ in event.payloads:
+                    self.view.pool.add_payload(payload_hash, round_)
                 effects = []
             case PayloadsLost():
                 effects = self.replica.on_payloads_lost(event)

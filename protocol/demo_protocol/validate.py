@@ -29,7 +29,7 @@ from demo_protocol.roster import (
     may_rejoin,
     was_due,
 )
-from demo_protocol.schedule import Schedule, round_at, round_start_ms
+from demo_protocol.schedule import Schedule, round_at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,13 +43,19 @@ class Listed:
     offences: tuple[Offence, ...]
 
 
-def validate_round(round_: int, *, schedule: Schedule, late_rounds: int, now_ms: int) -> None:
+def accepted_rounds(schedule: Schedule, late_rounds: int, now_ms: int) -> range:
     """Rule 2: gossip carries rounds [now - L, now], and those up to skew_max_ms early."""
+    newest = round_at(schedule, now_ms + schedule.skew_max_ms)
+    return range(round_at(schedule, now_ms) - late_rounds, newest + 1)
+
+
+def validate_round(round_: int, accepted: range) -> None:
+    """Raise Ignore for a message of a round that is not `accepted` (rule 2)."""
     # [IGNORE] the round has begun, allowing for skew
-    if now_ms + schedule.skew_max_ms < round_start_ms(schedule, round_):
+    if round_ >= accepted.stop:
         raise Ignore(f"round {round_} has not begun")
     # [IGNORE] it is not too old to matter
-    if round_ < round_at(schedule, now_ms) - late_rounds:
+    if round_ < accepted.start:
         raise Ignore(f"round {round_} is too old")
 
 

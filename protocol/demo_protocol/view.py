@@ -1,15 +1,16 @@
 """What one node believes of the run: its chain, what it has heard, what it holds."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from demo_protocol.chain import Chain, Record
+from demo_protocol.chain import Chain, MakeRecord, Record, make_record
 from demo_protocol.events import FinalsConflict
 from demo_protocol.finality import Final
 from demo_protocol.forkchoice import Votes
 from demo_protocol.identity import Sign, Verify
 from demo_protocol.manifest import Manifest, compute_run_id
-from demo_protocol.messages import Header
+from demo_protocol.messages import Header, Sealed, decode_header
 from demo_protocol.pool import Pool
 from demo_protocol.roster import ChainState, get_contributors
 from demo_protocol.schema import Schema, compute_schema
@@ -35,6 +36,9 @@ class View:
     verify: Verify
     root: ChainState
     digest: bytes
+    decode_header: Callable[[bytes, bytes], Sealed[Header]] = decode_header
+    make_record: MakeRecord = make_record
+    """Functions of their arguments alone: a simulator computes them once for all its nodes."""
 
     run_id: bytes = field(init=False)
     schema: Schema = field(init=False)
@@ -58,7 +62,7 @@ class View:
     def __post_init__(self) -> None:
         self.run_id = compute_run_id(self.manifest)
         self.schema = compute_schema(self.manifest.model)
-        self.chain = Chain(self.manifest, self.run_id, self.root)
+        self.chain = Chain(self.manifest, self.run_id, self.root, self.make_record)
         self.head = self.root.record
         self.digests = {self.root.record: self.digest}
         self.pool = Pool(self.me)
@@ -68,7 +72,7 @@ class View:
         if state.record in self.chain:
             self.chain.prune(state.record)
         else:
-            self.chain = Chain(self.manifest, self.run_id, state)
+            self.chain = Chain(self.manifest, self.run_id, state, self.make_record)
         self.digests = {}
         self.roots = {}
         self.head = state.record

@@ -8,7 +8,12 @@ import pytest
 from demo_node.sim.keys import cheap_sign, peer_name
 from demo_protocol.errors import Ignore, Reject
 from demo_protocol.messages import Membership, Proposal, Sealed, seal_membership, seal_proposal
-from demo_protocol.validate import is_wish_usable, validate_payload_size, validate_round
+from demo_protocol.validate import (
+    accepted_rounds,
+    is_wish_usable,
+    validate_payload_size,
+    validate_round,
+)
 from tests.builders import RUN_ID, Tree, header, proposal, schedule, wish
 
 GENESIS = schedule().genesis_ms
@@ -35,7 +40,7 @@ def test_rule_2_gossip_carries_the_last_rounds_and_what_is_early_by_the_skew(
     now_ms: int, round_: int, is_taken: bool
 ) -> None:
     def ask() -> None:
-        validate_round(round_, schedule=schedule(), late_rounds=6, now_ms=GENESIS + now_ms)
+        validate_round(round_, accepted_rounds(schedule(), 6, GENESIS + now_ms))
 
     if is_taken:
         ask()

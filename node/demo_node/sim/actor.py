@@ -7,7 +7,7 @@ when the answer comes. A life ends with `crash`; what it left on its disk begins
 import functools
 import hashlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,14 +29,15 @@ from demo_protocol.events import (
     ComputeRoot,
     Effect,
     Event,
+    Finalised,
     ForgetStates,
-    GossipReceived,
+    GossipBatch,
     HeadChanged,
     HeadersFetched,
     KeepRecord,
     KeyInUse,
     Leap,
-    PayloadHeld,
+    PayloadsHeld,
     PayloadsLost,
     Persist,
     ProposalFetched,
@@ -45,6 +46,7 @@ from demo_protocol.events import (
     PullProposal,
     PullRecords,
     RecordsFetched,
+    Refused,
     Resync,
     RootComputed,
     RoundEnded,
@@ -55,6 +57,7 @@ from demo_protocol.events import (
     Train,
     TrainingDone,
 )
+from demo_protocol.finality import Final
 from demo_protocol.identity import Kind
 from demo_protocol.limits import RECORDS_PER_REPLY_MAX
 from demo_protocol.round import Round
@@ -63,6 +66,9 @@ from demo_protocol.view import View
 
 if TYPE_CHECKING:
     from demo_node.sim.world import World
+
+Message = tuple[Kind, bytes, bytes]
+"""(kind, bytes, who handed it over)."""
 
 ENCODE_MS, APPLY_MS, LOAD_MS = 5, 5, 50
 """What a trainer takes: `tiny` on a quiet core."""
@@ -88,6 +94,8 @@ class Disk:
     """What of a node outlives a crash. Payload bytes and states are modelled by their names."""
 
     files: MemoryDisk
+    is_full: bool = False
+    final: Final | None = None
     payloads: dict[bytes, int] = field(default_factory=dict)
     snapshots: ModelSnapshots = field(default_factory=ModelSnapshots)
 
@@ -173,6 +181,9 @@ class Actor:
             verify=world.verify,
             root=start.state,
             digest=start.digest,
+            final=self.disk.final,
+            decode_header=world.decode_header,
+            make_record=world.make_record,
         )
         self.machine = Round(
             view,
@@ -200,7 +211,8 @@ class Actor:
         self.states = {}
         self._signed.close()
         self._chain_log.close()
-        if power_cut or self.disk.files.operations_left is not None:
+        files = self.disk.files
+        if (power_cut or files.operations_left is not None) and not self.disk.is_full:
             self.disk.files = self.disk.files.after_power_cut(self.rng)
         self.world.on_down(self)
 
@@ -253,31 +265,25 @@ class Actor:
         self._carry_out(effects)
 
     def _carry_out(self, effects: list[Effect]) -> None:
+        pulls = [effect for effect in effects if isinstance(effect, PullPayload)]
+        if pulls:
+            self._pull_payloads(pulls)
         try:
             for effect in effects:
-                self._perform(effect)
+                if not isinstance(effect, PullPayload):
+                    self._perform(effect)
         except PowerCut:
             self.crash(power_cut=True)
         except LocalFault as fault:
             self.world.watcher.on_fault(self, fault)
             self.crash()
 
-    def hear_all(self, messages: list[tuple[Kind, bytes, bytes]]) -> None:
-        """Gossip is here: (kind, bytes, who handed it over)."""
+    def hear(self, messages: list[Message]) -> None:
+        """Gossip of one moment is here."""
         if self._hung is not None:
-            self._hung.append(functools.partial(self.hear_all, messages))
+            self._hung.append(functools.partial(self.hear, messages))
             return
-        for kind, raw, sender in messages:
-            self._hear(kind, raw, sender)
-
-    def _hear(self, kind: Kind, raw: bytes, sender: bytes) -> None:
-        try:
-            self.post(GossipReceived(self.now_ms(), kind, raw, sender))
-        except Ignore:
-            self.world.counts["ignored"] += 1
-        except Reject as error:
-            self.world.counts["rejected"] += 1
-            self.world.watcher.on_rejected(self, error)
+        self.post(GossipBatch(self.now_ms(), tuple(messages)))
 
     def _tick(self) -> None:
         """The machine's clock: at every boundary of a phase or slot."""
@@ -340,8 +346,9 @@ class Actor:
                     self.world.publish(self, kind, raw)
                 else:
                     self.traits.announce(kind, raw)
-            case PullPayload():
-                self._pull_payload(effect, PULL_AGAIN_MS)
+            case Refused():
+                self.world.counts[type(effect.error).__name__] += 1
+                self.world.watcher.on_rejected(self, effect.error, effect.sender)
             case PullHeaders():
                 self._pull_headers(effect)
             case PullProposal():
@@ -361,6 +368,8 @@ class Actor:
                 self._find_way(effect)
             case KeepRecord(record):
                 self._keep_record(record)
+            case Finalised(record, round_, height):
+                self.disk.final = Final(record, round_, height)
             case HeadChanged():
                 self._keep_snapshot()
                 self.world.watcher.on_head_changed(self, effect)
@@ -456,44 +465,68 @@ class Actor:
 
     # --- pulls -----------------------------------------------------------------------------------
 
-    def _pull_payload(self, effect: PullPayload, pause_ms: int) -> None:
-        name = effect.payload_hash
-        if name in self.disk.payloads:
-            self.later(1, functools.partial(self._hold, effect))
-        elif name not in self._pulling:
-            self._pulling.add(name)
-            self._ask_for_payload(effect, pause_ms)
+    def _pull_payloads(self, effects: Iterable[PullPayload], pause_ms: int = PULL_AGAIN_MS) -> None:
+        """Get what nobody is asked for yet; what is on the disk is only read."""
+        held, pulling = self.disk.payloads, self._pulling
+        here = [effect for effect in effects if effect.payload_hash in held]
+        if here:
+            self.later(1, functools.partial(self._hold, here))
+        missing = [
+            e for e in effects if e.payload_hash not in held and e.payload_hash not in pulling
+        ]
+        pulling.update(effect.payload_hash for effect in missing)
+        self._ask_for_payloads(missing, pause_ms)
 
-    def _ask_for_payload(self, effect: PullPayload, pause_ms: int) -> None:
-        oldest = self.view.round - self.world.manifest.agreement.payload_window_rounds
-        if effect.round < oldest:
-            self._pulling.discard(effect.payload_hash)
-            return
-        holder = self.world.find_holder(self, effect)
-        if holder is None:
+    def _ask_for_payloads(self, effects: list[PullPayload], pause_ms: int) -> None:
+        """From their authors, or whoever has them; what nobody gives is asked for again."""
+        find = self.world.find_holder
+        given, refused = [], []
+        for effect in effects:
+            holder = find(self, effect)
+            if holder is None:
+                refused.append(effect)
+            else:
+                given.append((effect, holder))
+        if refused:
             again = functools.partial(
-                self._ask_for_payload, effect, min(2 * pause_ms, PULL_AGAIN_MAX_MS)
+                self._ask_again, refused, min(2 * pause_ms, PULL_AGAIN_MAX_MS)
             )
             self.later(pause_ms, again)
-            return
-        now_ms = self.world.timeline.now_ms
-        self._downlink_free_ms = max(self._downlink_free_ms, now_ms)
-        self._downlink_free_ms += self.world.links.download_ms(effect.payload_bytes)
-        way_ms = self.world.links.pull_delay_ms(self.index, holder.index, effect.payload_bytes)
-        wait_ms = int(self._downlink_free_ms - now_ms)
-        self.later(way_ms + wait_ms, functools.partial(self._receive_payload, effect, holder))
+        if given:
+            links, now_ms = self.world.links, self.world.timeline.now_ms
+            size = sum(effect.payload_bytes for effect, _ in given)
+            begin_ms = max(self._downlink_free_ms, now_ms)
+            self._downlink_free_ms = begin_ms + links.download_ms(size)
+            way_ms = links.pull_delay_ms(self.index, given[0][1].index, size // len(given))
+            wait_ms = int(self._downlink_free_ms - now_ms)
+            self.later(way_ms + wait_ms, functools.partial(self._receive_payloads, given))
 
-    def _receive_payload(self, effect: PullPayload, holder: "Actor") -> None:
-        if not holder.is_up or not self.world.links.is_linked(self.index, holder.index):
-            self._ask_for_payload(effect, PULL_AGAIN_MS)
-            return
-        self._pulling.discard(effect.payload_hash)
-        self.world.bytes_in[self.index] += effect.payload_bytes
-        self.disk.payloads[effect.payload_hash] = effect.round
-        self._hold(effect)
+    def _ask_again(self, effects: list[PullPayload], pause_ms: int) -> None:
+        """What is older than the payload window is not wanted any more."""
+        oldest = self.view.round - self.world.manifest.agreement.payload_window_rounds
+        wanted = [effect for effect in effects if effect.round >= oldest]
+        self._pulling.difference_update(e.payload_hash for e in effects if e.round < oldest)
+        self._ask_for_payloads(wanted, pause_ms)
 
-    def _hold(self, effect: PullPayload) -> None:
-        self.post(PayloadHeld(self.now_ms(), effect.payload_hash, effect.round))
+    def _receive_payloads(self, given: list[tuple[PullPayload, "Actor"]]) -> None:
+        """Those whose holder is still there to finish what it began to send."""
+        links = self.world.links
+        came = [
+            e for e, holder in given if holder.is_up and links.is_linked(self.index, holder.index)
+        ]
+        if len(came) < len(given):
+            arrived = {effect.payload_hash for effect in came}
+            broken = [effect for effect, _ in given if effect.payload_hash not in arrived]
+            self._ask_for_payloads(broken, PULL_AGAIN_MS)
+        self._pulling.difference_update(effect.payload_hash for effect in came)
+        self.disk.payloads.update((effect.payload_hash, effect.round) for effect in came)
+        self.world.bytes_in[self.index] += sum(effect.payload_bytes for effect in came)
+        self._hold(came)
+
+    def _hold(self, effects: list[PullPayload]) -> None:
+        if effects:
+            held = tuple((effect.payload_hash, effect.round) for effect in effects)
+            self.post(PayloadsHeld(self.now_ms(), held))
 
     def _forget_payloads(self, round_: int) -> None:
         window = self.world.manifest.agreement.payload_window_rounds
@@ -549,7 +582,7 @@ class Actor:
         try:
             self.post(event)
         except (Ignore, Reject) as error:
-            self.world.watcher.on_rejected(self, error)
+            self.world.watcher.on_rejected(self, error, event.sender)
 
     def give_records(self, record: bytes, count: int) -> tuple[Bundle, ...]:
         """A record and its ancestors, oldest first, from memory or from the log."""

@@ -8,11 +8,11 @@ import functools
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from demo_node.sim.actor import Actor, Disk
+from demo_node.sim.actor import Actor, Disk, Message
 from demo_node.sim.founding import EPOCH_MS
 from demo_node.sim.keys import cheap_verify
 from demo_node.sim.links import Links, Numbers
@@ -22,12 +22,13 @@ from demo_node.sim.timeline import Timeline
 from demo_node.sim.watching import Watcher
 from demo_protocol.answers import encode_bundle
 from demo_protocol.astray import find_votes_elsewhere
-from demo_protocol.chain import Record
+from demo_protocol.chain import Record, make_record
 from demo_protocol.events import Apply, Bundle, PullPayload
-from demo_protocol.identity import Kind
+from demo_protocol.identity import Kind, Verify
 from demo_protocol.limits import DIGEST_BYTES
 from demo_protocol.manifest import Manifest, compute_run_id
 from demo_protocol.merkle import compute_leaf
+from demo_protocol.messages import Header, Proposal, Sealed, decode_header
 from demo_protocol.payload import payload_bytes
 from demo_protocol.roster import ChainState
 from demo_protocol.round import make_bundle
@@ -35,11 +36,12 @@ from demo_protocol.schedule import round_at, round_start_ms
 from demo_protocol.schema import compute_schema
 from demo_protocol.state_root import compute_state_root
 
+EXACT_NODES = 100
+COARSE_MS = 20
+"""With more nodes than that, gossip arrives at multiples of so much: fewer, larger steps."""
+
 ASKED = 5
 """Peers that a node asks where they stand, or for what somebody did not give."""
-
-Message = tuple[Kind, bytes, bytes]
-"""(kind, bytes, who handed it over)."""
 
 
 class World:
@@ -76,6 +78,9 @@ class World:
         self._first = ModelSnapshot(root, root_digest)
         self._inbox: dict[int, dict[int, list[Message]]] = {}
         self._everybody: Numbers | None = None
+        self._moment_ms = 1
+        self.decode_header = functools.lru_cache(maxsize=None)(decode_header)
+        self._records: dict[bytes, Record] = {}
         self._verified: dict[tuple[bytes, bytes], bool] = {}
         self._applied: dict[tuple[bytes, int, tuple[bytes, ...]], bytes] = {}
         self._roots: dict[tuple[bytes, bytes], bytes] = {}
@@ -85,6 +90,7 @@ class World:
 
     def add(self, disk: Disk | None = None) -> Actor:
         """One more node, down as yet."""
+        self._moment_ms = 1 if len(self.actors) < EXACT_NODES else COARSE_MS
         actor = Actor(self, len(self.actors), disk)
         self.actors.append(actor)
         self._named[actor.name] = actor
@@ -127,9 +133,9 @@ class World:
         who, delays = self.links.gossip_delays_ms(actor.index, receivers)
         np.add.at(self.bytes_in, who, len(raw))
         message = (kind, raw, actor.name)
-        now_ms, inbox = self.timeline.now_ms, self._inbox
-        for index, delay_ms in zip(who.tolist(), delays.tolist(), strict=True):
-            ms = now_ms + delay_ms
+        moment_ms, inbox = self._moment_ms, self._inbox
+        moments = -(-(delays + self.timeline.now_ms) // moment_ms) * moment_ms
+        for index, ms in zip(who.tolist(), moments.tolist(), strict=True):
             due = inbox.get(ms)
             if due is None:
                 due = inbox[ms] = {}
@@ -147,7 +153,7 @@ class World:
 
     def _deliver(self, ms: int) -> None:
         for index, messages in self._inbox.pop(ms).items():
-            self.actors[index].hear_all(messages)
+            self.actors[index].hear(messages)
 
     # --- what nodes ask each other ---------------------------------------------------------------
 
@@ -174,13 +180,22 @@ class World:
         return self._named.get(name)
 
     def find_holder(self, actor: Actor, effect: PullPayload) -> Actor | None:
-        """Somebody who gives these bytes."""
+        """Somebody who gives these bytes: as a rule, their author."""
+        author = self._named.get(effect.holders[0])
+        if author is not None and self._gives(author, actor, effect.payload_hash):
+            return author
         for holder in self.holders(actor, effect.holders):
-            if effect.payload_hash in holder.disk.payloads and not holder.traits.withholds(
-                actor.index, effect.payload_hash
-            ):
+            if self._gives(holder, actor, effect.payload_hash):
                 return holder
         return None
+
+    def _gives(self, holder: Actor, asking: Actor, payload: bytes) -> bool:
+        return (
+            holder.is_up
+            and payload in holder.disk.payloads
+            and self.links.is_linked(asking.index, holder.index)
+            and not holder.traits.withholds(asking.index, payload)
+        )
 
     # --- where a life begins ---------------------------------------------------------------------
 
@@ -247,6 +262,22 @@ class World:
         known = self._verified.get((signature, message))
         if known is None:
             known = self._verified[signature, message] = cheap_verify(key, message, signature)
+        return known
+
+    def make_record(
+        self,
+        manifest: Manifest,
+        run_id: bytes,
+        parent: ChainState,
+        proposal: Sealed[Proposal],
+        headers: Mapping[bytes, Sealed[Header]],
+        verify: Verify,
+    ) -> Record:
+        """As `chain.make_record`, by the first who asks: a record's hash names its parent too."""
+        known = self._records.get(proposal.hash)
+        if known is None:
+            known = make_record(manifest, run_id, parent, proposal, headers, verify)
+            self._records[proposal.hash] = known
         return known
 
     def apply(self, parent_digest: bytes, effect: Apply) -> bytes:
