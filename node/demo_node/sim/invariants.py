@@ -104,7 +104,7 @@ class SamplesOnce(Invariant):
 
     def __init__(self) -> None:
         super().__init__()
-        self.sibling_bases = self.probes = self.missed = 0
+        self.checked = self.sibling_bases = self.probes = self.missed = 0
         self._ordered: dict[int, dict[bytes, Train]] = {}
         self._seen: set[bytes] = set()
 
@@ -128,6 +128,7 @@ class SamplesOnce(Invariant):
             return
         begin = view.chain[record.parent].state.cursor
         spans = sorted(self._spans(record))
+        self.checked += len(spans)
         ends = [begin, *(end for _, end in spans)]
         starts = [*(first for first, _ in spans), record.state.cursor]
         self.missed += record.state.cursor - begin - sum(end - first for first, end in spans)

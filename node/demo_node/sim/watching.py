@@ -168,6 +168,7 @@ class Watcher:
         self.transcript.add_note(now_ms, self._round + 1, node, what)
 
     def collect(self) -> None:
+        """Take what invariants have to report."""
         for invariant in self.invariants:
             for violation in invariant.broken:
                 self._add(violation)

@@ -1,0 +1,141 @@
+"""`demo-node simulate` as a person or a script meets it."""
+
+import json
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from demo_node.cli.simulate import simulate
+from demo_node.sim.actor import Actor
+from demo_protocol.events import Apply
+from tests.cli.command import COMMAND, demo_node, environment
+
+FIRST_KEYS = [
+    "schema",
+    "event_log_digest",
+    "faults",
+    "violations",
+    "rounds",
+    "records",
+    "nodes",
+    "seconds",
+    "bytes_in_per_node_per_round",
+]
+
+
+def test_json_has_the_promised_keys_first() -> None:
+    ended = demo_node("simulate", "--nodes", 6, "--rounds", 5, "--seed", 3, "--json")
+    assert ended.returncode == 0, ended.stderr
+    document = json.loads(ended.stdout)
+    assert list(document)[: len(FIRST_KEYS)] == FIRST_KEYS
+    assert document["schema"] == 1
+    assert document["violations"] == 0
+    assert (document["nodes"], document["rounds"]) == (6, 5)
+    assert len(document["event_log_digest"]) == 64
+    assert document["faults"] == sum(document["faults_by_kind"].values())
+    assert document["bytes_in_per_node_per_round"] > 1_000
+
+
+def test_a_report_says_what_happened() -> None:
+    ended = demo_node("simulate", "--nodes", 6, "--rounds", 5, "--seed", 3)
+    assert ended.returncode == 0, ended.stderr
+    assert "full mix: 6 nodes, 5 rounds, seed 3" in ended.stdout
+    assert "records      5 in 5 rounds" in ended.stdout
+    assert ended.stdout.rstrip().endswith("all held")
+
+
+def test_a_file_says_how_many_nodes_and_rounds(tmp_path: Path) -> None:
+    file = tmp_path / "quiet.toml"
+    file.write_text('name = "quiet"\nnodes = 5\nrounds = 4\nseed = 9\n')
+    ended = demo_node("simulate", "--scenario", file)
+    assert "quiet: 5 nodes, 4 rounds, seed 9" in ended.stdout
+    ended = demo_node("simulate", "--scenario", file, "--rounds", 3, "--contributors", 2)
+    assert "quiet: 5 nodes, 3 rounds, seed 9" in ended.stdout
+    assert "each of 2.0 contributions" in ended.stdout
+
+
+def test_many_seeds_give_a_line_each_and_a_sum() -> None:
+    many = ["simulate", "--nodes", 5, "--rounds", 3, "--seeds", "4..6", "--json"]
+    ended = demo_node(*many)
+    assert ended.returncode == 0, ended.stderr
+    *each, total = map(json.loads, ended.stdout.splitlines())
+    assert [document["seed"] for document in each] == [4, 5, 6]
+    assert total["runs"] == 3
+    assert total["faults"] == sum(document["faults"] for document in each)
+    assert total["broken_seeds"] == []
+    assert ended.stderr.count("all held") == 3
+    parallel = demo_node(*many, "--jobs", 2)
+    digests = [json.loads(line)["event_log_digest"] for line in parallel.stdout.splitlines()[:-1]]
+    assert digests == [document["event_log_digest"] for document in each]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--seed", "1", "--seeds", "1..3"], "--seed and --seeds: choose one"),
+        (["--seeds", "3..1"], "'3..1' is not a range"),
+        (["--seeds", "7"], "'7' is not like 1..200"),
+        (["--nodes", "0"], "0 is not in the range"),
+        (["--contributors", "2000"], "manifest key agreement.contributors"),
+        (["--scenario", "nowhere.toml"], "nowhere.toml: No such file"),
+    ],
+)
+def test_wrong_input_is_one_line(arguments: list[str], line: str) -> None:
+    ended = demo_node("simulate", *arguments)
+    assert ended.returncode in (2, 78)
+    assert line in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_what_was_broken_is_told_and_can_be_seen_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Node 2 computes round 3 from another state than it should have."""
+    file = tmp_path / "quiet.toml"
+    file.write_text("nodes = 5\nrounds = 9\n")
+    honest = Actor._apply
+
+    def wrong(actor: Actor, effect: Apply) -> None:
+        if actor.index == 2 and effect.round == 3:
+            actor.states = dict.fromkeys(actor.states, b"another!")
+        honest(actor, effect)
+
+    monkeypatch.setattr(Actor, "_apply", wrong)
+    ended = CliRunner().invoke(simulate, ["--scenario", str(file), "--seed", "7"])
+    assert ended.exit_code == 1
+    assert "broken in round 3: equal records have equal digests" in ended.stderr
+    assert "node 2" in ended.stderr
+    assert "signs header" in ended.stderr  # what it did before
+    command = f"demo-node simulate --scenario {file} --nodes 5 --rounds 9 --seed 7"
+    assert ended.stderr.rstrip().endswith(f"to see it again: {command}")
+
+
+def test_an_interrupt_ends_all_its_processes() -> None:
+    process = subprocess.Popen(
+        [
+            *COMMAND,
+            "simulate",
+            "--nodes",
+            "8",
+            "--rounds",
+            "10",
+            "--seeds",
+            "1..9999",
+            "--jobs",
+            "2",
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    assert "1/9999" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.rstrip().endswith("interrupted")
