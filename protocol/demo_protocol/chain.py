@@ -139,6 +139,14 @@ class Chain:
         older = (step for step in self.ancestors(record) if step.round < round_)
         return next(older, self.records[self.root.record])
 
+    def find_dealer(self, record: bytes, round_: int) -> Record:
+        """The record on this chain that deals the samples of `round_` (rule T5).
+
+        The newest one that was there when the round's training began: with overlap, one more
+        round ago. All whose heads are on one chain then agree, whatever each trains from.
+        """
+        return self.ancestor_before(record, round_ - self.manifest.agreement.overlap_rounds)
+
     def path(self, ancestor: bytes, record: bytes) -> list[Record]:
         """Records after `ancestor` up to and with `record`, oldest first.
 

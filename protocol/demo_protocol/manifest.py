@@ -201,7 +201,7 @@ def _conditions(m: Manifest) -> list[tuple[str, bool, str]]:
         ("agreement.final_depth", a.final_depth >= 3, "at least 3"),
         ("agreement.final_min_peers", a.final_min_peers >= 1, "at least 1"),
         ("agreement.final_min_records", a.final_min_records >= 1, "at least 1"),
-        ("agreement.overlap_rounds", a.overlap_rounds == 0, "0 (1 comes with a later version)"),
+        ("agreement.overlap_rounds", a.overlap_rounds in (0, 1), "0 or 1"),
         ("agreement.contributors", 0 <= a.contributors <= 1000, "0 (every member) to 1000"),
         ("agreement.admission", a.admission == "open", '"open" (others come with a later version)'),
         ("agreement.snapshot_every", 1 <= a.snapshot_every <= 100_000, "1 to 100000"),

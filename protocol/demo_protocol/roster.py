@@ -320,10 +320,11 @@ def _first_ranks(
 def compute_interval(
     state: ChainState, peer: bytes, round_: int, manifest: Manifest
 ) -> tuple[Interval, bytes]:
-    """What `peer` trains on in `round_` from `state` (rule T5): running samples, probation key.
+    """What `peer` trains on in `round_` as `state` deals (rule T5): running samples, probation key.
 
     The key is empty for a member whose turn it is. Everybody else draws samples of its own, which
     leave no trace on the chain: a candidate's work is a probe, and who has no turn sends nothing.
+    With overlap the samples of a round are dealt by the newest record that is two rounds older.
     """
     intervals = _deal(state, round_, manifest)
     if peer in intervals:
@@ -337,14 +338,44 @@ def _deal(state: ChainState, round_: int, manifest: Manifest) -> dict[bytes, Int
     """The intervals of all members whose turn it is in `round_`."""
     derived = _derive(state, manifest.agreement)
     if round_ not in derived.intervals:
-        lengths = _lengths(state, round_, manifest)
+        begin = _find_begin(state, round_, manifest)
+        lengths = _lengths(state, round_, manifest) if begin is not None else {}
         intervals, _ = compute_intervals(
-            ((p, state.known[p].key, length) for p, length in lengths.items()),
-            round_,
-            state.cursor,
+            ((p, state.known[p].key, length) for p, length in lengths.items()), round_, begin or 0
         )
         _keep(derived.intervals, round_, intervals)
     return derived.intervals[round_]
+
+
+def _find_begin(state: ChainState, round_: int, manifest: Manifest) -> int | None:
+    """Where the intervals of `round_` begin; None where `state` deals none: it is too new.
+
+    With overlap one state deals for two rounds that the chain may both list, if one between them
+    has no record: that record's own round and the next. One is odd and one even, so they get
+    different halves of what the state deals.
+    """
+    overlap = manifest.agreement.overlap_rounds
+    if not overlap:
+        return state.cursor
+    gap = round_ - state.round - 1 - overlap
+    if gap < 0:
+        return None
+    return state.cursor + (_largest_deal(state, manifest) if gap % 2 else 0)
+
+
+def _advance_cursor(parent: ChainState, round_: int, manifest: Manifest) -> int:
+    """The cursor at a record of `round_` on `parent`: after all that both rounds were dealt."""
+    if not manifest.agreement.overlap_rounds:
+        return parent.cursor + sum(_lengths(parent, round_, manifest).values())
+    return parent.cursor + _largest_deal(parent, manifest) * min(round_ - parent.round, 2)
+
+
+def _largest_deal(state: ChainState, manifest: Manifest) -> int:
+    """The samples of a round at most, whoever is drawn."""
+    start, drawn = manifest.learning.samples_start, manifest.agreement.contributors
+    members = get_member_names(state, manifest.agreement)
+    lengths = (interval_length(state.known[peer].samples, start) for peer in members)
+    return sum(heapq.nlargest(drawn, lengths) if drawn else lengths)
 
 
 def _lengths(state: ChainState, round_: int, manifest: Manifest) -> dict[bytes, int]:
@@ -405,7 +436,7 @@ def advance(
         parent=parent.record,
         round=proposal.round,
         height=parent.height + 1,
-        cursor=parent.cursor + sum(_lengths(parent, proposal.round, manifest).values()),
+        cursor=_advance_cursor(parent, proposal.round, manifest),
         known=known,
         credits=frozenset(credits),
         turns=turns,

@@ -244,10 +244,11 @@ class Round:
 
     # --- training and contributing ---------------------------------------------------------------
 
-    def is_over(self) -> bool:
-        """Is this node done with training and proposing? It still votes."""
-        stopped = self.stop_round is not None and self.view.round >= self.stop_round
-        return self.leaving or stopped or has_ended(self.view.manifest, self.view.round)
+    def is_over(self, round_: int | None = None) -> bool:
+        """Is this node done with training and proposing by `round_`, or now? It still votes."""
+        round_ = self.view.round if round_ is None else round_
+        stopped = self.stop_round is not None and round_ >= self.stop_round
+        return self.leaving or stopped or has_ended(self.view.manifest, round_)
 
     def _is_due(self, round_: int) -> bool:
         """Is it this node's turn to be heard of, by its own head? Else it sends no header at all.
@@ -258,22 +259,32 @@ class Round:
         return was_due(view.head_state, view.me, round_, view.manifest.agreement)
 
     def _order_training(self, now_ms: int) -> list[Effect]:
-        """Rule T1: train from the replicated parameters, until the boundary (rule T2)."""
-        view, round_ = self.view, self.view.round
-        deadline_ms = train_end_ms(view.manifest.schedule, round_)
+        """Rule T1: train from the replicated parameters, until the boundary (rule T2).
+
+        With overlap the next round's training begins at the boundary, from the newest state there
+        is then: while it runs, this round is exchanged and applied.
+        """
+        view, schedule = self.view, self.view.manifest.schedule
+        round_, overlap = view.round, view.manifest.agreement.overlap_rounds
+        if overlap and now_ms >= train_end_ms(schedule, round_):
+            round_ += 1
+        deadline_ms = train_end_ms(schedule, round_)
+        behind = round_ - 1 - view.head_state.round
         if (
             round_ <= max(self.ordered_round, self.announced_round)
-            or self.replica.applying is not None  # the state to train from is about to change
+            # the state to train from is about to change, by more than what overlaps
+            or (self.replica.applying is not None and (not overlap or behind > 2 * overlap))
             or view.head not in self.replica.states  # or was lost
             or self.training is not None
-            or self.is_over()
+            or self.is_over(round_)
             or self.paused
             or not self.contributes
             or now_ms >= deadline_ms
         ):
             return []
         self.ordered_round = self.training = round_
-        interval, probation_key = compute_interval(view.head_state, view.me, round_, view.manifest)
+        dealer = view.chain.find_dealer(view.head, round_).state
+        interval, probation_key = compute_interval(dealer, view.me, round_, view.manifest)
         return [
             Train(
                 round=round_,
