@@ -107,20 +107,28 @@ class Strangers:
         steps_max: int,
         anchor: bytes = b"",
         named: Collection[bytes] = (),
+        through: Final | None = None,
     ) -> Found | Refusal | None:
         """Follow their chains back to `floor_round` or a bit further, and judge them.
 
-        Where records were `named`, only chains that hold one of them are looked at; None where
-        there is no such.
+        Where records were `named`, only chains that hold one of them are looked at, and only those
+        that lead `through` what is final here; None where there is no such.
         """
         walk = Walk(self._puller, self._run_id)
-        wanted = [anchor] if anchor else []
+        wanted = {anchor, through.record if through else b""} - {b""}
+        forget_rounds = self._manifest.agreement.forget_rounds
+        if through is not None:
+            steps_max = max(steps_max, forget_rounds)
         await walk.follow(heads, floor_round=floor_round, steps_max=steps_max, wanted=wanted)
         trails = {head.head: trail_of(walk.links, head.head) for _, head in heads}
         if named:
             heads = [(h, a) for h, a in heads if not trails[a.head].keys().isdisjoint(named)]
-            if not heads:
-                return None
+        if through is not None:
+            heads = [
+                (h, a) for h, a in heads if _leads_through(trails[a.head], through, forget_rounds)
+            ]
+        if not heads:
+            return None
         choice = choose(self._list_answers(heads, trails), walk.links, self._run_id, anchor)
         if isinstance(choice, Refusal):
             return choice
@@ -169,3 +177,16 @@ class Strangers:
         if not is_taken:
             self._say("a snapshot was refused: less than two thirds of the voters built on it")
         return is_taken
+
+
+def _leads_through(trail: Mapping[bytes, int | None], final: Final, forget_rounds: int) -> bool:
+    """Is our final record on that way? Where the way is known only above it, nobody can tell.
+
+    Then who was away for longer than `forget_rounds` is a joiner; anybody else does not go there.
+    """
+    if final.record in trail:
+        return True
+    rounds = [round_ for round_ in trail.values() if round_ is not None]
+    if not rounds or min(rounds) <= final.round:
+        return False
+    return max(rounds) - final.round > forget_rounds

@@ -180,6 +180,12 @@ class NodeOperations:
             train_bps=schedule.train_bps if schedule else 0,
             contribute_bps=schedule.contribute_bps if schedule else 0,
             propose_bps=schedule.propose_bps if schedule else 0,
+            final_record=view.final.record if view and view.final else b"",
+            final_round=view.final.round if view and view.final else -1,
+            final_height=view.final.height if view and view.final else 0,
+            rival_record=view.conflict.record if view and view.conflict else b"",
+            rival_peers=view.conflict.theirs if view and view.conflict else 0,
+            own_peers=view.conflict.ours if view and view.conflict else 0,
         )
 
     def contributors(self) -> Sequence[ContributorView]:
@@ -265,6 +271,10 @@ class NodeOperations:
         """Text from the head's parameters. Raises LookupError while starting."""
         learner, driver = self._running()
         return await learner.generate(driver.view.head, length)
+
+    async def adopt(self, prefix: str) -> bytes:
+        """Leave what is final here. Raises LookupError where nothing is there to be adopted."""
+        return await self._running()[1].adopt(prefix)
 
     def drain(self) -> None:
         """Leave cleanly."""

@@ -6,6 +6,7 @@ start and makes the round machine, `catch_up` brings it level with the others.
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import random
 from collections.abc import Callable, Iterable
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from demo_node.believing import Say
+from demo_node.final_keeping import FinalKeeping
 from demo_node.ports import Learner, Mesh, Topic
 from demo_node.pull import Puller
 from demo_node.round import RoundDriver
@@ -24,6 +26,7 @@ from demo_node.store.archive import FileArchive
 from demo_node.store.chainlog import ChainEntry, ChainLog
 from demo_node.store.datadir import DataDir
 from demo_node.store.disk import Disk
+from demo_node.store.final_file import KeptFinal, read_final
 from demo_node.store.payloads import PayloadStore
 from demo_node.store.round_store import FileRoundStore
 from demo_node.store.signed import SignedLog
@@ -39,6 +42,8 @@ from demo_protocol.errors import ConfigError, Ignore, Reject
 from demo_protocol.events import BeginAgain, Bundle, Leap, RecordsFetched, StartMoved, StatesLost
 from demo_protocol.identity import Kind, Sign, Verify
 from demo_protocol.manifest import Manifest, compute_run_id
+from demo_protocol.receive import on_records
+from demo_protocol.roster import genesis_state
 from demo_protocol.round import Round
 from demo_protocol.schedule import round_at
 from demo_protocol.view import View
@@ -125,6 +130,8 @@ class Participant:
             wants_all=around.is_archive,
             count_known=around.count_known,
         )
+        self.kept_final = read_final(around.disk, around.datadir.final, self.run_id)
+        self.finder.final = self.kept_final.final if self.kept_final else None
         self.driver: RoundDriver | None = None
         self.store: FileRoundStore | None = None
 
@@ -159,14 +166,7 @@ class Participant:
             signed, chain_log, payloads, keeps_all=around.is_archive
         )
         files.callback(store.close)
-        view = View(
-            manifest=around.manifest,
-            me=around.me,
-            sign=around.sign,
-            verify=self.verifier.verify,
-            root=start.state,
-            digest=digest,
-        )
+        view = await self._make_view(start, digest, chain_log)
         machine = make_round(
             view,
             signed_until={kind: signed.newest(kind) for kind in Kind},
@@ -187,6 +187,9 @@ class Participant:
             rng=random.Random(around.me + b"compare"),
             resync=self._resync,
             find_way=self._find_way,
+            finals=FinalKeeping(
+                view, around.disk, around.datadir.final, around.observer, self.kept_final
+            ),
         )
         self.driver = driver
         await self._read_own_records(chain_log, start.state.round)
@@ -201,6 +204,7 @@ class Participant:
         around.group.create_task(driver.run_outbox())
         around.group.create_task(driver.run_clock())
         around.group.create_task(driver.comparing.run())
+        around.group.create_task(driver.finals.run())
         around.group.create_task(snapshotting.run())
         return driver, snapshotting
 
@@ -233,6 +237,47 @@ class Participant:
                 reserved_bytes=lambda: self.snapshots.spare_bytes,
             ),
         )
+
+    async def _make_view(self, start: Start, digest: bytes, chain_log: ChainLog) -> View:
+        """A chain that goes back to what was final, where our log leads from there to the start.
+
+        So forks since then are known; else a node that comes back on one side of a cut could not
+        tell how the others' records are related to its own.
+        """
+        around, kept = self.around, self.kept_final
+        make_view = functools.partial(
+            View,
+            manifest=around.manifest,
+            me=around.me,
+            sign=around.sign,
+            verify=self.verifier.verify,
+            digest=digest,
+            final=kept.final if kept else None,
+        )
+        oldest = kept.state if kept else genesis_state(self.run_id)
+        if oldest.height < start.state.height:
+            view = make_view(root=oldest)
+            await self._read_back(view, chain_log, start.state.round)
+            record = start.state.record
+            if record in view.chain and view.chain[record].state == start.state:
+                view.begin_at(record, digest)
+                return view
+        return make_view(root=start.state)
+
+    async def _read_back(self, view: View, chain_log: ChainLog, until_round: int) -> None:
+        """What our own log has up to the start: it is not applied again, so no payload is asked."""
+        entries = chain_log.entries(view.chain.root.round)
+        until = (entry for entry in entries if entry.round <= until_round)
+        while bundles := await asyncio.to_thread(_take, until, RECORDS_AT_ONCE):
+            for bundle in bundles:
+                await self.verifier.prepare(bundle.headers)
+                with contextlib.suppress(Reject):  # the disk's fault: what follows does not link
+                    on_records(view, RecordsFetched(self._now_ms, (bundle,), self.around.me))
+                await asyncio.sleep(0)
+
+    @property
+    def _now_ms(self) -> int:
+        return self.around.clock.now_ms()
 
     async def _read_own_records(self, chain_log: ChainLog, after_round: int) -> None:
         """What our own log has beyond the start."""
@@ -273,6 +318,7 @@ class Participant:
         assert self.driver is not None
         view, finder = self.driver.view, self.finder
         while True:
+            finder.final = view.final
             # Meanwhile the chain may have been pruned, with what was aimed at; and the others go
             # on: the snapshots they give are of records after that.
             goal = target if target in view.chain else view.head
@@ -286,19 +332,25 @@ class Participant:
             self.around.say("no snapshot leads to the swarm's record; asking peers for one")
             await asyncio.sleep(ASK_AGAIN_S)
 
-    async def _find_way(self, effect: Leap | BeginAgain) -> StartMoved | None:
+    async def _find_way(self, effect: Leap | BeginAgain) -> StatesLost | StartMoved | None:
         """Load a snapshot of the chain that the others are on, if anybody has one."""
         assert self.driver is not None
         view = self.driver.view
+        self.finder.final = view.final
         match effect:
             case Leap(over, target):
                 found = await self.finder.find_beyond(view, over, target)
+            case BeginAgain(adopts=records) if records:
+                found = await self.finder.find_rival(records)
             case BeginAgain(above):
                 found = await self.finder.find_elsewhere(view, above)
         if found is None:
             return None
         event = await self._loaded(found)
-        return event if isinstance(event, StartMoved) else None
+        if not isinstance(effect, BeginAgain) or not effect.adopts:
+            return event
+        await self.driver.finals.write_adopted(KeptFinal(None, found.state))
+        return StartMoved(event.now_ms, found.state, event.digest, adopted=True)
 
     async def _loaded(self, start: Start) -> StatesLost | StartMoved:
         """Where we were before, or where we never were?"""

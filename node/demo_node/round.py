@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine, Iterator
 
 from demo_node.comparing import Comparing
 from demo_node.fetching import Fetcher
+from demo_node.final_keeping import FinalKeeping
 from demo_node.history import History
 from demo_node.ports import (
     ApplyOrder,
@@ -27,6 +28,7 @@ from demo_node.pull import Puller, sha256
 from demo_node.verifying import Verifier
 from demo_node.views import Figure, RoundObserver
 from demo_protocol.answers import encode_bundle
+from demo_protocol.conflict import adopt
 from demo_protocol.errors import ConfigError, Ignore, Reject
 from demo_protocol.events import (
     Announce,
@@ -69,6 +71,9 @@ from demo_protocol.messages import decode_announcement, decode_header
 from demo_protocol.round import Round, make_bundle
 from demo_protocol.state_root import compute_state_root
 
+SHOWN_DIGITS = 16
+"""Of a record's hash, in lines for people."""
+
 TOPICS = {
     Kind.HEADER: Topic.HEADERS,
     Kind.PROPOSAL: Topic.PROPOSALS,
@@ -93,7 +98,10 @@ class RoundDriver:
         verifier: Verifier,
         rng: random.Random,
         resync: Callable[[bytes], Coroutine[None, None, StatesLost | StartMoved]],
-        find_way: Callable[[Leap | BeginAgain], Coroutine[None, None, StartMoved | None]],
+        find_way: Callable[
+            [Leap | BeginAgain], Coroutine[None, None, StatesLost | StartMoved | None]
+        ],
+        finals: FinalKeeping,
     ) -> None:
         """`rng` chooses whom to ask what, and when: nothing that two nodes must agree on.
 
@@ -101,6 +109,7 @@ class RoundDriver:
 
         `find_way` loads a snapshot of the others' chain, if anybody has one.
         """
+        self.finals = finals
         self.machine = machine
         self.view = machine.view
         self.clock = clock
@@ -177,6 +186,7 @@ class RoundDriver:
         """What waits, and totals."""
         yield Figure("demo_queue_depth", self._outbox.qsize(), ("outbox",))
         yield from self.history.figures()
+        yield from self.finals.figures()
         yield from self.fetcher.figures()
         yield from self.puller.figures()
         yield from self.comparing.figures()
@@ -232,10 +242,8 @@ class RoundDriver:
                 self._start(self._keep_record(record))
             case HeadChanged():
                 self._on_head_changed(effect)
-            case Finalised(record, round_, height):
-                self.observer.on_event(
-                    "record.finalised", record=record.hex(), round=round_, height=height
-                )
+            case Finalised():
+                self.finals.note()
             case FinalsConflict(record, theirs, ours) if theirs:
                 self.observer.on_event(
                     "final.disputed", record=record.hex(), theirs=theirs, ours=ours
@@ -261,6 +269,7 @@ class RoundDriver:
                 counters, syncing = self.mesh.counters(), self.machine.syncing
                 self.history.on_round_ended(round_, self.view, counters, syncing=syncing)
                 self.observer.on_round_begun(self.view.round)
+                self.finals.note()
                 self._start(self.fetcher.forget_payloads(round_))
 
     def _on_key_in_use(self, round_: int) -> None:
@@ -398,6 +407,30 @@ class RoundDriver:
             self.post(event)
             return
 
+    async def adopt(self, prefix: str) -> bytes:
+        """Go over to the chain that conflicts with what is final here; returns where it begins now.
+
+        Raises LookupError where none does that has such a record, or nobody gives a snapshot.
+        """
+        effect = adopt(self.view, prefix)
+        if effect is None:
+            shown = self.view.conflict
+            raise LookupError(
+                f"no record {prefix}… is on the chain that conflicts with this one;"
+                f" demo-node status shows one: {shown.record.hex()[:SHOWN_DIGITS]}"
+                if shown
+                else "no chain conflicts with what is final here: there is nothing to adopt"
+            )
+        if not self._finding_way:
+            self._finding_way = True
+            await self._find_way(effect)
+        if self.view.final is not None or self.view.conflict is not None:
+            raise LookupError(
+                "no connected peer gives a snapshot of that chain now; look at demo-node peers"
+                " and try again"
+            )
+        return self.view.chain.root.record
+
     async def _find_way(self, effect: Leap | BeginAgain) -> None:
         """Rules 16 and 25: go on from a snapshot where replaying does not lead to the others."""
         recoveries = self._recoveries
@@ -411,7 +444,8 @@ class RoundDriver:
             return
         if recoveries != self._recoveries:
             return  # the trainer that it was loaded into may be gone; the next round asks again
-        self.observer.on_event("start.moved", record=moved.state.record.hex())
+        if isinstance(moved, StartMoved):
+            self.observer.on_event("start.moved", record=moved.state.record.hex())
         self.post(moved)
 
     async def _unless_lost(self, work: Coroutine[None, None, None]) -> None:

@@ -94,6 +94,8 @@ class StartFinder:
         self._anchor = anchor
         self._wants_all = wants_all
         self._said: set[str] = set()
+        self.final: Final | None = None
+        """What is final here: a start that peers give must come after it (rule 19)."""
         self.strangers = Strangers(manifest, puller, clock, say, verify, count_known)
 
     async def choose(self, patience_ms: int) -> Start:
@@ -190,6 +192,16 @@ class StartFinder:
             return None
         return found
 
+    async def find_rival(self, records: Collection[bytes]) -> Start | None:
+        """A start on a chain that holds one of these: the operator has decided for it."""
+        heads = [(h, head) for h, head in await self.strangers.ask() if not head.syncing]
+        own = await asyncio.to_thread(self._find_own)
+        self.final = None
+        found = await self._find_towards(heads, own, records) if heads else None
+        if isinstance(found, Refusal):
+            self._say(found.reason)
+        return found if isinstance(found, Start) else None
+
     async def _find_towards(
         self, heads: Heads, own: Start, named: Collection[bytes] = (), anchor: bytes = b""
     ) -> Start | Refusal | None:
@@ -207,6 +219,7 @@ class StartFinder:
             steps_max=WHOLE_RECORDS_MAX if is_whole else window,
             anchor=anchor,
             named=named,
+            through=self.final,
         )
         if not isinstance(found, Found):
             return found

@@ -152,6 +152,9 @@ class StatusView:
 
     `heldout_round`: of the record that the held-out loss is of; -1 before the first look.
 
+    `final_record` is the newest that this node will not leave; empty for none. `rival_record` is
+    on a chain without it, on which `rival_peers` stand, no fewer than the `own_peers` on ours.
+
     `started_ms`: when this process began to be a node, Unix ms. The `_bps` are lengths of phases
     in basis points of a round, 0 before the run is known.
     """
@@ -199,6 +202,12 @@ class StatusView:
     train_bps: int = 0
     contribute_bps: int = 0
     propose_bps: int = 0
+    final_record: bytes = b""
+    final_round: int = -1
+    final_height: int = 0
+    rival_record: bytes = b""
+    rival_peers: int = 0
+    own_peers: int = 0
 
 
 class DigestVerdict(StrEnum):
@@ -325,6 +334,13 @@ class Operations(Protocol):
 
     async def sample(self, length: int) -> bytes:
         """Text generated deterministically from the head's parameters."""
+        ...
+
+    async def adopt(self, prefix: str) -> bytes:
+        """Leave what is final here for the chain that conflicts with it; returns its record.
+
+        `prefix`: the first hexadecimal digits of a record on that chain.
+        """
         ...
 
     def drain(self) -> None:

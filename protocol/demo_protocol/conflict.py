@@ -6,7 +6,8 @@ from votes which of the two is the run: to each of them the others are strangers
 
 from collections.abc import Mapping
 
-from demo_protocol.events import Effect, FinalsConflict
+from demo_protocol.events import BeginAgain, Effect, FinalsConflict
+from demo_protocol.limits import HASH_BYTES
 from demo_protocol.view import View
 
 
@@ -61,8 +62,16 @@ def _hear(view: View) -> tuple[Mapping[bytes, int], int]:
     return theirs, ours
 
 
-def find_rivals(view: View, prefix: str) -> list[bytes]:
-    """Records of the heavier chain whose hash begins with these hexadecimal digits, sorted."""
+def adopt(view: View, prefix: str) -> BeginAgain | None:
+    """What to do at the operator's command; None where no such chain conflicts with ours.
+
+    `prefix`: the first hexadecimal digits of a record that was shown since the conflict began, or
+    all of any record on that chain.
+    """
     if view.conflict is None:
-        return []
-    return sorted(record for record in view.rivals if record.hex().startswith(prefix.lower()))
+        return None
+    prefix = prefix.lower()
+    named = sorted(record for record in view.rivals if record.hex().startswith(prefix))
+    if not named and len(prefix) == 2 * HASH_BYTES:
+        named = [bytes.fromhex(prefix)]
+    return BeginAgain(0, adopts=tuple(named)) if named else None

@@ -306,11 +306,13 @@ class BeginAgain:
     """Voters stand where no record of ours leads: load a snapshot of their chain.
 
     Only one of more than `above` records is worth it, and of these only one that descends from
-    the record `through`, if it is named. Answer with StartMoved, or not at all.
+    the record `through`, if it is named. Answer with StartMoved, or not at all. `adopts`: by
+    command, a chain that holds one of these records, whatever is final here.
     """
 
     above: int
     through: bytes | None = None
+    adopts: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

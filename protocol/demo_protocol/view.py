@@ -84,9 +84,23 @@ class View:
         self.rivals.clear()
 
     def begin_at(self, record: bytes, digest: bytes) -> None:
-        """Stand on a record of the chain whose state is held; of older ones no state ever was."""
+        """Stand on a record of the chain whose state is held.
+
+        Those below it were applied before, here or elsewhere: to what, most headers say.
+        """
         self.head = record
-        self.digests = {record: digest}
+        claims: dict[bytes, Counter[bytes]] = {}
+        self.digests = {}
+        for step in self.chain.ancestors(record):
+            for header in step.contributions:
+                claims.setdefault(header.body.base, Counter())[header.body.digest] += 1
+            if step.hash in claims:  # of its children; siblings' are of no weight
+                counts = claims[step.hash]
+                self.digests[step.hash] = max(counts, key=lambda d: (counts[d], d))
+            if step.proposal is not None:
+                said = step.proposal.body.parent_digest
+                claims.setdefault(step.parent, Counter({said: 0}))
+        self.digests[record] = digest
 
     @property
     def head_state(self) -> ChainState:
@@ -94,7 +108,7 @@ class View:
         return self.chain[self.head].state
 
     @property
-    def anchor_state(self) -> ChainState:
+    def restart_state(self) -> ChainState:
         """Where the chain begins after a restart: no fork below it will be followed."""
         final = self.final_record
         return self.chain.root if final is None else self.chain[final].state

@@ -4,7 +4,7 @@ import pytest
 
 from demo_node.sim.keys import peer_name
 from demo_protocol.astray import find_way_back
-from demo_protocol.conflict import find_rivals, judge_conflict
+from demo_protocol.conflict import adopt, judge_conflict
 from demo_protocol.events import BeginAgain, Effect, FinalsConflict, StartMoved
 from demo_protocol.finality import Final
 from demo_protocol.replica import Replica
@@ -114,11 +114,13 @@ def test_records_named_since_it_began_can_be_adopted_by_prefix() -> None:
     seen, _, _ = believed()
     for number in range(2 * LATE + 3):
         pass_rounds(seen, {0: seen.head, 7: bytes([number]) * 32, 8: bytes([number]) * 32}, 1)
-    assert find_rivals(seen, "0303") == [b"\3" * 32]
-    assert len(find_rivals(seen, "0")) == 2 * LATE + 3
-    assert find_rivals(seen, "ff") == []
+    assert adopt(seen, "0303") == BeginAgain(0, adopts=(b"\3" * 32,))
+    assert adopt(seen, "0A" * 32) == BeginAgain(0, adopts=(b"\n" * 32,))
+    assert adopt(seen, "ff") is None
+    assert adopt(seen, "ff" * 32) == BeginAgain(0, adopts=(b"\xff" * 32,))  # peers may know it
     pass_rounds(seen, {0: seen.head, 7: seen.head, 8: seen.head}, 1)
-    assert find_rivals(seen, "0303") == []
+    assert adopt(seen, "0303") is None
+    assert adopt(seen, "03" * 32) is None
 
 
 def test_rivals_are_remembered_for_forget_rounds_and_no_longer() -> None:

@@ -8,6 +8,7 @@ from typing import Final, NoReturn
 
 import click
 
+from demo_node.cli.adopt import adopt
 from demo_node.cli.ask import peers, rounds, status
 from demo_node.cli.audit import replay, verify
 from demo_node.cli.bench import bench
@@ -53,6 +54,7 @@ for _command in (
     runs,
     pause,
     resume,
+    adopt,
     key,
     verify,
     replay,

@@ -77,6 +77,7 @@ def format_status(view: StatusView, warnings: str = "") -> str:
             ("run", f"{view.run_name} ({view.run_id.hex()})"),
             ("round", _format_round_now(view)),
             ("head", _format_head(view)),
+            ("final", _format_final(view)),
             ("parameters", f"{view.parameters:,}, digest {view.digest.hex()}"),
             (
                 "swarm",
@@ -87,6 +88,8 @@ def format_status(view: StatusView, warnings: str = "") -> str:
             ("held-out", _format_heldout(view)),
             ("contributed", _format_contribution(view)),
         ]
+    if view.rival_peers:
+        lines.insert(2, ("conflict", format_conflict(view)))
     lines.append(("peers", f"{view.peers} connected"))
     lines.append(
         ("traffic", f"{format_bytes(view.bytes_in)} in, {format_bytes(view.bytes_out)} out")
@@ -113,6 +116,23 @@ def _format_head(view: StatusView) -> str:
     if not view.height:
         return "no record yet"
     return f"record {_short(view.head)} of round {view.head_round}, number {view.height}"
+
+
+def _format_final(view: StatusView) -> str:
+    if not view.final_height:
+        return "nothing yet"
+    return (
+        f"record {_short(view.final_record)} of round {view.final_round},"
+        f" {view.height - view.final_height} before the head"
+    )
+
+
+def format_conflict(view: StatusView) -> str:
+    """That as many stand on a chain without our final record, and how to go there."""
+    return (
+        f"{count(view.rival_peers, 'peer')} on another chain, {view.own_peers} on this one; to go"
+        f" there: demo-node adopt {view.rival_record.hex()[:16]}"
+    )
 
 
 def format_clock(clock: ClockView) -> str:

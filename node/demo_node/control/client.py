@@ -173,6 +173,12 @@ class ControlClient:
         with self._errors():
             await self._stub.Resume(pb.ResumeRequest(), timeout=QUICK_S)
 
+    async def adopt(self, prefix: str) -> bytes:
+        """Have it go over to the chain that conflicts with what is final there."""
+        with self._errors():
+            reply = await self._stub.Adopt(pb.AdoptRequest(record=prefix), timeout=SLOW_S)
+        return reply.record
+
     async def drain(self) -> None:
         """Ask the node to leave cleanly; returns at once."""
         with self._errors():

@@ -157,6 +157,11 @@ class ControlService(rpc.ControlServicer):
         await _answer(context, _call(self._operations.resume))
         return pb.ResumeReply()
 
+    async def Adopt(self, request: pb.AdoptRequest, context: Context) -> pb.AdoptReply:
+        """Go over to the chain that conflicts with what is final here."""
+        record = await _answer(context, lambda: self._operations.adopt(request.record))
+        return pb.AdoptReply(record=record)
+
     async def Drain(self, request: pb.DrainRequest, context: Context) -> pb.DrainReply:
         """Leave cleanly."""
         self._operations.drain()

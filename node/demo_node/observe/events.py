@@ -177,6 +177,12 @@ DISK: Final[Mapping[str, Event]] = {
     "payload.unsaved": Event(
         WARNING, "the disk takes no payloads; they are in memory, and at others", "free space"
     ),
+    "final.unsaved": Event(
+        WARNING,
+        "the disk did not take what is final: after a restart the node may follow others away"
+        " from it",
+        "free space",
+    ),
     "window.shortened": Event(
         WARNING,
         "`--disk-budget-mb` is used up: peers get payloads of fewer rounds from here than the run"

@@ -112,6 +112,17 @@ ROUNDS: Final = (
     Declared(Gauge, "demo_head_round", "The round of the head record; -1 before the first."),
     Declared(Gauge, "demo_head_height", "Records between genesis and the head."),
     Declared(
+        Gauge,
+        "demo_final_height",
+        "Records between genesis and the newest that this node will never leave; 0 before it.",
+    ),
+    Declared(
+        Gauge,
+        "demo_final_conflict",
+        "Peers on a chain that does not contain what is final here, where they are no fewer than"
+        " those on ours; 0: none.",
+    ),
+    Declared(
         Histogram,
         "demo_round_latency_seconds",
         "From the start of a round by the clock until its update is applied here.",

@@ -54,6 +54,11 @@ class DataDir:
         return self.path / "signed.log"
 
     @property
+    def final(self) -> Path:
+        """The record that this node never leaves (rule 19)."""
+        return self.path / "final"
+
+    @property
     def peers(self) -> Path:
         """Known peers' addresses."""
         return self.path / "peers.json"
