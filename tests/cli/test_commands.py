@@ -63,9 +63,10 @@ def test_init_keeps_the_key_of_a_node_that_joined_before(tmp_path: Path) -> None
     assert (tmp_path / "node.key").read_bytes() == key
 
 
-@pytest.mark.parametrize("command", ["status", "peers", "rounds", "pause", "resume"])
+@pytest.mark.parametrize("command", ["status", "peers", "rounds", "pause", "resume", "adopt"])
 def test_without_a_node_there_is_one_line_and_exit_code_69(tmp_path: Path, command: str) -> None:
-    done = demo_node(command, "--datadir", tmp_path)
+    arguments = ["ab" * 32] if command == "adopt" else []
+    done = demo_node(command, *arguments, "--datadir", tmp_path)
     assert done.returncode == 69
     assert done.stderr.startswith("demo-node: no node is running in")
     assert done.stderr.count("\n") == 1
@@ -130,6 +131,8 @@ def _print_into(
         (["status", "--jason"], 2),
         (["init", "--genesis", "soon"], 2),
         (["start", "--threads", "-1"], 2),
+        (["adopt", "0123"], 2),
+        (["adopt", "not a hash"], 2),
         (["start", "--peers", "nonsense"], 78),
         (["start", "--metrics-address", "9464"], 78),
     ],
@@ -189,6 +192,29 @@ def test_a_pause_and_its_end_may_be_said_twice(fake_node: Path) -> None:
         assert (done.returncode, done.stdout.count("\n")) == (0, 1), done.stderr
         status = json.loads(demo_node("status", "--datadir", fake_node, "--json").stdout)
         assert status["state"] == state
+
+
+def test_adopting_where_nothing_conflicts_is_refused_with_one_line(fake_node: Path) -> None:
+    done = demo_node("adopt", "ab" * 4, "--datadir", fake_node)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "Error: no chain conflicts with what is final here: there is nothing to adopt\n"
+    )
+
+
+def test_a_status_shows_what_is_final_and_what_conflicts_with_it() -> None:
+    text = format_status(status_view())
+    assert "final       nothing yet\n" in text
+    assert "conflict" not in text
+    final = {"final_record": b"\xfa" * 32, "final_round": 2, "final_height": 2}
+    text = format_status(
+        status_view(**final, rival_record=b"\xab" * 32, rival_peers=5, own_peers=1)
+    )
+    assert "final       record fafafafafafa of round 2, 4 before the head\n" in text
+    assert (
+        "conflict    5 peers on another chain, 1 on this one;"
+        " to go there: demo-node adopt abababababababab\n"
+    ) in text
 
 
 def test_contributions_are_shown_by_peer(fake_node: Path) -> None:

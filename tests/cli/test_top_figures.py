@@ -159,6 +159,7 @@ TROUBLES = {
     "TrainerDown": reading(trainer_pid=0),
     "DemoDigestDisputed": reading(swarm=[*peers(3, 70), differing(9, 70)]),
     "DemoDigestDiverged": reading(swarm=[*peers(2, 70), differing(8, 70), differing(9, 70)]),
+    "DemoFinalConflict": reading(rival_record=b"\xab" * 32, rival_peers=120, own_peers=120),
     "DemoNodeIsolated": reading(peers=0),
     "DemoClockSkew": reading(clock=replace(UNVERIFIED, correction_ms=-4_980, verified=True)),
     "DemoClockUnverified": replace(reading(clock=UNVERIFIED), unverified_s=901.0),

@@ -30,6 +30,7 @@ ELSEWHERE = {
     *(  # tests/cli/test_top_figures.py has them
         *("DemoRoundsStalled", "DemoRoundLatencyHigh", "DemoRoundsSkipped", "DemoParticipationLow"),
         *("DemoNotIncluded", "DemoForksFrequent", "DemoDigestDiverged", "DemoDigestDisputed"),
+        "DemoFinalConflict",
         *("DemoClockSkew", "DemoClockUnverified", "DemoNodeIsolated"),
     ),
 }

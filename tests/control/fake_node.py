@@ -213,6 +213,13 @@ class FakeOperations:
     async def sample(self, length: int) -> bytes:
         return b"\xff" + b"a" * (length - 1)
 
+    async def adopt(self, prefix: str) -> bytes:
+        if not self.view.rival_record.hex().startswith(prefix):
+            raise LookupError(
+                "no chain conflicts with what is final here: there is nothing to adopt"
+            )
+        return self.view.rival_record
+
     def drain(self) -> None:
         self.drained = True
 

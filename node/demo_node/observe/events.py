@@ -48,7 +48,7 @@ LIFE: Final[Mapping[str, Event]] = {
         "`theirs` peers, no fewer than the `ours` on this chain, stand on one that does not contain"
         " what is final here",
         "ask the others; then `demo-node adopt` on one side, see"
-        " [Two runs of one name](#two-runs-of-one-name)",
+        " [Two chains of one run](#two-chains-of-one-run)",
     ),
     "final.undisputed": Event(INFO, "they are fewer by now, or gone, or on this node's chain"),
     "start.moved": Event(

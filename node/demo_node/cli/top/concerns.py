@@ -37,6 +37,7 @@ def find_concerns(reading: Reading, figures: Figures) -> list[Concern]:
     found = [
         *_judge_node(reading),
         *_judge_digests(figures),
+        *_judge_final(reading.status),
         *_judge_links(reading),
         *_judge_rounds(reading),
         *judge_health(reading),
@@ -69,6 +70,15 @@ def _judge_digests(figures: Figures) -> Iterator[Concern]:
             f"{peers} with other parameters, {figures.agreeing} with ours",
             "see demo-node replay",
             is_urgent=is_alone,
+        )
+
+
+def _judge_final(status: StatusView) -> Iterator[Concern]:
+    if status.rival_peers:
+        yield Concern(
+            "DemoFinalConflict",
+            f"{count(status.rival_peers, 'peer')} on another chain, {status.own_peers} on ours",
+            "see conflict in demo-node status",
         )
 
 

@@ -227,6 +227,12 @@ class Status(_message.Message):
     TRAIN_BPS_FIELD_NUMBER: _builtins.int
     CONTRIBUTE_BPS_FIELD_NUMBER: _builtins.int
     PROPOSE_BPS_FIELD_NUMBER: _builtins.int
+    FINAL_RECORD_FIELD_NUMBER: _builtins.int
+    FINAL_ROUND_FIELD_NUMBER: _builtins.int
+    FINAL_HEIGHT_FIELD_NUMBER: _builtins.int
+    RIVAL_RECORD_FIELD_NUMBER: _builtins.int
+    RIVAL_PEERS_FIELD_NUMBER: _builtins.int
+    OWN_PEERS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     pid: _builtins.int
     trainer_pid: _builtins.int
@@ -287,6 +293,16 @@ class Status(_message.Message):
     """
     contribute_bps: _builtins.int
     propose_bps: _builtins.int
+    final_record: _builtins.bytes
+    """The newest record that this node will not leave; empty, -1 and 0 before the first."""
+    final_round: _builtins.int
+    final_height: _builtins.int
+    rival_record: _builtins.bytes
+    """On a chain that does not contain it, where no fewer peers stand there than on ours; empty and
+    0 where there is none.
+    """
+    rival_peers: _builtins.int
+    own_peers: _builtins.int
     @_builtins.property
     def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -341,10 +357,16 @@ class Status(_message.Message):
         train_bps: _builtins.int = ...,
         contribute_bps: _builtins.int = ...,
         propose_bps: _builtins.int = ...,
+        final_record: _builtins.bytes = ...,
+        final_round: _builtins.int = ...,
+        final_height: _builtins.int = ...,
+        rival_record: _builtins.bytes = ...,
+        rival_peers: _builtins.int = ...,
+        own_peers: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "contribution", b"contribution"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "bytes_in", b"bytes_in", "bytes_out", b"bytes_out", "candidates", b"candidates", "clock", b"clock", "contribute_bps", b"contribute_bps", "contribution", b"contribution", "detail", b"detail", "digest", b"digest", "forks_total", b"forks_total", "genesis_ms", b"genesis_ms", "head", b"head", "head_round", b"head_round", "height", b"height", "heldout_loss", b"heldout_loss", "heldout_round", b"heldout_round", "invitation", b"invitation", "loss", b"loss", "members", b"members", "micro_batch", b"micro_batch", "parameters", b"parameters", "payload_bytes_held", b"payload_bytes_held", "peer", b"peer", "peer_id", b"peer_id", "peers", b"peers", "phase", b"phase", "pid", b"pid", "propose_bps", b"propose_bps", "replayed_total", b"replayed_total", "round", b"round", "round_ms", b"round_ms", "rounds_total", b"rounds_total", "run_id", b"run_id", "run_name", b"run_name", "snapshot_path", b"snapshot_path", "snapshot_record", b"snapshot_record", "started_ms", b"started_ms", "state", b"state", "tokens_total", b"tokens_total", "train_bps", b"train_bps", "train_ms_total", b"train_ms_total", "trainer_pid", b"trainer_pid", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "bytes_in", b"bytes_in", "bytes_out", b"bytes_out", "candidates", b"candidates", "clock", b"clock", "contribute_bps", b"contribute_bps", "contribution", b"contribution", "detail", b"detail", "digest", b"digest", "final_height", b"final_height", "final_record", b"final_record", "final_round", b"final_round", "forks_total", b"forks_total", "genesis_ms", b"genesis_ms", "head", b"head", "head_round", b"head_round", "height", b"height", "heldout_loss", b"heldout_loss", "heldout_round", b"heldout_round", "invitation", b"invitation", "loss", b"loss", "members", b"members", "micro_batch", b"micro_batch", "own_peers", b"own_peers", "parameters", b"parameters", "payload_bytes_held", b"payload_bytes_held", "peer", b"peer", "peer_id", b"peer_id", "peers", b"peers", "phase", b"phase", "pid", b"pid", "propose_bps", b"propose_bps", "replayed_total", b"replayed_total", "rival_peers", b"rival_peers", "rival_record", b"rival_record", "round", b"round", "round_ms", b"round_ms", "rounds_total", b"rounds_total", "run_id", b"run_id", "run_name", b"run_name", "snapshot_path", b"snapshot_path", "snapshot_record", b"snapshot_record", "started_ms", b"started_ms", "state", b"state", "tokens_total", b"tokens_total", "train_bps", b"train_bps", "train_ms_total", b"train_ms_total", "trainer_pid", b"trainer_pid", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -727,6 +749,46 @@ class ResumeReply(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ResumeReply: _TypeAlias = ResumeReply  # noqa: Y015
+
+@_typing.final
+class AdoptRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORD_FIELD_NUMBER: _builtins.int
+    record: _builtins.str
+    """The first hexadecimal digits of a record on the other chain, or all of them."""
+    def __init__(
+        self,
+        *,
+        record: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdoptRequest: _TypeAlias = AdoptRequest  # noqa: Y015
+
+@_typing.final
+class AdoptReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORD_FIELD_NUMBER: _builtins.int
+    record: _builtins.bytes
+    """Where this node's chain begins now."""
+    def __init__(
+        self,
+        *,
+        record: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdoptReply: _TypeAlias = AdoptReply  # noqa: Y015
 
 @_typing.final
 class ListPeersRequest(_message.Message):

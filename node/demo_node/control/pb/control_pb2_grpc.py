@@ -94,6 +94,11 @@ class ControlStub(object):
                 request_serializer=demo__node_dot_control_dot_pb_dot_control__pb2.ResumeRequest.SerializeToString,
                 response_deserializer=demo__node_dot_control_dot_pb_dot_control__pb2.ResumeReply.FromString,
                 _registered_method=True)
+        self.Adopt = channel.unary_unary(
+                '/demo.v1.Control/Adopt',
+                request_serializer=demo__node_dot_control_dot_pb_dot_control__pb2.AdoptRequest.SerializeToString,
+                response_deserializer=demo__node_dot_control_dot_pb_dot_control__pb2.AdoptReply.FromString,
+                _registered_method=True)
         self.Drain = channel.unary_unary(
                 '/demo.v1.Control/Drain',
                 request_serializer=demo__node_dot_control_dot_pb_dot_control__pb2.DrainRequest.SerializeToString,
@@ -188,6 +193,13 @@ class ControlServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Adopt(self, request, context):
+        """Leave what is final here for the chain that conflicts with it. NOT_FOUND where none does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Drain(self, request, context):
         """Leave cleanly. The reply comes at once, the node's process ends within a round.
         """
@@ -257,6 +269,11 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.Resume,
                     request_deserializer=demo__node_dot_control_dot_pb_dot_control__pb2.ResumeRequest.FromString,
                     response_serializer=demo__node_dot_control_dot_pb_dot_control__pb2.ResumeReply.SerializeToString,
+            ),
+            'Adopt': grpc.unary_unary_rpc_method_handler(
+                    servicer.Adopt,
+                    request_deserializer=demo__node_dot_control_dot_pb_dot_control__pb2.AdoptRequest.FromString,
+                    response_serializer=demo__node_dot_control_dot_pb_dot_control__pb2.AdoptReply.SerializeToString,
             ),
             'Drain': grpc.unary_unary_rpc_method_handler(
                     servicer.Drain,
@@ -588,6 +605,33 @@ class Control(object):
             '/demo.v1.Control/Resume',
             demo__node_dot_control_dot_pb_dot_control__pb2.ResumeRequest.SerializeToString,
             demo__node_dot_control_dot_pb_dot_control__pb2.ResumeReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Adopt(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/demo.v1.Control/Adopt',
+            demo__node_dot_control_dot_pb_dot_control__pb2.AdoptRequest.SerializeToString,
+            demo__node_dot_control_dot_pb_dot_control__pb2.AdoptReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -55,6 +55,8 @@ class ControlStub:
     """Train no more until Resume: the node stays in the run, votes and serves."""
     Resume: _grpc.UnaryUnaryMultiCallable[_control_pb2.ResumeRequest, _control_pb2.ResumeReply]
     """Train again."""
+    Adopt: _grpc.UnaryUnaryMultiCallable[_control_pb2.AdoptRequest, _control_pb2.AdoptReply]
+    """Leave what is final here for the chain that conflicts with it. NOT_FOUND where none does."""
     Drain: _grpc.UnaryUnaryMultiCallable[_control_pb2.DrainRequest, _control_pb2.DrainReply]
     """Leave cleanly. The reply comes at once, the node's process ends within a round."""
 
@@ -85,6 +87,8 @@ class ControlAsyncStub(ControlStub):
     """Train no more until Resume: the node stays in the run, votes and serves."""
     Resume: _aio.UnaryUnaryMultiCallable[_control_pb2.ResumeRequest, _control_pb2.ResumeReply]  # type: ignore[assignment]
     """Train again."""
+    Adopt: _aio.UnaryUnaryMultiCallable[_control_pb2.AdoptRequest, _control_pb2.AdoptReply]  # type: ignore[assignment]
+    """Leave what is final here for the chain that conflicts with it. NOT_FOUND where none does."""
     Drain: _aio.UnaryUnaryMultiCallable[_control_pb2.DrainRequest, _control_pb2.DrainReply]  # type: ignore[assignment]
     """Leave cleanly. The reply comes at once, the node's process ends within a round."""
 
@@ -184,6 +188,14 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.ResumeReply, _abc.Awaitable[_control_pb2.ResumeReply]]:
         """Train again."""
+
+    @_abc_1.abstractmethod
+    def Adopt(
+        self,
+        request: _control_pb2.AdoptRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.AdoptReply, _abc.Awaitable[_control_pb2.AdoptReply]]:
+        """Leave what is final here for the chain that conflicts with it. NOT_FOUND where none does."""
 
     @_abc_1.abstractmethod
     def Drain(
