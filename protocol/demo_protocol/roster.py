@@ -156,7 +156,8 @@ def get_voters(state: ChainState, agreement: Agreement) -> frozenset[bytes]:
     """Rule 7: everyone who was a member in the last `forget_rounds` rounds, less signed leaves."""
     derived = _derive(state, agreement)
     if derived.voters is None:
-        oldest = state.round - agreement.forget_rounds
+        # Of who never was a member the round is older than that of the genesis.
+        oldest = max(state.round - agreement.forget_rounds, GENESIS_ROUND - 1)
         voters = (p for p, m in state.known.items() if m.member_round > oldest and not m.left)
         derived.voters = frozenset(voters)
     return derived.voters

@@ -165,6 +165,13 @@ def test_rule_7_an_expired_member_stays_a_voter_until_forget_rounds_have_passed(
     assert get_voters(tree.state(record), SHORT.agreement) == names(0, 1)
 
 
+def test_rule_7_a_candidate_is_no_voter_however_young_the_run_is() -> None:
+    tree = Tree()
+    record = tree.grow(extend(tree, tree.start(3), 4, [0, 1, 2]), 5, [0, 1, 2], joins=[3])
+    assert set(get_candidates(tree.state(record))) == names(3)
+    assert get_voters(tree.state(record), AGREEMENT) == names(0, 1, 2)
+
+
 def test_rule_7_who_signed_a_leave_is_neither_member_nor_voter() -> None:
     tree = Tree()
     record = tree.grow(tree.start(3), 1, [0, 1, 2], leaves=[2])
