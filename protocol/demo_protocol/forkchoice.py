@@ -161,8 +161,10 @@ def _prefers_parent(choice: _Choice, parent: Record, child: Record) -> bool:
     """A child nobody votes for loses to P if most members of P voted exactly P in a later round.
 
     Where contributors are drawn, most of as many as are drawn in one: more have not spoken yet.
+    With overlap the round after the child's does not count: it may not have been applied by then.
     """
-    drawn = choice.chain.manifest.agreement.contributors
+    agreement = choice.chain.manifest.agreement
+    drawn = agreement.contributors
     asked = min(drawn, len(parent.members)) if drawn else len(parent.members)
     votes = choice.votes
     staying = [
@@ -170,7 +172,7 @@ def _prefers_parent(choice: _Choice, parent: Record, child: Record) -> bool:
         for peer in votes.by_record.get(parent.hash, ())
         if peer in parent.members
         and peer not in votes.equivocators
-        and votes.newest[peer][0] > child.round
+        and votes.newest[peer][0] > child.round + agreement.overlap_rounds
     ]
     return len(staying) * 2 > asked
 

@@ -6,6 +6,7 @@ from demo_node.cli.plan import plan_run, plan_schedule
 from demo_protocol.errors import ConfigError
 from demo_protocol.manifest import Data
 from demo_protocol.presets import PRESETS
+from demo_protocol.schedule import settle_start_ms, train_end_ms
 
 DATA = Data(kind="stdlib-bytes", root="0" * 64, train_bytes=1 << 20, heldout_bytes=1 << 16)
 
@@ -63,3 +64,11 @@ def test_a_short_run_takes_larger_steps_and_any_with_an_end_slows_down(
     assert learning.lr_decay_rounds == rounds
     assert learning.lr_ppb == factor * usual.lr_ppb
     assert learning.micro_batch == factor * usual.micro_batch
+
+
+def test_where_rounds_overlap_nearly_all_of_one_is_there_for_its_exchange() -> None:
+    schedule = plan_schedule(0, 10_000, overlap=1)
+    manifest = plan_run(name="x", seed=1, preset="tiny", schedule=schedule, data=DATA, overlap=1)
+    assert manifest.agreement.overlap_rounds == 1
+    assert train_end_ms(schedule, 0) == 1_000
+    assert settle_start_ms(schedule, 0) - train_end_ms(schedule, 0) == 7_500

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from demo_node.sim.keys import peer_name
 from demo_protocol.events import Apply, Effect, HeadChanged, Restore, Tick, Train
+from demo_protocol.forkchoice import Votes, choose_head
 from demo_protocol.manifest import Agreement
 from demo_protocol.roster import compute_interval, get_contributors
 from demo_protocol.schedule import train_end_ms
@@ -116,6 +117,20 @@ def test_rule_24_two_rounds_in_flight_are_settled_each_by_itself() -> None:
     effects = stage.tick(5 + late_rounds)
     assert [e.round for e in only(Restore, effects)] == [4]
     assert sorted(stage.machine.sent) == [5]
+
+
+@pytest.mark.parametrize(("voted_in", "stays"), [(2, False), (3, True)])
+def test_rule_18_a_vote_of_the_next_round_does_not_leave_a_child_that_is_still_applied(
+    voted_in: int, stays: bool
+) -> None:
+    tree = Tree(RUN)
+    parent = tree.start(4)
+    child = tree.grow(parent, 1, range(4))
+    votes = Votes()
+    for number in range(4):
+        votes.add(peer_name(number), voted_in, parent)
+    chosen = choose_head(tree.chain, parent, votes, usable=lambda _: True, covered=lambda _: True)
+    assert chosen == (parent if stays else child)
 
 
 # --- T5: nothing is dealt twice on one chain -----------------------------------------------------

@@ -57,6 +57,12 @@ if TYPE_CHECKING:
     " [default: 60, or that of --from]",
 )
 @click.option(
+    "--overlap",
+    type=click.IntRange(0, 1),
+    help="1: a round is exchanged while the next one trains, so that machines never wait for the"
+    " network; each update comes one round later. [default: 0, or that of --from]",
+)
+@click.option(
     "--learning-rate",
     type=NumberRange(1e-9, 1.0),
     help="How far a round's update moves a parameter. [default: the preset's, or that of --from]",
@@ -126,13 +132,17 @@ def _compose_manifest(
     if choices["round_seconds"] is not None:
         round_ms = round(choices["round_seconds"] * 1000)
     rounds, seed, name = choices["rounds"], choices["seed"], choices["name"]
+    overlap = choices["overlap"]
+    if overlap is None:
+        overlap = old.agreement.overlap_rounds if old else 0
     manifest = plan_run(
         name=name if name is not None else old.name if old else "demo",
         seed=secrets.randbits(32) if seed is None else seed,
         preset=choices["preset"] or "tiny",
-        schedule=plan_schedule(genesis_ms, round_ms),
+        schedule=plan_schedule(genesis_ms, round_ms, overlap),
         data=data,
         rounds=rounds,
+        overlap=overlap,
     )
     model, learning = manifest.model, manifest.learning
     if origin is not None:

@@ -10,26 +10,32 @@ from demo_protocol.schedule import BPS, Schedule
 TRAIN_BPS, CONTRIBUTE_BPS, PROPOSE_BPS = 5_500, 2_000, 1_500
 """Settling has the remaining tenth of a round."""
 
+OVERLAP_BPS = 1_000, 5_500, 2_000
+"""The same where the next round trains meanwhile: nearly all of a round is there for its exchange.
+Settling has 15 %, and the tenth of the next round before whose end its update is wanted."""
+
 HOUR_MS = 3_600_000
 
 SHORT_ROUNDS = 100
 """Up to here a run is short; 40 rounds were tried."""
 
 
-def plan_schedule(genesis_ms: int, round_ms: int) -> Schedule:
-    """Phases and proposer slots for rounds of this length.
+def plan_schedule(genesis_ms: int, round_ms: int, overlap: int = 0) -> Schedule:
+    """Phases and proposer slots for rounds of this length, of which so many train at once.
 
     Longer rounds mean slower networks and more members: they get more proposer slots. The last
     slot begins at 4/9 of the propose phase, which leaves its proposal the larger part of it.
     """
-    propose_ms = round_ms * PROPOSE_BPS // BPS
+    phases = OVERLAP_BPS if overlap else (TRAIN_BPS, CONTRIBUTE_BPS, PROPOSE_BPS)
+    train_bps, contribute_bps, propose_bps = phases
+    propose_ms = round_ms * propose_bps // BPS
     slots = 2 if round_ms < 10_000 else 3 if round_ms < 30_000 else 4
     return Schedule(
         genesis_ms=genesis_ms,
         round_ms=round_ms,
-        train_bps=TRAIN_BPS,
-        contribute_bps=CONTRIBUTE_BPS,
-        propose_bps=PROPOSE_BPS,
+        train_bps=train_bps,
+        contribute_bps=contribute_bps,
+        propose_bps=propose_bps,
         slots=slots,
         slot_offset_ms=propose_ms * 4 // (9 * (slots - 1)),
         skew_max_ms=min(1_000, round_ms // 60),
@@ -37,7 +43,14 @@ def plan_schedule(genesis_ms: int, round_ms: int) -> Schedule:
 
 
 def plan_run(
-    *, name: str, seed: int, preset: str, schedule: Schedule, data: Data, rounds: int = 0
+    *,
+    name: str,
+    seed: int,
+    preset: str,
+    schedule: Schedule,
+    data: Data,
+    rounds: int = 0,
+    overlap: int = 0,
 ) -> Manifest:
     """A manifest that makes a working run. Raises ConfigError where the choices make none.
 
@@ -52,7 +65,7 @@ def plan_run(
         name=name,
         seed=seed,
         schedule=schedule,
-        agreement=Agreement(forget_rounds=forget_rounds),
+        agreement=Agreement(forget_rounds=forget_rounds, overlap_rounds=overlap),
         model=PRESETS[preset].model,
         learning=_plan_learning(PRESETS[preset].learning, rounds),
         data=data,

@@ -73,6 +73,13 @@ TERMINATED: Final = 128 + signal.SIGTERM
     " and come. Nodes, rounds, seed and length of a round are its own unless named here.",
 )
 @click.option(
+    "--overlap",
+    type=click.IntRange(0, 1),
+    default=0,
+    show_default=True,
+    help="1: a round is exchanged while the next one trains; see demo-node init.",
+)
+@click.option(
     "--device", default="cpu", show_default=True, help="What nodes train on; see demo-node start."
 )
 @click.option(
@@ -98,6 +105,7 @@ def swarm(
     seed: int,
     kill_every: float | None,
     scenario: Path | None,
+    overlap: int,
     device: str,
     as_json: bool,
     keep: Path | None,
@@ -125,6 +133,9 @@ def swarm(
     wanted = _choose_scenario(scenario)
     if kill_every:
         wanted = replace(wanted, events=_plan_faults(wanted, kill_every))
+    if overlap:
+        kept = (pair for pair in wanted.agreement if pair[0] != "overlap_rounds")
+        wanted = replace(wanted, agreement=(*kept, ("overlap_rounds", overlap)))
     options = SwarmOptions(
         scenario=wanted,
         is_wired=scenario is not None,

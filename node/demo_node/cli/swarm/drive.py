@@ -100,7 +100,9 @@ def plan_manifest(options: SwarmOptions, genesis_ms: int, data: Data) -> Manifes
         data=data,
         rounds=scenario.rounds,
     )
-    manifest = replace(manifest, agreement=scenario.adjust(manifest.agreement))
+    agreement = scenario.adjust(manifest.agreement)
+    schedule = plan_schedule(genesis_ms, options.round_ms, agreement.overlap_rounds)
+    manifest = replace(manifest, agreement=agreement, schedule=schedule)
     validate_manifest(manifest)
     return manifest
 
