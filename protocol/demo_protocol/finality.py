@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 from demo_protocol.chain import Chain
 from demo_protocol.forkchoice import Votes
-from demo_protocol.manifest import Agreement
-from demo_protocol.roster import ChainState, get_voters
+from demo_protocol.roster import get_committee
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +25,9 @@ class Final:
 def find_final(chain: Chain, head: bytes, votes: Votes, before: Final | None) -> Final | None:
     """The newest final record below `head`, if it is newer than `before`.
 
-    One with `final_depth` descendants up to `head`, of whose child there two thirds of the
-    electorate, and at least `final_min_peers` of it, have their newest vote in the subtree.
+    One with `final_depth` descendants up to `head`, of whose child there two thirds of the voters
+    of `head`, and at least `final_min_peers` of them, have their newest vote in the subtree. Where
+    contributors are drawn, these are the voters whose votes were due lately.
     """
     agreement = chain.manifest.agreement
     highest = chain[head].state.height - agreement.final_depth
@@ -36,11 +36,11 @@ def find_final(chain: Chain, head: bytes, votes: Votes, before: Final | None) ->
         lowest = max(lowest, before.height + 1)
     if highest < lowest:
         return None
-    electorate = get_electorate(chain[head].state, agreement)
-    needed = max(-(-2 * electorate.size // 3), agreement.final_min_peers)
-    if len(electorate.peers) < needed:
+    committee = get_committee(chain[head].state, agreement)
+    needed = max(-(-2 * committee.size // 3), agreement.final_min_peers)
+    if len(committee.peers) < needed:
         return None
-    child = _find_supported(chain, head, votes, electorate.peers, needed, lowest + 1)
+    child = _find_supported(chain, head, votes, committee.peers, needed, lowest + 1)
     if child is None:
         return None
     record = chain[chain[child].parent]
@@ -49,33 +49,17 @@ def find_final(chain: Chain, head: bytes, votes: Votes, before: Final | None) ->
     return Final(record.hash, record.round, record.state.height)
 
 
-@dataclass(frozen=True, slots=True)
-class Electorate:
-    """Whose votes make a record final: two thirds of `size` are needed."""
-
-    peers: Set[bytes]
-    size: int
-
-
-def get_electorate(head: ChainState, agreement: Agreement) -> Electorate:
-    """Of records below `head`: its voters (rule 7)."""
-    voters = get_voters(head, agreement)
-    return Electorate(voters, len(voters))
-
-
 def _find_supported(
-    chain: Chain, head: bytes, votes: Votes, electorate: Set[bytes], needed: int, lowest: int
+    chain: Chain, head: bytes, votes: Votes, voters: Set[bytes], needed: int, lowest: int
 ) -> bytes | None:
-    """The newest of `head` and its ancestors with so many votes of the electorate in its subtree.
+    """The newest of `head` and its ancestors with so many voters in its subtree.
 
     None where that would be one of a height below `lowest`.
     """
     counts = {
-        record: len(peers & electorate)
-        for record, peers in votes.by_record.items()
-        if record in chain
+        record: len(peers & voters) for record, peers in votes.by_record.items() if record in chain
     }
-    for peer in votes.equivocators.keys() & electorate:
+    for peer in votes.equivocators.keys() & voters:
         vote = votes.newest.get(peer)
         if vote is not None and vote[1] in counts:
             counts[vote[1]] -= 1

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 
 from demo_protocol.answers import Link
 from demo_protocol.errors import Reject
-from demo_protocol.finality import get_electorate
 from demo_protocol.identity import Verify
 from demo_protocol.manifest import Agreement
 from demo_protocol.messages import Header, Sealed, check_signature
 from demo_protocol.networks import NETWORKS_WANTED
-from demo_protocol.roster import ChainState
+from demo_protocol.roster import ChainState, get_committee
 
 SHOWN_DIGITS = 16
 """Of a record's hash, in lines for people: enough to tell two apart and to look one up."""
@@ -265,10 +264,10 @@ def is_built_on(
     `state` is the one whose root `record` carries, `headers` are those of all records in `links`.
     Whoever signed two headers for one round counts nowhere (rule 18).
     """
-    electorate = get_electorate(state, agreement)
-    newest = _find_newest_votes(headers, electorate.peers, verify)
+    committee = get_committee(state, agreement)
+    newest = _find_newest_votes(headers, committee.peers, verify)
     below = _descendants(record, links)
-    return 3 * sum(vote in below for vote in newest.values()) >= 2 * electorate.size
+    return 3 * sum(vote in below for vote in newest.values()) >= 2 * committee.size
 
 
 def _find_newest_votes(

@@ -11,6 +11,7 @@ from demo_protocol.events import Finalised, HeadChanged, Release, Restore, Train
 from demo_protocol.finality import Final, find_final
 from demo_protocol.forkchoice import Votes
 from demo_protocol.manifest import Agreement, Manifest
+from demo_protocol.roster import get_contributors
 from tests.builders import MANIFEST, RUN_ID, Tree, header, manifest, proposal
 from tests.protocol.stage import Stage, only
 
@@ -149,6 +150,57 @@ def test_rule_19_as_the_rule_says_it(shape: list[int], standing: list[int], head
         and sum(tree.chain.is_ancestor(child.hash, vote) for _, vote in votes.newest.values()) >= 4
     ]
     assert final_of(tree, top, votes) == (finals[-1] if finals else None)
+
+
+@pytest.mark.parametrize(("liars", "conflict"), [(2, False), (3, True)])
+def test_rule_19_two_conflicting_records_are_final_only_if_a_third_of_the_voters_lies(
+    liars: int, conflict: bool
+) -> None:
+    """Nine voters in two halves that cannot hear each other; the liars vote in both."""
+    tree, chain = grown(9, 4)
+    honest = range(liars, 9)
+    halves = [set(honest[: len(honest) // 2]), set(honest[len(honest) // 2 :])]
+    finals = []
+    for side, half in enumerate(halves):
+        tip = chain[-1]
+        present = sorted({*half, *range(liars)})
+        for round_ in range(8 + side, 56, 4):  # so that everybody has a slot
+            by = next(a for a in tree.ranked(tip, round_) if a in present)
+            tip = tree.grow(tip, round_, present, by=by)
+        finals.append(final_of(tree, tip, cast(*((author, tip) for author in present))))
+    beyond = [f for f in finals if f is not None and tree.state(f).height > 4]
+    assert (len(beyond) == 2) == conflict
+    assert len(set(beyond)) == len(beyond)
+
+
+def test_rule_19_where_contributors_are_drawn_those_of_the_last_rounds_are_asked() -> None:
+    run = manifest(agreement=Agreement(final_min_records=1, contributors=3))
+    tree = Tree(run)
+    record = tree.start(12)
+    votes = Votes()
+    drawn_last: list[set[int]] = []
+    for round_ in range(1, 30):
+        state = tree.state(record)
+        names = get_contributors(state, round_, run.agreement)
+        assert names is not None
+        drawn = [author for author in range(12) if peer_name(author) in names]
+        drawn_last.append(set(drawn))
+        for author in drawn:
+            votes.add(peer_name(author), round_, record)
+        record = tree.grow(record, round_, drawn)
+    committee = set().union(*drawn_last[-8:])
+    assert 3 < len(committee) < 12
+    found = find_final(tree.chain, record, votes, None)
+    assert found is not None
+    assert found.height >= tree.state(record).height - 8
+    # Who was not drawn lately may say what he likes; two thirds of those who were may not.
+    silent = Votes()
+    for author in committee:
+        silent.add(peer_name(author), *votes.newest[peer_name(author)])
+    assert find_final(tree.chain, record, silent, None) == found
+    for author in sorted(committee)[: len(committee) // 3 + 1]:
+        silent.add_equivocation(peer_name(author), 29)
+    assert find_final(tree.chain, record, silent, None) is None
 
 
 # --- a node and its final record -----------------------------------------------------------------
