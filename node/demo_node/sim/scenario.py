@@ -56,6 +56,9 @@ LIES: Final = (
 )
 """Kinds of dishonest nodes."""
 
+REQUIRED: Final = ("do", "round")
+"""Keys that no event is without."""
+
 LASTING: Final = (
     Do.KILL,
     Do.POWER_CUT,
@@ -86,31 +89,34 @@ class Links:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mix:
-    """What happens at random: probabilities per node and round unless the key says otherwise."""
+    """What happens at random: probabilities per node and round unless the key says otherwise.
 
-    leave: float = keys.share(0, "leaves with a goodbye", IGNORED)
-    crash: float = keys.share(0, "dies; its disk keeps what was written", IGNORED)
-    power_cut: float = keys.share(0, "dies and loses what was not synced to disk", IGNORED)
+    Only the simulator draws.
+    """
+
+    leave: float = keys.share(0, "leaves with a goodbye")
+    crash: float = keys.share(0, "dies; its disk keeps what was written")
+    power_cut: float = keys.share(0, "dies and loses what was not synced to disk")
     return_after: tuple[int, int] = keys.span(
-        (1, 8), 1, ROUNDS_MAX, "rounds until one that left or died starts again", IGNORED
+        (1, 8), 1, ROUNDS_MAX, "rounds until one that left or died starts again"
     )
-    join: float = keys.share(0, "a new node comes, per present node", IGNORED)
-    cut: float = keys.share(0, "per round: a cut begins, two-way, one-way or partial", IGNORED)
-    cut_rounds: tuple[int, int] = keys.span(
-        (2, 12), 1, ROUNDS_MAX, "rounds until it heals", IGNORED
+    join: float = keys.share(
+        0, "per present node: a new one comes, in the place of one that is away"
     )
-    slow: float = keys.share(0, "share of nodes that are slow", IGNORED)
-    clock_ms: float = keys.number(0, 0, 1e9, "clock offset of every node, at most", IGNORED)
-    drift_ppm: float = keys.number(0, 0, 1e6, "clock drift of every node, at most", IGNORED)
-    wrong_clock: float = keys.share(0, "its clock steps by seconds", IGNORED)
-    full_disk: float = keys.share(0, "its disk is full for a while", IGNORED)
-    trainer_dies: float = keys.share(0, "its trainer dies", IGNORED)
-    mass_leave: float = keys.share(0, "per round: a third of the nodes vanish at once", IGNORED)
-    withhold: float = keys.share(0, "announces a payload and does not serve it", IGNORED)
-    liars: float = keys.share(0, "share of nodes that are dishonest", IGNORED)
-    liar_kinds: tuple[str, ...] = keys.choices_of(
-        LIES, LIES, "what kinds of them, drawn evenly", IGNORED
+    cut: float = keys.share(0, "per round: a cut begins, two-way, one-way or partial")
+    cut_rounds: tuple[int, int] = keys.span((2, 12), 1, ROUNDS_MAX, "rounds until it heals")
+    slow: float = keys.share(0, "share of nodes that are slow")
+    clock_ms: float = keys.number(0, 0, 1e9, "clock offset of every node, at most")
+    drift_ppm: float = keys.number(0, 0, 1e6, "clock drift of every node, at most")
+    wrong_clock: float = keys.share(0, "its clock steps by seconds")
+    full_disk: float = keys.share(
+        0, "its disk is full: it ends, and is started again when there is room"
     )
+    trainer_dies: float = keys.share(0, "its trainer dies")
+    mass_leave: float = keys.share(0, "per round: a third of the nodes vanish at once")
+    withhold: float = keys.share(0, "announces a payload and does not serve it")
+    liars: float = keys.share(0, "share of nodes that are dishonest")
+    liar_kinds: tuple[str, ...] = keys.choices_of(LIES, LIES, "the kinds of these, drawn evenly")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,8 +127,8 @@ class Event:
     or parts those nodes from all others.
     """
 
-    do: Do = keys.choice(Do.KILL, tuple(Do), "what happens; required")  # noqa: RUF009  a field
-    round: int = keys.whole(0, 0, ROUNDS_MAX, "in this round; required")
+    do: Do = keys.choice(Do.KILL, tuple(Do), "what happens")  # noqa: RUF009  a field
+    round: int = keys.whole(0, 0, ROUNDS_MAX, "in this round")
     at: float = keys.number(0, 0, 0.999, "how far into the round, 0 is its beginning")
     every: int = keys.whole(0, 0, ROUNDS_MAX, "again every so many rounds; 0 is once")
     until: int = keys.whole(ROUNDS_MAX, 0, ROUNDS_MAX, "no repetition after this round")
@@ -223,6 +229,8 @@ def read_scenario(path: Path) -> Scenario:
         return parse_scenario(raw.decode())
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not text in UTF-8; save it as that") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: lists in lists without end, this is no scenario file") from None
     except ValueError as error:  # TOML's own too
         raise ConfigError(f"{path}: {error}") from None
 
@@ -255,7 +263,7 @@ def parse_scenario(source: str) -> Scenario:
 
 def _read_event(tree: Mapping[str, object], number: int) -> Event:
     where = f"event {number}: "
-    for required in ("do", "round"):
+    for required in REQUIRED:
         if required not in tree:
             raise ValueError(f"{where}{required} is missing")
     values = keys.read_table(Event, tree, where)

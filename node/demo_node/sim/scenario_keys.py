@@ -24,9 +24,9 @@ SHOWN_MAX: Final = 60
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key: `wanted` completes "... is not". `real`: what a real swarm makes of it.
+    """One key: `wanted` completes "... is not".
 
-    `real` is "" where it does the same as the simulator.
+    `real`: what a real swarm makes of it, "" where that is the same as the simulator does.
     """
 
     read: Callable[[object], Any]
@@ -36,7 +36,7 @@ class Key:
 
 
 IGNORED: Final = "ignored"
-REFUSED: Final = "refused"
+"""What a real swarm makes of a key."""
 
 
 def key(default: Any, read: Callable[[object], Any], wanted: str, meaning: str, real: str) -> Any:
@@ -54,7 +54,9 @@ def number(default: float, least: float, most: float, meaning: str, real: str = 
             raise ValueError
         return float(raw)
 
-    return key(float(default), read, f"a number from {least:g} to {most:g}", meaning, real)
+    return key(
+        float(default), read, f"a number from {_show(least)} to {_show(most)}", meaning, real
+    )
 
 
 def share(default: float, meaning: str, real: str = "") -> Any:
@@ -193,6 +195,39 @@ def read_table(table: type, tree: Mapping[str, object], where: str) -> dict[str,
         except (TypeError, ValueError):
             raise ValueError(f"{where}{name}: {show(raw)} is not {keys[name].wanted}") from None
     return values
+
+
+def format_keys_table(table: type, required: Sequence[str] = ()) -> str:
+    """Markdown for docs/scenarios.md; a test compares."""
+    lines = ["| key | value | default | meaning |", "|---|---|---|---|"]
+    for field in dataclasses.fields(table):
+        if "key" in field.metadata:
+            found: Key = field.metadata["key"]
+            meaning = f"{found.meaning} ({found.real} by `swarm`)" if found.real else found.meaning
+            is_required = field.name in required
+            default = "required" if is_required else _format_default(field.default)
+            lines.append(f"| `{field.name}` | {found.wanted} | {default} | {meaning} |")
+    return "\n".join(lines)
+
+
+def _format_default(value: Any) -> str:
+    match value:
+        case None:
+            return "–"
+        case bool():
+            return f"`{str(value).lower()}`"
+        case str():
+            return f'`"{value}"`' if value else "–"
+        case tuple() if value and all(isinstance(item, str) for item in value):
+            return "all"
+        case tuple():
+            return f"`{list(value)}`" if value else "–"
+        case _:
+            return f"`{_show(value)}`"
+
+
+def _show(value: float) -> str:
+    return f"{value:.12g}"
 
 
 def suggest(name: str, known: Mapping[str, object] | Sequence[str]) -> str:
