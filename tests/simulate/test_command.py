@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from demo_node.cli.simulate import simulate
-from demo_node.sim.actor import Actor
+from demo_node.sim.trainer import ModelTrainer
 from demo_protocol.events import Apply
 from tests.cli.command import COMMAND, demo_node, environment
 
@@ -96,14 +96,14 @@ def test_what_was_broken_is_told_and_can_be_seen_again(
     """Node 2 computes round 3 from another state than it should have."""
     file = tmp_path / "quiet.toml"
     file.write_text("nodes = 5\nrounds = 9\n")
-    honest = Actor._apply
+    honest = ModelTrainer.apply
 
-    def wrong(actor: Actor, effect: Apply) -> None:
-        if actor.index == 2 and effect.round == 3:
-            actor.states = dict.fromkeys(actor.states, b"another!")
-        honest(actor, effect)
+    def wrong(trainer: ModelTrainer, effect: Apply) -> None:
+        if trainer._actor.index == 2 and effect.round == 3:
+            trainer.states = dict.fromkeys(trainer.states, b"another!")
+        honest(trainer, effect)
 
-    monkeypatch.setattr(Actor, "_apply", wrong)
+    monkeypatch.setattr(ModelTrainer, "apply", wrong)
     ended = CliRunner().invoke(simulate, ["--scenario", str(file), "--seed", "7"])
     assert ended.exit_code == 1
     assert "broken in round 3: equal records have equal digests" in ended.stderr

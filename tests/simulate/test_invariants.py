@@ -41,7 +41,7 @@ def what_breaks(invariant: Invariant, lie: Callable[[Actor], object], ms: int = 
 
 def test_another_state_after_an_equal_record_is_seen() -> None:
     def lie(actor: Actor) -> None:
-        actor.states = dict.fromkeys(actor.states, b"another!")
+        actor.trainer.states = dict.fromkeys(actor.trainer.states, b"another!")
 
     assert what_breaks(EqualStates(), lie) == {EqualStates.name}
 

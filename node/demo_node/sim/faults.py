@@ -130,7 +130,7 @@ class Faults:
 
     def kill_trainer(self, actor: Actor) -> bool:
         """The child process with the states dies."""
-        if not is_able(actor) or not actor.lose_states():
+        if not is_able(actor) or not actor.trainer.die():
             return False
         self._count(actor, "trainer_dies")
         return True

@@ -17,6 +17,7 @@ from demo_node.sim.founding import EPOCH_MS
 from demo_node.sim.keys import cheap_verify
 from demo_node.sim.links import Links, Numbers
 from demo_node.sim.scenario import Scenario
+from demo_node.sim.shelf import Catalogue
 from demo_node.sim.snapshots import ModelSnapshot
 from demo_node.sim.timeline import Timeline
 from demo_node.sim.watching import Watcher
@@ -69,6 +70,7 @@ class World:
         self.rng = random.Random(f"{seed}/world")
         self.links = Links(scenario.links, np.random.Generator(np.random.PCG64(seed)))
         self.actors: list[Actor] = []
+        self.catalogue = Catalogue()
         self._named: dict[bytes, Actor] = {}
         self.up: dict[int, None] = {}
         """Living nodes, in the order of their births: a set without an order of its own."""
@@ -168,11 +170,11 @@ class World:
         """Does this node answer `actor`?"""
         return index in self.up and self.links.is_linked(actor.index, index)
 
-    def holders(self, actor: Actor, first: Iterable[bytes]) -> list[Actor]:
-        """Those named, then some others: by hash, anybody's copy will do."""
+    def holders(self, actor: Actor, first: Iterable[bytes], *, only: bool = False) -> list[Actor]:
+        """Those named, then, unless `only` they will do, some others: by hash, any copy is it."""
         named = [self.find(name) for name in first]
         there = [a for a in named if a and a.is_up and self.links.is_linked(actor.index, a.index)]
-        asked = [*there, *self.peers_of(actor, ASKED)]
+        asked = there if only else [*there, *self.peers_of(actor, ASKED)]
         return list({a.index: a for a in asked if a is not actor}.values())
 
     def find(self, name: bytes) -> Actor | None:

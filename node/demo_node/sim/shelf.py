@@ -1,0 +1,41 @@
+"""Payloads on a simulated disk: a bit for each, since a thousand nodes hold thousands of them."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Catalogue:
+    """Every payload of a simulation: its round, and its place among those of that round."""
+
+    places: dict[bytes, tuple[int, int]] = field(default_factory=dict)
+    _sizes: dict[int, int] = field(default_factory=dict)
+
+    def add(self, payload: bytes, round_: int) -> None:
+        """There is one more. What is known already keeps its place."""
+        if payload not in self.places:
+            place = self._sizes.get(round_, 0)
+            self._sizes[round_] = place + 1
+            self.places[payload] = (round_, 1 << place)
+
+
+@dataclass(slots=True)
+class Shelf:
+    """What one node holds of them."""
+
+    catalogue: Catalogue
+    _held: dict[int, int] = field(default_factory=dict)
+
+    def __contains__(self, payload: object) -> bool:
+        entry = self.catalogue.places.get(payload)  # type: ignore[call-overload]
+        return entry is not None and bool(self._held.get(entry[0], 0) & entry[1])
+
+    def add(self, payload: bytes, round_: int) -> None:
+        """Hold one more."""
+        self.catalogue.add(payload, round_)
+        round_, bit = self.catalogue.places[payload]
+        self._held[round_] = self._held.get(round_, 0) | bit
+
+    def forget_before(self, round_: int) -> None:
+        """Drop what is of older rounds."""
+        for old in [r for r in self._held if r < round_]:
+            del self._held[old]

@@ -1,0 +1,154 @@
+"""A modelled trainer: of parameters there is only their digest, of local work only its end.
+
+It holds states as `demo_node.trainer` does, and finds its way back to one when they are lost.
+"""
+
+import functools
+import hashlib
+from typing import TYPE_CHECKING
+
+from demo_node.sim.snapshots import ModelSnapshot
+from demo_protocol.events import (
+    Apply,
+    BeginAgain,
+    Leap,
+    PayloadsLost,
+    RootComputed,
+    StartMoved,
+    StateApplied,
+    StatesLost,
+    Train,
+    TrainingDone,
+)
+
+if TYPE_CHECKING:
+    from demo_node.sim.actor import Actor
+
+ENCODE_MS, APPLY_MS, LOAD_MS = 5, 5, 50
+"""What a trainer takes: `tiny` on a quiet core."""
+
+SAMPLES_MAX = 4096
+"""Done in a round: without a limit assignments would grow by half every few rounds (rule T2)."""
+
+ASK_AGAIN_MS = 2_000
+"""Pause before peers are asked again for a snapshot that nobody gave."""
+
+
+class ModelTrainer:
+    """One node's trainer in one life. `states` are digests by record."""
+
+    def __init__(self, actor: "Actor", start: ModelSnapshot) -> None:
+        self._actor = actor
+        self._world = actor.world
+        self._finding_way = False
+        self.states = {start.state.record: start.digest}
+
+    # --- rounds ----------------------------------------------------------------------------------
+
+    def train(self, effect: Train) -> None:
+        """Local work until the boundary; then a payload that only this node could send."""
+        ready_ms = effect.deadline_ms - self._actor.now_ms() + ENCODE_MS * self._slowness
+        self._actor.later(ready_ms, functools.partial(self._trained, effect))
+
+    def _trained(self, effect: Train) -> None:
+        if effect.base not in self.states:
+            return
+        actor, payload = self._actor, b""
+        if effect.sends:
+            payload = hashlib.sha256(actor.name + effect.round.to_bytes(8, "big")).digest()
+            actor.disk.payloads.add(payload, effect.round)
+        actor.post(
+            TrainingDone(
+                now_ms=actor.now_ms(),
+                round=effect.round,
+                base=effect.base,
+                payload_hash=payload,
+                payload_bytes=self._world.payload_bytes if payload else 0,
+                k=self._world.manifest.learning.k if payload else 0,
+                samples=min(effect.sample_count, SAMPLES_MAX) // self._slowness if payload else 0,
+                loss_micronats=1_000_000 if payload else 0,
+            )
+        )
+
+    def apply(self, effect: Apply) -> None:
+        """The state after a record, or word that payloads are not on the disk."""
+        self._actor.later(APPLY_MS * self._slowness, functools.partial(self._applied, effect))
+
+    def _applied(self, effect: Apply) -> None:
+        actor = self._actor
+        assert actor.machine is not None
+        if actor.machine.replica.applying != effect.record:
+            return
+        shelf = actor.disk.payloads
+        lost = tuple(name for name in effect.payload_hashes if name not in shelf)
+        if lost:
+            actor.post(PayloadsLost(actor.now_ms(), lost))
+            return
+        digest = self._world.apply(self.states[effect.parent], effect)
+        self.states[effect.record] = digest
+        actor.post(StateApplied(actor.now_ms(), effect.record, digest))
+
+    def compute_root(self, record: bytes) -> None:
+        """The Merkle root of a state (rule 21)."""
+        delay_ms = APPLY_MS * self._slowness
+        self._actor.later(delay_ms, functools.partial(self._computed_root, record))
+
+    def _computed_root(self, record: bytes) -> None:
+        chain = self._actor.view.chain
+        if record in self.states and record in chain:
+            root = self._world.compute_root(chain[record].state, self.states[record])
+            self._actor.post(RootComputed(self._actor.now_ms(), record, root))
+
+    def forget(self, records: tuple[bytes, ...]) -> None:
+        """These states are not needed any more."""
+        for record in records:
+            self.states.pop(record, None)
+
+    # --- ways back -------------------------------------------------------------------------------
+
+    def die(self) -> bool:
+        """Lose every state; its successor loads a snapshot. Not while it computes (a model's)."""
+        machine = self._actor.machine
+        if machine is None or machine.replica.applying is not None:
+            return False
+        self._load_towards(self._actor.view.head)
+        return True
+
+    def resync(self, target: bytes) -> None:
+        """Load a state from which replaying leads to `target`, or at least to the others."""
+        self._actor.later(LOAD_MS, functools.partial(self._load_towards, target))
+
+    def _load_towards(self, target: bytes) -> None:
+        view, actor = self._actor.view, self._actor
+        goal = target if target in view.chain else view.head
+        found = self._world.find_below(actor, goal) or self._world.find_elsewhere(actor, -1)
+        if found is None:
+            actor.later(ASK_AGAIN_MS, functools.partial(self._load_towards, goal))
+            return
+        self.states = {found.state.record: found.digest}
+        if found.state.record in view.digests:
+            actor.post(StatesLost(actor.now_ms(), found.state.record, found.digest))
+        else:
+            actor.post(StartMoved(actor.now_ms(), found.state, found.digest))
+
+    def find_way(self, effect: Leap | BeginAgain) -> None:
+        """Go on from a snapshot where replaying does not lead to the others (rules 16 and 25)."""
+        if not self._finding_way:
+            self._finding_way = True
+            self._actor.later(LOAD_MS, functools.partial(self._find_snapshot, effect))
+
+    def _find_snapshot(self, effect: Leap | BeginAgain) -> None:
+        self._finding_way = False
+        actor = self._actor
+        match effect:
+            case Leap(over, target):
+                found = self._world.find_beyond(actor, over, target)
+            case BeginAgain(above):
+                found = self._world.find_elsewhere(actor, above)
+        if found is not None and found.state.record not in actor.view.digests:
+            self.states = {found.state.record: found.digest}
+            actor.post(StartMoved(actor.now_ms(), found.state, found.digest))
+
+    @property
+    def _slowness(self) -> int:
+        return self._actor.traits.slowness
