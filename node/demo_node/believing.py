@@ -88,7 +88,7 @@ class Strangers:
         """
         while True:
             heads = await self.ask()
-            level = self._list_answers([(h, a) for h, a in heads if not a.syncing], {})
+            level = self._list_answers([(h, a) for h, a in heads if not a.syncing])
             known = self._count_known()
             is_heard = bool(level) and (not needs_many or is_enough(level, known))
             if is_heard or self._clock.now_ms() >= deadline_ms:
@@ -129,7 +129,8 @@ class Strangers:
             ]
         if not heads:
             return None
-        choice = choose(self._list_answers(heads, trails), walk.links, self._run_id, anchor)
+        answers = self._list_answers(heads, walk.carriers())
+        choice = choose(answers, walk.links, self._run_id, anchor)
         if isinstance(choice, Refusal):
             return choice
         self.set_aside = frozenset(choice.set_aside)
@@ -139,16 +140,17 @@ class Strangers:
         return Found(choice, walk, dict(heads))
 
     def _list_answers(
-        self, heads: Heads, trails: Mapping[bytes, Mapping[bytes, int | None]]
+        self, heads: Heads, carriers: Mapping[tuple[bytes, bytes], bytes] | None = None
     ) -> list[Answer]:
-        networks = self._puller.networks()
+        """`carriers` says which records carry which roots."""
+        networks, carriers = self._puller.networks(), carriers or {}
         return [
             Answer(
                 peer=holder,
                 network=networks.get(holder, holder.hex()),
                 head=head.head,
                 final=head.final,
-                snapshot=head.snapshot_record,
+                snapshot=carriers.get((head.snapshot_record, head.snapshot_root), b""),
                 is_syncing=head.syncing,
             )
             for holder, head in heads

@@ -158,6 +158,7 @@ async def _join_run(node: Node, group: asyncio.TaskGroup, files: ExitStack) -> N
     archive.initial = await ensure_initial(node.disk, node.datadir, manifest, puller, node.say)
     group.create_task(supervisor.run())
     node.operations.sources.append(supervisor.figures)
+    node.operations.sources.append(participant.finder.taker.fetcher.figures)
     patience_ms = PATIENCE_MS if node.peering.knows_others else 0
     await participant.timekeeper.settle(patience_ms / 1000)
     start = await participant.finder.choose(patience_ms)

@@ -124,7 +124,7 @@ class Participant:
             around.learner,
             around.clock,
             around.say,
-            lambda reason: around.observer.on_event("snapshot.skipped", reason=reason),
+            around.observer.on_event,
             verify=around.verify,
             anchor=around.anchor,
             wants_all=around.is_archive,
@@ -132,6 +132,7 @@ class Participant:
         )
         self.kept_final = read_final(around.disk, around.datadir.final, self.run_id)
         self.finder.final = self.kept_final.final if self.kept_final else None
+        self._promised: Start | None = None
         self.driver: RoundDriver | None = None
         self.store: FileRoundStore | None = None
 
@@ -151,13 +152,9 @@ class Participant:
     ) -> tuple[RoundDriver, Snapshotting]:
         """Make the round machine at `start` and let it run. What is open goes into `files`."""
         around = self.around
-        digest = await self._load(start)
-        around.observer.on_event(
-            "state.loaded",
-            round=start.state.round,
-            record=start.state.record.hex(),
-            path=str(start.snapshot.path) if start.snapshot else "",
-        )
+        digest = start.promise.digest if start.promise else await self._load(start)
+        if start.promise is None:
+            self._tell_loaded(start)
         chain_log, signed, payloads = await asyncio.to_thread(self._open_stores)
         for log in (chain_log, signed):
             if log.cut_bytes:
@@ -175,6 +172,9 @@ class Participant:
             contributes=contributes and not around.is_archive,
         )
         machine.observes = around.is_archive
+        if start.promise:
+            machine.replica.wait_for_state()
+            self._promised = start
         driver = RoundDriver(
             machine,
             clock=around.clock,
@@ -201,6 +201,8 @@ class Participant:
         snapshotting = Snapshotting(
             driver, around.learner, self.snapshots, around.observer, start.snapshot
         )
+        if start.promise:
+            around.group.create_task(driver.recover(start.state.record, is_loss=False))
         around.group.create_task(driver.run_outbox())
         around.group.create_task(driver.run_clock())
         around.group.create_task(driver.comparing.run())
@@ -313,10 +315,24 @@ class Participant:
             )
         return digest
 
+    def _tell_loaded(self, start: Start) -> None:
+        self.around.observer.on_event(
+            "state.loaded",
+            round=start.state.round,
+            record=start.state.record.hex(),
+            path=str(start.snapshot.path) if start.snapshot else "",
+        )
+
     async def _resync(self, target: bytes) -> StatesLost | StartMoved:
         """Load a state from which replaying leads to `target`, or at least to the others."""
         assert self.driver is not None
         view, finder = self.driver.view, self.finder
+        if self._promised is not None:
+            found = await finder.fulfil(self._promised)  # LearnerLost: it is asked for again
+            self._promised = None
+            if found is not None:
+                self._tell_loaded(found)
+                return await self._loaded(found)
         while True:
             finder.final = view.final
             # Meanwhile the chain may have been pruned, with what was aimed at; and the others go

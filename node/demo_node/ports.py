@@ -358,11 +358,12 @@ class RoundStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SnapshotFile:
-    """A snapshot that can be given whole. `hash` is the SHA-256 of the file."""
+    """A snapshot that can be given. `root` is that of its state, `hash` the SHA-256 of the file."""
 
     record: bytes
     round: int
     hash: bytes
+    root: bytes
     size: int
     path: str
 
@@ -370,8 +371,8 @@ class SnapshotFile:
 class Archive(Protocol):
     """What a node serves besides its rounds."""
 
-    def newest_snapshot(self) -> SnapshotFile | None:
-        """The newest complete snapshot on disk."""
+    def snapshots(self) -> Sequence[SnapshotFile]:
+        """The complete snapshots on disk that are known, the last that was written first."""
         ...
 
     async def read_snapshot(self, hash_: bytes) -> bytes | None:

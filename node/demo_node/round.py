@@ -230,7 +230,7 @@ class RoundDriver:
             case ComputeRoot(record):
                 self._start(self._compute_root(record))
             case Resync(target):
-                self._start(self._recover(target))
+                self._start(self.recover(target))
             case Leap() | BeginAgain():
                 if not self._finding_way:
                     self._finding_way = True
@@ -315,7 +315,7 @@ class RoundDriver:
         try:
             trained = await self.learner.train(order)
         except LearnerLost:
-            await self._recover(self.view.head)
+            await self.recover(self.view.head)
             return
         except LookupError:
             if effect.base in self.machine.replica.states:
@@ -360,7 +360,7 @@ class RoundDriver:
         try:
             digest = await self.learner.apply(order)
         except LearnerLost:
-            await self._recover(effect.record)
+            await self.recover(effect.record)
             return
         except LookupError:
             if self.machine.replica.applying == effect.record:
@@ -388,16 +388,18 @@ class RoundDriver:
             root = await asyncio.to_thread(compute_state_root, state, leaves)
             self.post(RootComputed(self.clock.now_ms(), record, root))
 
-    async def _recover(self, target: bytes) -> None:
-        """The states are gone, with the trainer or out of reach: begin again from a snapshot.
+    async def recover(self, target: bytes, *, is_loss: bool = True) -> None:
+        """The states are gone or out of reach: begin again from a snapshot.
 
+        It is no loss where the first state is not here yet.
         Whoever notices it first does it for all: what else was under way is decided anew then.
         """
         if self._recovering:
             return
         self._recovering = True
         self._recoveries += 1
-        self.observer.on_event("states.lost", target=target.hex())
+        if is_loss:
+            self.observer.on_event("states.lost", target=target.hex())
         while True:
             try:
                 event = await self.resync(target)

@@ -13,6 +13,7 @@ from demo_protocol.answers import (
     encode_time,
 )
 from demo_protocol.errors import Reject
+from demo_protocol.joining import choose_offer
 from demo_protocol.limits import (
     RECORDS_PER_REPLY_MAX,
     RECORDS_REPLY_BYTES_MAX,
@@ -102,8 +103,10 @@ class Server:
 
     def _head(self) -> HeadAnswer:
         """Where we stand; before there is a chain, at the genesis."""
-        snapshot = self._archive.newest_snapshot()
         view = self._machine.view if self._machine else None
+        held = {(s.record, s.root): s for s in self._archive.snapshots()}
+        offered = choose_offer(view, held) if view else None
+        snapshot = held[offered] if offered else None
         state = view.head_state if view else None
         first = self._store.payloads_from if self._store else None
         return HeadAnswer(
@@ -114,6 +117,7 @@ class Server:
             snapshot_bytes=snapshot.size if snapshot else 0,
             height=state.height if state else 0,
             syncing=self._machine is None or self._machine.syncing,
+            snapshot_root=snapshot.root if snapshot else b"",
             final=view.final.record if view and view.final else b"",
             payloads_from=0 if state is None else state.round + 1 if first is None else first,
         )

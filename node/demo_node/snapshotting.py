@@ -9,6 +9,8 @@ from demo_node.store.snapshots import Snapshot, SnapshotInfo, SnapshotStore
 from demo_node.views import Figure, RoundObserver
 from demo_protocol.answers import encode_chain_state
 from demo_protocol.errors import ConfigError
+from demo_protocol.manifest import carries_root
+from demo_protocol.roster import ChainState
 from demo_protocol.schedule import round_start_ms
 
 TRY_AGAIN_S = 2.0
@@ -39,14 +41,23 @@ class Snapshotting:
         yield Figure("demo_snapshot_bytes", self.newest.file_bytes if self.newest else 0)
 
     async def run(self) -> None:
-        """Save whenever the head has come to a multiple of `snapshot_every`, for ever."""
-        every = self._driver.view.manifest.agreement.snapshot_every
-        saved = self._driver.view.head_state.height // every
+        """Save every state whose root the next record carries (rule 21), for ever."""
+        saved = self._driver.view.head_state.height
         while True:
             await self._driver.wait_for_head_change()
-            due = self._driver.view.head_state.height // every
-            if due > saved and (await self._try_save() or self._is_unwritable):
-                saved = due  # a full disk is tried again when the next one is due
+            due = self._find_due(saved)
+            if due is not None and (await self._try_save(due) or self._is_unwritable):
+                saved = due.height  # a full disk is tried again when the next one is due
+
+    def _find_due(self, above: int) -> ChainState | None:
+        """The newest such state of a height above this that the trainer still has."""
+        view, held = self._driver.view, self._driver.machine.replica.states
+        for step in view.chain.ancestors(view.head):
+            if step.hash not in held or step.state.height <= above:
+                return None
+            if carries_root(view.manifest.agreement, step.state.height + 1):
+                return step.state
+        return None
 
     async def run_end(self, clock: Clock) -> None:
         """When the run has had its last round, save what it came to, and what comes late."""
@@ -61,13 +72,13 @@ class Snapshotting:
             elif self._is_saved():
                 await self._driver.wait_for_head_change()
 
-    async def _try_save(self) -> bool:
-        """Whether a snapshot of the head is there; a trainer that has just died gives none.
+    async def _try_save(self, state: ChainState | None = None) -> bool:
+        """Whether a snapshot is there, of the head by default; a trainer that died gives none.
 
         Nor can one be had while the disk takes none. That is said once: the node can go on.
         """
         try:
-            await self.save_head()
+            await self._save(state or self._driver.view.head_state)
         except (LearnerLost, LookupError) as error:
             self._observer.on_event("snapshot.missed", reason=str(error))
             return False
@@ -79,19 +90,21 @@ class Snapshotting:
         self._is_unwritable = False
         return True
 
-    def _is_saved(self) -> bool:
-        newest = self.newest
-        return newest is not None and newest.info.record == self._driver.view.head
+    def _is_saved(self, state: ChainState | None = None) -> bool:
+        record = state.record if state else self._driver.view.head
+        return self.newest is not None and self.newest.info.record == record
 
     async def save_head(self) -> Snapshot:
         """Write the state after the head, unless the newest snapshot is just that.
 
         Raises ConfigError when the disk is full, LearnerLost when the trainer has died.
         """
+        return await self._save(self._driver.view.head_state)
+
+    async def _save(self, state: ChainState) -> Snapshot:
         async with self._writing:
             view = self._driver.view
-            state = view.head_state
-            if self.newest is not None and self._is_saved():
+            if self.newest is not None and self._is_saved(state):
                 return self.newest
             info = SnapshotInfo(
                 run_id=view.run_id,

@@ -10,26 +10,22 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 
 from demo_node.believing import Found, Say, Strangers
-from demo_node.ports import Blob, BlobRequest, Clock, Learner
+from demo_node.ports import Clock, Learner
 from demo_node.pull import Puller
-from demo_node.store.initial import compute_bytes_max
-from demo_node.store.snapshots import Snapshot, SnapshotInfo, SnapshotStore
+from demo_node.store.snapshots import Snapshot, SnapshotStore
+from demo_node.taking import StateTaker
 from demo_node.walking import Heads, trail_of
-from demo_protocol.answers import HeadAnswer, decode_chain_state
+from demo_protocol.answers import decode_chain_state
 from demo_protocol.astray import find_votes_elsewhere
-from demo_protocol.errors import ConfigError, Reject
+from demo_protocol.errors import ConfigError
 from demo_protocol.events import Bundle
 from demo_protocol.finality import Final
 from demo_protocol.identity import Verify
-from demo_protocol.joining import Refusal
+from demo_protocol.joining import Offer, Refusal
 from demo_protocol.manifest import Manifest, compute_run_id
 from demo_protocol.roster import ChainState, genesis_state
 from demo_protocol.schedule import round_at
-from demo_protocol.schema import compute_schema
 from demo_protocol.view import View
-
-SNAPSHOT_TIMEOUT_S = 1800.0
-"""Half a gigabyte at 2 Mbit/s."""
 
 WHOLE_RECORDS_MAX = 8192
 """Records that an archive takes in from the genesis on, all at once in memory: tens of megabytes.
@@ -43,10 +39,20 @@ JOINER_PATIENCE = 6
 
 
 @dataclass(frozen=True, slots=True)
+class Promise:
+    """Parameters that peers hold: their state's root, and their digest as the next record says."""
+
+    root: bytes
+    digest: bytes
+    holders: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Start:
     """Where this node's chain begins. `snapshot` is None for state 0.
 
-    `digest` is set where the learner holds the state already. `final` is what the peers that were
+    `digest` is set where the learner holds the state already; with a `promise` its parameters are
+    still to come. `final` is what the peers that were
     believed will not leave, or the operator's anchor. `bundles` are the records after the start,
     the oldest first, where they are too many to be pulled from their end.
     """
@@ -54,6 +60,7 @@ class Start:
     state: ChainState
     snapshot: Snapshot | None
     digest: bytes | None = None
+    promise: Promise | None = None
     final: Final | None = None
     bundles: tuple[Bundle, ...] = ()
 
@@ -69,14 +76,14 @@ class StartFinder:
         learner: Learner,
         clock: Clock,
         say: Say,
-        on_skipped: Say,
+        on_event: Callable[..., None],
         *,
         verify: Verify,
         anchor: bytes = b"",
         count_known: Callable[[], int] = lambda: 0,
         wants_all: bool = False,
     ) -> None:
-        """`on_skipped` is told why a snapshot of ours was passed over.
+        """`on_event` is RoundObserver's.
 
         `anchor`: a record that the operator says is on the run's chain; empty for none. It is
         asked for as long as this node has no chain of its own. `count_known`: how many peers there
@@ -86,11 +93,10 @@ class StartFinder:
         self._manifest = manifest
         self._run_id = compute_run_id(manifest)
         self._snapshots = snapshots
-        self._puller = puller
-        self._learner = learner
         self._clock = clock
         self._say = say
-        self._on_skipped = on_skipped
+        self.taker = StateTaker(manifest, snapshots, puller, learner, say, on_event)
+        self._on_event = on_event
         self._anchor = anchor
         self._wants_all = wants_all
         self._said: set[str] = set()
@@ -165,12 +171,16 @@ class StartFinder:
         if own.state.record in records:
             return own
         for holder, head in await self.strangers.ask():
-            record = head.snapshot_record
-            if record in records and record in view.chain:
-                state = view.chain[record].state
-                adopted = await self._fetch(holder, head, state, view.claimed_digest(record))
-                if adopted is not None:
-                    return adopted
+            record, root = head.snapshot_record, head.snapshot_root
+            if record not in records or record not in view.chain:
+                continue
+            children = (view.chain[child] for child in view.chain.children[record])
+            if not root or all(child.state_root != root for child in children):
+                continue  # no record carries it (rule 21)
+            state, claimed = view.chain[record].state, view.claimed_digest(record)
+            taken = await self.taker.take(root, state, (holder,), claimed)
+            if taken is not None:
+                return Start(state, *taken)
         return None
 
     async def find_elsewhere(self, view: View, above: int = 0) -> Start | None:
@@ -190,7 +200,7 @@ class StartFinder:
             self._say(found.reason)
         if not isinstance(found, Start) or found.state.record in view.chain:
             return None
-        return found
+        return await self.fulfil(found) if found.promise else found
 
     async def find_rival(self, records: Collection[bytes]) -> Start | None:
         """A start on a chain that holds one of these: the operator has decided for it."""
@@ -200,7 +210,9 @@ class StartFinder:
         found = await self._find_towards(heads, own, records) if heads else None
         if isinstance(found, Refusal):
             self._say(found.reason)
-        return found if isinstance(found, Start) else None
+        if not isinstance(found, Start):
+            return None
+        return await self.fulfil(found) if found.promise else found
 
     async def _find_towards(
         self, heads: Heads, own: Start, named: Collection[bytes] = (), anchor: bytes = b""
@@ -239,13 +251,27 @@ class StartFinder:
             if is_near or (own.snapshot is None and self._wants_all and _has_all(found)):
                 return own
         for offer in choice.offers:
-            for holder in offer.holders:
-                start = await self._fetch(
-                    holder, found.answers[holder], round_=trail.get(offer.record)
-                )
-                if start and self.strangers.may_take(offer, start.state, found.walk):
-                    return start
+            start = await self._begin_at(offer, found)
+            if start is not None:
+                return start
         return None
+
+    async def _begin_at(self, offer: Offer, found: Found) -> Start | None:
+        """A start whose parameters are still to come; None where it cannot be believed."""
+        link = found.walk.links[offer.record]
+        state = await self.taker.fetch_chain_state(link.root, link.parent, offer.holders)
+        if state is None or not self.strangers.may_take(offer, state, found.walk):
+            return None
+        if state.round >= link.round:
+            self._say("a snapshot was refused: its round is not that of its record")
+            return None
+        return Start(state, None, promise=Promise(link.root, link.digest, offer.holders))
+
+    async def fulfil(self, start: Start) -> Start | None:
+        """Fetch what a start promised; None where nobody gives it any more."""
+        assert start.promise is not None
+        taken = await self.taker.take(start.promise.root, start.state, start.promise.holders)
+        return replace(start, snapshot=taken[0], digest=taken[1], promise=None) if taken else None
 
     def _list_bundles(self, start: Start, found: Found) -> tuple[Bundle, ...]:
         """All records after `start`, the oldest first."""
@@ -259,7 +285,7 @@ class StartFinder:
         )
         for reason in set(skipped) - self._said:
             self._said.add(reason)
-            self._on_skipped(reason)
+            self._on_event("snapshot.skipped", reason=reason)
         if snapshot is None:
             return Start(genesis_state(self._run_id), None)
         return Start(decode_chain_state(snapshot.info.chain_state), snapshot)
@@ -271,61 +297,6 @@ class StartFinder:
         """
         agreement = self._manifest.agreement
         return agreement.payload_window_rounds // 2 if own.snapshot else agreement.snapshot_every
-
-    async def _fetch(
-        self,
-        holder: bytes,
-        head: HeadAnswer,
-        state: ChainState | None = None,
-        claimed: bytes | None = None,
-        *,
-        round_: int | None = None,
-    ) -> Start | None:
-        """The peer's snapshot, kept on our disk; None where it gave none that can be believed.
-
-        What it says must be `state`, the digest `claimed` and the record's round `round_`, where
-        these are known.
-        """
-        bytes_max = compute_bytes_max(compute_schema(self._manifest.model).parameters)
-        if not head.snapshot_hash or head.snapshot_bytes > bytes_max:
-            return None
-        self._say(f"fetching a snapshot ({head.snapshot_bytes / 1e6:.1f} MB)")
-        request = BlobRequest(Blob.SNAPSHOT, head.snapshot_hash)
-        raw = await self._puller.ask(holder, request, head.snapshot_bytes, SNAPSHOT_TIMEOUT_S)
-        if raw is None:
-            return None
-        try:
-            info = await asyncio.to_thread(self._snapshots.inspect, raw, head.snapshot_hash)
-            found = decode_chain_state(info.chain_state)
-            self._check(found, info, head.snapshot_record, round_)
-            if state is not None and found != state:
-                raise Reject("it says otherwise than the chain who is in")
-            if claimed is not None and info.digest != claimed:
-                raise Reject("most headers say another digest")
-            # The trainer has the last word on what is in there, before anything is kept.
-            digest = await self._learner.load(info.record, raw)
-            if digest != info.digest:
-                await self._learner.forget([info.record])
-                raise Reject("it is not what it says")
-        except Reject as error:
-            self._say(f"a peer's snapshot was refused: {error}")
-            return None
-        snapshot = await asyncio.to_thread(self._snapshots.adopt, raw, head.snapshot_hash)
-        return Start(found, snapshot, digest)
-
-    def _check(
-        self, state: ChainState, info: SnapshotInfo, record: bytes, round_: int | None
-    ) -> None:
-        """Raise Reject where a snapshot is of another record than was announced, or contradicts
-        itself: by what it says of itself its file is named, kept and found again.
-        """
-        now_round = round_at(self._manifest.schedule, self._clock.now_ms())
-        if not state.record == info.record == record:
-            raise Reject("it is of another record")
-        if (state.round, state.height) != (info.round, info.height) or state.round > now_round + 1:
-            raise Reject("its round is not that of its record")
-        if round_ is not None and state.round != round_:
-            raise Reject("its round is not that of its record")
 
 
 def _has_all(found: Found) -> bool:

@@ -97,6 +97,14 @@ class Walk:
     links: dict[bytes, Link] = field(default_factory=dict)
     bundles: dict[bytes, Bundle] = field(default_factory=dict)
 
+    def carriers(self) -> dict[tuple[bytes, bytes], bytes]:
+        """Records that carry the root of their parent's state (rule 21), by parent and root."""
+        return {
+            (link.parent, link.root): link.record
+            for link in sorted(self.links.values(), key=lambda link: link.record)
+            if link.root
+        }
+
     async def follow(
         self, heads: Heads, *, floor_round: int, steps_max: int, wanted: Iterable[bytes] = ()
     ) -> None:

@@ -78,11 +78,16 @@ def decode_records(raw: bytes) -> tuple[Bundle, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A record of an answer, its parent and its round."""
+    """A record of an answer, its parent and its round, and what it says of its parent's state.
+
+    `root` is empty where it carries none (rule 21).
+    """
 
     record: bytes
     parent: bytes
     round: int
+    digest: bytes = b""
+    root: bytes = b""
 
 
 def decode_links(bundles: Sequence[Bundle], run_id: bytes, record: bytes) -> list[Link]:
@@ -98,7 +103,9 @@ def decode_links(bundles: Sequence[Bundle], run_id: bytes, record: bytes) -> lis
         body = proposal.body
         if proposal.hash != named or (below_round is not None and body.round >= below_round):
             raise Reject("an answer that is not a chain")
-        links.append(Link(proposal.hash, body.parent, body.round))
+        links.append(
+            Link(proposal.hash, body.parent, body.round, body.parent_digest, body.state_root)
+        )
         named, below_round = body.parent, body.round
     return links
 

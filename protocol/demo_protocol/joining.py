@@ -16,6 +16,7 @@ from demo_protocol.manifest import Agreement
 from demo_protocol.messages import Header, Sealed, check_signature
 from demo_protocol.networks import NETWORKS_WANTED
 from demo_protocol.roster import ChainState, get_committee
+from demo_protocol.view import View
 
 SHOWN_DIGITS = 16
 """Of a record's hash, in lines for people: enough to tell two apart and to look one up."""
@@ -247,7 +248,26 @@ def _show(record: bytes) -> str:
     return record.hex()[:SHOWN_DIGITS]
 
 
-# --- what voters say of a snapshot ---------------------------------------------------------------
+# --- what is offered to others, and what voters say of it -----------------------------------------
+
+
+def choose_offer(view: View, held: Iterable[tuple[bytes, bytes]]) -> tuple[bytes, bytes] | None:
+    """Which of the snapshots `held` here, named by record and root, a joiner should be given.
+
+    The newest whose root a record carries that is final here, so that two thirds of the voters
+    built on it; else the newest with two records on top; else the newest of all.
+    """
+    heights = {}
+    names = set(held)
+    for step in view.chain.ancestors(view.head):
+        if step.state_root and (step.parent, step.state_root) in names:
+            heights[step.parent, step.state_root] = step.state.height
+    final = view.final.height if view.final else -1
+    for most in (final, view.head_state.height - 2, view.head_state.height):
+        settled = [name for name, height in heights.items() if height <= most]
+        if settled:
+            return max(settled, key=lambda name: heights[name])
+    return None
 
 
 def is_built_on(

@@ -44,6 +44,11 @@ class Replica:
     def __post_init__(self) -> None:
         self.states = {self.view.head}
 
+    def wait_for_state(self) -> None:
+        """Even the first state is still on its way: until it is loaded nothing is applied."""
+        self.states.clear()
+        self.applying = self.view.head
+
     def on_payloads_lost(self, event: PayloadsLost) -> list[Effect]:
         """What was to be applied cannot be yet."""
         self.at_rest = None

@@ -1,14 +1,10 @@
 """A peer's snapshot is kept only where everything that it says can be believed."""
 
-import hashlib
-from collections.abc import AsyncIterator
-from dataclasses import replace
+from collections.abc import Iterable
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 import pytest
-import safetensors.numpy
 
 from demo_node.believing import Say
 from demo_node.ports import Blob, BlobRequest
@@ -18,7 +14,7 @@ from demo_node.sim.whole.model_learner import ModelLearner
 from demo_node.sim.whole.virtual_loop import VirtualClock, run_virtual
 from demo_node.starting import StartFinder
 from demo_node.store.memory import MemoryDisk
-from demo_node.store.snapshots import SnapshotInfo, SnapshotStore
+from demo_node.store.snapshots import SnapshotStore
 from demo_protocol.answers import (
     HeadAnswer,
     encode_bundle,
@@ -26,30 +22,36 @@ from demo_protocol.answers import (
     encode_head,
     encode_records,
 )
+from demo_protocol.limits import STATE_CHUNK_BYTES
+from demo_protocol.manifest import carries_root
+from demo_protocol.merkle import compute_leaf, compute_leaves
 from demo_protocol.round import make_bundle
 from demo_protocol.schedule import round_start_ms
-from tests.builders import MANIFEST, RUN_ID, Tree, header, view
+from demo_protocol.state_root import compute_state_root
+from tests.builders import MANIFEST, RUN_ID, Tree, header, schema_of, view
 
 HOLDER, FOLDER = peer_name(1), Path("/snapshots")
-TENSORS = b"8 bytes!"
+DIGEST = b"8 bytes!"
+PARAMETERS = DIGEST * (schema_of(MANIFEST.model).parameters * 4 // len(DIGEST))
+EVERY = MANIFEST.agreement.snapshot_every
 
 
-def make_store() -> SnapshotStore:
-    disk = MemoryDisk()
-    disk.make_folder(FOLDER)
-    return SnapshotStore(disk, FOLDER, RUN_ID)
+class RootedTree(Tree):
+    """A chain whose records carry the roots of what a peer can give."""
+
+    def root_due(self, parent: bytes) -> bytes:
+        leaves = compute_leaves(PARAMETERS, STATE_CHUNK_BYTES)
+        is_due = carries_root(self.run.agreement, self.state(parent).height + 1)
+        return compute_state_root(self.state(parent), leaves) if is_due else b""
 
 
-async def write(info: SnapshotInfo) -> bytes:
-    """The file of a snapshot that says this of itself."""
-
-    async def pieces() -> AsyncIterator[bytes]:
-        yield safetensors.numpy.save({"digest": np.frombuffer(TENSORS, dtype=np.uint8)})
-
-    store = make_store()
-    raw = store.read(await store.save(info, pieces()))
-    assert raw is not None
-    return raw
+def grow_rooted(authors: Iterable[int] = range(4)) -> tuple[Tree, list[bytes]]:
+    """Two records more than it takes until one carries a root."""
+    tree, authors = RootedTree(), list(authors)
+    records = [tree.grow(tree.genesis, 0, authors, joins=authors)]
+    for round_ in range(1, EVERY + 2):
+        records.append(tree.grow(records[-1], round_, authors))
+    return tree, records
 
 
 class LyingPuller:
@@ -59,7 +61,7 @@ class LyingPuller:
         self.answers = answers
         self.asked: list[Blob] = []
 
-    def holders(self) -> list[bytes]:
+    def holders(self, first: Iterable[bytes] = ()) -> list[bytes]:
         return [HOLDER]
 
     def networks(self) -> dict[bytes, str]:
@@ -72,83 +74,126 @@ class LyingPuller:
         return self.answers.get((request.kind, request.key))
 
 
+def give_state(state: bytes, parameters: bytes, root: bytes) -> dict[tuple[Blob, bytes], bytes]:
+    """Answers of a peer that has this state, which it says has this root."""
+    size = STATE_CHUNK_BYTES
+    chunks = [state, *(parameters[at : at + size] for at in range(0, len(parameters), size))]
+    leaves = [compute_leaf(chunk) for chunk in chunks]
+    given = {(Blob.STATE_CHUNK, leaf): c for leaf, c in zip(leaves, chunks, strict=True)}
+    return {(Blob.STATE_LEAVES, root): b"".join(leaves), **given}
+
+
+def give_head(tree: Tree, records: list[bytes], root: bytes) -> dict[tuple[Blob, bytes], bytes]:
+    """Answers of a peer that stands at the last of these, with a snapshot before the one with a
+    root."""
+    head = records[-1]
+    answer = HeadAnswer(
+        head=head,
+        round=tree.state(head).round,
+        snapshot_record=records[EVERY - 2],
+        snapshot_hash=bytes(32),
+        snapshot_bytes=1,
+        height=tree.state(head).height,
+        syncing=False,
+        snapshot_root=root,
+    )
+    bundles = [encode_bundle(make_bundle(tree.chain[record])) for record in records]
+    return {(Blob.HEAD, b""): encode_head(answer), (Blob.RECORDS, head): encode_records(bundles)}
+
+
 def make_finder(
-    puller: LyingPuller, store: SnapshotStore, learner: ModelLearner, say: Say
-) -> StartFinder:
-    clock, asked = VirtualClock(), cast(Puller, puller)
-    return StartFinder(MANIFEST, store, asked, learner, clock, say, say, verify=cheap_verify)
+    puller: LyingPuller, learner: ModelLearner, say: Say = print
+) -> tuple[StartFinder, SnapshotStore]:
+    disk, clock, asked = MemoryDisk(), VirtualClock(), cast(Puller, puller)
+    disk.make_folder(FOLDER)
+    store = SnapshotStore(disk, FOLDER, RUN_ID)
+    finder = StartFinder(
+        MANIFEST, store, asked, learner, clock, say, lambda *_, **__: None, verify=cheap_verify
+    )
+    return finder, store
 
 
-WHY = {
-    "who is in": "who is in",
-    "which round": "its round",
-    "which record": "another record",
-    "which digest": "most headers",
-    "what is inside": "not what it says",
-}
-"""What is said of each lie."""
+LIES = ["", "which root", "who is in", "what is inside", "which digest", "nothing at all"]
 
 
-@pytest.mark.parametrize("lie", ["", *WHY])
+@pytest.mark.parametrize("lie", LIES)
 def test_a_snapshot_that_lies_is_neither_kept_nor_loaded(lie: str) -> None:
     async def scenario() -> None:
-        await VirtualClock().sleep_until_ms(round_start_ms(MANIFEST.schedule, 4))
-        tree = Tree()
-        records = [tree.start(4)]
-        for round_ in range(1, 4):
-            records.append(tree.grow(records[-1], round_, range(4)))
-        held, wanted = records[1], records[3]
+        await VirtualClock().sleep_until_ms(round_start_ms(MANIFEST.schedule, EVERY + 5))
+        tree, records = grow_rooted()
+        held, wanted = records[1], records[EVERY - 2]
         seen = view(me=9)
         seen.chain = tree.chain
-        state = tree.state(wanted)
-        info = SnapshotInfo(
-            run_id=RUN_ID,
-            record=wanted,
-            round=state.round,
-            height=state.height,
-            digest=TENSORS,
-            chain_state=encode_chain_state(state),
-        )
+        root = tree.chain[records[EVERY - 1]].state_root
+        assert root
+        state, parameters = encode_chain_state(tree.state(wanted)), PARAMETERS
         match lie:
+            case "which root":
+                root = b"r" * 32
             case "who is in":
-                info = replace(info, chain_state=encode_chain_state(replace(state, known={})))
-            case "which round":
-                info = replace(info, round=10**9)
-            case "which record":
-                info = replace(info, record=held)
+                state = encode_chain_state(tree.state(held))
             case "what is inside":
-                info = replace(info, digest=b"another!")
+                parameters = PARAMETERS[:-8] + b"another!"
+            case "which digest":
+                seen.pool.add_header(header(2, 10, base=wanted, digest=b"another!"))
             case _:
                 pass
-        claim = b"another!" if lie in ("which digest", "what is inside") else TENSORS
-        seen.pool.add_header(header(2, 4, base=wanted, digest=claim))
-        raw = await write(info)
-        name = hashlib.sha256(raw).digest()
-        head = HeadAnswer(
-            head=wanted,
-            round=3,
-            snapshot_record=wanted,
-            snapshot_hash=name,
-            snapshot_bytes=len(raw),
-            height=4,
-            syncing=False,
-        )
-        puller = LyingPuller({(Blob.HEAD, b""): encode_head(head), (Blob.SNAPSHOT, name): raw})
-        store, said = make_store(), list[str]()
+        given = {} if lie == "nothing at all" else give_state(state, parameters, root)
+        puller = LyingPuller(give_head(tree, records, root) | given)
         learner = ModelLearner(MANIFEST, VirtualClock(), HOLDER)
         learner.states[held] = b"our own."
-        finder = make_finder(puller, store, learner, said.append)
-        found = await finder.find_beyond(seen, records[2], wanted)
+        finder, store = make_finder(puller, learner)
+        found = await finder.find_beyond(seen, records[2], records[-1])
         assert learner.states[held] == b"our own."
         if lie:
             assert found is None
             assert store.newest()[0] is None
             assert learner.states.keys() == {held}
-            assert WHY[lie] in said[-1]
         else:
             assert found is not None
-            assert found.state == state
+            assert found.state == tree.state(wanted)
+            assert found.digest == DIGEST
             assert learner.states.keys() == {held, wanted}
+
+    run_virtual(scenario())
+
+
+@pytest.mark.parametrize("lie", ["", "another record", "no list", "no state"])
+def test_a_joiner_begins_where_the_chains_state_was_checked_against_the_root(lie: str) -> None:
+    async def scenario() -> None:
+        await VirtualClock().sleep_until_ms(round_start_ms(MANIFEST.schedule, EVERY + 5))
+        tree, records = grow_rooted()
+        wanted = records[EVERY - 2]
+        root = tree.chain[records[EVERY - 1]].state_root
+        given = give_state(encode_chain_state(tree.state(wanted)), PARAMETERS, root)
+        match lie:
+            case "another record":
+                other = encode_chain_state(tree.state(records[2]))
+                given = give_state(other, PARAMETERS, root)
+            case "no list":
+                del given[Blob.STATE_LEAVES, root]
+            case "no state":
+                del given[Blob.STATE_CHUNK, compute_leaf(encode_chain_state(tree.state(wanted)))]
+            case _:
+                pass
+        puller = LyingPuller(give_head(tree, records, root) | given)
+        learner = ModelLearner(MANIFEST, VirtualClock(), HOLDER)
+        finder, store = make_finder(puller, learner)
+        start = await finder.choose(0)
+        assert learner.states == {}, "the parameters come later"
+        if lie:
+            assert (start.state.record, start.promise) == (RUN_ID, None)
+            return
+        assert start.state == tree.state(wanted)
+        assert start.promise is not None
+        assert start.promise.root == root
+        fulfilled = await finder.fulfil(start)
+        assert fulfilled is not None
+        assert fulfilled.digest == DIGEST
+        kept = store.newest()[0]
+        assert kept is not None
+        assert kept.info.record == wanted
+        assert learner.states == {wanted: DIGEST}
 
     run_virtual(scenario())
 
@@ -156,37 +201,18 @@ def test_a_snapshot_that_lies_is_neither_kept_nor_loaded(lie: str) -> None:
 @pytest.mark.parametrize("is_named", [True, False])
 def test_rule_25_only_a_chain_that_a_voter_stands_on_is_gone_to(is_named: bool) -> None:
     async def scenario() -> None:
-        await VirtualClock().sleep_until_ms(round_start_ms(MANIFEST.schedule, 14))
+        await VirtualClock().sleep_until_ms(round_start_ms(MANIFEST.schedule, EVERY + 5))
         tree = Tree()
         seen = view(me=9, root=tree.state(tree.start(4)))
-        seen.round = 14
-        other, name = Tree(), b"s" * 32
-        grown = [other.start(3)]
-        for round_ in range(1, 13):  # too far from the genesis to be replayed from there
-            grown.append(other.grow(grown[-1], round_, range(3)))
-        head = grown[-1]
-        seen.votes.add(peer_name(1), 14, head if is_named else b"?" * 32)
-        answer = HeadAnswer(
-            head=head,
-            round=12,
-            snapshot_record=head,
-            snapshot_hash=name,
-            snapshot_bytes=1_000,
-            height=10**6,
-            syncing=False,
-        )
-        puller = LyingPuller(
-            {
-                (Blob.HEAD, b""): encode_head(answer),
-                (Blob.RECORDS, head): encode_records(
-                    encode_bundle(make_bundle(other.chain[record])) for record in grown
-                ),
-                (Blob.SNAPSHOT, name): b"",
-            }
-        )
+        seen.round = EVERY + 5
+        other, records = grow_rooted(range(3))
+        voted = records[-1] if is_named else b"?" * 32
+        seen.votes.add(peer_name(1), EVERY + 5, voted)
+        root = other.chain[records[EVERY - 1]].state_root
+        puller = LyingPuller(give_head(other, records, root))
         learner = ModelLearner(MANIFEST, VirtualClock(), HOLDER)
-        finder = make_finder(puller, make_store(), learner, print)
+        finder, _ = make_finder(puller, learner)
         assert await finder.find_elsewhere(seen) is None
-        assert (Blob.SNAPSHOT in puller.asked) == is_named
+        assert (Blob.STATE_LEAVES in puller.asked) == is_named
 
     run_virtual(scenario())

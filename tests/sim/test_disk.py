@@ -166,7 +166,8 @@ def test_a_disk_budget_makes_the_payload_window_shorter_and_nothing_else() -> No
 def test_a_deep_rollback_goes_through_an_older_snapshot_of_its_own() -> None:
     """The newest two are of the branch that lost, and nobody gives one."""
     run = manifest(agreement=Agreement(snapshot_every=2, payload_window_rounds=40))
-    faults = Faults(answered_s=lambda asked: None if asked.request.kind is Blob.SNAPSHOT else 0.0)
+    states = (Blob.STATE_LEAVES, Blob.STATE_CHUNK)
+    faults = Faults(answered_s=lambda asked: None if asked.request.kind in states else 0.0)
 
     async def scenario(swarm: SimSwarm) -> None:
         await swarm.start(4)

@@ -141,7 +141,7 @@ def test_rule_16_a_snapshot_whose_digest_most_headers_deny_is_not_taken() -> Non
         def answered(asked: Asked) -> float | None:
             if asked.asking != alone:
                 return 0.0
-            if asked.request.kind is Blob.SNAPSHOT and asked.holder != peer_name(0):
+            if asked.request.kind is Blob.STATE_CHUNK and asked.holder != peer_name(0):
                 return None
             return None if is_payload_of(asked, swarm, 0, range(4, 5)) else 0.0
 

@@ -66,11 +66,11 @@ def test_a_joiner_gets_snapshot_corpus_and_addresses(tmp_path: Path) -> None:
     archive = FileArchive(snapshots, book, lambda: ["/ip4/1.1.1.1/tcp/1/p2p/A"])
     port: Archive = archive
 
-    assert archive.newest_snapshot() is None
+    assert archive.snapshots() == []
     saved = asyncio.run(snapshots.save(snapshot_info(4), pieces(tensors())))
-    assert archive.newest_snapshot() == SnapshotFile(
-        name(4), 4, saved.sha256, saved.file_bytes, str(saved.path)
-    )
+    assert archive.snapshots() == [
+        SnapshotFile(name(4), 4, saved.sha256, saved.root, saved.file_bytes, str(saved.path))
+    ]
     assert asyncio.run(archive.read_snapshot(saved.sha256)) == saved.path.read_bytes()
     assert asyncio.run(archive.read_snapshot(bytes(32))) is None
     assert asyncio.run(port.read_corpus(text.leaves[3])) is None

@@ -26,18 +26,19 @@ class FileArchive:
         self._book = book
         self._own = own
 
-    def newest_snapshot(self) -> SnapshotFile | None:
-        """The newest snapshot that this process wrote or found intact. No I/O."""
-        held = self._snapshots.latest
-        if held is None:
-            return None
-        return SnapshotFile(
-            record=held.info.record,
-            round=held.info.round,
-            hash=held.sha256,
-            size=held.file_bytes,
-            path=str(held.path),
-        )
+    def snapshots(self) -> Sequence[SnapshotFile]:
+        """What this process wrote or found intact, the last first. No I/O."""
+        return [
+            SnapshotFile(
+                record=held.info.record,
+                round=held.info.round,
+                hash=held.sha256,
+                root=held.root,
+                size=held.file_bytes,
+                path=str(held.path),
+            )
+            for held in self._snapshots.held()
+        ]
 
     async def read_snapshot(self, hash_: bytes) -> bytes | None:
         """A whole snapshot file, that of state 0 too; None when it is not kept (any more)."""

@@ -107,14 +107,6 @@ class SnapshotStore:
         """What this process saved, adopted or found intact, the last first. No I/O."""
         return list(reversed(self._verified.values()))
 
-    @property
-    def latest(self) -> Snapshot | None:
-        """What this process saved, adopted or found intact last. No I/O.
-
-        Not the highest round: after a rollback that may be off our chain.
-        """
-        return next(reversed(self._verified.values()), None)
-
     def find(self, sha256: bytes) -> Snapshot | None:
         """A snapshot that is kept, by the hash of its file. No I/O."""
         return next((s for s in self._verified.values() if s.sha256 == sha256), None)
