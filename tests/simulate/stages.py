@@ -41,6 +41,10 @@ class Stage:
         begin_ms = round_start_ms(self.world.manifest.schedule, round_)
         self.world.timeline.at(begin_ms + ms, action)
 
+    def crash(self, index: int) -> None:
+        """This node's life ends."""
+        self.world.actors[index].crash()
+
     def run(self) -> list[str]:
         """The names of what was broken, in order."""
         self.director.run(self.scenario.nodes, self.scenario.rounds)

@@ -102,13 +102,14 @@ class _Liar:
                     Kind.HEADER, raw, self._seal_header(replace(header, vote=self._old_vote(1)))
                 )
             case "forge_digest":
-                self._lie(Kind.HEADER, self._seal_header(replace(header, digest=self._made_up(8))))
+                forged = replace(header, digest=self._made_up(DIGEST_BYTES))
+                self._lie_instead(Kind.HEADER, raw, self._seal_header(forged))
             case "forge_parent":
                 forged = replace(header, vote=self._made_up(HASH_BYTES))
-                self._lie(Kind.HEADER, self._seal_header(forged))
+                self._lie_instead(Kind.HEADER, raw, self._seal_header(forged))
             case "old_chain":
                 old = replace(header, vote=self._old_vote(OLD_RECORDS))
-                self._lie(Kind.HEADER, self._seal_header(old))
+                self._lie_instead(Kind.HEADER, raw, self._seal_header(old))
             case "replay":
                 self._say(Kind.HEADER, raw)
                 self._replay(raw)
@@ -161,18 +162,19 @@ class _Liar:
             case "equivocate":
                 self._say_two(Kind.PROPOSAL, raw, self._seal(self._drop(proposal, 1)))
             case "censor":
-                self._lie(Kind.PROPOSAL, self._seal(self._keep_friends(proposal)))
+                censored = self._keep_friends(proposal)
+                self._lie_instead(Kind.PROPOSAL, raw, self._seal(censored))
             case "grind":
-                self._lie(Kind.PROPOSAL, self._grind(proposal))
+                self._lie_instead(Kind.PROPOSAL, raw, self._grind(proposal))
             case "forge_parent":
                 forged = replace(proposal, parent=self._made_up(HASH_BYTES))
-                self._lie(Kind.PROPOSAL, self._seal(forged))
+                self._lie_instead(Kind.PROPOSAL, raw, self._seal(forged))
             case "forge_digest":
                 forged = replace(proposal, parent_digest=self._made_up(DIGEST_BYTES))
-                self._lie(Kind.PROPOSAL, self._seal(forged))
+                self._lie_instead(Kind.PROPOSAL, raw, self._seal(forged))
             case "old_chain":
                 old = replace(proposal, parent=self._old_vote(OLD_RECORDS))
-                self._lie(Kind.PROPOSAL, self._seal(old))
+                self._lie_instead(Kind.PROPOSAL, raw, self._seal(old))
             case _:
                 self._say(Kind.PROPOSAL, raw)
 
@@ -209,6 +211,28 @@ class _Liar:
     def _lie(self, kind: Kind, raw: bytes) -> None:
         self._world.counts[f"lie.{self._how}"] += 1
         self._say(kind, raw)
+
+    def _lie_instead(self, kind: Kind, truth: bytes, lie: bytes) -> None:
+        """Of two messages for one round, the other one leaks: so the machine forgets its own.
+
+        What it hears of itself then is the lie, as all others do.
+        """
+        view = self._actor.view
+        if kind is Kind.HEADER:
+            header = decode_header(truth, self._world.run_id)
+            view.pool.headers.pop(header.hash, None)
+            view.pool.by_round.get(header.body.round, {}).pop(header.body.peer, None)
+            view.pool.add_header(decode_header(lie, self._world.run_id))
+        else:
+            proposal = decode_proposal(truth, self._world.run_id)
+            view.pool.notices.pop((proposal.body.round, proposal.body.peer), None)
+            view.pool.pending.pop(proposal.hash, None)
+            if proposal.hash in view.chain:
+                del view.chain.records[proposal.hash], view.chain.children[proposal.hash]
+                view.chain.children[proposal.body.parent].remove(proposal.hash)
+            heard: list[tuple[Kind, bytes, bytes]] = [(kind, lie, self._actor.name)]
+            self._actor.later(1, functools.partial(self._actor.hear, heard))
+        self._lie(kind, lie)
 
     def _say_two(self, kind: Kind, one: bytes, other: bytes) -> None:
         """Each half hears one first; the other comes later, as it does over any gossip."""
