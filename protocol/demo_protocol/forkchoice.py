@@ -45,7 +45,7 @@ class Votes:
         return None if peer in self.equivocators else self.newest.get(peer)
 
     def forget(self, known: Container[bytes], stranger_round: int, equivocator_round: int) -> None:
-        """Drop votes of strangers, and equivocations, of rounds before these."""
+        """Drop votes and equivocations of strangers, and equivocations, of rounds before these."""
         strangers = [
             (p, vote[1])
             for p, vote in self.newest.items()
@@ -54,7 +54,11 @@ class Votes:
         for peer, vote in strangers:
             del self.newest[peer]
             self._take_out(peer, vote)
-        forgiven = [p for p, round_ in self.equivocators.items() if round_ < equivocator_round]
+        forgiven = [
+            p
+            for p, round_ in self.equivocators.items()
+            if round_ < (equivocator_round if p in known else stranger_round)
+        ]
         for peer in forgiven:
             del self.equivocators[peer]
         if strangers or forgiven:

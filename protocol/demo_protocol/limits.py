@@ -41,6 +41,9 @@ SLOTS_MAX: Final = 16
 JOINS_MAX: Final = 64
 """Joins and leaves in one proposal."""
 
+CANDIDATES_MAX: Final = 1024
+"""Candidates of a chain: more joins than that wait for their turn."""
+
 JOINS_KEPT_MAX: Final = 4 * JOINS_MAX
 """Joins remembered: of more, those that a hash chooses anew in every round."""
 

@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 
 from demo_protocol.assignment import Interval, compute_draw, compute_intervals, interval_length
 from demo_protocol.identity import compute_key, compute_rank_hash, compute_waiting_hash
-from demo_protocol.limits import SLOTS_MAX
+from demo_protocol.limits import CANDIDATES_MAX, JOINS_MAX, SLOTS_MAX
 from demo_protocol.manifest import Agreement, Manifest
 from demo_protocol.messages import Header, Membership, Proposal
 
@@ -21,11 +21,17 @@ SAMPLES_HISTORY = 8
 GENESIS_ROUND = -1
 """The genesis record stands before round 0."""
 
+NEVER: Final = GENESIS_ROUND - 1
+"""`member_round` of who never was a member."""
+
 CANDIDATES_DRAWN: Final = 4
 """Candidates, and members that expired, that contribute in one round beside the members drawn."""
 
 REJOIN_ROUNDS: Final = 400
 """Who is no member and was not heard of for so long is not drawn any more, and may join again."""
+
+TURNS_TO_SHOW_UP: Final = 3
+"""Turns a candidate has for its first header, where candidates are drawn."""
 
 TURN: Final = 1_000_000
 """A whole turn on the chain's clock of turns."""
@@ -42,7 +48,8 @@ class Member:
     """One peer the chain knows: a candidate until `admitted_by` names a record.
 
     `since_round` is the round of the record that listed its newest join or leave: an older signed
-    wish, replayed, is refused by it. `credited_turns` is what the chain's clock of turns said in
+    wish, replayed, is refused by it. `member_round`, of one that is no member, is the round of the
+    last record at which it was one. `credited_turns` is what the chain's clock of turns said in
     `credited_round`: rule 7 counts from there. `included` counts contributions since that join;
     the four after `member_round` count payloads over the whole chain, also across leaves: -1 for
     none. No join counts before `removed_until` (rule 26).
@@ -152,14 +159,20 @@ def get_candidates(state: ChainState) -> dict[bytes, Member]:
     return {p: m for p, m in state.known.items() if not m.admitted_by and not m.left}
 
 
+def count_places(state: ChainState, agreement: Agreement) -> int:
+    """How many joins a child of `state` may list."""
+    if state.height < agreement.probation:
+        return JOINS_MAX  # they are members at once
+    return max(0, min(JOINS_MAX, CANDIDATES_MAX - len(get_candidates(state))))
+
+
 def get_voters(state: ChainState, agreement: Agreement) -> frozenset[bytes]:
     """Rule 7: everyone who was a member in the last `forget_rounds` rounds, less signed leaves."""
     derived = _derive(state, agreement)
     if derived.voters is None:
-        # Of who never was a member the round is older than that of the genesis.
-        oldest = max(state.round - agreement.forget_rounds, GENESIS_ROUND - 1)
-        voters = (p for p, m in state.known.items() if m.member_round > oldest and not m.left)
-        derived.voters = frozenset(voters)
+        oldest = max(state.round - agreement.forget_rounds, NEVER)
+        former = {p for p, m in state.known.items() if m.member_round > oldest and not m.left}
+        derived.voters = derived.members | former
     return derived.voters
 
 
@@ -407,7 +420,8 @@ def advance(
     `removed` are the peers that it lists evidence against.
     """
     agreement = manifest.agreement
-    members_before = len(get_member_names(parent, agreement))
+    members = get_member_names(parent, agreement)
+    members_before = len(members)
     per_round = _turns_per_round(members_before, agreement)
     turns = parent.turns + (proposal.round - parent.round) * per_round
     known = dict(parent.known)
@@ -443,9 +457,47 @@ def advance(
         turns=turns,
         due=_list_due(parent, proposal.round, agreement),
     )
-    for peer, member in get_members(state, agreement).items():
-        known[peer] = replace(member, member_round=proposal.round)
+    # Only of those who are members no longer: copying thousands for every record takes too long.
+    for peer in members - get_member_names(state, agreement):
+        known[peer] = replace(known[peer], member_round=parent.round)
+    for peer in _list_forgotten(state, agreement):
+        del known[peer]
     return state
+
+
+def _list_forgotten(state: ChainState, agreement: Agreement) -> list[bytes]:
+    """Whom the chain need not know any more: it would grow for ever, and strangers could make it.
+
+    Nobody that is a member or voter, or removed, or whose old join could be listed again.
+    """
+    members = get_member_names(state, agreement)
+    wait = 1  # rounds from one turn of a candidate to the next
+    if agreement.contributors and members:
+        wait = max(1, len(get_candidates(state)) // CANDIDATES_DRAWN)
+    return [
+        peer
+        for peer, member in state.known.items()
+        if peer not in members and _find_end(member, wait, agreement) <= state.round
+    ]
+
+
+def _find_end(member: Member, wait: int, agreement: Agreement) -> int:
+    """The round in which somebody who is no member may be forgotten.
+
+    Candidates have `expire_rounds` turns, and fewer before their first header: a crowd that never
+    says anything would hold the places of those who do.
+    """
+    if member.left:
+        rounds = agreement.late_rounds + 1  # no older join counts then
+        if member.contributed:
+            rounds = max(rounds, agreement.forget_rounds)
+        return max(member.since_round + rounds, member.removed_until)
+    if member.admitted_by:
+        newest = max(member.member_round, member.credited_round, member.since_round)
+        return newest + agreement.forget_rounds
+    if member.credited_round > member.since_round:
+        return member.credited_round + agreement.expire_rounds * wait
+    return member.since_round + max(agreement.expire_rounds, TURNS_TO_SHOW_UP * wait)
 
 
 def _joined(
@@ -461,7 +513,7 @@ def _joined(
         included=0,
         left=False,
         samples=(),
-        member_round=GENESIS_ROUND - 1,
+        member_round=NEVER,
     )
     if before is None:
         return joined
@@ -484,11 +536,13 @@ def _credited(member: Member, round_: int, turns: int) -> Member:
 
 
 def _included(member: Member, header: Header, turns: int) -> Member:
-    member = replace(_credited(member, header.round, turns), included=member.included + 1)
-    if header.k == 0:
-        return member  # a heartbeat says nothing about speed, and brings nothing
+    if header.k == 0:  # a heartbeat says nothing about speed, and brings nothing
+        return replace(_credited(member, header.round, turns), included=member.included + 1)
     return replace(
         member,
+        credited_round=max(member.credited_round, header.round),
+        credited_turns=max(member.credited_turns, turns),
+        included=member.included + 1,
         samples=(*member.samples, header.samples)[-SAMPLES_HISTORY:],
         contributed=member.contributed + 1,
         samples_total=member.samples_total + header.samples,

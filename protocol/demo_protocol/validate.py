@@ -24,6 +24,7 @@ from demo_protocol.messages import (
 from demo_protocol.roster import (
     ChainState,
     compute_slot,
+    count_places,
     get_contributors,
     get_member_names,
     may_rejoin,
@@ -84,6 +85,8 @@ def validate_proposal(
         raise Reject("a state's root where none is due, or none where one is (rule 21)")
     joins = _wishes(body.joins, parent, body.round, manifest, run_id, verify, joins=True)
     leaves = _wishes(body.leaves, parent, body.round, manifest, run_id, verify, joins=False)
+    if len(joins) > count_places(parent, manifest.agreement):
+        raise Reject("more joins than there are places for candidates")
     if {w.peer for w in joins} & {w.peer for w in leaves}:
         raise Reject("one peer joins and leaves in one record")
     contributions = tuple(headers[h] for h in body.contributions)
