@@ -147,4 +147,6 @@ def _find_standing(member: Member, state: ChainState, agreement: Agreement) -> S
         return Standing.LEFT
     if is_member(member, state, agreement):
         return Standing.MEMBER
+    if member.never_drawn:
+        return Standing.UNKNOWN  # it follows, and takes no part
     return Standing.EXPIRED if member.admitted_by else Standing.CANDIDATE

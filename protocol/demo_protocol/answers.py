@@ -199,6 +199,7 @@ def encode_chain_state(state: ChainState) -> bytes:
             last_round=member.last_round,
             removed_until=member.removed_until,
             credited_turns=member.credited_turns,
+            never_drawn=member.never_drawn,
         )
     for round_, peer in sorted(state.credits):
         message.credits.add(round=round_, peer=peer)
@@ -251,6 +252,7 @@ def _member(message: wire_pb2.ChainState.Member) -> Member:
         last_round=message.last_round,
         removed_until=message.removed_until,
         credited_turns=message.credited_turns,
+        never_drawn=message.never_drawn,
     )
 
 

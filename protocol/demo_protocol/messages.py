@@ -53,11 +53,16 @@ class Header:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Membership:
-    """A wish to join or leave the run, signed in `round`."""
+    """A wish to join or leave the run, signed in `round`.
+
+    Who joins and is `never_drawn` follows the chain and cannot contribute, with a link too slow for
+    it for instance: it is neither candidate nor member.
+    """
 
     joins: bool
     peer: bytes
     round: int
+    never_drawn: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +151,12 @@ def seal_header(header: Header, run_id: bytes, sign: Sign) -> Sealed[Header]:
 def seal_membership(membership: Membership, run_id: bytes, sign: Sign) -> Sealed[Membership]:
     """Sign a join or leave."""
     kind = wire_pb2.Membership.KIND_JOIN if membership.joins else wire_pb2.Membership.KIND_LEAVE
-    message = wire_pb2.Membership(kind=kind, peer=membership.peer, round=membership.round)
+    message = wire_pb2.Membership(
+        kind=kind,
+        peer=membership.peer,
+        round=membership.round,
+        never_drawn=membership.never_drawn,
+    )
     return _seal(membership, Kind.MEMBERSHIP, message.SerializeToString(), run_id, sign)
 
 
@@ -219,7 +229,10 @@ def decode_membership(raw: bytes, run_id: bytes) -> Sealed[Membership]:
         joins=message.kind == wire_pb2.Membership.KIND_JOIN,
         peer=_exactly(message.peer, PEER_BYTES, "peer"),
         round=message.round,
+        never_drawn=message.never_drawn,
     )
+    if membership.never_drawn and not membership.joins:
+        raise Reject("a leave that says how its author joins")
     return _sealed(membership, Kind.MEMBERSHIP, body, signature, raw, run_id)
 
 

@@ -70,6 +70,7 @@ class Member:
     last_round: int = -1
     removed_until: int = 0
     credited_turns: int = 0
+    never_drawn: bool = False
 
 
 @dataclass(slots=True)
@@ -154,9 +155,14 @@ def _derive(state: ChainState, agreement: Agreement) -> _Derived:
     return derived
 
 
+def is_candidate(member: Member) -> bool:
+    """Has it joined and not been admitted yet?"""
+    return not member.admitted_by and not member.left and not member.never_drawn
+
+
 def get_candidates(state: ChainState) -> dict[bytes, Member]:
     """Peers whose join is on the chain and who are not admitted yet."""
-    return {p: m for p, m in state.known.items() if not m.admitted_by and not m.left}
+    return {p: m for p, m in state.known.items() if is_candidate(m)}
 
 
 def count_places(state: ChainState, agreement: Agreement) -> int:
@@ -195,7 +201,8 @@ def get_contributors(
         waiting = [
             peer
             for peer, member in state.known.items()
-            if not member.left and peer not in derived.members and not may_rejoin(member, round_)
+            if peer not in derived.members
+            and not (member.left or member.never_drawn or may_rejoin(member, round_))
         ]
         _keep(
             derived.contributors,
@@ -426,8 +433,11 @@ def advance(
     turns = parent.turns + (proposal.round - parent.round) * per_round
     known = dict(parent.known)
     for join in joins:
-        admitted = record if parent.height < agreement.probation else b""
-        known[join.peer] = _joined(join.peer, admitted, proposal.round, turns, known.get(join.peer))
+        is_early = parent.height < agreement.probation and not join.never_drawn
+        joined = _joined(
+            join.peer, record if is_early else b"", proposal.round, turns, known.get(join.peer)
+        )
+        known[join.peer] = replace(joined, never_drawn=join.never_drawn)
     for leave in leaves:
         known[leave.peer] = replace(known[leave.peer], left=True, since_round=proposal.round)
     for peer in removed:  # as if it had left, and no join of it counts for as long
@@ -553,11 +563,7 @@ def _included(member: Member, header: Header, turns: int) -> Member:
 
 def _admit(known: dict[bytes, Member], record: bytes, members: int, agreement: Agreement) -> None:
     """Rule 6: at most max(2, members/8) per record, longest waiting first, then lowest hash."""
-    ready = [
-        m
-        for m in known.values()
-        if not m.admitted_by and not m.left and m.included >= agreement.probation
-    ]
+    ready = [m for m in known.values() if is_candidate(m) and m.included >= agreement.probation]
     ready.sort(key=lambda m: (m.since_round, compute_waiting_hash(record, m.peer)))
     for member in ready[: max(2, members // 8)]:
         known[member.peer] = replace(

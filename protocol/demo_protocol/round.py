@@ -212,19 +212,35 @@ class Round:
         if round_ < 0 or is_silent or has_ended(view.manifest, round_):
             return []
         known = view.head_state.known.get(view.me)
-        is_in = known is not None and not known.left and not self._is_forgotten(known, round_)
         is_removed = known is not None and known.removed_until > round_  # nobody would list it
-        if is_in != self.leaving or is_removed:
+        if self._is_as_wished(known, round_) or is_removed:
             return []
-        wish = Membership(joins=not self.leaving, peer=view.me, round=round_)
+        wish = Membership(
+            joins=not self.leaving,
+            peer=view.me,
+            round=round_,
+            never_drawn=not self.leaving and self._cannot_contribute(),
+        )
         sealed = seal_membership(wish, view.run_id, view.sign)
         view.pool.add_wish(sealed)
         return [Announce(Kind.MEMBERSHIP, sealed.raw)]
 
+    def _is_as_wished(self, known: Member | None, round_: int) -> bool:
+        """Does the chain say of us what we want it to?"""
+        if known is None or known.left:
+            return self.leaving
+        if self.leaving or known.never_drawn != self._cannot_contribute():
+            return False
+        return not self._is_forgotten(known, round_)
+
+    def _cannot_contribute(self) -> bool:
+        """Where contributors are drawn, whoever cannot contribute says so, and is not drawn."""
+        return not self.contributes and self.view.manifest.agreement.contributors > 0
+
     def _is_forgotten(self, known: Member, round_: int) -> bool:
         """Is this node no member, and so long unheard that it is drawn no more?"""
         view = self.view
-        is_drawn = view.manifest.agreement.contributors > 0
+        is_drawn = view.manifest.agreement.contributors > 0 and not known.never_drawn
         is_in = view.me in view.chain[view.head].members
         return is_drawn and not is_in and may_rejoin(known, round_)
 

@@ -164,7 +164,7 @@ def is_wish_usable(wish: Membership, parent: ChainState, round_: int, late_round
     known = parent.known.get(wish.peer)
     if wish.joins:
         return known is None or (
-            (known.left or may_rejoin(known, round_))
+            (known.left or may_rejoin(known, round_) or known.never_drawn != wish.never_drawn)
             and wish.round > known.since_round
             and round_ >= known.removed_until
         )

@@ -7,13 +7,15 @@ from dataclasses import replace
 
 import pytest
 
-from demo_node.sim.keys import peer_name
+from demo_node.sim.keys import cheap_sign, peer_name
 from demo_protocol.answers import decode_chain_state, encode_chain_state
 from demo_protocol.assignment import compute_draw
 from demo_protocol.errors import Ignore, Reject
-from demo_protocol.events import Restore, Train
+from demo_protocol.events import Announce, Restore, Tick, Train
 from demo_protocol.forkchoice import Votes, choose_head
+from demo_protocol.identity import Kind
 from demo_protocol.manifest import Agreement
+from demo_protocol.messages import Membership, Sealed, decode_membership, seal_membership
 from demo_protocol.propose import make_proposal
 from demo_protocol.roster import (
     CANDIDATES_DRAWN,
@@ -25,14 +27,16 @@ from demo_protocol.roster import (
     compute_interval,
     compute_rank,
     compute_slot,
+    get_candidates,
     get_committee,
     get_contributors,
     get_member_names,
     get_voters,
     was_due,
 )
+from demo_protocol.round import Round
 from demo_protocol.validate import is_wish_usable
-from tests.builders import Tree, header, manifest, view, wish
+from tests.builders import Tree, header, manifest, proposal, run_id_of, view, wish
 from tests.protocol.stage import SLOT_0, TRAIN_END, Stage, announced_headers, only, time_of
 
 C = 3
@@ -442,3 +446,66 @@ def test_a_state_asked_by_another_manifest_answers_by_that_one() -> None:
     assert len(get_contributors(state, 10, AGREEMENT) or ()) == C
     wider = replace(AGREEMENT, contributors=9)
     assert len(get_contributors(state, 10, wider) or ()) == 9
+
+
+# --- who is never drawn --------------------------------------------------------------------------
+
+
+def never_drawn(author: int, round_: int, *, is_never: bool = True) -> Sealed[Membership]:
+    peer = peer_name(author)
+    wished = Membership(joins=True, peer=peer, round=round_, never_drawn=is_never)
+    return seal_membership(wished, run_id_of(RUN), cheap_sign(peer))
+
+
+def test_who_says_so_in_its_join_is_never_drawn_and_no_candidate() -> None:
+    tree = Tree(RUN)
+    parent = grow(tree, tree.start(8), range(1, 5))[-1]
+    due = [header(n, 5, run=RUN, vote=parent) for n in drawn(tree, parent, 5)]
+    tree.headers.update({h.hash: h for h in due})
+    by = tree.ranked(parent, 5)[0]
+    joins = [never_drawn(9, 5)]
+    record = tree.add(proposal(by, 5, parent, run=RUN, contributions=due, joins=joins)).hash
+    assert tree.member(record, 9).never_drawn
+    assert peer_name(9) not in get_candidates(tree.state(record))
+    assert not any(9 in drawn(tree, record, r) for r in range(6, 60))
+    state = tree.state(record)
+    assert decode_chain_state(encode_chain_state(state)) == state
+    # It may think better of it, and a member may find that it cannot any more.
+    assert is_wish_usable(never_drawn(9, 6, is_never=False).body, state, 6, 6)
+    assert not is_wish_usable(never_drawn(9, 6).body, state, 6, 6)
+    assert is_wish_usable(never_drawn(1, 6).body, state, 6, 6)
+
+
+def test_even_in_a_young_run_it_becomes_no_member() -> None:
+    tree = Tree(RUN)
+    record = tree.start(3)
+    due = [header(n, 1, run=RUN, vote=record) for n in range(3)]
+    tree.headers.update({h.hash: h for h in due})
+    made = proposal(
+        tree.ranked(record, 1)[0], 1, record, run=RUN, contributions=due, joins=[never_drawn(9, 1)]
+    )
+    assert peer_name(9) not in tree.members(tree.add(made).hash)
+
+
+def test_a_leave_does_not_say_how_its_author_joins() -> None:
+    peer = peer_name(1)
+    odd = Membership(joins=False, peer=peer, round=1, never_drawn=True)
+    sealed = seal_membership(odd, run_id_of(RUN), cheap_sign(peer))
+    with pytest.raises(Reject, match="a leave that says"):
+        decode_membership(sealed.raw, run_id_of(RUN))
+
+
+@pytest.mark.parametrize(("contributors", "says_so"), [(C, True), (0, False)])
+def test_a_node_that_does_not_train_says_so_where_contributors_are_drawn(
+    contributors: int, says_so: bool
+) -> None:
+    """Where everybody contributes in every round, its heartbeats make it a member."""
+    run = manifest(agreement=Agreement(contributors=contributors))
+    believed = view(run, me=5)
+    machine = Round(believed, contributes=False)
+    wishes = [
+        decode_membership(e.raw, believed.run_id).body
+        for e in only(Announce, machine.step(Tick(time_of(0))))
+        if e.kind is Kind.MEMBERSHIP
+    ]
+    assert [w.never_drawn for w in wishes] == [says_so]

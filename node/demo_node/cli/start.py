@@ -111,7 +111,8 @@ from demo_node.config import (
 @click.option(
     "--train/--no-train",
     default=None,
-    help="Whether to train; without, the node only keeps and serves. [default: train]",
+    help="Whether to train; without, the node only keeps and serves, and where contributors are"
+    " drawn it says in its join that it is not to be. [default: train]",
 )
 @click.option(
     "--trace-endpoint",

@@ -262,20 +262,24 @@ class Membership(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     PEER_FIELD_NUMBER: _builtins.int
     ROUND_FIELD_NUMBER: _builtins.int
+    NEVER_DRAWN_FIELD_NUMBER: _builtins.int
     kind: Global___Membership.Kind.ValueType
     peer: _builtins.bytes
     round: _builtins.int
     """round in which it was signed"""
+    never_drawn: _builtins.bool
+    """a join of one that follows, and cannot contribute"""
     def __init__(
         self,
         *,
         kind: Global___Membership.Kind.ValueType = ...,
         peer: _builtins.bytes = ...,
         round: _builtins.int = ...,
+        never_drawn: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "peer", b"peer", "round", b"round"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "never_drawn", b"never_drawn", "peer", b"peer", "round", b"round"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -574,6 +578,7 @@ class ChainState(_message.Message):
         LAST_ROUND_FIELD_NUMBER: _builtins.int
         REMOVED_UNTIL_FIELD_NUMBER: _builtins.int
         CREDITED_TURNS_FIELD_NUMBER: _builtins.int
+        NEVER_DRAWN_FIELD_NUMBER: _builtins.int
         peer: _builtins.bytes
         admitted_by: _builtins.bytes
         """record that admitted it; empty for a candidate"""
@@ -593,6 +598,8 @@ class ChainState(_message.Message):
         """no join counts before this round (rule 26); 0: it may join"""
         credited_turns: _builtins.int
         """what turns said in credited_round"""
+        never_drawn: _builtins.bool
+        """its join said so"""
         @_builtins.property
         def samples(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
         def __init__(
@@ -612,10 +619,11 @@ class ChainState(_message.Message):
             last_round: _builtins.int = ...,
             removed_until: _builtins.int = ...,
             credited_turns: _builtins.int = ...,
+            never_drawn: _builtins.bool = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted_by", b"admitted_by", "contributed", b"contributed", "credited_round", b"credited_round", "credited_turns", b"credited_turns", "first_round", b"first_round", "included", b"included", "last_round", b"last_round", "left", b"left", "member_round", b"member_round", "peer", b"peer", "removed_until", b"removed_until", "samples", b"samples", "samples_total", b"samples_total", "since_round", b"since_round"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted_by", b"admitted_by", "contributed", b"contributed", "credited_round", b"credited_round", "credited_turns", b"credited_turns", "first_round", b"first_round", "included", b"included", "last_round", b"last_round", "left", b"left", "member_round", b"member_round", "never_drawn", b"never_drawn", "peer", b"peer", "removed_until", b"removed_until", "samples", b"samples", "samples_total", b"samples_total", "since_round", b"since_round"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
