@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from demo_node.sim.keys import cheap_sign, peer_name
 from demo_node.sim.pulls import Pulls
 from demo_node.sim.shelf import Shelf
-from demo_node.sim.snapshots import ModelSnapshots
+from demo_node.sim.snapshots import ModelSnapshot, ModelSnapshots
 from demo_node.sim.timekeeping import Timekeeper
 from demo_node.sim.trainer import ModelTrainer
 from demo_node.store.chainlog import ChainEntry, ChainLog
@@ -53,6 +53,8 @@ from demo_protocol.events import (
 from demo_protocol.finality import Final
 from demo_protocol.identity import Kind
 from demo_protocol.limits import RECORDS_PER_REPLY_MAX
+from demo_protocol.receive import on_records
+from demo_protocol.roster import ChainState
 from demo_protocol.round import Round
 from demo_protocol.schedule import contribute_end_ms, round_at, train_end_ms
 from demo_protocol.view import View
@@ -81,6 +83,7 @@ class Disk:
     payloads: Shelf
     is_full: bool = False
     final: Final | None = None
+    final_state: ChainState | None = None
     snapshots: ModelSnapshots = field(default_factory=ModelSnapshots)
 
 
@@ -156,19 +159,8 @@ class Actor:
         self._signed = SignedLog(files, path / "signed.log", world.run_id, now_round)
         start = world.choose_start(self)
         self.trainer = ModelTrainer(self, start)
-        view = View(
-            manifest=world.manifest,
-            me=self.name,
-            sign=cheap_sign(self.name),
-            verify=world.verify,
-            root=start.state,
-            digest=start.digest,
-            final=self.disk.final,
-            decode_header=world.decode_header,
-            make_record=world.make_record,
-        )
         self.machine = Round(
-            view,
+            self._make_view(start),
             signed_until={kind: self._signed.newest(kind) for kind in Kind},
             syncing=True,
         )
@@ -183,6 +175,33 @@ class Actor:
             self._take_part()
         else:
             self._catch_up(-1, now_round + STALLED_ROUNDS)
+
+    def _make_view(self, start: ModelSnapshot) -> View:
+        """As `Participant._make_view`: a chain that goes back to what was final, by our log."""
+        world = self.world
+        make_view = functools.partial(
+            View,
+            manifest=world.manifest,
+            me=self.name,
+            sign=cheap_sign(self.name),
+            verify=world.verify,
+            digest=start.digest,
+            final=self.disk.final,
+            decode_header=world.decode_header,
+            check_header=world.check_header,
+            make_record=world.make_record,
+        )
+        oldest = self.disk.final_state or world.root
+        if oldest.height < start.state.height:
+            view = make_view(root=oldest)
+            for entry in self._chain_log.entries(oldest.round):
+                if entry.round <= start.state.round:
+                    bundles = (decode_bundle(entry.raw),)
+                    on_records(view, RecordsFetched(self.now_ms(), bundles, self.name))
+            if start.state.record in view.chain:
+                view.begin_at(start.state.record, start.digest)
+                return view
+        return make_view(root=start.state)
 
     def crash(self, *, power_cut: bool = False) -> None:
         """End this life without a word."""
@@ -350,6 +369,7 @@ class Actor:
                 self._keep_record(record)
             case Finalised(record, round_, height):
                 self.disk.final = Final(record, round_, height)
+                self.disk.final_state = self.view.chain[record].state
             case HeadChanged():
                 self._keep_snapshot()
                 self.world.watcher.on_head_changed(self, effect)

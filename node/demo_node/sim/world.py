@@ -26,6 +26,7 @@ from demo_protocol.astray import find_votes_elsewhere
 from demo_protocol.chain import Record, make_record
 from demo_protocol.events import Apply, Bundle, PullPayload
 from demo_protocol.identity import Kind, Verify
+from demo_protocol.joining import choose_offer
 from demo_protocol.limits import DIGEST_BYTES
 from demo_protocol.manifest import Manifest, compute_run_id
 from demo_protocol.merkle import compute_leaf
@@ -34,8 +35,9 @@ from demo_protocol.payload import payload_bytes
 from demo_protocol.roster import ChainState
 from demo_protocol.round import make_bundle
 from demo_protocol.schedule import round_at, round_start_ms
-from demo_protocol.schema import compute_schema
+from demo_protocol.schema import Schema, compute_schema
 from demo_protocol.state_root import compute_state_root
+from demo_protocol.validate import check_header
 
 EXACT_NODES = 100
 COARSE_MS = 20
@@ -82,6 +84,7 @@ class World:
         self._everybody: Numbers | None = None
         self._moment_ms = 1
         self.decode_header = functools.lru_cache(maxsize=None)(decode_header)
+        self._checked: set[bytes] = set()
         self._records: dict[bytes, Record] = {}
         self._verified: dict[tuple[bytes, bytes], bool] = {}
         self._applied: dict[tuple[bytes, int, tuple[bytes, ...]], bytes] = {}
@@ -209,10 +212,28 @@ class World:
         for peer in sorted(places, key=lambda p: (-votes[p.view.head], p.index)):
             chain = peer.view.chain
             here = [snapshot for snapshot in own if snapshot.state.record in chain]
-            theirs = [s for s in peer.disk.snapshots.kept if s.state.record in chain]
+            theirs = self._offered_by(peer)
+            newest = here[-1] if here else None
+            if newest and peer.view.head_state.round - newest.state.round <= self._reach(newest):
+                return newest
             if here or theirs:
                 return max([*here, *theirs], key=lambda s: s.state.height)
         return own[-1]
+
+    def _reach(self, own: ModelSnapshot) -> int:
+        """Rounds that are replayed rather than skipped: as `StartFinder._reach`."""
+        agreement = self.manifest.agreement
+        is_first = own is self._first
+        return agreement.snapshot_every if is_first else agreement.payload_window_rounds // 2
+
+    def _offered_by(self, peer: Actor) -> list[ModelSnapshot]:
+        """What a joiner is given: as a rule one that is final there (rule 21)."""
+        held = {
+            (s.state.record, self.compute_root(s.state, s.digest)): s
+            for s in peer.disk.snapshots.kept
+        }
+        offer = choose_offer(peer.view, held)
+        return [] if offer is None else [held[offer]]
 
     def find_below(self, actor: Actor, target: bytes) -> ModelSnapshot | None:
         """A snapshot, its own before a peer's, of a record that was applied on the way."""
@@ -265,6 +286,14 @@ class World:
         if known is None:
             known = self._verified[signature, message] = cheap_verify(key, message, signature)
         return known
+
+    def check_header(
+        self, header: Sealed[Header], manifest: Manifest, schema: Schema, verify: Verify
+    ) -> None:
+        """As `validate.check_header`; what held for one node holds for all."""
+        if header.raw not in self._checked:  # its hash does not cover the signature
+            check_header(header, manifest, schema, verify)
+            self._checked.add(header.raw)
 
     def make_record(
         self,
