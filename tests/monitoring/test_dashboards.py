@@ -29,6 +29,7 @@ OTHERS = {
 ONLY_IN_DOCS = {
     "demo_clock_error_seconds": "`demo-node status` says how sure the correction is",
     "demo_head_height": "the head's round says the same, and whether it is behind",
+    "demo_final_height": "four records behind the head, unless a cut is on",
     "demo_parameters": "never changes within a run",
     "demo_heldout_round": "every tenth round; the loss is what one looks at",
     "demo_learning_rate": "follows from the round; for comparing runs",

@@ -25,8 +25,16 @@ QUIET_ROUNDS, ROUNDS = 6, 50
 CALM_ROUNDS = 18
 """L rounds until a node knows that it is astray, a snapshot, and what was trained since."""
 
-SHORT_WINDOW = Agreement(payload_window_rounds=20, snapshot_every=5)
+FOUND = (607, 611)
+"""607: halves for longer than payloads are kept, of which one had admitted newcomers, stayed apart,
+until records were kept for forget_rounds. 611: a trainer that died on a branch which its node had
+left for its own."""
+
+SHORT_WINDOW = {"payload_window_rounds": 20, "snapshot_every": 5}
 """Who is cut off or away for a while comes back to a run that has forgotten the way."""
+
+EARLY_FINALITY = {"final_min_records": 4}
+"""Nobody leaves what is final: that keeps no two sides of a storm apart."""
 
 
 class Storm:
@@ -94,7 +102,7 @@ class Storm:
                 await self.add(len(self.numbers))
 
 
-@pytest.mark.parametrize("seed", range(16), ids=lambda seed: f"seed{seed}")
+@pytest.mark.parametrize("seed", [*range(16), *FOUND], ids=lambda seed: f"seed{seed}")
 def test_after_any_storm_everybody_is_on_one_chain(seed: int) -> None:
     async def scenario(swarm: SimSwarm) -> None:
         storm = Storm(swarm, seed)
@@ -126,8 +134,10 @@ def test_after_any_storm_everybody_is_on_one_chain(seed: int) -> None:
         assert_agree(swarm)
         assert height(swarm.nodes[0]) >= 20
 
-    run = manifest(agreement=SHORT_WINDOW) if seed % 2 else manifest()
-    play(scenario, SimSwarm(run))
+    agreement = Agreement(
+        **(SHORT_WINDOW if seed % 2 else {}), **(EARLY_FINALITY if seed % 4 > 1 else {})
+    )
+    play(scenario, SimSwarm(manifest(agreement=agreement)))
 
 
 def _middle_of_training(swarm: SimSwarm) -> int:
