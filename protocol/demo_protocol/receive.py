@@ -37,13 +37,11 @@ from demo_protocol.messages import (
     decode_proposal,
     make_notice,
 )
-from demo_protocol.payload import payload_bytes
 from demo_protocol.rooting import check_root
 from demo_protocol.roster import was_due
 from demo_protocol.schedule import round_start_ms
 from demo_protocol.validate import (
     accepted_rounds,
-    validate_payload_size,
     validate_round,
     validate_slot,
 )
@@ -180,7 +178,7 @@ def pull_payloads(view: View, record: Record) -> list[Effect]:
 def resolve_pending(view: View) -> list[Effect]:
     """Turn every waiting proposal whose parent and headers are here into a record."""
     effects: list[Effect] = []
-    progress = True
+    progress = bool(view.pool.pending)
     while progress:
         progress = False
         for proposal in list(view.pool.pending.values()):
@@ -224,19 +222,22 @@ def _check_news(view: View, header: Sealed[Header], accepted: range) -> None:
 def _take_news(view: View, header: Sealed[Header], sender: bytes) -> list[Effect]:
     """Take a header that was checked, from gossip or from a peer that was asked for news."""
     body = header.body
-    is_first = body.peer not in view.pool.by_round.get(body.round, {})
-    is_twins = _is_twins(view, header)
-    effects = _take_header(view, header) + resolve_pending(view)
+    is_first = body.peer not in view.pool.by_round.get(body.round, ())
+    is_twins = body.peer == view.me and _is_twins(view, header)
+    effects = _take_header(view, header)
+    effects += resolve_pending(view)
     if is_twins:
         effects.append(KeyInUse(body.round))
     if is_first and not view.pool.is_held(body):
         effects.append(_pull_payload(body, sender))
-    return effects + _pull_towards(view, body.vote, body.round, (body.peer, sender))
+    if body.vote not in view.chain:
+        effects += _pull_towards(view, body.vote, body.round, (body.peer, sender))
+    return effects
 
 
 def _may_be_due(view: View, body: Header) -> bool:
     """Heads differ for a moment, so its author's counts: that is what a vote names."""
-    if body.vote not in view.chain:
+    if not view.manifest.agreement.contributors or body.vote not in view.chain:
         return True
     state = view.chain[body.vote].state
     return was_due(state, body.peer, body.round, view.manifest.agreement)
@@ -245,21 +246,13 @@ def _may_be_due(view: View, body: Header) -> bool:
 def _is_twins(view: View, header: Sealed[Header]) -> bool:
     """Is it signed with our key, and not by us? What we said before a restart is ours."""
     body = header.body
-    if body.peer != view.me:
-        return False
     own = view.pool.by_round.get(body.round, {}).get(view.me)
     return body.round > view.signed_round if own is None else own.hash != header.hash
 
 
 def _check_header(view: View, header: Sealed[Header]) -> None:
-    """Raise Reject where no honest peer would have signed this header, or its author did not."""
-    if header.hash in view.pool.headers:
-        return
-    if header.body.k > view.manifest.learning.k:
-        raise Reject(f"k {header.body.k} is beyond the manifest's")
-    if header.body.k:
-        validate_payload_size(header.body, payload_bytes(view.schema, header.body.k))
-    check_signature(header, view.verify)
+    if header.hash not in view.pool.headers:
+        view.check_header(header, view.manifest, view.schema, view.verify)
 
 
 def _take_header(view: View, header: Sealed[Header]) -> list[Effect]:
@@ -431,7 +424,7 @@ def _pull_payload(header: Header, sender: bytes) -> PullPayload:
         header.payload_bytes,
         header.k,
         header.round,
-        _distinct((header.peer, sender)),
+        (sender,) if header.peer == sender else (header.peer, sender),
     )
 
 

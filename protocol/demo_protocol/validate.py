@@ -21,6 +21,7 @@ from demo_protocol.messages import (
     check_signature,
     decode_membership,
 )
+from demo_protocol.payload import payload_bytes
 from demo_protocol.roster import (
     ChainState,
     compute_slot,
@@ -31,6 +32,7 @@ from demo_protocol.roster import (
     was_due,
 )
 from demo_protocol.schedule import Schedule, round_at
+from demo_protocol.schema import Schema
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +66,18 @@ def validate_payload_size(header: Header, expected_bytes: int) -> None:
     """Rule T8: a payload's length is a function of the manifest and k."""
     if header.payload_bytes != expected_bytes:
         raise Reject(f"a payload of k {header.k} has {expected_bytes} bytes")
+
+
+def check_header(
+    header: Sealed[Header], manifest: Manifest, schema: Schema, verify: Verify
+) -> None:
+    """Raise Reject where no honest peer would have signed this header, or its author did not."""
+    k = header.body.k
+    if k > manifest.learning.k:
+        raise Reject(f"k {k} is beyond the manifest's")
+    if k:
+        validate_payload_size(header.body, payload_bytes(schema, k))
+    check_signature(header, verify)
 
 
 def validate_proposal(

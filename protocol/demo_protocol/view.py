@@ -14,6 +14,7 @@ from demo_protocol.messages import Header, Sealed, decode_header
 from demo_protocol.pool import Pool
 from demo_protocol.roster import ChainState, get_contributors
 from demo_protocol.schema import Schema, compute_schema
+from demo_protocol.validate import check_header
 
 
 @dataclass(slots=True, kw_only=True)
@@ -37,6 +38,7 @@ class View:
     root: ChainState
     digest: bytes
     decode_header: Callable[[bytes, bytes], Sealed[Header]] = decode_header
+    check_header: Callable[[Sealed[Header], Manifest, Schema, Verify], None] = check_header
     make_record: MakeRecord = make_record
     """Functions of their arguments alone: a simulator computes them once for all its nodes."""
 
