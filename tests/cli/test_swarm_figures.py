@@ -65,6 +65,7 @@ KEYS = [
     "leaves",
     "cuts",
     "heals",
+    "held",
     "rollbacks",
 ]
 

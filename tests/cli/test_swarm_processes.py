@@ -42,19 +42,19 @@ def on_loop(test: Callable[Given, Coroutine[None, None, None]]) -> Callable[Give
     return run
 
 
-async def idle_node(folder: Path) -> SwarmNode:
+async def idle_node(folder: Path, index: int = 3) -> SwarmNode:
     process = await spawn(IDLE, folder / "node.log", folder)
-    return SwarmNode(3, DataDir(folder), "", IDLE, folder, process, "127.0.0.1:0")
+    return SwarmNode(index, DataDir(folder), "", IDLE, folder, process, "127.0.0.1:0")
 
 
-async def python_node(folder: Path, code: str) -> SwarmNode:
+async def python_node(folder: Path, code: str, index: int = 3) -> SwarmNode:
     """One that runs this code and has said "up"."""
     command = (sys.executable, "-c", code)
     log = folder / "node.log"
     before = log.stat().st_size if log.exists() else 0
     process = await spawn(command, log, folder)
     await wait_until(lambda: log.stat().st_size > before)
-    return SwarmNode(3, DataDir(folder), "", command, folder, process, "127.0.0.1:0")
+    return SwarmNode(index, DataDir(folder), "", command, folder, process, "127.0.0.1:0")
 
 
 @on_loop

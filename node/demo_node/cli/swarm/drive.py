@@ -82,6 +82,7 @@ async def run_swarm(folder: Path, options: SwarmOptions, view: SwarmView) -> Swa
     return replace(
         report,
         scenario=scenario.name,
+        held=swarm.wires.held,
         agree_within_s=manifest.agreement.final_depth * schedule.round_ms / 1000,
         records_wanted=0.0 if options.is_wired else RECORDS_WANTED,
         unclean=unclean,

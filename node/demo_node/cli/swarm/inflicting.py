@@ -187,13 +187,12 @@ class Inflicter:
         self._tell(node.index, "runs again (SIGCONT)")
 
     async def _cut(self, cut: Cut, seconds: float | None) -> None:
-        arrow = "does not reach" if cut.one_way else "is cut from"
         event = Suffered(Do.CUT, None, self._round())
         self.suffered.append(event)
         self._cuts.append((cut, event))
         self._swarm.wires.add_cut(cut)
         self._agreeing.on_cut()
-        self._say(f"round {event.round}: {_name(cut.left)} {arrow} {_name(cut.right)}")
+        self._say(f"round {event.round}: {_describe(cut)}")
         if seconds is not None:
             await asyncio.sleep(seconds)
             await self._heal(cut)
@@ -204,10 +203,7 @@ class Inflicter:
                 self._cuts.remove(entry)
                 self._swarm.wires.heal(cut)
                 took_s = entry[1].end()
-                self._say(
-                    f"round {self._round()}: {_name(cut.left)} and {_name(cut.right)} reach each"
-                    f" other again after {took_s:.1f} s"
-                )
+                self._say(f"round {self._round()}: healed after {took_s:.1f} s: {_describe(cut)}")
                 if not self._cuts:
                     self._agreeing.on_heal(self._round())
                 return
@@ -223,6 +219,13 @@ class Inflicter:
 
     def _round(self) -> int:
         return round_at(self._schedule, time.time_ns() // 1_000_000)
+
+
+def _describe(cut: Cut) -> str:
+    left, right = _name(cut.left), _name(cut.right)
+    if cut.one_way:
+        return f"cut one way, from {left} to {right}"
+    return f"cut between {left} and {right}"
 
 
 def _name(side: frozenset[int]) -> str:

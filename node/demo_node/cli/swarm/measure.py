@@ -75,6 +75,8 @@ class SwarmReport:
     scenario: str = ""
     outcomes: Sequence[FaultOutcome] = ()
     heals: Sequence[Heal] = ()
+    held: int = 0
+    """Pieces of data, and connections about to begin, that a cut has held up."""
     agree_within_s: float = math.inf
     """After a heal."""
     records_wanted: float = RECORDS_WANTED

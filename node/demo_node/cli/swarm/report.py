@@ -49,6 +49,7 @@ def format_document(report: SwarmReport) -> str:
         "leaves": len(report.get_outcomes(Do.LEAVE)),
         "cuts": len(report.get_outcomes(Do.CUT)),
         "heals": [{"round": heal.round, "agreed_s": heal.agreed_s} for heal in report.heals],
+        "held": report.held,
         "rollbacks": report.rollbacks,
     }
     finite = {

@@ -1,0 +1,130 @@
+"""A scenario file happens to eight real nodes, and they come through it."""
+
+import contextlib
+import json
+import re
+import subprocess
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import psutil  # type: ignore[import-untyped]
+import pytest
+
+from demo_node.cli.swarm.wires import relay_host
+from demo_node.sim.scenario import Do, read_scenario
+from tests.cli.command import COMMAND
+from tests.e2e.processes import find_processes, marked_environment, nothing_left
+
+FILE: Final = Path(__file__).parents[1] / "scenarios/cut-and-heal.toml"
+SCENARIO: Final = read_scenario(FILE)
+
+DEADLINE_S: Final = 240
+LOOK_S: Final = 1.0
+
+# 20 rounds of 4 s, and starting and stopping eight nodes: 150 s in the first test's fixture.
+pytestmark = [pytest.mark.swarm, pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+@dataclass(slots=True)
+class Played:
+    """What a scenario left. `talked`: hosts that nodes had TCP connections with meanwhile."""
+
+    folder: Path
+    exit_code: int = -1
+    document: Mapping[str, Any] = field(default_factory=dict)
+    stderr: str = ""
+    talked: set[str] = field(default_factory=set)
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
+    run = Played(tmp_path_factory.mktemp("scenario"))
+    command = [*COMMAND, "swarm", "--scenario", str(FILE), "--json"]
+    command += ["--keep", str(run.folder / "nodes")]
+    with (
+        (run.folder / "stdout").open("w") as stdout,
+        (run.folder / "stderr").open("w") as stderr,
+        nothing_left(run.folder),
+        subprocess.Popen(
+            command, stdout=stdout, stderr=stderr, env=marked_environment(run.folder)
+        ) as swarm,
+    ):
+        try:
+            for _ in range(int(DEADLINE_S / LOOK_S)):
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    run.exit_code = swarm.wait(timeout=LOOK_S)
+                    break
+                run.talked |= set().union(*map(find_hosts, find_processes(run.folder)))
+        finally:
+            swarm.kill()
+        run.stderr = (run.folder / "stderr").read_text()
+        printed = (run.folder / "stdout").read_text()
+        assert printed, run.stderr
+        run.document = json.loads(printed.splitlines()[-1])
+        yield run
+
+
+def find_hosts(pid: int) -> set[str]:
+    """With which hosts a node has TCP connections; nothing for other processes of the swarm."""
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid)
+        if "start" in process.cmdline():
+            found = process.net_connections(kind="tcp4")
+            return {c.raddr.ip for c in found if c.status == "ESTABLISHED" and c.raddr}
+    return set()
+
+
+def test_all_nodes_agree_after_every_heal_and_at_the_end(played: Played) -> None:
+    assert played.exit_code == 0, played.stderr
+    document = played.document
+    assert document["digests_equal"] is True
+    assert document["nodes"] == document["nodes_started"] == SCENARIO.nodes + 1
+    limit_s = 4 * SCENARIO.round_seconds  # final_depth rounds
+    assert document["heals"]
+    assert all(heal["agreed_s"] <= limit_s for heal in document["heals"])
+
+
+def test_every_event_of_the_file_happened(played: Played) -> None:
+    document = played.document
+    plan = SCENARIO.plan()
+    suffered = [event for event in plan if event.do is not Do.HEAL]
+    told = [(fault["round"], fault["kind"]) for fault in document["faults"]]
+    assert told == [(event.round, event.do) for event in suffered]
+    wanted = Counter(event.do for event in plan)
+    assert document["kills"] == wanted[Do.KILL] + wanted[Do.TRAINER_DIES]
+    assert document["stalls"] == wanted[Do.STOP]
+    assert document["leaves"] == wanted[Do.LEAVE]
+    assert document["cuts"] == wanted[Do.CUT]
+    # Who was killed or left came back, and the new one came.
+    assert document["joins"] == wanted[Do.KILL] + wanted[Do.LEAVE] + wanted[Do.JOIN]
+    assert all(fault["back_s"] is not None for fault in document["faults"])
+    for line in (
+        "node 2 killed (SIGKILL), back in 4 s",
+        "node 6 stopped (SIGSTOP) for 8 s",
+        "node 8 is new",
+        "cut between nodes 0, 1, 2, 3, 4 and nodes 5, 6, 7",
+        "node 1 has left",
+        "node 4 lost its trainer (SIGKILL)",
+        "cut one way, from node 0 to nodes 1, 2, 3",
+    ):
+        assert re.search(rf"^round \d+: {re.escape(line)}", played.stderr, re.M), line
+
+
+def test_the_cut_held_bytes_up_and_one_side_went_back(played: Played) -> None:
+    assert played.document["held"] > 0
+    assert played.document["rollbacks"] > 0
+    assert played.document["replayed_rounds"] > 0
+
+
+def test_no_connection_led_around_the_wires(played: Played) -> None:
+    """A node sees relays only, whoever dialled: so it cannot tell others of anything else."""
+    assert played.talked == {relay_host(node) for node in range(SCENARIO.nodes + 1)}
+
+
+def test_no_node_ended_badly_or_is_left(played: Played) -> None:
+    for log in (played.folder / "nodes").glob("node*/node.log"):
+        assert "Traceback" not in log.read_text(), log
+    assert not find_processes(played.folder)
