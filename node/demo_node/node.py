@@ -162,14 +162,13 @@ async def _join_run(node: Node, group: asyncio.TaskGroup, files: ExitStack) -> N
     patience_ms = PATIENCE_MS if node.peering.knows_others else 0
     await participant.timekeeper.settle(patience_ms / 1000)
     start = await participant.finder.choose(patience_ms)
-    trainer = await supervisor.wait_ready()
-    can_contribute = trainer.info is None or trainer.info.can_contribute
     driver, snapshotting = await participant.begin(
-        start,
-        files,
-        stop_round=node.config.rounds or None,
-        contributes=node.config.train and can_contribute,
+        start, files, stop_round=node.config.rounds or None, contributes=node.config.train
     )
+    # Torch takes seconds to import: what peers give is on its way meanwhile.
+    trainer = await supervisor.wait_ready()
+    if trainer.info is not None and not trainer.info.can_contribute:
+        driver.machine.contributes = False
     evaluating = Evaluating(driver, learner, node.observer, node.config.evaluate_every)
     group.create_task(evaluating.run())
     node.operations.begin(driver, learner, snapshotting, evaluating, supervisor)

@@ -195,6 +195,12 @@ class RoundDriver:
         """Return when all that was to be sent is."""
         await self._outbox.join()
 
+    def take_part(self) -> None:
+        """It is level with the others: from now on it signs, trains and proposes."""
+        for effect in self.machine.take_part():
+            self._perform(effect)
+        self.post(Tick(self.clock.now_ms()))
+
     def leave(self) -> None:
         """Announce that this node leaves the run."""
         for effect in self.machine.leave():

@@ -16,7 +16,7 @@ from demo_node.round import RoundDriver
 from demo_node.walking import HeadAsker, Heads
 from demo_protocol.astray import find_wanted
 from demo_protocol.errors import ConfigError
-from demo_protocol.events import PullRecords, Tick
+from demo_protocol.events import PullRecords
 from demo_protocol.limits import MANIFEST_BYTES_MAX
 from demo_protocol.manifest import Manifest, compute_run_id, decode_manifest
 from demo_protocol.schedule import contribute_end_ms, round_at, train_end_ms
@@ -97,8 +97,7 @@ async def catch_up(
     if driver.puller.holders():
         await _listen(driver, clock, say, heard_ms)
     driver.first_round = driver.view.round
-    driver.machine.syncing = False
-    driver.post(Tick(clock.now_ms()))
+    driver.take_part()
 
 
 async def _come_level(

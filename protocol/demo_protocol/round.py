@@ -244,6 +244,11 @@ class Round:
         is_in = view.me in view.chain[view.head].members
         return is_drawn and not is_in and may_rejoin(known, round_)
 
+    def take_part(self) -> list[Effect]:
+        """It has caught up. It asks to be let in at once: the next round would cost it another."""
+        self.syncing = False
+        return self._announce_membership(self.view.round)
+
     def leave(self) -> list[Effect]:
         """The operator wants out: sign a leave, train no more."""
         self.leaving = True

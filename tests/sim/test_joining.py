@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from demo_node.ports import Blob
+from demo_node.sim.whole.faults import Asked
 from demo_node.sim.whole.swarm import SimNode, SimSwarm
 from demo_node.sim.whole.virtual_loop import VirtualClock
 from demo_protocol.errors import ConfigError
@@ -197,5 +198,62 @@ def test_a_member_joins_with_an_archive_alone() -> None:
         assert_agree(swarm)
         assert not joiner.machine.syncing
         assert height(joiner) >= 40
+
+    play(scenario, stage())
+
+
+# --- while a snapshot is on its way ---------------------------------------------------------------
+
+
+def test_rounds_go_on_while_a_snapshot_comes_and_the_joiner_is_level_right_after() -> None:
+    """Each chunk takes four rounds; what is announced meanwhile is kept, and only applied later."""
+
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(3)
+        await swarm.run_until_round(31)
+        slow = (Blob.STATE_CHUNK,)
+        swarm.faults.answered_s = lambda asked: 12.0 if asked.request.kind in slow else 0.0
+        joiner = await add_joiner(swarm)  # the chain's state is here: a chunk too
+        begun = joiner.view.round
+        assert joiner.machine.replica.applying == joiner.view.head
+        await swarm.run_until_round(begun + 3)
+        assert joiner.machine.replica.applying == joiner.view.head, "nothing is applied yet"
+        newest = swarm.nodes[0].view.head
+        assert newest in joiner.view.chain
+        assert joiner.view.is_usable(newest), "its payloads are here already"
+        assert joiner.name not in swarm.nodes[0].view.votes.newest, "it has signed nothing"
+        await swarm.run_until_round(begun + 6)
+        assert_agree(swarm)
+        assert not joiner.machine.syncing
+        await swarm.run_until_round(begun + 8)
+        included = [r for r in joiner.observer.rounds if r.included]
+        assert included
+        assert included[0].round <= begun + 6
+        assert not any(name == "states.lost" for name, _ in joiner.observer.events)
+
+    play(scenario, stage())
+
+
+def test_a_joiner_whose_holders_vanish_in_the_middle_begins_at_a_later_snapshot() -> None:
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(3)
+        await swarm.run_until_round(31)
+        given: list[bytes] = []
+
+        def answered(asked: Asked) -> float | None:
+            if asked.request.kind is not Blob.STATE_CHUNK:
+                return 0.0
+            given.append(asked.request.key)
+            return None if 1 < len(given) < 60 else 0.0  # the first is the chain's state
+
+        swarm.faults.answered_s = answered
+        joiner = await add_joiner(swarm)
+        first = joiner.view.chain.root.record
+        while len(given) < 60:
+            assert joiner.machine.replica.states <= {first}
+            await asyncio.sleep(1)
+        await swarm.run_until_round(joiner.view.round + 10)
+        assert_agree(swarm)
+        assert not joiner.machine.syncing
 
     play(scenario, stage())
