@@ -7,12 +7,13 @@ be applied and whether it wins are other files' questions.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from demo_protocol.advance import advance
 from demo_protocol.errors import LocalFault
 from demo_protocol.evidence import Offence
 from demo_protocol.identity import Verify
 from demo_protocol.manifest import Manifest
 from demo_protocol.messages import Header, Proposal, Sealed
-from demo_protocol.roster import ChainState, advance, compute_rank, get_member_names
+from demo_protocol.roster import ChainState, compute_rank, get_member_names
 from demo_protocol.validate import validate_proposal
 
 

@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from demo_node.sim.keys import cheap_verify, peer_name
+from demo_protocol.advance import _list_forgotten
 from demo_protocol.errors import Reject
 from demo_protocol.evidence import make_offence
 from demo_protocol.limits import CANDIDATES_MAX, JOINS_MAX
 from demo_protocol.manifest import Agreement
-from demo_protocol.roster import ChainState, _list_forgotten, count_places, get_voters
+from demo_protocol.roster import ChainState, count_places, get_voters
 from demo_protocol.validate import is_wish_usable, validate_proposal
 from tests.builders import Tree, header, manifest, run_id_of, wish
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from demo_node.sim.keys import peer_name
+from demo_protocol.advance import advance
 from demo_protocol.identity import compute_key, compute_rank_hash, compute_waiting_hash
 from demo_protocol.manifest import Agreement
 from demo_protocol.messages import Header, Membership
@@ -15,7 +16,6 @@ from demo_protocol.roster import (
     GENESIS_ROUND,
     SAMPLES_HISTORY,
     ChainState,
-    advance,
     compute_interval,
     compute_rank,
     compute_slot,
