@@ -26,9 +26,6 @@ NEVER: Final = GENESIS_ROUND - 1
 CANDIDATES_DRAWN: Final = 4
 """Candidates, and members that expired, that contribute in one round beside the members drawn."""
 
-REJOIN_ROUNDS: Final = 400
-"""Who is no member and was not heard of for so long is not drawn any more, and may join again."""
-
 TURNS_TO_SHOW_UP: Final = 3
 """Turns a candidate has for its first header, where candidates are drawn."""
 
@@ -200,8 +197,7 @@ def get_contributors(
         waiting = [
             peer
             for peer, member in state.known.items()
-            if peer not in derived.members
-            and not (member.left or member.never_drawn or may_rejoin(member, round_))
+            if peer not in derived.members and not (member.left or member.never_drawn)
         ]
         _keep(
             derived.contributors,
@@ -210,11 +206,6 @@ def get_contributors(
             | frozenset(_draw(state, waiting, round_, CANDIDATES_DRAWN)),
         )
     return derived.contributors[round_]
-
-
-def may_rejoin(member: Member, round_: int) -> bool:
-    """Does a join of this peer count though it never left?"""
-    return member.credited_round < round_ - REJOIN_ROUNDS
 
 
 def was_due(state: ChainState, peer: bytes, round_: int, agreement: Agreement) -> bool:

@@ -65,7 +65,7 @@ from demo_protocol.receive import (
 from demo_protocol.reconcile import on_compared
 from demo_protocol.replica import Replica
 from demo_protocol.rooting import ask_root
-from demo_protocol.roster import Member, compute_interval, may_rejoin, was_due
+from demo_protocol.roster import Member, compute_interval, was_due
 from demo_protocol.schedule import (
     coverage_cut_ms,
     round_at,
@@ -213,7 +213,7 @@ class Round:
             return []
         known = view.head_state.known.get(view.me)
         is_removed = known is not None and known.removed_until > round_  # nobody would list it
-        if self._is_as_wished(known, round_) or is_removed:
+        if self._is_as_wished(known) or is_removed:
             return []
         wish = Membership(
             joins=not self.leaving,
@@ -225,24 +225,15 @@ class Round:
         view.pool.add_wish(sealed)
         return [Announce(Kind.MEMBERSHIP, sealed.raw)]
 
-    def _is_as_wished(self, known: Member | None, round_: int) -> bool:
+    def _is_as_wished(self, known: Member | None) -> bool:
         """Does the chain say of us what we want it to?"""
         if known is None or known.left:
             return self.leaving
-        if self.leaving or known.never_drawn != self._cannot_contribute():
-            return False
-        return not self._is_forgotten(known, round_)
+        return not self.leaving and known.never_drawn == self._cannot_contribute()
 
     def _cannot_contribute(self) -> bool:
         """Where contributors are drawn, whoever cannot contribute says so, and is not drawn."""
         return not self.contributes and self.view.manifest.agreement.contributors > 0
-
-    def _is_forgotten(self, known: Member, round_: int) -> bool:
-        """Is this node no member, and so long unheard that it is drawn no more?"""
-        view = self.view
-        is_drawn = view.manifest.agreement.contributors > 0 and not known.never_drawn
-        is_in = view.me in view.chain[view.head].members
-        return is_drawn and not is_in and may_rejoin(known, round_)
 
     def take_part(self) -> list[Effect]:
         """It has caught up. It asks to be let in at once: the next round would cost it another."""

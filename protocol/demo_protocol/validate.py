@@ -28,7 +28,6 @@ from demo_protocol.roster import (
     count_places,
     get_contributors,
     get_member_names,
-    may_rejoin,
     was_due,
 )
 from demo_protocol.schedule import Schedule, round_at
@@ -178,7 +177,7 @@ def is_wish_usable(wish: Membership, parent: ChainState, round_: int, late_round
     known = parent.known.get(wish.peer)
     if wish.joins:
         return known is None or (
-            (known.left or may_rejoin(known, round_) or known.never_drawn != wish.never_drawn)
+            (known.left or known.never_drawn != wish.never_drawn)
             and wish.round > known.since_round
             and round_ >= known.removed_until
         )

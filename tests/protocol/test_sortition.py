@@ -20,7 +20,6 @@ from demo_protocol.propose import make_proposal
 from demo_protocol.roster import (
     CANDIDATES_DRAWN,
     DUE_ROUNDS,
-    REJOIN_ROUNDS,
     TURN,
     ChainState,
     Member,
@@ -36,7 +35,7 @@ from demo_protocol.roster import (
 )
 from demo_protocol.round import Round
 from demo_protocol.validate import is_wish_usable
-from tests.builders import Tree, header, manifest, proposal, run_id_of, view, wish
+from tests.builders import Tree, header, manifest, proposal, run_id_of, view
 from tests.protocol.stage import SLOT_0, TRAIN_END, Stage, announced_headers, only, time_of
 
 C = 3
@@ -262,20 +261,13 @@ def test_a_member_that_expired_is_drawn_like_a_candidate_and_so_comes_back() -> 
     assert peer_name(7) in tree.members(grow(tree, records[-1], [60])[0])
 
 
-def test_who_was_not_heard_of_for_very_long_is_not_drawn_and_joins_again() -> None:
-    tree = Tree(USUAL)
-    records = grow(tree, tree.start(8), range(1, 60), silent=[7])
-    assert tree.member(records[-1], 7).credited_round == 0
-    assert 7 in drawn(tree, records[-1], REJOIN_ROUNDS)
-    assert 7 not in drawn(tree, records[-1], REJOIN_ROUNDS + 1)
-    wish_at = [
-        is_wish_usable(wish(7, round_, run=USUAL).body, tree.state(records[-1]), round_, 6)
-        for round_ in (REJOIN_ROUNDS, REJOIN_ROUNDS + 1)
-    ]
-    assert wish_at == [False, True]
-    late = REJOIN_ROUNDS + 1
-    again = tree.grow(records[-1], late, drawn(tree, records[-1], late), joins=[7])
-    assert any(7 in drawn(tree, again, late + later) for later in range(1, 20))
+def test_who_expired_long_ago_is_forgotten_and_joins_again() -> None:
+    tree = Tree(RUN)
+    forgotten = RUN.agreement.forget_rounds + 60
+    record = grow(tree, tree.start(8), range(1, forgotten), silent=[7])[-1]
+    assert peer_name(7) not in tree.state(record).known
+    again = tree.grow(record, forgotten, drawn(tree, record, forgotten), joins=[7])
+    assert any(7 in drawn(tree, again, forgotten + later) for later in range(1, 20))
     assert tree.member(again, 7).admitted_by == b""
 
 
