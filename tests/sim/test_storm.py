@@ -5,6 +5,7 @@ play one seed again: pytest tests/sim/test_storm.py -k 'seed7'.
 """
 
 import random
+from typing import Any
 
 import pytest
 
@@ -30,10 +31,10 @@ FOUND = (607, 611)
 until records were kept for forget_rounds. 611: a trainer that died on a branch which its node had
 left for its own."""
 
-SHORT_WINDOW = {"payload_window_rounds": 20, "snapshot_every": 5}
+SHORT_WINDOW: dict[str, Any] = {"payload_window_rounds": 20, "snapshot_every": 5}
 """Who is cut off or away for a while comes back to a run that has forgotten the way."""
 
-EARLY_FINALITY = {"final_min_records": 4}
+EARLY_FINALITY: dict[str, Any] = {"final_min_records": 4}
 """Nobody leaves what is final: that keeps no two sides of a storm apart."""
 
 
