@@ -114,14 +114,14 @@ def _locate_votes(
     chain: Chain, head: bytes, votes: Votes, final: bytes | None
 ) -> tuple[bytes, dict[bytes, Set[bytes]]]:
     """(where the walk begins, supporters of every record below it)."""
-    away = votes.equivocators.keys()
+    away, records = votes.equivocators.keys(), chain.records
+    lowest = -1 if final is None else records[final].state.height
     supporters: dict[bytes, Set[bytes]] = {
         record: peers - away if away else peers
         for record, peers in votes.by_record.items()
-        if record in chain and not peers <= away
+        if record in records and records[record].state.height > lowest and not peers <= away
     }
     supporters.setdefault(head, frozenset())
-    lowest = -1 if final is None else chain[final].state.height
     # Highest first, so that a record comes after everything below it; one left: all have met.
     tips = [(-chain[record].state.height, record) for record in supporters]
     heapq.heapify(tips)
@@ -139,6 +139,10 @@ def _locate_votes(
 def _best_child(choice: _Choice, parent: Record, children: list[Record]) -> Record | None:
     if not parent.members and _is_settled(choice, parent):
         return choice.chain.path(parent.hash, choice.head.hash)[0]
+    if len(children) == 1 and not parent.members.isdisjoint(
+        choice.supporters.get(children[0].hash, ())
+    ):
+        return children[0]
     tally = [len(parent.members & choice.supporters.get(c.hash, frozenset())) for c in children]
     most = max(tally)
     best = [child for child, count in zip(children, tally, strict=True) if count == most]

@@ -156,10 +156,10 @@ class Replica:
 
         Cheap, as it is asked for every message.
         """
-        chain, pool = self.view.chain, self.view.pool
-        payloads = len(pool.payload_rounds) if self.lacks else 0
-        place = (len(chain.records), chain.root.record, self.view.round, settles)
-        return (self.view.votes.changes, payloads, *place)
+        view, chain = self.view, self.view.chain
+        payloads = len(view.pool.payload_rounds) if self.lacks else 0
+        known = (len(chain.records), chain.root.record, len(view.roots))
+        return (view.votes.changes, payloads, *known, view.round, settles)
 
     def _change_head(self, target: bytes) -> list[Effect]:
         view, previous = self.view, self.view.head
