@@ -114,7 +114,7 @@ class Actor:
         self.offset_ms = 0
         self.drift_ppm = 0
         self.machine: Round | None = None
-        self.disk = disk or Disk(_new_disk(), Shelf(world.catalogue))
+        self.disk = disk or Disk(_new_disk(world.shared_pieces), Shelf(world.catalogue))
         self.trainer: ModelTrainer
         self.life = 0
         self.clock = SystemClock(boot_ms=self._boot_ms, wall_ms=self._wall_ms)
@@ -422,7 +422,7 @@ class Actor:
             self.disk.snapshots.keep(state, self.trainer.states[state.record], window)
 
 
-def _new_disk() -> MemoryDisk:
-    disk = MemoryDisk()
+def _new_disk(shared: dict[bytes, bytes]) -> MemoryDisk:
+    disk = MemoryDisk(shared=shared)
     disk.make_folder(Path("/node"))
     return disk

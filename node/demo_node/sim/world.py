@@ -73,6 +73,7 @@ class World:
         self.links = Links(scenario.links, np.random.Generator(np.random.PCG64(seed)))
         self.actors: list[Actor] = []
         self.catalogue = Catalogue()
+        self.shared_pieces: dict[bytes, bytes] = {}
         self._named: dict[bytes, Actor] = {}
         self.up: dict[int, None] = {}
         """Living nodes, in the order of their births: a set without an order of its own."""

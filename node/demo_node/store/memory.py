@@ -11,6 +11,7 @@ from pathlib import Path
 from random import Random
 
 from demo_node.store.disk import PRIVATE, Appender
+from demo_node.store.rope import Rope
 
 
 class PowerCut(Exception):
@@ -24,29 +25,33 @@ class _File:
     """
 
     mode: int
-    content: bytearray = field(default_factory=bytearray)
+    content: Rope
     synced: int = 0
     before: bytes | None = None
 
 
 @dataclass(slots=True)
 class MemoryDisk:
-    """Implements `Disk`. `operations_left` counts down to a PowerCut in the midst of things."""
+    """Implements `Disk`. `operations_left` counts down to a PowerCut in the midst of things.
+
+    Disks with the same `shared` keep equal pieces of their files once.
+    """
 
     operations_left: int | None = None
+    shared: dict[bytes, bytes] | None = None
     _files: dict[Path, _File] = field(default_factory=dict)
     _durable: dict[Path, _File] = field(default_factory=dict)
     _folders: set[Path] = field(default_factory=set)
 
     def after_power_cut(self, random: Random) -> "MemoryDisk":
         """What a machine with this disk finds when it starts again."""
-        found = MemoryDisk(_folders=set(self._folders))
+        found = MemoryDisk(shared=self.shared, _folders=set(self._folders))
         for path in sorted(self._files.keys() | self._durable.keys()):
             # A name that was not synced may have reached the device, or not.
             file = random.choice([self._files, self._durable]).get(path)
             if file is not None:
                 content = _lose_unsynced(file, random)
-                found._files[path] = _File(file.mode, content, len(content))
+                found._files[path] = _File(file.mode, Rope(content, self.shared), len(content))
         found._durable = dict(found._files)
         return found
 
@@ -54,22 +59,22 @@ class MemoryDisk:
         """See `Disk.create`."""
         self._spend()
         self._check_folder(path)
-        file = self._files.setdefault(path, _File(mode))
+        file = self._files.setdefault(path, _File(mode, self._empty()))
         if file.before is None:
-            file.before = bytes(file.content[: file.synced])
-        file.content, file.synced = bytearray(), 0
+            file.before = file.content.read(0, file.synced)
+        file.content, file.synced = self._empty(), 0
         return _OpenFile(file, self._spend)
 
     def append(self, path: Path, mode: int = PRIVATE) -> Appender:
         """See `Disk.append`."""
         self._spend()
         self._check_folder(path)
-        return _OpenFile(self._files.setdefault(path, _File(mode)), self._spend)
+        return _OpenFile(self._files.setdefault(path, _File(mode, self._empty())), self._spend)
 
     def read(self, path: Path, offset: int = 0, length: int | None = None) -> bytes:
         """See `Disk.read`."""
         end = None if length is None else offset + length
-        return bytes(memoryview(self._file(path).content)[offset:end])
+        return self._file(path).content.read(offset, end)
 
     def size(self, path: Path) -> int:
         """See `Disk.size`."""
@@ -110,7 +115,7 @@ class MemoryDisk:
         """See `Disk.truncate`."""
         self._spend()
         file = self._file(path)
-        del file.content[length:]
+        file.content.truncate(length)
         file.synced, file.before = len(file.content), None
 
     def sync_folder(self, folder: Path) -> None:
@@ -119,6 +124,9 @@ class MemoryDisk:
         elsewhere = {path: file for path, file in self._durable.items() if path.parent != folder}
         here = {path: file for path, file in self._files.items() if path.parent == folder}
         self._durable = elsewhere | here
+
+    def _empty(self) -> Rope:
+        return Rope(shared=self.shared)
 
     def _file(self, path: Path) -> _File:
         file = self._files.get(path)
@@ -145,9 +153,9 @@ class _OpenFile:
 
     def write(self, piece: bytes | memoryview) -> None:
         half = len(piece) // 2
-        self._file.content += piece[:half]
+        self._file.content.append(piece[:half])
         self._spend()  # the power may go in the midst of a write
-        self._file.content += piece[half:]
+        self._file.content.append(piece[half:])
 
     def sync(self) -> None:
         self._spend()
@@ -157,10 +165,10 @@ class _OpenFile:
         pass
 
 
-def _lose_unsynced(file: _File, random: Random) -> bytearray:
+def _lose_unsynced(file: _File, random: Random) -> bytes:
     """The synced content and any part of what was written since, or zeros in its place."""
     if file.before:
-        return random.choice([bytearray(file.before), bytearray(file.content)])
-    synced, tail = file.content[: file.synced], file.content[file.synced :]
+        return random.choice([file.before, file.content.read()])
+    synced, tail = file.content.read(0, file.synced), file.content.read(file.synced)
     kept = tail[: random.randint(0, len(tail))]
     return synced + (bytes(len(kept)) if random.random() < 0.25 else kept)
