@@ -81,7 +81,7 @@ async def ensure_initial(
     say("fetching the parameters that the run began with")
     return await _fetch(
         puller,
-        BlobRequest(Blob.SNAPSHOT, sha256),
+        BlobRequest(Blob.INITIAL, sha256),
         compute_bytes_max(compute_schema(manifest.model).parameters),
         lambda raw: adopt_initial(disk, path, raw, sha256),
         f"the parameters that the run began with (file with SHA-256 {manifest.initial})",

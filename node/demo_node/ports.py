@@ -37,7 +37,7 @@ class Blob(IntEnum):
     HEADERS = 3
     RECORDS = 4
     HEAD = 5
-    SNAPSHOT = 6
+    INITIAL = 6
     CORPUS_BLOCK = 7
     PEERS = 8
     TIME = 9
@@ -356,27 +356,15 @@ class RoundStore(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class SnapshotFile:
-    """A snapshot that can be given. `root` is that of its state, `hash` the SHA-256 of the file."""
-
-    record: bytes
-    round: int
-    hash: bytes
-    root: bytes
-    size: int
-    path: str
-
-
 class Archive(Protocol):
     """What a node serves besides its rounds."""
 
-    def snapshots(self) -> Sequence[SnapshotFile]:
-        """The complete snapshots on disk that are known, the last that was written first."""
+    def snapshots(self) -> Sequence[tuple[bytes, bytes]]:
+        """(record, root of the state after it) of the snapshots that can be given, newest first."""
         ...
 
-    async def read_snapshot(self, hash_: bytes) -> bytes | None:
-        """A snapshot file, by its hash."""
+    async def read_initial(self, hash_: bytes) -> bytes | None:
+        """The file of state 0, by its SHA-256, where the manifest names one."""
         ...
 
     async def read_state_leaves(self, root: bytes) -> bytes | None:

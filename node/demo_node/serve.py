@@ -66,8 +66,8 @@ class Server:
                 return await self._records(request)
             case Blob.HEAD:
                 return encode_head(self._head())
-            case Blob.SNAPSHOT:
-                return await self._archive.read_snapshot(request.key)
+            case Blob.INITIAL:
+                return await self._archive.read_initial(request.key)
             case Blob.STATE_LEAVES:
                 return await self._archive.read_state_leaves(request.key)
             case Blob.STATE_CHUNK:
@@ -104,20 +104,17 @@ class Server:
     def _head(self) -> HeadAnswer:
         """Where we stand; before there is a chain, at the genesis."""
         view = self._machine.view if self._machine else None
-        held = {(s.record, s.root): s for s in self._archive.snapshots()}
-        offered = choose_offer(view, held) if view else None
-        snapshot = held[offered] if offered else None
+        offered = choose_offer(view, self._archive.snapshots()) if view else None
+        snapshot_record, snapshot_root = offered or (b"", b"")
         state = view.head_state if view else None
         first = self._store.payloads_from if self._store else None
         return HeadAnswer(
             head=state.record if state else compute_run_id(self._manifest),
             round=state.round if state else 0,
-            snapshot_record=snapshot.record if snapshot else b"",
-            snapshot_hash=snapshot.hash if snapshot else b"",
-            snapshot_bytes=snapshot.size if snapshot else 0,
+            snapshot_record=snapshot_record,
             height=state.height if state else 0,
             syncing=self._machine is None or self._machine.syncing,
-            snapshot_root=snapshot.root if snapshot else b"",
+            snapshot_root=snapshot_root,
             final=view.final.record if view and view.final else b"",
             payloads_from=0 if state is None else state.round + 1 if first is None else first,
         )

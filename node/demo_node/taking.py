@@ -114,4 +114,4 @@ class StateTaker:
             digest=digest,
             chain_state=encode_chain_state(state),
         )
-        return await asyncio.to_thread(self._snapshots.adopt_part, info, fetched.part), digest
+        return await asyncio.to_thread(self._snapshots.adopt, info, fetched.part), digest

@@ -29,7 +29,7 @@ AnyMessage = TypeVar("AnyMessage", bound=Message)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadAnswer:
-    """Where a peer stands, and the newest snapshot it can give (empty hash: none).
+    """Where a peer stands, and a snapshot it can give (empty record: none).
 
     One that is `syncing` knows no better than whoever asks: others are to be asked. `final` is
     the record that it will not leave (rule 19), empty for none; `snapshot_root` that of the state
@@ -39,8 +39,6 @@ class HeadAnswer:
     head: bytes
     round: int
     snapshot_record: bytes
-    snapshot_hash: bytes
-    snapshot_bytes: int
     height: int
     syncing: bool
     final: bytes = b""
@@ -116,8 +114,6 @@ def encode_head(answer: HeadAnswer) -> bytes:
         head=answer.head,
         round=max(answer.round, 0),
         snapshot_record=answer.snapshot_record,
-        snapshot_hash=answer.snapshot_hash,
-        snapshot_bytes=answer.snapshot_bytes,
         height=answer.height,
         syncing=answer.syncing,
         final=answer.final,
@@ -129,17 +125,15 @@ def encode_head(answer: HeadAnswer) -> bytes:
 def decode_head(raw: bytes) -> HeadAnswer:
     """Inverse of `encode_head`."""
     message = _parse(wire_pb2.Head(), raw)
-    lengths = {len(message.snapshot_record), len(message.snapshot_hash)}
+    lengths = {len(message.snapshot_record), len(message.snapshot_root)}
     if len(message.head) != HASH_BYTES or lengths not in ({0}, {HASH_BYTES}):
         raise Reject("a head answer with hashes of the wrong length")
-    if {len(message.final), len(message.snapshot_root)} - {0, HASH_BYTES}:
+    if len(message.final) not in (0, HASH_BYTES):
         raise Reject("a head answer with hashes of the wrong length")
     return HeadAnswer(
         head=message.head,
         round=message.round,
         snapshot_record=message.snapshot_record,
-        snapshot_hash=message.snapshot_hash,
-        snapshot_bytes=message.snapshot_bytes,
         height=message.height,
         syncing=message.syncing,
         final=message.final,

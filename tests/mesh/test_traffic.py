@@ -72,7 +72,7 @@ async def test_what_both_pull_and_gossip_adds_up_to_the_sockets() -> None:
         begin_s = asyncio.get_running_loop().time()
         await asyncio.gather(
             *(pull(a, b, key, kind) for key, kind in [(b"p", Blob.PAYLOAD), (b"s", Blob.RECORDS)]),
-            *(pull(b, a, key, kind) for key, kind in [(b"p", Blob.PAYLOAD), (b"s", Blob.SNAPSHOT)]),
+            *(pull(b, a, key, kind) for key, kind in [(b"p", Blob.PAYLOAD), (b"s", Blob.INITIAL)]),
             talk(a, messages[:30]),
             talk(b, messages[30:]),
         )

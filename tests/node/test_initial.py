@@ -36,7 +36,7 @@ def ensure(folder: Path, given: Sequence[bytes | None]) -> tuple[InitialState | 
 
     def answering(index: int) -> OnBlob:
         async def answer(peer: bytes, request: BlobRequest) -> bytes | None:
-            assert request == BlobRequest(Blob.SNAPSHOT, SHA256)
+            assert request == BlobRequest(Blob.INITIAL, SHA256)
             asked[index] += 1
             return given[index]
 
@@ -89,8 +89,8 @@ def test_who_has_it_gives_it_by_its_hash(tmp_path: Path) -> None:
     async def run() -> list[bytes | None]:
         snapshots = SnapshotStore(DISK, tmp_path / "snapshots", bytes(32))
         archive = FileArchive(snapshots, AddressBook(DISK, tmp_path / "peers.json"), list)
-        before = await archive.read_snapshot(SHA256)
+        before = await archive.read_initial(SHA256)
         archive.initial = initial
-        return [before, await archive.read_snapshot(SHA256), await archive.read_snapshot(bytes(32))]
+        return [before, await archive.read_initial(SHA256), await archive.read_initial(bytes(32))]
 
     assert asyncio.run(run()) == [None, RAW, None]

@@ -38,7 +38,7 @@ def test_a_node_without_a_chain_yet_gives_the_manifest_the_time_and_who_else_to_
 def test_a_node_without_a_chain_yet_says_that_it_is_syncing_itself() -> None:
     head = decode_head(ask(Blob.HEAD) or b"")
     assert head.syncing
-    assert (head.head, head.height, head.snapshot_hash) == (RUN_ID, 0, b"")
+    assert (head.head, head.height, head.snapshot_root) == (RUN_ID, 0, b"")
 
 
 def test_what_it_does_not_have_yet_it_does_not_give() -> None:

@@ -55,8 +55,6 @@ def test_a_head_answer_round_trips_with_and_without_a_snapshot(
         head=head,
         round=round_,
         snapshot_record=head if has else b"",
-        snapshot_hash=head[::-1] if has else b"",
-        snapshot_bytes=size,
         height=round_,
         syncing=has,
         final=head[1:] + b"f" if has else b"",
@@ -79,8 +77,6 @@ def test_a_head_at_the_genesis_is_given_as_round_0() -> None:
         head=bytes(32),
         round=-1,
         snapshot_record=b"",
-        snapshot_hash=b"",
-        snapshot_bytes=0,
         height=0,
         syncing=True,
     )

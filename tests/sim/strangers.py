@@ -70,8 +70,6 @@ class Stranger:
             head=self.head,
             round=state.round,
             snapshot_record=b"",
-            snapshot_hash=b"",
-            snapshot_bytes=0,
             height=state.height,
             syncing=False,
             final=self.final,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from demo_node.ports import Archive, RoundStore, SnapshotFile
+from demo_node.ports import Archive, RoundStore
 from demo_node.store.addresses import AddressBook
 from demo_node.store.archive import FileArchive
 from demo_node.store.chainlog import ChainLog
@@ -68,11 +68,12 @@ def test_a_joiner_gets_snapshot_corpus_and_addresses(tmp_path: Path) -> None:
 
     assert archive.snapshots() == []
     saved = asyncio.run(snapshots.save(snapshot_info(4), pieces(tensors())))
-    assert archive.snapshots() == [
-        SnapshotFile(name(4), 4, saved.sha256, saved.root, saved.file_bytes, str(saved.path))
-    ]
-    assert asyncio.run(archive.read_snapshot(saved.sha256)) == saved.path.read_bytes()
-    assert asyncio.run(archive.read_snapshot(bytes(32))) is None
+    assert archive.snapshots() == [(name(4), saved.root)]
+    assert asyncio.run(archive.read_state_leaves(saved.root)) == b"".join(saved.leaves)
+    assert asyncio.run(archive.read_state_leaves(bytes(32))) is None
+    assert asyncio.run(archive.read_state_chunk(saved.leaves[0])) == saved.info.chain_state
+    assert asyncio.run(archive.read_state_chunk(saved.leaves[1])) == bytes([7]) * 48
+    assert asyncio.run(archive.read_state_chunk(bytes(32))) is None
     assert asyncio.run(port.read_corpus(text.leaves[3])) is None
     archive.corpus = text
     assert asyncio.run(archive.read_corpus(text.leaves[3])) == text.block(3)

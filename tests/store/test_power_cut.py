@@ -208,7 +208,7 @@ def test_chunks_of_a_state_are_right_or_missing_and_synced_ones_stay() -> None:
             part.add_block(giver.read_chunk(leaf) or b"")
             part.sync()
             done.append(number)
-        store.adopt_part(snapshot_info(4), part)
+        store.adopt(snapshot_info(4), part)
         done.append(2)
 
     seen = set()

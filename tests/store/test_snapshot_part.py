@@ -68,7 +68,7 @@ def test_a_state_fetched_chunk_by_chunk_is_the_very_same_file(tmp_path: Path) ->
     assert part.read_chain_state() == snapshot_info(9).chain_state
     loaded = safetensors.numpy.load(part.read_file())
     assert all((loaded[name] == tensor).all() for name, tensor in parameters().items())
-    adopted = own.adopt_part(snapshot_info(9), part)
+    adopted = own.adopt(snapshot_info(9), part)
     assert adopted.path.read_bytes() == given.path.read_bytes()
     assert adopted.root == given.root
     assert sorted(p.name for p in (tmp_path / "own").iterdir()) == [
@@ -136,9 +136,9 @@ def test_what_somebody_is_fetching_is_kept_until_nobody_asks(tmp_path: Path) -> 
     for round_ in range(1, 5):
         assert store.read_chunk(first.leaves[2]) is not None
         save(store, snapshot_info(round_), round_)
-    assert store.find_root(first.root) == first
+    assert store.find(first.root) == first
     save(store, snapshot_info(5), 5)  # nobody has asked since the last one
-    assert store.find_root(first.root) is None
+    assert store.find(first.root) is None
     assert store.read_chunk(first.leaves[2]) is None
     assert len(list(tmp_path.glob("*.safetensors"))) == 2
 

@@ -11,7 +11,7 @@ USES: Final = {
     Blob.HEADERS: Use.SYNC,
     Blob.RECORDS: Use.SYNC,
     Blob.HEAD: Use.SYNC,
-    Blob.SNAPSHOT: Use.SYNC,
+    Blob.INITIAL: Use.SYNC,
     Blob.CORPUS_BLOCK: Use.SYNC,
     Blob.PEERS: Use.OTHER,
     Blob.TIME: Use.OTHER,

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable, Sequence
 
-from demo_node.ports import SnapshotFile
 from demo_node.store.addresses import AddressBook
 from demo_node.store.corpus import Corpus
 from demo_node.store.initial import InitialState
@@ -26,32 +25,19 @@ class FileArchive:
         self._book = book
         self._own = own
 
-    def snapshots(self) -> Sequence[SnapshotFile]:
-        """What this process wrote or found intact, the last first. No I/O."""
-        return [
-            SnapshotFile(
-                record=held.info.record,
-                round=held.info.round,
-                hash=held.sha256,
-                root=held.root,
-                size=held.file_bytes,
-                path=str(held.path),
-            )
-            for held in self._snapshots.held()
-        ]
+    def snapshots(self) -> Sequence[tuple[bytes, bytes]]:
+        """(record, root) of what this process wrote or found intact, the last first. No I/O."""
+        return [(held.info.record, held.root) for held in self._snapshots.held()]
 
-    async def read_snapshot(self, hash_: bytes) -> bytes | None:
-        """A whole snapshot file, that of state 0 too; None when it is not kept (any more)."""
-        if self.initial is not None and self.initial.sha256 == hash_:
-            return await asyncio.to_thread(self.initial.read)
-        snapshot = self._snapshots.find(hash_)
-        if snapshot is None:
+    async def read_initial(self, hash_: bytes) -> bytes | None:
+        """The file of state 0, by its SHA-256; None where the run has none, or it is not here."""
+        if self.initial is None or self.initial.sha256 != hash_:
             return None
-        return await asyncio.to_thread(self._snapshots.read, snapshot)
+        return await asyncio.to_thread(self.initial.read)
 
     async def read_state_leaves(self, root: bytes) -> bytes | None:
         """The leaf hashes, one after the other, of a snapshot that is kept, by its root."""
-        snapshot = self._snapshots.find_root(root)
+        snapshot = self._snapshots.find(root)
         return b"".join(snapshot.leaves) if snapshot else None
 
     async def read_state_chunk(self, leaf: bytes) -> bytes | None:

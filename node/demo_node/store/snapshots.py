@@ -31,7 +31,7 @@ from demo_node.store.tensorfile import (
     decode_header,
     encode_header,
 )
-from demo_protocol.errors import LocalFault, Reject
+from demo_protocol.errors import LocalFault
 from demo_protocol.limits import DIGEST_BYTES, HASH_BYTES, STATE_CHUNK_BYTES
 from demo_protocol.merkle import LeafHasher, compute_leaf, compute_root
 
@@ -107,11 +107,7 @@ class SnapshotStore:
         """What this process saved, adopted or found intact, the last first. No I/O."""
         return list(reversed(self._verified.values()))
 
-    def find(self, sha256: bytes) -> Snapshot | None:
-        """A snapshot that is kept, by the hash of its file. No I/O."""
-        return next((s for s in self._verified.values() if s.sha256 == sha256), None)
-
-    def find_root(self, root: bytes) -> Snapshot | None:
+    def find(self, root: bytes) -> Snapshot | None:
         """A snapshot that is kept, by the root of its state. No I/O."""
         return self._verified.get(root)
 
@@ -158,31 +154,7 @@ class SnapshotStore:
         except NotTensors as error:
             raise LocalFault(f"the trainer's snapshot cannot be kept: {error}") from error
 
-    def inspect(self, raw: bytes, sha256: bytes) -> SnapshotInfo:
-        """What a snapshot file from a peer says of itself. Hashes all of it; writes nothing.
-
-        Raises Reject unless it has this hash and is a whole snapshot of this run.
-        """
-        if hashlib.sha256(raw).digest() != sha256:
-            raise Reject("the snapshot does not have the hash that was announced")
-        try:
-            return self._check(decode_header(raw), len(raw))
-        except NotTensors as error:
-            raise Reject(f"the snapshot cannot be used: {error}") from error
-
-    def adopt(self, raw: bytes, sha256: bytes) -> Snapshot:
-        """Keep a snapshot file that came from a peer, as it is. Hashes all of it; fsyncs.
-
-        Raises Reject as `inspect` does. Whether its record and digest are to be believed is for
-        the caller to find out before: what is kept here is what a restart begins from.
-        """
-        info = self.inspect(raw, sha256)
-        info_bytes = compute_header_end(raw)
-        with _HashedFile(self._disk, self._compute_path(info)) as file:
-            file.write(raw, info_bytes)
-            return self._commit(file, info)
-
-    def adopt_part(self, info: SnapshotInfo, part: SnapshotPart) -> Snapshot:
+    def adopt(self, info: SnapshotInfo, part: SnapshotPart) -> Snapshot:
         """Keep a state that came from peers, complete, under what `info` says of it; fsyncs.
 
         Whether that is to be believed is for the caller to find out before: what is kept here is

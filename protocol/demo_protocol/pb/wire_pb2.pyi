@@ -373,28 +373,23 @@ class Head(_message.Message):
     HEAD_FIELD_NUMBER: _builtins.int
     ROUND_FIELD_NUMBER: _builtins.int
     SNAPSHOT_RECORD_FIELD_NUMBER: _builtins.int
-    SNAPSHOT_HASH_FIELD_NUMBER: _builtins.int
-    SNAPSHOT_BYTES_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_ROOT_FIELD_NUMBER: _builtins.int
     SYNCING_FIELD_NUMBER: _builtins.int
     HEIGHT_FIELD_NUMBER: _builtins.int
     FINAL_FIELD_NUMBER: _builtins.int
-    SNAPSHOT_ROOT_FIELD_NUMBER: _builtins.int
     PAYLOADS_FROM_FIELD_NUMBER: _builtins.int
     head: _builtins.bytes
     round: _builtins.int
     snapshot_record: _builtins.bytes
-    """newest record this peer has a snapshot of"""
-    snapshot_hash: _builtins.bytes
-    """SHA-256 of that snapshot file"""
-    snapshot_bytes: _builtins.int
+    """a record this peer has the state of, and can give it"""
+    snapshot_root: _builtins.bytes
+    """the Merkle root of that state, which the next record carries"""
     syncing: _builtins.bool
     """this peer is catching up itself: ask others"""
     height: _builtins.int
     """records between genesis and the head"""
     final: _builtins.bytes
     """newest record this peer will not leave (rule 19); empty: none"""
-    snapshot_root: _builtins.bytes
-    """Merkle root of the state at snapshot_record (rule 21)"""
     payloads_from: _builtins.int
     """first round of which this peer has payloads; 0 of an archive"""
     def __init__(
@@ -403,17 +398,15 @@ class Head(_message.Message):
         head: _builtins.bytes = ...,
         round: _builtins.int = ...,
         snapshot_record: _builtins.bytes = ...,
-        snapshot_hash: _builtins.bytes = ...,
-        snapshot_bytes: _builtins.int = ...,
+        snapshot_root: _builtins.bytes = ...,
         syncing: _builtins.bool = ...,
         height: _builtins.int = ...,
         final: _builtins.bytes = ...,
-        snapshot_root: _builtins.bytes = ...,
         payloads_from: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["final", b"final", "head", b"head", "height", b"height", "payloads_from", b"payloads_from", "round", b"round", "snapshot_bytes", b"snapshot_bytes", "snapshot_hash", b"snapshot_hash", "snapshot_record", b"snapshot_record", "snapshot_root", b"snapshot_root", "syncing", b"syncing"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["final", b"final", "head", b"head", "height", b"height", "payloads_from", b"payloads_from", "round", b"round", "snapshot_record", b"snapshot_record", "snapshot_root", b"snapshot_root", "syncing", b"syncing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

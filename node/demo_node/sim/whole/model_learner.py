@@ -94,12 +94,13 @@ class ModelLearner:
         self.released.append(round_)
 
     async def snapshot(self, record: bytes) -> AsyncIterator[bytes]:
-        """A safetensors file full of the digest, which is all there is of a state."""
-        words = np.frombuffer(self.states[record], dtype=np.float32)
-        shapes = self._schema.shapes.items()
-        yield safetensors.numpy.save(
-            {name: np.resize(words, prod(shape)).reshape(shape) for name, shape in shapes}
-        )
+        """A safetensors file made of the digest, which is all there is of a state."""
+        words = np.frombuffer(_fill(self.states[record], self._schema.parameters), np.float32)
+        tensors, at = {}, 0
+        for name, shape in sorted(self._schema.shapes.items()):
+            tensors[name] = words[at : at + prod(shape)].reshape(shape)
+            at += prod(shape)
+        yield safetensors.numpy.save(tensors)
 
     async def leaves(self, record: bytes) -> tuple[bytes, ...]:
         """Of that file's tensors."""
@@ -129,7 +130,14 @@ def _digest(content: bytes) -> bytes:
     return hashlib.sha256(content).digest()[:DIGEST_BYTES]
 
 
+def _fill(digest: bytes, parameters: int) -> bytes:
+    """Parameters that say which state they are, in the end, and of which no two chunks agree."""
+    count = 4 * parameters // DIGEST_BYTES
+    last = np.uint64(int.from_bytes(digest, "little"))
+    return (np.arange(count, dtype=np.uint64)[::-1] * np.uint64(2**32 + 1) + last).tobytes()
+
+
 @functools.lru_cache(maxsize=64)
 def _compute_leaves(digest: bytes, parameters: int) -> tuple[bytes, ...]:
     """Every node has the same: hashed once."""
-    return compute_leaves(digest * (4 * parameters // DIGEST_BYTES), STATE_CHUNK_BYTES)
+    return compute_leaves(_fill(digest, parameters), STATE_CHUNK_BYTES)

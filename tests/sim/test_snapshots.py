@@ -1,0 +1,160 @@
+"""A joiner's snapshot comes in chunks from everybody at once (rule 21): who lies, who leaves."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from random import Random
+
+import pytest
+
+from demo_node.chunks import AT_ONCE
+from demo_node.ports import Blob, BlobRequest, OnBlob
+from demo_node.sim.keys import peer_name
+from demo_node.sim.whole.faults import Faults
+from demo_node.sim.whole.swarm import SimNode, SimSwarm
+from demo_protocol.manifest import Agreement, Model
+from demo_protocol.schema import compute_schema
+from demo_protocol.state_root import count_leaves
+from tests.builders import manifest
+from tests.sim.scenes import assert_agree, play
+
+RUN = replace(
+    manifest(agreement=Agreement(payload_window_rounds=40)),
+    model=Model(layers=2, width=192, hidden=768, heads=2, context=16),
+)
+CHUNKS = count_leaves(compute_schema(RUN.model).parameters)
+JOINER = peer_name(9)
+CHUNK_S = 0.05
+"""What a chunk takes: all of them as long as half a round."""
+
+
+@dataclass(slots=True)
+class Served(Faults):
+    """Counts the chunks that each holder gave the joiner; `liar` gives other bytes."""
+
+    chunk_s: float = CHUNK_S
+    liar: bytes = b""
+    given: Counter[bytes] = field(default_factory=Counter)
+    lies: int = 0
+    gave: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def wrap_blob(self, holder: bytes, on_blob: OnBlob) -> OnBlob:
+        """See `Faults.wrap_blob`."""
+        answer = Faults.wrap_blob(self, holder, on_blob)
+
+        async def count(asking: bytes, request: BlobRequest) -> bytes | None:
+            raw = await answer(asking, request)
+            if raw is None or asking != JOINER or request.kind is not Blob.STATE_CHUNK:
+                return raw
+            await asyncio.sleep(self.chunk_s)  # it was read, and is on its way
+            if holder == self.liar:
+                self.lies += 1
+                return raw[:-1] + bytes([raw[-1] ^ 1])
+            self.given[holder] += 1
+            self.gave.set()
+            return raw
+
+        return count
+
+    async def until(self, enough: Callable[[], bool]) -> None:
+        """Return when as much was given."""
+        while not enough():
+            self.gave.clear()
+            await self.gave.wait()
+
+    @property
+    def largest_share(self) -> float:
+        """Of all chunks, by one holder."""
+        return max(self.given.values()) / self.given.total()
+
+
+def fetched(node: SimNode) -> dict[str, object]:
+    """What it said of the snapshot that it got."""
+    (fields,) = [fields for name, fields in node.observer.events if name == "snapshot.fetched"]
+    return fields
+
+
+def test_a_joiner_gets_its_snapshot_from_three_peers_and_none_gives_over_sixty_percent() -> None:
+    faults = Served()
+
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(3)
+        await swarm.run_until_round(26)
+        joiner = await swarm.add(9, syncing=True)
+        assert joiner.view.chain.root.height == 19  # the record of height 20 carries its root
+        await swarm.run_until_round(36)
+        assert_agree(swarm)
+        assert len(faults.given) == fetched(joiner)["peers"] == 3
+        # What the chain says was asked for once more, before: it tells who the voters are.
+        assert faults.given.total() == CHUNKS + 1
+        assert faults.largest_share < 0.6
+        share = fetched(joiner)["largest_share"]
+        assert isinstance(share, float)
+        assert share < 0.6
+
+    play(scenario, SimSwarm(RUN, faults=faults))
+
+
+def test_neither_one_that_lies_nor_one_that_leaves_keeps_a_joiner_from_its_snapshot() -> None:
+    faults = Served(liar=peer_name(0))
+
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(4)
+        await swarm.run_until_round(26)
+        leaver = swarm.nodes[1]
+        joiner = await swarm.add(9, syncing=True)
+        await faults.until(lambda: faults.given[leaver.name] >= 3)
+        await swarm.kill(leaver)
+        await swarm.run_until_round(38)
+        assert_agree(swarm)
+        rejected = sum(name == "answer.rejected" for name, _ in joiner.observer.events)
+        assert 1 <= rejected <= AT_ONCE  # what was under way when it was found out
+        assert rejected <= faults.lies <= AT_ONCE + 1
+        assert 3 <= faults.given[leaver.name] < CHUNKS / 2
+        assert fetched(joiner)["peers"] == 3
+
+    play(scenario, SimSwarm(RUN, faults=faults))
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["killed", "power cut"])
+def test_a_joiner_that_dies_over_it_goes_on_where_it_was(cut: bool) -> None:
+    faults = Served()
+
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(3)
+        await swarm.run_until_round(26)
+        first = await swarm.add(9, syncing=True)
+        await faults.until(lambda: faults.given.total() >= CHUNKS // 2)
+        await swarm.kill(first)
+        here = faults.given.total()
+        faults.given.clear()
+        left = first.disk.after_power_cut(Random(1)) if cut else first.disk
+        joiner = await swarm.add(9, syncing=True, disk=left)
+        await swarm.run_until_round(40)
+        assert_agree(swarm)
+        # One block of what the chain says, and what was on its way when it died, comes again.
+        again = CHUNKS if cut else CHUNKS - here + 1 + 3 * AT_ONCE
+        assert faults.given.total() <= 1 + again
+        assert int(str(fetched(joiner)["bytes_before"])) > 0 or cut
+
+    play(scenario, SimSwarm(RUN, faults=faults))
+
+
+def test_whoever_is_fetched_from_keeps_the_snapshot_for_as_long() -> None:
+    """Three more are taken meanwhile: with only the usual two it would be gone."""
+    faults = Served(chunk_s=25.0)
+
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(3)
+        await swarm.run_until_round(26)
+        joiner = await swarm.add(9, syncing=True)
+        assert joiner.view.chain.root.height == 19
+        await swarm.run_until_round(50)
+        assert not any(name == "snapshot.fetched" for name, _ in joiner.observer.events)
+        await swarm.run_until_round(75)
+        assert fetched(joiner)["round"] == 18
+        assert_agree(swarm)
+
+    run = replace(RUN, agreement=replace(RUN.agreement, payload_window_rounds=80))
+    play(scenario, SimSwarm(run, faults=faults))
