@@ -34,6 +34,8 @@ class Director:
         self.rng = random.Random(f"{world.seed}/director")
         self._away: dict[int, int] = {}
         """Who will return, by the life that ended: the mix's only."""
+        self._left: set[int] = set()
+        """Who went with a good-bye, the last time that it went."""
         self._owed_liars = self._owed_slow = 0.0
 
     def run(self, nodes: int, rounds: int) -> int:
@@ -116,6 +118,10 @@ class Director:
         if not kill(actor):
             return
         away = self._away[actor.index] = actor.life
+        if kill == self.faults.leave:
+            self._left.add(actor.index)
+        else:
+            self._left.discard(actor.index)
         rounds = self.rng.randint(*self.scenario.mix.return_after) + self.rng.random()
 
         def come_back() -> None:
@@ -131,9 +137,13 @@ class Director:
             self._take_away(self.faults.vanish, actor)
 
     def _replace_one(self) -> None:
-        """As many come as go: a new node takes the place of one that went and was to return."""
+        """As many come as go: a new node takes the place of one that went and was to return.
+
+        Of one that said good-bye, if there is any: who crashes comes back, as a rule.
+        """
         if self._away:
-            del self._away[next(iter(self._away))]
+            gone = next((index for index in self._away if index in self._left), None)
+            del self._away[next(iter(self._away)) if gone is None else gone]
             self._join()
 
     def _join(self) -> Actor:

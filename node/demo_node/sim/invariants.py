@@ -212,5 +212,5 @@ def _sizes(view: View, states: int) -> Iterator[tuple[str, int, int]]:
     yield "offences", len(pool.offences), EVIDENCE_KEPT_MAX
     yield "votes", len(view.votes.newest), known + heard * per_round
     yield "cuts remembered", len(view.held_at_cut), heard
-    yield "states", states, 2 * STATES_KEPT + 2
+    yield "states", states, 3 * (STATES_KEPT + 1) + 1  # of three branches at once
     yield "records", len(view.chain.records), 8 * (agreement.payload_window_rounds + heard)

@@ -327,7 +327,7 @@ def standard_mix() -> Scenario:
             leave=0.01,
             crash=0.02,
             power_cut=0.01,
-            join=0.03,
+            join=0.01,
             cut=0.02,
             slow=0.05,
             clock_ms=80,

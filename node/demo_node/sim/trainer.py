@@ -8,6 +8,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from demo_node.sim.snapshots import ModelSnapshot
+from demo_protocol.astray import find_wanted
 from demo_protocol.events import (
     Apply,
     BeginAgain,
@@ -119,9 +120,14 @@ class ModelTrainer:
         self._actor.later(LOAD_MS, functools.partial(self._load_towards, target))
 
     def _load_towards(self, target: bytes) -> None:
-        view, actor = self._actor.view, self._actor
+        """As `Participant._resync`."""
+        view, actor, world = self._actor.view, self._actor, self._world
         goal = target if target in view.chain else view.head
-        found = self._world.find_below(actor, goal) or self._world.find_elsewhere(actor, -1)
+        found = (
+            world.find_below(actor, goal)
+            or world.find_beyond(actor, view.chain.root.record, find_wanted(view))
+            or world.find_elsewhere(actor, -1)
+        )
         if found is None:
             actor.later(ASK_AGAIN_MS, functools.partial(self._load_towards, goal))
             return
