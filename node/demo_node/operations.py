@@ -301,6 +301,8 @@ class NodeOperations:
         manifest = self.driver.view.manifest
         if has_ended(manifest, round_at(schedule, now_ms)):
             return NodeState.FINISHED, f"the run has had its {manifest.rounds_total} rounds"
+        if self.driver.machine.is_witness:
+            return NodeState.PAUSED, f"a fault: others have another state ({self.driver.fault})"
         if self.driver.machine.observes:
             return NodeState.PAUSED, "an archive: keeps and serves, neither trains nor votes"
         if self.driver.machine.paused:

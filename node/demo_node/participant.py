@@ -18,7 +18,7 @@ from demo_node.believing import Say
 from demo_node.final_keeping import FinalKeeping
 from demo_node.ports import Learner, Mesh, Topic
 from demo_node.pull import Puller
-from demo_node.round import RoundDriver
+from demo_node.round import Load, RoundDriver
 from demo_node.serve import Server
 from demo_node.snapshotting import Snapshotting
 from demo_node.starting import Start, StartFinder
@@ -39,7 +39,15 @@ from demo_node.views import RoundObserver
 from demo_protocol.answers import decode_bundle
 from demo_protocol.astray import find_wanted
 from demo_protocol.errors import ConfigError, Ignore, Reject
-from demo_protocol.events import BeginAgain, Bundle, Leap, RecordsFetched, StartMoved, StatesLost
+from demo_protocol.events import (
+    BeginAgain,
+    Bundle,
+    Leap,
+    RecordsFetched,
+    Replay,
+    StartMoved,
+    StatesLost,
+)
 from demo_protocol.identity import Kind, Sign, Verify
 from demo_protocol.manifest import Manifest, compute_run_id
 from demo_protocol.receive import on_records
@@ -186,6 +194,7 @@ class Participant:
             verifier=self.verifier,
             rng=random.Random(around.me + b"compare"),
             resync=self._resync,
+            find_replay=self._find_replay,
             find_way=self._find_way,
             finals=FinalKeeping(
                 view, around.disk, around.datadir.final, around.observer, self.kept_final
@@ -196,7 +205,7 @@ class Participant:
         if view.final is None:
             view.final = start.final
         await self._take_in(start.bundles)
-        self.server.open(machine, store)
+        self.server.open(machine, store, driver.tensors)
         files.callback(self._close)
         snapshotting = Snapshotting(
             driver, around.learner, self.snapshots, around.observer, start.snapshot
@@ -253,6 +262,7 @@ class Participant:
             me=around.me,
             sign=around.sign,
             verify=self.verifier.verify,
+            network_of=lambda peer: self.puller.networks().get(peer),
             digest=digest,
             final=kept.final if kept else None,
         )
@@ -347,6 +357,30 @@ class Participant:
                 return await self._loaded(found)
             self.around.say("no snapshot leads to the swarm's record; asking peers for one")
             await asyncio.sleep(ASK_AGAIN_S)
+
+    async def _find_replay(self, effect: Replay) -> Load | None:
+        """How to hold a state that nobody contradicts, to replay from; None where nobody has one.
+
+        Ours before a peer's; and where there is none, one that most headers give the digest of.
+        """
+        assert self.driver is not None
+        view = self.driver.view
+        found = await self.finder.find_among(effect.verified, view)
+        if found is None:
+            first = view.chain.root.record
+            found = await self.finder.find_beyond(view, first, find_wanted(view))
+        if found is None or found.state.record not in view.digests:
+            self.around.say("nothing to replay from: nobody has a snapshot that most confirm")
+            return None
+        return functools.partial(self._load_again, found)
+
+    async def _load_again(self, start: Start) -> StatesLost:
+        """What is held is in doubt: it is to be computed, not looked up."""
+        assert self.driver is not None
+        record, held = start.state.record, self.driver.machine.replica.states
+        await self.around.learner.forget(sorted(held - {record}))
+        digest = await self._load(start)
+        return StatesLost(self.around.clock.now_ms(), record, digest)
 
     async def _find_way(self, effect: Leap | BeginAgain) -> StatesLost | StartMoved | None:
         """Load a snapshot of the chain that the others are on, if anybody has one."""

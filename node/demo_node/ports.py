@@ -45,6 +45,7 @@ class Blob(IntEnum):
     STATE_CHUNK = 11
     SETS = 12
     PROPOSAL = 13
+    TENSORS = 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,6 +295,13 @@ class Learner(Protocol):
 
     async def leaves(self, record: bytes) -> tuple[bytes, ...]:
         """Leaf hashes of the parameters after `record` (rule 21)."""
+        ...
+
+    async def tensor_digests(self, record: bytes) -> tuple[bytes, ...]:
+        """The digest of each tensor after `record`, in the order of their names (rule 20).
+
+        Raises LookupError where that state is not held.
+        """
         ...
 
     async def evaluate(self, record: bytes) -> float:

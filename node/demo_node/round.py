@@ -6,6 +6,7 @@ group that the daemon owns.
 """
 
 import asyncio
+import functools
 import random
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -25,6 +26,7 @@ from demo_node.ports import (
     TrainOrder,
 )
 from demo_node.pull import Puller, sha256
+from demo_node.tensors import TensorDigests
 from demo_node.verifying import Verifier
 from demo_node.views import Figure, RoundObserver
 from demo_protocol.answers import encode_bundle
@@ -38,6 +40,7 @@ from demo_protocol.events import (
     DigestAccused,
     Effect,
     Event,
+    FaultCleared,
     Finalised,
     FinalsConflict,
     ForgetStates,
@@ -54,6 +57,8 @@ from demo_protocol.events import (
     PullRecords,
     Refused,
     Release,
+    Replay,
+    ReplayAgreed,
     Restore,
     Resync,
     RootComputed,
@@ -61,6 +66,7 @@ from demo_protocol.events import (
     RoundEnded,
     StartMoved,
     StateApplied,
+    StateFault,
     StatesLost,
     Tick,
     Train,
@@ -82,6 +88,10 @@ TOPICS = {
 KINDS = {topic: kind for kind, topic in TOPICS.items()}
 
 
+Load = Callable[[], Coroutine[None, None, StatesLost | StartMoved]]
+"""Has the trainer hold a state, and says which."""
+
+
 class RoundDriver:
     """Runs one node's round machine against the outside world."""
 
@@ -98,6 +108,7 @@ class RoundDriver:
         verifier: Verifier,
         rng: random.Random,
         resync: Callable[[bytes], Coroutine[None, None, StatesLost | StartMoved]],
+        find_replay: Callable[[Replay], Coroutine[None, None, Load | None]],
         find_way: Callable[
             [Leap | BeginAgain], Coroutine[None, None, StatesLost | StartMoved | None]
         ],
@@ -119,10 +130,14 @@ class RoundDriver:
         self.observer = observer
         self.group = group
         self.resync = resync
+        self.find_replay = find_replay
         self.find_way = find_way
         self.history = History(self.view.manifest, observer)
         self.puller = Puller(mesh)
         self.fetcher = Fetcher(self.view, self.puller, store, clock, observer, self.post, verifier)
+        self.tensors = TensorDigests(learner, sorted(self.view.schema.shapes))
+        self.fault = ""
+        """Where this node's state is not what most others have, though replayed; empty: nowhere."""
         self.comparing = Comparing(self.view, self.puller, clock, observer, self.post, rng)
         self._outbox: asyncio.Queue[Persist | Announce] = asyncio.Queue()
         self._rooting: set[bytes] = set()
@@ -185,6 +200,8 @@ class RoundDriver:
     def figures(self) -> Iterator[Figure]:
         """What waits, and totals."""
         yield Figure("demo_queue_depth", self._outbox.qsize(), ("outbox",))
+        yield Figure("demo_state_fault", self.machine.is_witness)
+        yield Figure("demo_replays_total", self.machine.doubts.total)
         yield from self.history.figures()
         yield from self.finals.figures()
         yield from self.fetcher.figures()
@@ -269,6 +286,15 @@ class RoundDriver:
             case Refused(kind, _, error):
                 verdict = "rejected" if isinstance(error, Reject) else "ignored"
                 self.observer.on_message(TOPICS[kind], verdict)
+            case Replay():
+                self._start(self._replay(effect))
+            case ReplayAgreed(base):
+                self.observer.on_event("state.healed", base=base.hex())
+            case StateFault():
+                self._start(self._tell_fault(effect))
+            case FaultCleared():
+                self.fault = ""
+                self.observer.on_event("state.fault_cleared")
             case KeyInUse(round_):
                 self._on_key_in_use(round_)
             case RoundEnded(round_):
@@ -400,15 +426,30 @@ class RoundDriver:
         It is no loss where the first state is not here yet.
         Whoever notices it first does it for all: what else was under way is decided anew then.
         """
-        if self._recovering:
-            return
+        if not self._recovering:
+            if is_loss:
+                self.observer.on_event("states.lost", target=target.hex())
+            await self._begin_again(functools.partial(self.resync, target))
+
+    async def _replay(self, effect: Replay) -> None:
+        """Rule 20: compute again what most others have otherwise."""
+        round_ = self.view.chain[effect.base].round
+        self.observer.on_event("state.doubted", base=effect.base.hex(), round=round_)
+        try:
+            load = await self.find_replay(effect)
+        except LearnerLost:
+            return  # its own recovery is under way, and replays as well
+        if load is not None and not self._recovering:
+            self.tensors.forget()
+            await self._begin_again(load)
+
+    async def _begin_again(self, load: Load) -> None:
+        """Go on from the state that `load` has the trainer hold."""
         self._recovering = True
         self._recoveries += 1
-        if is_loss:
-            self.observer.on_event("states.lost", target=target.hex())
         while True:
             try:
-                event = await self.resync(target)
+                event = await load()
             except LearnerLost:
                 continue  # it died again; its supervisor paces the restarts
             self._recovering = False
@@ -438,6 +479,14 @@ class RoundDriver:
                 " and try again"
             )
         return self.view.chain.root.record
+
+    async def _tell_fault(self, effect: StateFault) -> None:
+        """Rule 20: say where it went wrong. The node stays up, as a witness."""
+        self.fault = f"round {effect.round}"
+        tensor = await self.tensors.find_differing(self.puller, effect.base)
+        if self.machine.is_witness:
+            self.fault = f"round {effect.round}, {tensor or 'tensor not known'}"
+            self.observer.on_event("state.fault", round=effect.round, tensor=tensor)
 
     async def _find_way(self, effect: Leap | BeginAgain) -> None:
         """Rules 16 and 25: go on from a snapshot where replaying does not lead to the others."""

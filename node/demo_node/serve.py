@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 from demo_node.ports import Archive, Blob, BlobRequest, RoundStore
+from demo_node.tensors import TensorDigests
 from demo_protocol.answers import (
     HeadAnswer,
     encode_bundle,
@@ -30,7 +31,7 @@ from demo_protocol.sets import (
 
 
 class Server:
-    """Gives what this node holds. It never computes: an answer costs a look-up and a read.
+    """Gives what this node holds. It hardly computes: an answer costs a look-up and a read.
 
     Before `open` it has no chain yet, but can point a joiner on: manifest, corpus, addresses.
     """
@@ -42,14 +43,15 @@ class Server:
         self._raw_now_ms = raw_now_ms
         self._machine: Round | None = None
         self._store: RoundStore | None = None
+        self._tensors: TensorDigests | None = None
 
-    def open(self, machine: Round, store: RoundStore) -> None:
+    def open(self, machine: Round, store: RoundStore, tensors: TensorDigests) -> None:
         """From now on there is a chain to answer from."""
-        self._machine, self._store = machine, store
+        self._machine, self._store, self._tensors = machine, store, tensors
 
     def close(self) -> None:
         """The chain is not ours to answer from any more."""
-        self._machine = self._store = None
+        self._machine = self._store = self._tensors = None
 
     async def answer(self, asking: bytes, request: BlobRequest) -> bytes | None:
         """The bytes asked for, or None where they are not held here."""
@@ -80,6 +82,8 @@ class Server:
                 return encode_time(self._raw_now_ms())
             case Blob.SETS:
                 return self._difference(request.key)
+            case Blob.TENSORS:
+                return await self._tensor_digests(request.key)
 
     def _headers(self, key: bytes) -> bytes | None:
         """Those held of the headers that are asked for."""
@@ -91,6 +95,13 @@ class Server:
         except Reject:
             return None
         return encode_headers(raws) if raws else None
+
+    async def _tensor_digests(self, record: bytes) -> bytes | None:
+        """Of a state that is held now (rule 20); the trainer looks at each once."""
+        if self._machine is None or self._tensors is None:
+            return None
+        is_held = record in self._machine.replica.states
+        return await self._tensors.get(record) if is_held else None
 
     def _difference(self, key: bytes) -> bytes | None:
         """Rule 23: what we know and whoever asks may not."""

@@ -6,13 +6,13 @@ peer's file is kept only after the trainer has computed the very digest that it 
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Mapping, Set
 from dataclasses import dataclass, replace
 
 from demo_node.believing import Found, Say, Strangers
 from demo_node.ports import Clock, Learner
 from demo_node.pull import Puller
-from demo_node.store.snapshots import Snapshot, SnapshotStore
+from demo_node.store.snapshots import Snapshot, SnapshotInfo, SnapshotStore
 from demo_node.taking import StateTaker
 from demo_node.walking import Heads, trail_of
 from demo_protocol.answers import decode_chain_state
@@ -151,7 +151,7 @@ class StartFinder:
 
     async def find_below(self, view: View, target: bytes) -> Start | None:
         """A start at a record that was applied here and that `target` descends from, or equals."""
-        return await self._find_among(
+        return await self.find_among(
             {step.hash for step in view.chain.ancestors(target) if step.hash in view.digests}, view
         )
 
@@ -160,14 +160,15 @@ class StartFinder:
         if over not in view.chain or target not in view.chain:
             return None  # pruned meanwhile
         steps = view.chain.path(over, target)
-        return await self._find_among({over, *(step.hash for step in steps)}, view)
+        return await self.find_among({over, *(step.hash for step in steps)}, view)
 
-    async def _find_among(self, records: set[bytes], view: View) -> Start | None:
+    async def find_among(self, records: Set[bytes], view: View) -> Start | None:
         """The newest start at one of these, ours before a peer's; None where nobody has one.
 
-        A peer's digest must be the one that most headers give for that record, where any does.
+        Its digest must be the one that most headers give for that record, where any does.
         """
-        own = await asyncio.to_thread(self._find_own, records)
+        claims = view.find_claims()
+        own = await asyncio.to_thread(self._find_own, records, claims)
         if own.state.record in records:
             return own
         for holder, head in await self.strangers.ask():
@@ -177,7 +178,7 @@ class StartFinder:
             children = (view.chain[child] for child in view.chain.children[record])
             if not root or all(child.state_root != root for child in children):
                 continue  # no record carries it (rule 21)
-            state, claimed = view.chain[record].state, view.claimed_digest(record)
+            state, claimed = view.chain[record].state, claims.get(record)
             taken = await self.taker.take(root, state, (holder,), claimed)
             if taken is not None:
                 return Start(state, *taken)
@@ -278,11 +279,19 @@ class StartFinder:
         after = [k.record for k in found.choice.trail.values() if k.round > start.state.round]
         return tuple(found.walk.bundles[record] for record in reversed(after))
 
-    def _find_own(self, trail: Iterable[bytes] | None = None) -> Start:
-        """The newest snapshot on disk, of the records in `trail` if given; else state 0."""
-        snapshot, skipped = self._snapshots.newest(
-            lambda info: trail is None or info.record in trail
-        )
+    def _find_own(
+        self, trail: Collection[bytes] | None = None, claims: Mapping[bytes, bytes] | None = None
+    ) -> Start:
+        """The newest snapshot on disk, of the records in `trail` if given; else state 0.
+
+        It has the digest that is claimed of its record, where one is.
+        """
+
+        def is_wanted(info: SnapshotInfo) -> bool:
+            is_on_way = trail is None or info.record in trail
+            return is_on_way and (claims or {}).get(info.record, info.digest) == info.digest
+
+        snapshot, skipped = self._snapshots.newest(is_wanted)
         for reason in set(skipped) - self._said:
             self._said.add(reason)
             self._on_event("snapshot.skipped", reason=reason)

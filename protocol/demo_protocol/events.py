@@ -399,6 +399,40 @@ class RootDiffered:
 
 
 @dataclass(frozen=True, slots=True)
+class Replay:
+    """Most others have another state after `base` than we have: compute ours again (rule 20).
+
+    Load a snapshot of one of the records in `verified`; answer with StatesLost, or not at all.
+    """
+
+    base: bytes
+    verified: frozenset[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayAgreed:
+    """The replay gave what most others have: our memory or device had erred."""
+
+    base: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StateFault:
+    """The replay gave not what most others have: this node signs nothing any more.
+
+    `round` is that of the first record after which the states differ.
+    """
+
+    base: bytes
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
+class FaultCleared:
+    """Most others have our states again: this node takes part again."""
+
+
+@dataclass(frozen=True, slots=True)
 class KeyInUse:
     """Another node has signed with our key: a copied data folder. Two of one name are none."""
 
@@ -435,6 +469,10 @@ Effect = (
     | DigestAccused
     | RootDiffered
     | Refused
+    | Replay
+    | ReplayAgreed
+    | StateFault
+    | FaultCleared
     | KeyInUse
     | RoundEnded
 )

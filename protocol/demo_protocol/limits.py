@@ -103,6 +103,18 @@ RECORDS_REPLY_BYTES_MAX: Final = 4 << 20
 MANIFEST_BYTES_MAX: Final = 64 << 10
 """A manifest is about 1.5 kB."""
 
+ACCUSERS_MIN: Final = 3
+"""Fewer are not most others (rule 20)."""
+
+TENSORS_MAX: Final = 8192
+"""Of one model: 8 for each layer, some more."""
+
+TENSORS_REPLY_BYTES_MAX: Final = TENSORS_MAX * DIGEST_BYTES
+"""A digest of each of them."""
+
+REPLAYS_PER_HOUR_MAX: Final = 4
+"""Replays because of what others say. A memory that errs more often is to be exchanged."""
+
 PENDING_MAX: Final = 512
 """Proposals waiting for their headers or parent; the oldest is dropped first."""
 

@@ -75,7 +75,19 @@ class Replica:
         """The trainer holds nothing but this. Raises LocalFault where it was never applied here."""
         if event.record not in self.view.digests:
             raise LocalFault("a state was loaded that was never applied here")
-        return self._begin_with(event.record, event.digest)
+        return self._begin_with(event.record, event.digest) + self.pull_missing()
+
+    def pull_missing(self) -> list[Effect]:
+        """Payloads between the states held and the head, where that was applied already.
+
+        By an earlier process, perhaps, or they were lost since: nobody's vote asks for them.
+        """
+        effects: list[Effect] = []
+        for step in self.view.chain.ancestors(self.view.head):
+            if step.hash in self.states:
+                return effects
+            effects += pull_payloads(self.view, step)
+        return []  # a snapshot is being looked for
 
     def on_start_moved(self, event: StartMoved) -> list[Effect]:
         """Rules 16, 19 and 25: the chain begins anew, at a snapshot."""

@@ -12,7 +12,8 @@ from demo_protocol.view import View
 def ask_root(view: View, record: bytes) -> list[Effect]:
     """Have the root of the state after `record` computed, where the next record carries it."""
     height = view.chain[record].state.height
-    if record in view.roots or not carries_root(view.manifest.agreement, height + 1):
+    is_asked = carries_root(view.manifest.agreement, height + 1) and not view.is_faulty
+    if record in view.roots or not is_asked:
         return []
     return [ComputeRoot(record)]
 
@@ -21,6 +22,8 @@ def on_root(view: View, event: RootComputed) -> list[Effect]:
     """Remember our own root of a state; tell of records that name another one."""
     if event.record not in view.chain:
         return []  # pruned meanwhile
+    if view.is_faulty:
+        return []
     view.roots[event.record] = event.root
     children = [view.chain[child] for child in view.chain.children[event.record]]
     return [effect for child in children for effect in check_root(view, child)]

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from demo_protocol.astray import find_way_back
 from demo_protocol.chain import Record, listed_headers
 from demo_protocol.conflict import judge_conflict
+from demo_protocol.doubt import Doubts
 from demo_protocol.errors import LocalFault
 from demo_protocol.events import (
     Announce,
@@ -99,6 +100,7 @@ class Round:
     observes: bool = False
 
     replica: Replica = field(init=False)
+    doubts: Doubts = field(init=False)
     training: int | None = field(init=False, default=None)
     ordered_round: int = field(init=False, default=-1)
     announced_round: int = field(init=False)
@@ -107,6 +109,7 @@ class Round:
 
     def __post_init__(self) -> None:
         self.replica = Replica(self.view)
+        self.doubts = Doubts(self.view)
         self.announced_round = self.signed_until.get(Kind.HEADER, -1)
         self.view.signed_round = self.announced_round
         self.proposed_round = self.signed_until.get(Kind.PROPOSAL, -1)
@@ -144,6 +147,7 @@ class Round:
                 effects = self._on_training_done(event)
             case StateApplied():
                 effects = self.replica.on_applied(event)
+                effects += self.doubts.on_applied(event.record)
             case StatesLost():
                 self.training = None
                 effects = self.replica.on_states_lost(event)
@@ -176,13 +180,24 @@ class Round:
         if now_round > self.view.round:
             effects += self._enter_round(now_round)
         effects += self.replica.choose(now_ms)
-        if now_round >= 0 and not self.syncing:
-            self._cut(now_ms)
-        if now_round >= 0 and not self.syncing and not self.observes:
+        is_cut = now_round >= 0 and not self.syncing and self._cut(now_ms)
+        if is_cut and self.replica.applying is None:
+            effects += self.doubts.judge()
+        if now_round >= 0 and not self.is_silent:
             effects += self._order_training(now_ms)
             effects += self._announce_heartbeat(now_ms)
             effects += self._propose(now_ms)
         return effects
+
+    @property
+    def is_witness(self) -> bool:
+        """Rule 20: it computes other states than most, and so signs nothing."""
+        return self.doubts.fault is not None
+
+    @property
+    def is_silent(self) -> bool:
+        """Does it sign nothing now?"""
+        return self.syncing or self.observes or self.is_witness
 
     def _enter_round(self, round_: int) -> list[Effect]:
         view = self.view
@@ -194,7 +209,7 @@ class Round:
         agreement = view.manifest.agreement
         effects += self.replica.finalise()
         effects += self._settle_sent(round_ - agreement.late_rounds)
-        effects += pull_again(view)
+        effects += pull_again(view) + self.replica.pull_missing()
         if self.replica.applying is None:
             effects += find_way_back(view, self.replica.states)
         if not self.syncing:
@@ -208,7 +223,7 @@ class Round:
     def _announce_membership(self, round_: int) -> list[Effect]:
         """Say every round that we want in (or out), until the chain says so too."""
         view = self.view
-        is_silent = self.syncing or self.observes
+        is_silent = self.syncing or self.observes or (self.is_witness and not self.leaving)
         if round_ < 0 or is_silent or has_ended(view.manifest, round_):
             return []
         known = view.head_state.known.get(view.me)
@@ -245,14 +260,16 @@ class Round:
         self.leaving = True
         return self._announce_membership(max(self.view.round, 0))
 
-    def _cut(self, now_ms: int) -> None:
-        """Rule 17: what counts for coverage is what was held by now."""
+    def _cut(self, now_ms: int) -> bool:
+        """Rule 17: what counts for coverage is what was held by now. Once a round it is True."""
         view = self.view
         cut_ms = coverage_cut_ms(view.manifest.schedule, view.round)
-        if view.round not in view.held_at_cut and now_ms >= cut_ms:
-            view.held_at_cut[view.round] = frozenset(
-                h.hash for h in view.pool.of_round(view.round) if view.pool.is_held(h.body)
-            )
+        if view.round in view.held_at_cut or now_ms < cut_ms:
+            return False
+        view.held_at_cut[view.round] = frozenset(
+            h.hash for h in view.pool.of_round(view.round) if view.pool.is_held(h.body)
+        )
+        return True
 
     # --- training and contributing ---------------------------------------------------------------
 
@@ -261,6 +278,9 @@ class Round:
         round_ = self.view.round if round_ is None else round_
         stopped = self.stop_round is not None and round_ >= self.stop_round
         return self.leaving or stopped or has_ended(self.view.manifest, round_)
+
+    def _may_announce(self, round_: int) -> bool:
+        return self._is_due(round_) and not self.is_witness
 
     def _is_due(self, round_: int) -> bool:
         """Is it this node's turn to be heard of, by its own head? Else it sends no header at all.
@@ -312,7 +332,7 @@ class Round:
     def _on_training_done(self, event: TrainingDone) -> list[Effect]:
         self.training = None
         is_stale = event.base not in self.view.digests  # the chain was begun anew meanwhile
-        if event.round <= self.announced_round or is_stale or not self._is_due(event.round):
+        if event.round <= self.announced_round or is_stale or not self._may_announce(event.round):
             return [Restore(event.round)] if event.k else []
         if event.k:
             self.view.pool.add_payload(event.payload_hash, event.round)

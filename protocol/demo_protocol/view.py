@@ -1,6 +1,6 @@
 """What one node believes of the run: its chain, what it has heard, what it holds."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -20,6 +20,9 @@ from demo_protocol.validate import check_header
 @dataclass(slots=True, kw_only=True)
 class View:
     """Read and changed by the parts of the round machine; no one else touches it.
+
+    `network_of` tells the network that a peer counts for, None where that is not known.
+    `is_faulty`: our states are not what most have, and say nothing against theirs (rule 20).
 
     `digests` holds the parameters' fingerprint after every record ever applied here, `roots` the
     Merkle root of some of these states, as it was computed here (rule 21).
@@ -41,6 +44,7 @@ class View:
     check_header: Callable[[Sealed[Header], Manifest, Schema, Verify], None] = check_header
     make_record: MakeRecord = make_record
     """Functions of their arguments alone: a simulator computes them once for all its nodes."""
+    network_of: Callable[[bytes], str | None] = field(default=lambda peer: peer.hex())
 
     run_id: bytes = field(init=False)
     schema: Schema = field(init=False)
@@ -59,6 +63,7 @@ class View:
     roots: dict[bytes, bytes] = field(init=False, default_factory=dict)
     held_at_cut: dict[int, frozenset[bytes]] = field(init=False, default_factory=dict)
     pulled: dict[bytes, int] = field(init=False, default_factory=dict)
+    is_faulty: bool = field(init=False, default=False)
     lacking: dict[bytes, Header] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -172,16 +177,22 @@ class View:
         """Rule 20: does it give another digest than ours for the same base?"""
         return self.digests.get(header.base, header.digest) != header.digest
 
-    def claimed_digest(self, record: bytes) -> bytes | None:
-        """What most headers that were trained from `record` say its digest is; None of none."""
+    def find_claims(self) -> dict[bytes, bytes]:
+        """What most headers of others say that the digest after a record is, where any does."""
         listed = (h for step in self.chain.records.values() for h in step.contributions)
-        claims = {
-            h.hash: h.body.digest
-            for h in (*listed, *self.pool.headers.values())
-            if h.body.base == record
+        headers = {h.hash: h.body for h in (*listed, *self.pool.headers.values())}
+        claims: dict[bytes, Counter[bytes]] = defaultdict(Counter)
+        for body in headers.values():
+            if body.peer != self.me:
+                claims[body.base][body.digest] += 1
+        return {
+            record: max(counts, key=lambda digest: (counts[digest], digest))
+            for record, counts in claims.items()
         }
-        counts = Counter(claims.values())
-        return max(counts, key=lambda digest: (counts[digest], digest), default=None)
+
+    def claimed_digest(self, record: bytes) -> bytes | None:
+        """What most headers of others say its digest is; None of none."""
+        return self.find_claims().get(record)
 
     def should_pull(self, name: bytes) -> bool:
         """Ask for a missing header or record at most once a round."""

@@ -38,9 +38,9 @@ class Rogue:
         self._learner = ModelLearner(swarm.manifest, VirtualClock(), self.name)
 
     @classmethod
-    async def enter(cls, swarm: SimSwarm) -> Self:
+    async def enter(cls, swarm: SimSwarm, number: int = 9) -> Self:
         """One that is connected to everybody, hears and forwards everything."""
-        rogue = cls(swarm)
+        rogue = cls(swarm, number)
         await rogue.mesh.join(
             rogue.honest.run_id, lambda topic, sender, message: True, rogue._serve
         )
@@ -48,9 +48,9 @@ class Rogue:
         return rogue
 
     @classmethod
-    async def enter_as_member(cls, swarm: SimSwarm) -> Self:
+    async def enter_as_member(cls, swarm: SimSwarm, number: int = 9) -> Self:
         """One that has been honest in rounds 0 to 2, while joins are members at once."""
-        rogue = await cls.enter(swarm)
+        rogue = await cls.enter(swarm, number)
         for round_ in range(3):
             await rogue.wait_until(round_, 10)
             await rogue.join(round_)

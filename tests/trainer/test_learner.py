@@ -253,6 +253,19 @@ def test_rule_21_leaves_are_over_the_tensors_of_the_file_in_their_order() -> Non
         one.leaves(record(1))
 
 
+def test_rule_20_each_tensor_has_a_digest_of_its_own() -> None:
+    one, other = learner(), learner()
+    names = sorted(one.schema.shapes)
+    assert one.tensor_digests(GENESIS) == other.tensor_digests(GENESIS)
+    before = one.tensor_digests(GENESIS)
+    assert len(before) == len(names)
+    one._get(GENESIS).tensors[names[3]].view(torch.int32).reshape(-1)[0] ^= 1
+    after = one.tensor_digests(GENESIS)
+    assert [at for at in range(len(names)) if before[at] != after[at]] == [3]
+    with pytest.raises(UnknownState):
+        one.tensor_digests(record(1))
+
+
 def test_garbage_is_no_snapshot() -> None:
     with pytest.raises(Reject):
         learner().load(record(1), b"\xff" * 100)

@@ -44,6 +44,7 @@ def test_the_child_computes_what_the_learner_computes(tmp_path: Path) -> None:
         snapshot = b"".join([piece async for piece in node.client.snapshot(record(1))])
         assert snapshot == b"".join(local.snapshot(record(1)))
         assert await node.client.leaves(record(1)) == local.leaves(record(1))
+        assert await node.client.tensor_digests(record(1)) == local.tensor_digests(record(1))
         assert await node.client.load(record(8), snapshot) == digest
         await node.client.forget([record(1)])
         with pytest.raises(UnknownState):

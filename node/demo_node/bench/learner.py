@@ -87,6 +87,10 @@ class InProcessLearner:
         """As LocalLearner."""
         return self._learner.leaves(record)
 
+    async def tensor_digests(self, record: bytes) -> tuple[bytes, ...]:
+        """As LocalLearner."""
+        return self._learner.tensor_digests(record)
+
     async def evaluate(self, record: bytes) -> float:
         """As LocalLearner."""
         return self._learner.evaluate(record)

@@ -39,6 +39,11 @@ def compute_digest(state: Mapping[str, Tensor]) -> bytes:
     return lanes.pack_digest(first, second, position)
 
 
+def compute_tensor_digests(state: Mapping[str, Tensor]) -> tuple[bytes, ...]:
+    """The digest of every tensor by itself, in the order of their names (rule 20)."""
+    return tuple(compute_digest({name: state[name]}) for name in sorted(state))
+
+
 def sum_lanes(words: Tensor, position: int) -> tuple[int, int]:
     """`demo_protocol.digest.sum_lanes` for int32 words [n] on any device.
 

@@ -19,6 +19,7 @@ USES: Final = {
     Blob.STATE_CHUNK: Use.SYNC,
     Blob.SETS: Use.SYNC,
     Blob.PROPOSAL: Use.SYNC,
+    Blob.TENSORS: Use.SYNC,
 }
 
 

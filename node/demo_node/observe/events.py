@@ -140,6 +140,26 @@ LIFE: Final[Mapping[str, Event]] = {
         " here",
         "`demo-node replay` says who is right",
     ),
+    "state.doubted": Event(
+        WARNING,
+        "most headers of a round give another digest than this node for the record of `round`; it"
+        " replays from its last snapshot that nobody contradicts",
+        "nothing; what follows says who was right",
+    ),
+    "state.healed": Event(
+        WARNING,
+        "the replay gave what most others have: memory or a device of this machine had erred once",
+        "if it repeats, test the memory; `--device cpu` tells whether it is the graphics card",
+    ),
+    "state.fault": Event(
+        ERROR,
+        "the replay did not give what most others have, from `round` on, in `tensor` first: this"
+        " node signs nothing more; it follows and serves as a witness",
+        "see the runbook, DemoStateFault",
+    ),
+    "state.fault_cleared": Event(
+        INFO, "most others have this node's states again: it takes part again"
+    ),
     "key.in_use": Event(
         ERROR,
         "somebody else signs with this node's key",

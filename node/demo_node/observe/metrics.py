@@ -196,6 +196,16 @@ AGREEMENT: Final = (
         "What a peer had then and this node had not, and was pulled from it.",
         {"kind": ("header", "record")},
     ),
+    Declared(
+        Gauge,
+        "demo_state_fault",
+        "1 while this node computes other states than most, though it replayed: it signs nothing.",
+    ),
+    Declared(
+        Counter,
+        "demo_replays_total",
+        "Replays because most headers of a round gave another digest than this node.",
+    ),
     Declared(Counter, "demo_forks_total", "Times the head moved to another branch."),
     Declared(
         Counter,

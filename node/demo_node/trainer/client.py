@@ -17,6 +17,7 @@ from demo_node.trainer.pb import trainer_pb2 as pb
 from demo_node.trainer.pieces import iterate_pieces
 from demo_node.trainer.supervisor import Supervisor, Trainer
 from demo_protocol.errors import ConfigError, LocalFault
+from demo_protocol.limits import DIGEST_BYTES
 from demo_protocol.merkle import split_leaves
 
 ANSWER_S: Final = 120.0
@@ -147,6 +148,13 @@ class TrainerClient:
             if found is None:
                 raise LocalFault("trainer: half a leaf hash")
             return found
+
+    async def tensor_digests(self, record: bytes) -> tuple[bytes, ...]:
+        """The digest of each tensor, in the order of their names. Raises UnknownState."""
+        with self._calling("tensors", self._patience_s(STATE_S)) as trainer:
+            reply = await trainer.stub.Tensors(pb.TensorsRequest(record=record), timeout=STATE_S)
+            raw, size = reply.digests, DIGEST_BYTES
+            return tuple(raw[at : at + size] for at in range(0, len(raw), size))
 
     async def evaluate(self, record: bytes) -> float:
         """Held-out loss, nats per byte, over 16 KiB.

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from demo_node.learn.data import evaluate, generate, iterate_batches
 from demo_node.learn.demo import Encoder, measure_norm
-from demo_node.learn.digest import compute_digest
+from demo_node.learn.digest import compute_digest, compute_tensor_digests
 from demo_node.learn.exact import apply_update
 from demo_node.learn.faults import Diverged, is_out_of_memory
 from demo_node.learn.local import LocalTrainer, LocalWork
@@ -240,6 +240,10 @@ class LocalLearner:
     def leaves(self, record: bytes) -> tuple[bytes, ...]:
         """Leaf hashes of a state's parameters (rule 21). Raises UnknownState."""
         return compute_leaves(self._get(record).tensors)
+
+    def tensor_digests(self, record: bytes) -> tuple[bytes, ...]:
+        """The digest of each tensor, in the order of their names. Raises UnknownState."""
+        return compute_tensor_digests(self._get(record).tensors)
 
     def evaluate(self, record: bytes, should_stop: Callable[[], bool] = lambda: False) -> float:
         """Held-out loss of a state, nats per byte, over 16 KiB; NaN where `should_stop` said so.

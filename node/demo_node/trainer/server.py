@@ -200,6 +200,12 @@ class TrainerService(pb_grpc.TrainerServicer):
             leaves = self._learner.leaves(request.record)
             return pb.LeavesReply(leaves=b"".join(leaves))
 
+    def Tensors(self, request: pb.TensorsRequest, context: grpc.ServicerContext) -> pb.TensorsReply:
+        """Digest each tensor of a state."""
+        with _Faults(context):
+            digests = self._learner.tensor_digests(request.record)
+            return pb.TensorsReply(digests=b"".join(digests))
+
     def Evaluate(
         self, request: pb.EvaluateRequest, context: grpc.ServicerContext
     ) -> pb.EvaluateReply:

@@ -145,6 +145,15 @@ def _find_times(health: HealthView, name: str) -> tuple[int, ...]:
 
 def _judge_state(reading: Reading) -> Iterator[Concern]:
     status = reading.status
+    faults, cleared = (
+        _find_times(reading.health, name) for name in ("state.fault", "state.fault_cleared")
+    )
+    if max(faults, default=0) > max(cleared, default=0):
+        yield Concern(
+            "DemoStateFault",
+            "it computes other parameters than most, and so signs nothing",
+            "try --device cpu; test the memory",
+        )
     if status.state in READY or status.state is NodeState.WAITING:
         return
     since_ms = (_find_times(reading.health, "state.changed") or (status.started_ms,))[-1]

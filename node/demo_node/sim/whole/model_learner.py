@@ -106,6 +106,10 @@ class ModelLearner:
         """Of that file's tensors."""
         return _compute_leaves(self.states[record], self._schema.parameters)
 
+    async def tensor_digests(self, record: bytes) -> tuple[bytes, ...]:
+        """All alike, since every tensor is full of the same."""
+        return (self.states[record],) * len(self._schema.shapes)
+
     async def evaluate(self, record: bytes) -> float:
         """A number that equal states have in common."""
         return int.from_bytes(self.states[record][:2], "big") / 2**16

@@ -86,6 +86,11 @@ class TrainerStub(object):
                 request_serializer=demo__node_dot_trainer_dot_pb_dot_trainer__pb2.LeavesRequest.SerializeToString,
                 response_deserializer=demo__node_dot_trainer_dot_pb_dot_trainer__pb2.LeavesReply.FromString,
                 _registered_method=True)
+        self.Tensors = channel.unary_unary(
+                '/demo.trainer.v1.Trainer/Tensors',
+                request_serializer=demo__node_dot_trainer_dot_pb_dot_trainer__pb2.TensorsRequest.SerializeToString,
+                response_deserializer=demo__node_dot_trainer_dot_pb_dot_trainer__pb2.TensorsReply.FromString,
+                _registered_method=True)
         self.Evaluate = channel.unary_unary(
                 '/demo.trainer.v1.Trainer/Evaluate',
                 request_serializer=demo__node_dot_trainer_dot_pb_dot_trainer__pb2.EvaluateRequest.SerializeToString,
@@ -173,6 +178,13 @@ class TrainerServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Tensors(self, request, context):
+        """Digest of each tensor of a state (rule 20).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Evaluate(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -237,6 +249,11 @@ def add_TrainerServicer_to_server(servicer, server):
                     servicer.Leaves,
                     request_deserializer=demo__node_dot_trainer_dot_pb_dot_trainer__pb2.LeavesRequest.FromString,
                     response_serializer=demo__node_dot_trainer_dot_pb_dot_trainer__pb2.LeavesReply.SerializeToString,
+            ),
+            'Tensors': grpc.unary_unary_rpc_method_handler(
+                    servicer.Tensors,
+                    request_deserializer=demo__node_dot_trainer_dot_pb_dot_trainer__pb2.TensorsRequest.FromString,
+                    response_serializer=demo__node_dot_trainer_dot_pb_dot_trainer__pb2.TensorsReply.SerializeToString,
             ),
             'Evaluate': grpc.unary_unary_rpc_method_handler(
                     servicer.Evaluate,
@@ -521,6 +538,33 @@ class Trainer(object):
             '/demo.trainer.v1.Trainer/Leaves',
             demo__node_dot_trainer_dot_pb_dot_trainer__pb2.LeavesRequest.SerializeToString,
             demo__node_dot_trainer_dot_pb_dot_trainer__pb2.LeavesReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Tensors(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/demo.trainer.v1.Trainer/Tensors',
+            demo__node_dot_trainer_dot_pb_dot_trainer__pb2.TensorsRequest.SerializeToString,
+            demo__node_dot_trainer_dot_pb_dot_trainer__pb2.TensorsReply.FromString,
             options,
             channel_credentials,
             insecure,

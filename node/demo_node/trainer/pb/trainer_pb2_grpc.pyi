@@ -56,6 +56,8 @@ class TrainerStub:
     """A state as safetensors bytes, in pieces."""
     Leaves: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.LeavesRequest, _trainer_pb2.LeavesReply]
     """Leaf hashes of a state's parameters (rule 21)."""
+    Tensors: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.TensorsRequest, _trainer_pb2.TensorsReply]
+    """Digest of each tensor of a state (rule 20)."""
     Evaluate: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.EvaluateRequest, _trainer_pb2.EvaluateReply]
     Generate: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.GenerateRequest, _trainer_pb2.GenerateReply]
 
@@ -87,6 +89,8 @@ class TrainerAsyncStub(TrainerStub):
     """A state as safetensors bytes, in pieces."""
     Leaves: _aio.UnaryUnaryMultiCallable[_trainer_pb2.LeavesRequest, _trainer_pb2.LeavesReply]  # type: ignore[assignment]
     """Leaf hashes of a state's parameters (rule 21)."""
+    Tensors: _aio.UnaryUnaryMultiCallable[_trainer_pb2.TensorsRequest, _trainer_pb2.TensorsReply]  # type: ignore[assignment]
+    """Digest of each tensor of a state (rule 20)."""
     Evaluate: _aio.UnaryUnaryMultiCallable[_trainer_pb2.EvaluateRequest, _trainer_pb2.EvaluateReply]  # type: ignore[assignment]
     Generate: _aio.UnaryUnaryMultiCallable[_trainer_pb2.GenerateRequest, _trainer_pb2.GenerateReply]  # type: ignore[assignment]
 
@@ -175,6 +179,14 @@ class TrainerServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_trainer_pb2.LeavesReply, _abc.Awaitable[_trainer_pb2.LeavesReply]]:
         """Leaf hashes of a state's parameters (rule 21)."""
+
+    @_abc_1.abstractmethod
+    def Tensors(
+        self,
+        request: _trainer_pb2.TensorsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trainer_pb2.TensorsReply, _abc.Awaitable[_trainer_pb2.TensorsReply]]:
+        """Digest of each tensor of a state (rule 20)."""
 
     @_abc_1.abstractmethod
     def Evaluate(

@@ -1,0 +1,158 @@
+"""Rule 20: digests accuse, replays decide.
+
+Where most headers of a round give another digest than ours for one record, either our memory or
+device erred, or theirs did. The node computes its state again from a snapshot that nobody has
+contradicted. Comes the others' digest of it, it goes on. Comes its own again, it signs nothing
+more: its votes would stand for a state that others cannot have. It follows and serves as before,
+as a witness, and never copies a foreign state over one that it has replayed.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+from demo_protocol.events import Effect, FaultCleared, Replay, ReplayAgreed, StateFault
+from demo_protocol.limits import ACCUSERS_MIN, REPLAYS_PER_HOUR_MAX
+from demo_protocol.messages import Header
+from demo_protocol.networks import NETWORKS_WANTED
+from demo_protocol.view import View
+
+HOUR_MS = 3_600_000
+
+
+@dataclass(frozen=True, slots=True)
+class Accusation:
+    """Most headers of a round say that the digest after `base` is `digest`, which is not ours."""
+
+    base: bytes
+    digest: bytes
+
+
+@dataclass(slots=True)
+class Doubts:
+    """What most others say against our states, and what became of replaying them.
+
+    `open` is being replayed, `fault` was replayed in vain. `replayed` has the round in which each
+    record's state was last computed again because of that: liars can have it once.
+    """
+
+    view: View
+    open: Accusation | None = field(init=False, default=None)
+    fault: Accusation | None = field(init=False, default=None)
+    replayed: dict[bytes, int] = field(init=False, default_factory=dict)
+    total: int = field(init=False, default=0)
+
+    def judge(self) -> list[Effect]:
+        """Once a round, when most of its headers are here and no state is being computed."""
+        view = self.view
+        if self.fault is not None:
+            return self._judge_fault()
+        patience = view.manifest.agreement.late_rounds  # it may not be on our way any more
+        if self.open is not None and view.round <= self.replayed[self.open.base] + patience:
+            return []
+        self.open = None
+        accusation = find_accusation(view)
+        if accusation is None or accusation.base in self.replayed:
+            return []
+        hour = max(HOUR_MS // view.manifest.schedule.round_ms, 1)
+        self.replayed = {b: r for b, r in self.replayed.items() if r > view.round - hour}
+        if len(self.replayed) >= REPLAYS_PER_HOUR_MAX:
+            return []
+        self.replayed[accusation.base] = view.round
+        self.total += 1
+        self.open = accusation
+        verified = find_verified(view, accusation.base)
+        view.roots = {name: root for name, root in view.roots.items() if name in verified}
+        return [Replay(accusation.base, verified)]
+
+    def on_applied(self, record: bytes) -> list[Effect]:
+        """The state after a record was computed. Was it the one in doubt?"""
+        if self.open is None or record != self.open.base:
+            return []
+        accusation, self.open = self.open, None
+        if self.view.digests[record] == accusation.digest:
+            return [ReplayAgreed(record)]
+        self.fault = accusation
+        self.view.is_faulty = True
+        return [StateFault(record, _first_differing(self.view, record))]
+
+    def _judge_fault(self) -> list[Effect]:
+        """Where most say as we do again, they had erred, or a few had spoken for them."""
+        if not is_vindicated(self.view):
+            return []
+        self.fault = None
+        self.view.is_faulty = False
+        return [FaultCleared()]
+
+
+def find_accusation(view: View) -> Accusation | None:
+    """What most headers of the running round say against us, if they do.
+
+    Most of all members' headers of the round, not of those alone that name one base: else a few
+    could choose a base that nobody else names, and be most there. They must come from several
+    networks, since one person may own as many keys as there are.
+    """
+    differing = [h.body for h in view.pool.of_round(view.round) if view.is_accused(h.body)]
+    if len(differing) < ACCUSERS_MIN:
+        return None
+    voices = _find_voices(view)
+    claims: dict[tuple[bytes, bytes], list[bytes]] = defaultdict(list)
+    for body in differing:
+        if body.peer in voices:
+            claims[body.base, body.digest].append(body.peer)
+    if not claims:
+        return None
+    (base, digest), peers = max(claims.items(), key=lambda claim: (len(claim[1]), claim[0]))
+    if len(peers) < ACCUSERS_MIN or not _is_most(len(peers), voices):
+        return None
+    networks = {view.network_of(peer) for peer in peers} - {None}
+    return Accusation(base, digest) if len(networks) >= NETWORKS_WANTED else None
+
+
+def is_vindicated(view: View) -> bool:
+    """Do most headers of the running round give our own digests?"""
+    voices = _find_voices(view)
+    agreeing = sum(view.digests.get(body.base) == body.digest for body in voices.values())
+    return agreeing >= ACCUSERS_MIN and _is_most(agreeing, voices)
+
+
+def find_verified(view: View, base: bytes) -> frozenset[bytes]:
+    """Ancestors of `base` whose states nobody but a few contradicts: replaying starts from one.
+
+    Those are the newest of which most headers give our digest, and all before it, since what was
+    wrong there would be wrong after it; and the genesis, whose state is computed, not remembered.
+    """
+    claims = view.find_claims()
+    below = [step.hash for step in view.chain.ancestors(base) if step.hash in view.digests][1:]
+    for at, record in enumerate(below):
+        if claims.get(record) == view.digests[record]:
+            return frozenset(below[at:])
+    return frozenset(record for record in below if record == view.run_id)
+
+
+def _first_differing(view: View, base: bytes) -> int:
+    """The round of the oldest record up to `base` of which most headers give another digest."""
+    claims = view.find_claims()
+    found = view.chain[base].round
+    for step in view.chain.ancestors(base):
+        claimed = claims.get(step.hash)
+        if claimed == view.digests.get(step.hash):
+            break
+        if claimed is not None:
+            found = step.round
+    return found
+
+
+def _find_voices(view: View) -> dict[bytes, Header]:
+    """Headers of the running round that count: other members', of whom nobody signed two."""
+    members = view.chain[view.head].members
+    return {
+        header.body.peer: header.body
+        for header in view.pool.of_round(view.round)
+        if header.body.peer in members
+        and header.body.peer != view.me
+        and view.votes.get(header.body.peer) is not None
+    }
+
+
+def _is_most(count: int, voices: dict[bytes, Header]) -> bool:
+    return 2 * count > len(voices) + 1  # we are one more
