@@ -137,6 +137,28 @@ async def test_a_stopped_node_goes_on_when_it_is_told_to(tmp_path: Path) -> None
 
 
 @on_loop
+async def test_a_node_that_is_starting_its_trainer_loses_it_when_it_has_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await stage(tmp_path, 2)
+    node, other = made.swarm.nodes
+    pids = iter([0, 0, other.pid, node.pid, node.pid, node.pid, 77])
+
+    async def look(self: SwarmNode) -> None:
+        self.life.look(status_view(pid=self.pid, trainer_pid=next(pids)), [])
+
+    monkeypatch.setattr(SwarmNode, "refresh", look)
+    await made.play(event(Do.TRAINER_DIES, nodes=(0,)))
+    await node.process.wait()  # in a group of its own, it passes for its trainer
+    assert node.process.returncode == -signal.SIGKILL
+    assert other.process.returncode is None
+    (event_,) = made.suffered(Do.TRAINER_DIES)
+    assert event_.back_s is not None
+    assert next(pids, None) is None
+    await made.end()
+
+
+@on_loop
 async def test_cuts_stand_until_the_heal_and_only_the_last_one_counts(tmp_path: Path) -> None:
     made = await stage(tmp_path, 4)
     wires = made.swarm.wires

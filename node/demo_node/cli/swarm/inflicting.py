@@ -154,13 +154,13 @@ class Inflicter:
         self._tell(node.index, f"{what} after {event.end():.1f} s, {replayed} rounds replayed")
 
     async def _kill_trainer(self, node: SwarmNode) -> None:
-        await node.refresh()
-        victim = node.status.trainer_pid if node.status else 0
-        if not kill_member(victim, node.pid):
-            self._tell(node.index, "has no trainer to kill just now")
-            return
-        event = self._note(Do.TRAINER_DIES, node, "lost its trainer (SIGKILL)")
         life = node.life
+        while not kill_member(victim := await _find_trainer(node), node.pid):
+            if node.life is not life or node.away:
+                self._tell(node.index, "had no trainer to kill before it was gone itself")
+                return
+            await asyncio.sleep(LOOK_S)  # it is starting one
+        event = self._note(Do.TRAINER_DIES, node, "lost its trainer (SIGKILL)")
         while not node.status or node.status.trainer_pid in (0, victim):
             if node.life is not life or node.away:
                 return  # now the node itself is gone
@@ -219,6 +219,12 @@ class Inflicter:
 
     def _round(self) -> int:
         return round_at(self._schedule, time.time_ns() // 1_000_000)
+
+
+async def _find_trainer(node: SwarmNode) -> int:
+    """Process id of its trainer; 0 while it has none, or is away."""
+    await node.refresh()
+    return node.status.trainer_pid if node.status else 0
 
 
 def _describe(cut: Cut) -> str:
