@@ -61,6 +61,7 @@ OTHERS = {
     "DemoNodeNotReady": with_health(
         event("state.changed", 16 * MINUTE_S), view=in_state(NodeState.SYNCING)
     ),
+    "DemoStateFault": with_health(event("state.fault_cleared", 9), event("state.fault", 20, 8)),
     "DemoEventLoopBlocked": with_health(loop_lag_p99_s=0.26),
     "DemoDiskLow": with_health(disk_free_bytes=0.99e9),
     "DemoGossipMeshEmpty": with_health(gossip_links=0),
@@ -126,6 +127,7 @@ def test_what_is_usual_is_no_concern() -> None:
     assert names(with_health(loop_lag_p99_s=0.24, disk_free_bytes=1.01e9)) == []
     assert names(with_health(snapshot_bytes=10**9, disk_free_bytes=4.1e9)) == []
     assert names(with_health(event("state.changed", 86_400))) == []
+    assert names(with_health(event("state.fault", 9), event("state.fault_cleared", 8))) == []
     syncing = in_state(NodeState.SYNCING)
     assert names(with_health(event("state.changed", 60), view=syncing)) == []
     waiting = in_state(NodeState.WAITING)

@@ -151,8 +151,8 @@ def _judge_state(reading: Reading) -> Iterator[Concern]:
     if max(faults, default=0) > max(cleared, default=0):
         yield Concern(
             "DemoStateFault",
-            "it computes other parameters than most, and so signs nothing",
-            "try --device cpu; test the memory",
+            "others compute other parameters; it signs nothing",
+            "try --device cpu",
         )
     if status.state in READY or status.state is NodeState.WAITING:
         return
