@@ -211,8 +211,10 @@ class World:
         places = [peer for peer in self.peers_of(actor, ASKED) if not _is_syncing(peer)]
         votes = Counter(peer.view.head for peer in places)
         for peer in sorted(places, key=lambda p: (-votes[p.view.head], p.index)):
-            chain = peer.view.chain
-            here = [snapshot for snapshot in own if snapshot.state.record in chain]
+            trail = {step.hash for step in peer.view.chain.ancestors(peer.view.head)}
+            if not self._leads_through(trail, actor, peer):
+                continue
+            here = [snapshot for snapshot in own if snapshot.state.record in trail]
             theirs = self._offered_by(peer)
             newest = here[-1] if here else None
             if newest and peer.view.head_state.round - newest.state.round <= self._reach(newest):
@@ -220,6 +222,15 @@ class World:
             if here or theirs:
                 return max([*here, *theirs], key=lambda s: s.state.height)
         return own[-1]
+
+    def _leads_through(self, trail: set[bytes], actor: Actor, peer: Actor) -> bool:
+        """Does this way not leave what is final to a node (rule 19)? As `believing` judges it."""
+        final = actor.disk.final
+        if final is None or final.record in trail:
+            return True
+        away = peer.view.head_state.round - final.round
+        is_unknown = peer.view.chain.root.round > final.round
+        return is_unknown and away > self.manifest.agreement.forget_rounds
 
     def _reach(self, own: ModelSnapshot) -> int:
         """Rounds that are replayed rather than skipped: as `StartFinder._reach`."""
