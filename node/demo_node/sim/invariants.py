@@ -4,6 +4,7 @@ Each is told of what happened since, and looks at no more than that; `agreeing.p
 compare nodes. The words in `name` complete "it is broken that ...".
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -40,6 +41,9 @@ EXACT_NODES = 100
 
 SIGNED_KEPT = 128
 """Rounds for which is remembered who signed what: no log of a node remembers more."""
+
+WORK_KEPT = 32
+"""Records of one chain whose samples are compared with each other: nothing reaches further back."""
 
 
 class EqualStates(Invariant):
@@ -96,8 +100,9 @@ class SamplesOnce(Invariant):
 
     Every record deals out samples from where its parent's end. So it is enough that those its
     members worked through, as their nodes were told to, lie between the parent's cursor and its
-    own, and that no two overlap. Not looked at, and counted: work on another base than the parent
-    (rule 9), and probes of those who were not dealt any.
+    own, and that no two overlap. With `overlap_rounds` an older record deals: then no two of the
+    newest records may have any in common. Not looked at, and counted: work on another base than the
+    record that deals (rule 9), and probes of those who were not dealt any.
     """
 
     name = "no sample is trained on twice on one chain"
@@ -107,6 +112,7 @@ class SamplesOnce(Invariant):
         self.checked = self.sibling_bases = self.probes = self.missed = 0
         self._ordered: dict[int, dict[bytes, Train]] = {}
         self._seen: set[bytes] = set()
+        self._worked: dict[bytes, list[tuple[int, int]]] = {}
 
     def on_step(self, actor: "Actor", event: Event, effects: list[Effect]) -> None:
         """What a node was told to train on, and what became a record."""
@@ -127,10 +133,17 @@ class SamplesOnce(Invariant):
         if record is None or record.parent not in view.chain:
             return
         begin = view.chain[record.parent].state.cursor
-        spans = sorted(self._spans(record))
+        dealer = view.chain.find_dealer(record.parent, record.round)
+        spans = sorted(self._spans(record, dealer.hash))
         self.checked += len(spans)
         ends = [begin, *(end for _, end in spans)]
         starts = [*(first for first, _ in spans), record.state.cursor]
+        if view.manifest.agreement.overlap_rounds:
+            self._worked[name] = spans
+            path = itertools.islice(view.chain.ancestors(name), WORK_KEPT)
+            listed = sorted(s for step in path for s in self._worked.get(step.hash, ()))
+            ends = [end for _, end in listed[:-1]]
+            starts = [first for first, _ in listed[1:]]
         self.missed += record.state.cursor - begin - sum(end - first for first, end in spans)
         if any(end > first for end, first in zip(ends, starts, strict=True)):
             self.report(
@@ -139,8 +152,8 @@ class SamplesOnce(Invariant):
                 *(),
             )
 
-    def _spans(self, record: Record) -> Iterator[tuple[int, int]]:
-        """What members of honest nodes worked through on the record's parent."""
+    def _spans(self, record: Record, dealer: bytes) -> Iterator[tuple[int, int]]:
+        """What members of honest nodes worked through on the record that deals."""
         ordered = self._ordered.get(record.round, {})
         for header in record.contributions:
             train = ordered.get(header.body.peer)
@@ -148,9 +161,9 @@ class SamplesOnce(Invariant):
                 continue
             if train.probation_key:
                 self.probes += 1
-            elif header.body.base != record.parent:
+            elif header.body.base != dealer:
                 self.sibling_bases += 1
-            elif train.base == record.parent:
+            elif train.base == dealer:
                 yield train.sample_first, train.sample_first + header.body.samples
 
 
