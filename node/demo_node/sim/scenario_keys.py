@@ -5,7 +5,6 @@ come from that one description.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -50,7 +49,7 @@ def number(default: float, least: float, most: float, meaning: str, real: str = 
     def read(raw: object) -> float:
         if isinstance(raw, bool) or not isinstance(raw, int | float):
             raise TypeError
-        if not least <= raw <= most or math.isnan(raw):
+        if not least <= raw <= most:  # nan is not either
             raise ValueError
         return float(raw)
 
