@@ -51,7 +51,8 @@ class Offer:
 class Choice:
     """Where to go: `head`, whose known ancestors are in `trail`.
 
-    `final` is the newest final record that the believed peers name, on the way to `head`.
+    `final` is the newest record on the way there that more than two thirds of the believed networks
+    call final, or a record after it.
     `offers`: snapshots to try in this order. `set_aside` were outvoted.
     """
 
@@ -126,7 +127,7 @@ def choose(
     trail = {name: links[name] for name in paths[head] if name in links}
     return Choice(
         head=head,
-        final=best if best in paths[head] else b"",
+        final=_find_agreed_final(believed, paths, links, head),
         trail=trail,
         offers=_sort_offers(believed, paths, links, head),
         believed=tuple(answer.peer for answer in believed),
@@ -180,6 +181,22 @@ def _choose_final(
         f"peers disagree on what is final: {shown[0]} and {shown[1]}; ask somebody you trust for"
         " the right one and start with --anchor <record hash>"
     )
+
+
+def _find_agreed_final(
+    believed: Sequence[Answer],
+    paths: Mapping[bytes, dict[bytes, None]],
+    links: Mapping[bytes, Link],
+    head: bytes,
+) -> bytes:
+    """One peer may call final what is not: who believed that would never leave it again."""
+    everybody = _count(believed)
+    finals = [(answer, _final_of(answer, paths)) for answer in believed]
+    below = [(answer, _path(final, links)) for answer, final in finals if final]
+    for record in paths[head]:
+        if 3 * _count(answer for answer, path in below if record in path) > 2 * everybody:
+            return record
+    return b""
 
 
 def _describe(side: Sequence[Answer], links: Mapping[bytes, Link], final: bytes) -> str:

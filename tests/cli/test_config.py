@@ -58,6 +58,8 @@ def test_an_unknown_key_is_an_error_with_a_suggestion(tmp_path: Path) -> None:
         ('announce = ["/ip4/192.0.2.7"]', "announce: '/ip4/192.0.2.7' is no address like /dns4/"),
         ('announce = ["/dns4/a/tcp/0"]', "announce: '/dns4/a/tcp/0' is no address like"),
         ('run_id = "3f9c"', "run_id: a run id has 64 hexadecimal digits"),
+        ('anchor = "3f9c"', "anchor: a record's hash has 64 hexadecimal digits"),
+        ('role = "voter"', "role: 'voter' is none of member, archive"),
         ('metrics_address = "9464"', "metrics_address: '9464' is not HOST:PORT"),
         ('metrics_address = "[::1]:99999"', "is not HOST:PORT"),
         ('device = "tpu"', "device: 'tpu' is none of auto, cpu"),

@@ -1,6 +1,6 @@
 """Rule 22: whom a joiner among strangers believes; rule 21: which snapshot it may take."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import pytest
@@ -10,17 +10,20 @@ from hypothesis import strategies as st
 from demo_node.sim.keys import cheap_verify, peer_name
 from demo_protocol.answers import Link
 from demo_protocol.chain import listed_headers
+from demo_protocol.finality import Final
 from demo_protocol.joining import (
     Answer,
     Choice,
     Refusal,
     choose,
+    choose_offer,
     explain_trust,
     is_built_on,
     is_enough,
 )
+from demo_protocol.manifest import Agreement
 from demo_protocol.messages import Header, Sealed
-from tests.builders import MANIFEST, RUN_ID, Tree, header
+from tests.builders import MANIFEST, RUN_ID, Tree, header, manifest, root_after, view
 
 Links = Mapping[bytes, Link]
 
@@ -169,6 +172,17 @@ def test_what_one_peer_put_on_top_is_left_where_more_stand_below(
     assert chosen(answers[:2], links_of(tree)).head == on_top, "one against one: the newer"
 
 
+@pytest.mark.parametrize("authors", [1, 2, 3])
+def test_of_branches_with_equally_many_networks_the_one_that_goes_on_longer_is_taken(
+    tree: Tree, run: list[bytes], authors: int
+) -> None:
+    longer = chain(range(8, 12), range(authors), run[7], tree)
+    shorter = [run[-1], tree.grow(run[7], 9, range(authors, 4))]
+    for other in shorter:
+        answers = [answer(0, longer[-1]), answer(1, other)]
+        assert chosen(answers, links_of(tree)).head == longer[-1]
+
+
 def test_the_choice_does_not_depend_on_the_order_of_the_answers(
     tree: Tree, run: list[bytes], forged: list[bytes]
 ) -> None:
@@ -231,6 +245,29 @@ def test_peers_of_one_network_do_not_outvote(
 ) -> None:
     answers = [answer(n, run[-1], final=run[4], network="one house") for n in range(7)]
     assert "--anchor" in refused([*answers, answer(9, forged[-1], final=forged[7])], links_of(tree))
+
+
+def test_two_networks_do_not_outvote_one_even_where_it_is_one_of_the_two(
+    tree: Tree, run: list[bytes], forged: list[bytes]
+) -> None:
+    answers = [answer(n, run[-1], final=run[4]) for n in range(2)]
+    liar = answer(9, forged[-1], final=forged[7], network="net 1")
+    assert "--anchor" in refused([*answers, liar], links_of(tree))
+
+
+def test_a_lone_peer_that_calls_the_newest_record_final_makes_it_so_for_nobody(
+    tree: Tree, run: list[bytes]
+) -> None:
+    answers = [answer(n, run[-1], final=run[4]) for n in range(3)]
+    answers.append(answer(9, run[-1], final=run[-1]))
+    assert chosen(answers, links_of(tree)).final == run[4]
+    answers[0] = answer(0, run[-1], final=run[2])
+    assert chosen(answers, links_of(tree)).final == run[4], "three of four networks"
+    answers[1] = answer(1, run[-1])
+    assert chosen(answers, links_of(tree)).final == run[2]
+    answers[2] = answer(2, run[-1])
+    assert chosen(answers, links_of(tree)).final == b""
+    assert chosen([answer(0, run[-1], final=run[4])], links_of(tree)).final == run[4]
 
 
 def test_one_that_is_behind_takes_no_side(tree: Tree, run: list[bytes]) -> None:
@@ -362,8 +399,42 @@ def test_rule_21_who_signed_twice_and_who_did_not_sign_counts_nowhere() -> None:
     again = header(0, 2, vote=first)
     assert not holds([again])
     assert holds([replace(again, signature=b"0" * 64)])
+    unsigned = replace(header(0, 1, vote=b"?" * 32), signature=b"0" * 64)
+    assert holds([unsigned]), "beside what it signed in an older round"
     assert not holds([header(0, 3, vote=first)])
     assert holds([replace(header(0, 3, vote=first), signature=b"0" * 64)])
+
+
+# --- rule 21: which snapshot is offered -----------------------------------------------------------
+
+
+def test_the_newest_snapshot_below_what_is_final_is_offered_else_one_with_two_records_on_top() -> (
+    None
+):
+    agreement = Agreement(snapshot_every=2, contributors=0)
+    tree = Tree(manifest(agreement=agreement))
+    records = [tree.start(4)]
+    for round_ in range(1, 9):
+        records.append(tree.grow(records[-1], round_, range(4)))
+    # Records of even heights carry the roots of those before them: 1, 3, 5 and 7 in this list.
+    held = [(records[at], root_after(records[at])) for at in (0, 2, 4, 6)]
+    believed = view(tree.run)
+    believed.chain, believed.head = tree.chain, records[7]
+
+    def offered(names: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+        found = choose_offer(believed, names)
+        return found[0] if found else None
+
+    assert offered(held) == records[4], "two records follow the one that carries it"
+    assert offered(held[3:]) == records[6], "there is no other"
+    believed.final = Final(records[3], 3, 4)
+    assert offered(held) == records[2]
+    believed.final = Final(records[0], 0, 1)
+    assert offered(held[1:]) == records[4], "none is final"
+    assert offered([(records[4], b"another root".ljust(32))]) is None
+    assert offered([(records[5], b"")]) is None, "no record carries its root"
+    believed.head = records[0]
+    assert offered(held) is None, "nothing is on our chain"
 
 
 # --- bounds ---------------------------------------------------------------------------------------
