@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from demo_node.believing import Found, Say, Strangers
 from demo_node.ports import Clock, Learner
 from demo_node.pull import Puller
+from demo_node.store.snapshot_part import compute_part_name
 from demo_node.store.snapshots import Snapshot, SnapshotInfo, SnapshotStore
 from demo_node.taking import StateTaker
 from demo_node.walking import Heads, trail_of
@@ -21,7 +22,7 @@ from demo_protocol.errors import ConfigError
 from demo_protocol.events import Bundle
 from demo_protocol.finality import Final
 from demo_protocol.identity import Verify
-from demo_protocol.joining import Offer, Refusal
+from demo_protocol.joining import Choice, Offer, Refusal
 from demo_protocol.manifest import Manifest, compute_run_id
 from demo_protocol.roster import ChainState, genesis_state
 from demo_protocol.schedule import round_at
@@ -100,6 +101,7 @@ class StartFinder:
         self._anchor = anchor
         self._wants_all = wants_all
         self._said: set[str] = set()
+        self._begun: set[str] = set()
         self.final: Final | None = None
         """What is final here: a start that peers give must come after it (rule 19)."""
         self.strangers = Strangers(manifest, puller, clock, say, verify, count_known)
@@ -226,9 +228,11 @@ class StartFinder:
         is_whole = self._wants_all and own.snapshot is None
         window = self._manifest.agreement.payload_window_rounds  # what is older is not replayed
         newest_round = max(head.round for _, head in heads)
+        self._begun = await asyncio.to_thread(self._snapshots.list_parts)
+        reach = window // 2 if self._begun else self._reach(own)
         found = await self.strangers.choose(
             heads,
-            floor_round=-1 if is_whole else newest_round - self._reach(own),
+            floor_round=-1 if is_whole else newest_round - reach,
             steps_max=WHOLE_RECORDS_MAX if is_whole else window,
             anchor=anchor,
             named=named,
@@ -251,11 +255,25 @@ class StartFinder:
             is_near = (trail[choice.head] or 0) - own.state.round <= self._reach(own)
             if is_near or (own.snapshot is None and self._wants_all and _has_all(found)):
                 return own
-        for offer in choice.offers:
+        for offer in (*self._list_begun(choice), *choice.offers):
             start = await self._begin_at(offer, found)
             if start is not None:
                 return start
         return None
+
+    def _list_begun(self, choice: Choice) -> list[Offer]:
+        """What an earlier process began to fetch, where it is on the way: much of it is here."""
+        ways = [
+            choice.trail[o.record]
+            for o in choice.offers
+            if o.is_common and o.record in choice.trail
+        ]
+        newest_round = max((link.round for link in ways), default=-1)
+        return [
+            Offer(link.record, choice.believed, is_common=link.round <= newest_round)
+            for link in choice.trail.values()
+            if link.root and compute_part_name(link.root) in self._begun
+        ]
 
     async def _begin_at(self, offer: Offer, found: Found) -> Start | None:
         """A start whose parameters are still to come; None where it cannot be believed."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
+from typing import Final
 
 from demo_node.store.assembler import Assembler
 from demo_node.store.disk import Disk
@@ -10,6 +11,8 @@ from demo_node.store.tensorfile import encode_header
 from demo_protocol.errors import Reject
 from demo_protocol.limits import CHAIN_STATE_BYTES_MAX, STATE_CHUNK_BYTES
 from demo_protocol.state_root import count_leaves
+
+PART: Final = ".part"
 
 
 class SnapshotPart(Assembler):
@@ -55,4 +58,4 @@ class SnapshotPart(Assembler):
 
 def compute_part_name(root: bytes) -> str:
     """Name of the file in which chunks of the state with this root are collected."""
-    return f"{root.hex()[:32]}.part"
+    return root.hex()[:32] + PART

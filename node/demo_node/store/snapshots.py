@@ -22,7 +22,7 @@ from typing import Final
 from demo_node.store.atomic import AtomicFile, write_atomic
 from demo_node.store.disk import Disk
 from demo_node.store.retention import NEWEST, Kept, choose_spare
-from demo_node.store.snapshot_part import SnapshotPart, compute_part_name
+from demo_node.store.snapshot_part import PART, SnapshotPart, compute_part_name
 from demo_node.store.tensorfile import (
     HeaderRewriter,
     NotTensors,
@@ -125,6 +125,13 @@ class SnapshotStore:
         start = snapshot.tensors_at + (index - 1) * STATE_CHUNK_BYTES
         chunk = self.read(snapshot, start, STATE_CHUNK_BYTES)
         return chunk if chunk is not None and compute_leaf(chunk) == leaf else None
+
+    def list_parts(self) -> set[str]:
+        """Names (`compute_part_name`) of the states that were begun to be fetched, and not ended.
+
+        Reads the folder.
+        """
+        return {name for name in self._disk.names(self._folder) if name.endswith(PART)}
 
     def open_part(self, root: bytes, shapes: Mapping[str, Sequence[int]]) -> SnapshotPart:
         """What was fetched so far of the state with this root; of others it is dropped. Blocks."""
