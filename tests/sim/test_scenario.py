@@ -43,6 +43,8 @@ GOOD: dict[str, dict[str, tuple[str, Any]]] = {
         "seed": ("4294967295", 2**32 - 1),
         "round_seconds": ("2.5", 2.5),
         "contributors": ("0", 0),
+        "from_genesis": ("true", True),
+        "from_genesis": ("true", True),
     },
     "links": {
         "latency_ms": ("0", 0.0),

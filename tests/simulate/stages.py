@@ -31,7 +31,7 @@ class Stage:
             manifest,
             scenario,
             seed=seed,
-            root=found(compute_run_id(manifest), scenario.nodes),
+            root=found(compute_run_id(manifest), 0 if scenario.from_genesis else scenario.nodes),
             watcher=self.watcher,
         )
         self.director = Director(self.world, scenario)

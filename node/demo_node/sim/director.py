@@ -86,9 +86,10 @@ class Director:
             (mix.power_cut, faults.power_cut),
             (mix.full_disk, faults.fill_disk),
         ]
-        sufferings: list[tuple[float, Callable[[Actor], bool]]] = [
+        sufferings: list[tuple[float, Callable[[Actor], object]]] = [
             (mix.wrong_clock, self._set_clock_wrong),
             (mix.trainer_dies, faults.kill_trainer),
+            (mix.withhold, self._withhold_for_a_round),
         ]
         for actor in [self.world.actors[index] for index in sorted(self.world.up)]:
             for chance, kill in killers:
@@ -158,6 +159,10 @@ class Director:
         right = functools.partial(self.faults.step_clock, actor, -ms)
         self._after_rounds(self.rng.randint(*WRONG_CLOCK_ROUNDS), right)
         return self.faults.step_clock(actor, ms)
+
+    def _withhold_for_a_round(self, actor: Actor) -> None:
+        if not actor.traits.how and self.faults.withhold(actor):
+            self._after_rounds(1, functools.partial(self.faults.give_again, actor))
 
     def _cut_at_random(self) -> None:
         alive = [actor.index for actor in self._living()]

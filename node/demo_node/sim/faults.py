@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from demo_node.sim.actor import Actor
+from demo_node.sim.actor import Actor, Traits
 from demo_node.sim.liars import make_dishonest
 from demo_node.sim.links import Cut
 from demo_node.sim.world import World
@@ -134,6 +134,19 @@ class Faults:
             return False
         self._count(actor, "trainer_dies")
         return True
+
+    def withhold(self, actor: Actor) -> bool:
+        """It announces payloads, and gives them to nobody."""
+        if not is_able(actor):
+            return False
+        actor.traits.withholds = lambda asking, payload: True
+        self._count(actor, "withhold")
+        return True
+
+    def give_again(self, actor: Actor) -> None:
+        """It gives what it has, as everybody does."""
+        actor.traits.withholds = Traits().withholds
+        self._note(actor, "gives payloads again")
 
     def turn(self, actor: Actor, how: str) -> bool:
         """It tells one kind of lies from now on."""

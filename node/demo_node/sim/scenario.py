@@ -163,6 +163,10 @@ class Scenario:
     contributors: int | None = keys.whole(
         None, 0, NODES_MAX, "the manifest's, 0 is every member; --contributors overrides"
     )
+    from_genesis: bool = keys.switch(
+        "nobody is a member at first; else all nodes are, as in a run that is under way",
+        "always so",
+    )
     links: Links = Links()
     mix: Mix = Mix()
     events: tuple[Event, ...] = ()
@@ -337,6 +341,11 @@ def standard_mix() -> Scenario:
             trainer_dies=0.005,
             mass_leave=0.002,
             liars=0.2,
+        ),
+        events=(
+            # What no probability of the mix is for: nodes that hang, and those away for very long.
+            Event(do=Do.STOP, round=4, at=0.4, every=10, count=2, rounds=1.5),
+            Event(do=Do.KILL, round=10, every=40, count=2, rounds=30),
         ),
     )
 

@@ -128,7 +128,7 @@ def simulate(scenario: Scenario, seed: int) -> Report:
     if _is_standard_churn(scenario):
         invariants.append(going)
     watcher = Watcher(invariants)
-    root = found(compute_run_id(manifest), scenario.nodes)
+    root = found(compute_run_id(manifest), 0 if scenario.from_genesis else scenario.nodes)
     world = World(manifest, scenario, seed=seed, root=root, watcher=watcher)
     director = Director(world, scenario)
     rounds = director.run(scenario.nodes, scenario.rounds)
