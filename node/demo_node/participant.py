@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from demo_node.believing import Say
+from demo_node.deepening import Deepening
 from demo_node.final_keeping import FinalKeeping
 from demo_node.ports import Learner, Mesh, Topic
 from demo_node.pull import Puller
@@ -216,6 +217,8 @@ class Participant:
         around.group.create_task(driver.run_clock())
         around.group.create_task(driver.comparing.run())
         around.group.create_task(driver.finals.run())
+        deepening = Deepening(driver, self.puller, store, around.clock, self.verifier)
+        around.group.create_task(deepening.run())
         around.group.create_task(snapshotting.run())
         return driver, snapshotting
 

@@ -46,6 +46,7 @@ class Blob(IntEnum):
     SETS = 12
     PROPOSAL = 13
     TENSORS = 14
+    CHAIN_STATE = 15
 
 
 @dataclass(frozen=True, slots=True)

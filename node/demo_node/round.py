@@ -76,6 +76,7 @@ from demo_protocol.identity import Kind
 from demo_protocol.messages import decode_announcement, decode_header
 from demo_protocol.round import Round, make_bundle
 from demo_protocol.state_root import compute_state_root
+from demo_protocol.view import View
 
 SHOWN_DIGITS = 16
 """Of a record's hash, in lines for people."""
@@ -217,6 +218,11 @@ class RoundDriver:
         for effect in self.machine.take_part():
             self._perform(effect)
         self.post(Tick(self.clock.now_ms()))
+
+    def deepen(self, deeper: View) -> None:
+        """Tell the machine what came before its first record."""
+        for effect in self.machine.deepen(deeper, self.clock.now_ms()):
+            self._perform(effect)
 
     def leave(self) -> None:
         """Announce that this node leaves the run."""

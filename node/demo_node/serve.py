@@ -8,6 +8,7 @@ from demo_node.tensors import TensorDigests
 from demo_protocol.answers import (
     HeadAnswer,
     encode_bundle,
+    encode_chain_state,
     encode_head,
     encode_peers,
     encode_records,
@@ -84,6 +85,8 @@ class Server:
                 return self._difference(request.key)
             case Blob.TENSORS:
                 return await self._tensor_digests(request.key)
+            case Blob.CHAIN_STATE:
+                return self._oldest_state(request.key)
 
     def _headers(self, key: bytes) -> bytes | None:
         """Those held of the headers that are asked for."""
@@ -102,6 +105,13 @@ class Server:
             return None
         is_held = record in self._machine.replica.states
         return await self._tensors.get(record) if is_held else None
+
+    def _oldest_state(self, record: bytes) -> bytes | None:
+        """What the chain says where forks may still matter, to whose chain begins at `record`."""
+        view = self._machine.view if self._machine else None
+        if view is None or record not in view.chain:
+            return None
+        return encode_chain_state(view.chain.root)
 
     def _difference(self, key: bytes) -> bytes | None:
         """Rule 23: what we know and whoever asks may not."""

@@ -128,6 +128,19 @@ class Chain:
         self.children[record.parent].append(record.hash)
         return record
 
+    def extend_down(self, deeper: "Chain") -> None:
+        """Begin where `deeper` does, which leads to our first record with the same state there.
+
+        Raises LocalFault where it does not.
+        """
+        first = self.root.record
+        if first not in deeper or deeper[first].state != self.root:
+            raise LocalFault("an older chain that does not lead to ours")
+        self.records = {**deeper.records, **self.records, first: deeper[first]}
+        for record, children in deeper.children.items():
+            self.children[record] = list(dict.fromkeys([*self.children.get(record, ()), *children]))
+        self.root = deeper.root
+
     def ancestors(self, record: bytes) -> Iterator[Record]:
         """`record` itself, its parent, and so on to the root."""
         current: Record | None = self.records[record]

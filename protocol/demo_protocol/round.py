@@ -255,6 +255,12 @@ class Round:
         self.syncing = False
         return self._announce_membership(self.view.round)
 
+    def deepen(self, deeper: View, now_ms: int) -> list[Effect]:
+        """Take what came before our first record: forks below it can be judged from now on."""
+        self.view.deepen(deeper)
+        self.replica.at_rest = None
+        return self._advance(now_ms)
+
     def leave(self) -> list[Effect]:
         """The operator wants out: sign a leave, train no more."""
         self.leaving = True

@@ -91,23 +91,43 @@ class View:
         self.rivals.clear()
 
     def begin_at(self, record: bytes, digest: bytes) -> None:
-        """Stand on a record of the chain whose state is held.
-
-        Those below it were applied before, here or elsewhere: to what, most headers say.
-        """
+        """Stand on a record whose state is held. Those below it were applied before."""
         self.head = record
+        self.digests = {**self._claimed_digests(record), record: digest}
+
+    @property
+    def may_lack_forks(self) -> bool:
+        """May others part from our chain below its first record? Not below what is final."""
+        root = self.chain.root
+        return root.height > 0 and (self.final is None or self.final.height < root.height)
+
+    def deepen(self, deeper: "View") -> None:
+        """Take what came before our first record, with the votes that were cast there."""
+        first = self.chain.root.record
+        self.chain.extend_down(deeper.chain)
+        self.digests = {**deeper._claimed_digests(first), **self.digests}
+        for peer, (round_, vote) in deeper.votes.newest.items():
+            self.votes.add(peer, round_, vote)
+        for peer, round_ in deeper.votes.equivocators.items():
+            self.votes.add_equivocation(peer, round_)
+
+    def _claimed_digests(self, record: bytes) -> dict[bytes, bytes]:
+        """What most headers say of the states after the ancestors of `record`.
+
+        They were applied, here or by whoever gave the snapshot.
+        """
         claims: dict[bytes, Counter[bytes]] = {}
-        self.digests = {}
+        digests: dict[bytes, bytes] = {}
         for step in self.chain.ancestors(record):
             for header in step.contributions:
                 claims.setdefault(header.body.base, Counter())[header.body.digest] += 1
             if step.hash in claims:  # of its children; siblings' are of no weight
                 counts = claims[step.hash]
-                self.digests[step.hash] = max(counts, key=lambda d: (counts[d], d))
+                digests[step.hash] = max(counts, key=lambda d: (counts[d], d))
             if step.proposal is not None:
                 said = step.proposal.body.parent_digest
                 claims.setdefault(step.parent, Counter({said: 0}))
-        self.digests[record] = digest
+        return digests
 
     @property
     def head_state(self) -> ChainState:

@@ -20,6 +20,7 @@ USES: Final = {
     Blob.SETS: Use.SYNC,
     Blob.PROPOSAL: Use.SYNC,
     Blob.TENSORS: Use.SYNC,
+    Blob.CHAIN_STATE: Use.SYNC,
 }
 
 
