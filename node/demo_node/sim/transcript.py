@@ -32,8 +32,10 @@ from demo_protocol.events import (
 )
 from demo_protocol.identity import Kind
 
-KEPT = 60
-"""Newest steps kept of a node."""
+KEPT, KEPT_OF_MANY = 60, 8
+"""Newest steps kept of a node, where there are few and where there are many."""
+
+MANY_NODES = 128
 
 SHOWN = 80
 """Lines of one transcript."""
@@ -81,7 +83,11 @@ class Transcript:
 
     def _put(self, step: Step) -> None:
         self._number += 1
-        self._steps.setdefault(step.node, deque(maxlen=KEPT)).append(step)
+        steps = self._steps.get(step.node)
+        if steps is None:
+            kept = KEPT if len(self._steps) <= MANY_NODES else KEPT_OF_MANY
+            steps = self._steps[step.node] = deque(maxlen=kept)
+        steps.append(step)
 
     def lines(self, nodes: Iterable[int], names: "Names", begin_ms: int) -> list[str]:
         """The newest steps of these nodes and of the network, in the order they happened."""
