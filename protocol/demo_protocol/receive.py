@@ -72,7 +72,8 @@ def on_gossip_batch(view: View, event: GossipBatch) -> list[Effect]:
             else:
                 effects += on_gossip(view, GossipReceived(event.now_ms, kind, raw, sender))
         except (Ignore, Reject) as error:
-            effects.append(Refused(kind, sender, error))
+            # Its traceback would hold this very list: a cycle for every message.
+            effects.append(Refused(kind, sender, error.with_traceback(None)))
     return effects
 
 

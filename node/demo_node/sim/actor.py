@@ -102,6 +102,24 @@ class Traits:
     """What a liar says in place of what its machine wants to (`liars.py`)."""
 
 
+@dataclass(frozen=True, slots=True)
+class _UnlessDead:
+    """Something due in one life of a node; where that hangs, it waits."""
+
+    actor: "Actor"
+    life: int
+    action: Callable[[], None]
+
+    def __call__(self) -> None:
+        actor = self.actor
+        if actor.life != self.life or actor.machine is None:
+            return
+        if actor.hung is None:
+            self.action()
+        else:
+            actor.hung.append(self)
+
+
 class Actor:
     """A node of the simulation. `index` names it; its machine is None while it is down."""
 
@@ -118,7 +136,7 @@ class Actor:
         self.trainer: ModelTrainer
         self.life = 0
         self.clock = SystemClock(boot_ms=self._boot_ms, wall_ms=self._wall_ms)
-        self._hung: list[Callable[[], None]] | None = None
+        self.hung: list[Callable[[], None]] | None = None
         self.pulls = Pulls(self)
         self._signed: SignedLog
         self._chain_log: ChainLog
@@ -132,7 +150,7 @@ class Actor:
     @property
     def is_up(self) -> bool:
         """Does it live, and answer?"""
-        return self.machine is not None and self._hung is None
+        return self.machine is not None and self.hung is None
 
     @property
     def is_alive(self) -> bool:
@@ -207,7 +225,7 @@ class Actor:
         """End this life without a word."""
         if self.machine is None:
             return
-        self.machine = self._hung = None
+        self.machine = self.hung = None
         self.life += 1
         self._signed.close()
         self._chain_log.close()
@@ -224,32 +242,22 @@ class Actor:
 
     def hang(self) -> None:
         """Neither run nor answer from now on; what is due waits."""
-        if self.machine is not None and self._hung is None:
-            self._hung = []
+        if self.machine is not None and self.hung is None:
+            self.hung = []
             self.world.on_down(self)
 
     def run_on(self) -> None:
         """Do now, late as it is, what was due since `hang`."""
-        if self.machine is None or self._hung is None:
+        if self.machine is None or self.hung is None:
             return
-        due, self._hung = self._hung, None
+        due, self.hung = self.hung, None
         self.world.on_up(self)
         for action in due:
             action()
 
     def later(self, delay_ms: int, action: Callable[[], None]) -> None:
         """Let `action` happen in this life, or not at all."""
-        life = self.life
-
-        def unless_dead() -> None:
-            if self.life != life or self.machine is None:
-                return
-            if self._hung is None:
-                action()
-            else:
-                self._hung.append(unless_dead)
-
-        self.world.timeline.after(delay_ms, unless_dead)
+        self.world.timeline.after(delay_ms, _UnlessDead(self, self.life, action))
 
     def post(self, event: Event) -> None:
         """Tell the machine, and do what it asks for."""
@@ -280,8 +288,8 @@ class Actor:
 
     def hear(self, messages: list[Message]) -> None:
         """Gossip of one moment is here."""
-        if self._hung is not None:
-            self._hung.append(functools.partial(self.hear, messages))
+        if self.hung is not None:
+            self.hung.append(functools.partial(self.hear, messages))
             return
         self.post(GossipBatch(self.now_ms(), tuple(messages)))
 
