@@ -23,7 +23,7 @@ from demo_node.store.snapshots import SnapshotInfo, SnapshotStore
 from demo_node.trainer.learner import LocalLearner
 from demo_protocol.answers import encode_bundle, encode_chain_state
 from demo_protocol.chain import Chain, Record
-from demo_protocol.manifest import Manifest, compute_run_id
+from demo_protocol.manifest import Agreement, Manifest, carries_root, compute_run_id
 from demo_protocol.messages import (
     Header,
     Membership,
@@ -37,6 +37,7 @@ from demo_protocol.payload import payload_bytes
 from demo_protocol.roster import compute_rank, genesis_state, get_members
 from demo_protocol.round import make_bundle
 from demo_protocol.schema import compute_schema
+from demo_protocol.state_root import compute_state_root
 from tests import builders
 from tests.trainer.builders import CPU, corpus_bytes
 
@@ -45,6 +46,8 @@ LAST_ROUND = 7
 FORKED_ROUND = 5
 """Two records follow that of the round before; the node and everybody else go on with one."""
 SNAPSHOT_ROUNDS = (3, 6)
+ROOT_ROUND = 4
+"""Its record carries the root of the state after the round before."""
 
 
 @dataclass(slots=True)
@@ -58,6 +61,8 @@ class Swarm:
     initial: bytes = b""
     """A snapshot file to go on from, if any."""
     lies: dict[tuple[int, int], bytes] = field(default_factory=dict)
+    false_root: bytes = b""
+    """What the record of ROOT_ROUND carries instead of the true one."""
     keys: list[NodeKey] = field(default_factory=lambda: [make_key(n) for n in range(PEERS)])
     manifest: Manifest = field(init=False)
     run_id: bytes = field(init=False)
@@ -69,7 +74,7 @@ class Swarm:
 
     def __post_init__(self) -> None:
         torch.set_num_threads(1)  # tiny matrices: a second thread waits more than it works
-        usual = builders.manifest()
+        usual = builders.manifest(agreement=Agreement(snapshot_every=ROOT_ROUND + 1))
         text = corpus_bytes(usual)
         train, heldout = text[: usual.data.train_bytes], text[usual.data.train_bytes :]
         corpus = build_corpus("stdlib-bytes", train, heldout, 1_024)
@@ -139,8 +144,15 @@ class Swarm:
             late=(),
             joins=tuple(join.raw for join in joins),
             leaves=(),
+            state_root=self._root_due(parent),
         )
         return seal_proposal(proposal, self.run_id, author.sign)
+
+    def _root_due(self, parent: bytes) -> bytes:
+        state = self.chain[parent].state if parent in self.chain else None
+        if state is None or not carries_root(self.manifest.agreement, state.height + 1):
+            return b""
+        return self.false_root or compute_state_root(state, self.learners[0].leaves(parent))
 
     def log(self, entry: ChainEntry) -> None:
         """Append to chain.log; `rewrite_log` for what its node would not append."""

@@ -21,6 +21,7 @@ from demo_protocol.schema import compute_schema
 from tests.audit.builders import (
     LAST_ROUND,
     PEERS,
+    ROOT_ROUND,
     SNAPSHOT_ROUNDS,
     Swarm,
     make_key,
@@ -89,7 +90,7 @@ def test_an_honest_run_replays_and_the_folder_stays_as_it_was(honest: Swarm) -> 
     # Of every record but the last, and of state 0, each peer said the digest once.
     agreed = PEERS * (LAST_ROUND + 1)
     assert looked["replayed"] == (
-        f"{LAST_ROUND + 1} records on cpu; {agreed} digests of peers and 2 snapshots agree"
+        f"{LAST_ROUND + 1} records on cpu; {agreed} digests of peers, 1 root and 2 snapshots agree"
     )
     assert f"record {honest.head.hex()[:12]} of round {LAST_ROUND}" in looked["branch"]
     assert "of 2 branches the one that 3 of 3 peers vote for" in looked["branch"]
@@ -344,3 +345,26 @@ def test_both_commands_agree_and_exit_with_1(told: Swarm) -> None:
     assert beyond.returncode == 78
     assert beyond.stdout == ""
     assert f"no record of round 700; the newest is of round {LAST_ROUND}" in beyond.stderr
+
+
+def test_rule_21_a_record_that_names_another_root_is_found_and_who_made_it(tmp_path: Path) -> None:
+    made = Swarm(tmp_path / "node", false_root=b"r" * 32)
+    made.run()
+    report = replay(made.folder)
+    (finding,) = report.findings
+    author = next(
+        proposal.body.peer
+        for step in made.chain.records.values()
+        if (proposal := step.proposal) and proposal.body.state_root
+    )
+    assert (finding.round, finding.peer, finding.about) == (ROOT_ROUND, author, About.PEER)
+    assert (
+        f"names root {(b'r' * 8).hex()} for the state after round {ROOT_ROUND - 1}" in finding.text
+    )
+    assert "1 root" not in shown(report)["replayed"]
+
+
+def test_the_root_of_the_state_that_a_replay_begins_with_is_compared_too(honest: Swarm) -> None:
+    report = replay(honest.folder, ROOT_ROUND, ROOT_ROUND)
+    assert report.findings == []
+    assert ", 1 root and " in shown(report)["replayed"]

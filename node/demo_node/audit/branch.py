@@ -50,7 +50,7 @@ class Payment:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a signed message says of the state after a record."""
+    """What a signed message says of the state after a record: its digest, or its Merkle root."""
 
     round: int
     peer: bytes
@@ -59,10 +59,11 @@ class Claim:
 
 @dataclass(slots=True)
 class Evidence:
-    """What the log says of some records: their contributions, and everybody's digests for them."""
+    """What the log says of some records: contributions, everybody's digests, roots (rule 21)."""
 
     contributions: dict[bytes, list[Payment]] = field(default_factory=dict)
     claims: dict[bytes, list[Claim]] = field(default_factory=dict)
+    roots: dict[bytes, list[Claim]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
 
@@ -172,6 +173,10 @@ def collect_evidence(entries: Entries, run_id: bytes, branch: Branch, after_roun
             continue
         if entry.record in wanted:
             evidence.contributions[entry.record] = _list_contributions(read)
+        body = read.proposal.body
+        if body.state_root and body.parent in wanted:
+            root = Claim(body.round, body.peer, body.state_root)
+            evidence.roots.setdefault(body.parent, []).append(root)
         for base, claim in _list_claims(read):
             if base in wanted and claim not in (claims := evidence.claims.setdefault(base, [])):
                 claims.append(claim)

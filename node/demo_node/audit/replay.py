@@ -27,7 +27,7 @@ from demo_node.audit.disputes import Disputes
 from demo_node.audit.files import REFETCH, REPULL, list_payloads
 from demo_node.audit.findings import About, Finding, Report, Say, count, say_nothing
 from demo_node.audit.logs import read_chain_log
-from demo_node.audit.records import TELL
+from demo_node.audit.records import FILE, TELL
 from demo_node.audit.snapshots import (
     REMEDY,
     SnapshotHead,
@@ -43,13 +43,14 @@ from demo_node.store.disk import Disk
 from demo_node.store.manifest_file import load_manifest
 from demo_node.store.tensorfile import NotTensors
 from demo_node.trainer.device import choose_devices
-from demo_node.trainer.tensors import decode_tensors, make_initial
+from demo_node.trainer.tensors import compute_leaves, decode_tensors, make_initial
 from demo_protocol.errors import ConfigError, Reject
 from demo_protocol.fp32 import compute_step
 from demo_protocol.manifest import Manifest, compute_run_id
 from demo_protocol.payload import Payload, decode_payload
 from demo_protocol.roster import GENESIS_ROUND
 from demo_protocol.schema import compute_schema
+from demo_protocol.state_root import compute_state_root
 
 State = Mapping[str, Tensor]
 
@@ -127,6 +128,7 @@ class _Replay:
         self._evidence = Evidence()
         self._applied = 0
         self._compared = 0
+        self._roots = 0
 
     def run(self, first: int | None, last: int | None) -> None:
         """Plan, replay, and say what came out."""
@@ -164,7 +166,8 @@ class _Replay:
                     "nothing was replayed: no record has its payloads and a state to begin with"
                 )
             self.report.notes.append("no record was done again: only a state at hand was compared")
-        said = f"{count(agreed, 'digest')} of peers and {count(compared, 'snapshot')} agree"
+        roots = f", {count(self._roots, 'root')}" if self._roots else ""
+        said = f"{count(agreed, 'digest')} of peers{roots} and {count(compared, 'snapshot')} agree"
         done = count(self._applied, "record")
         self.report.looked_at("replayed", f"{done} on {self._device}; {said}")
 
@@ -205,6 +208,7 @@ class _Replay:
         except _Gap as gap:
             self.report.found(gap.finding)
             return start.done
+        self._compare_root(heads.get(start.record), state)
         for done in range(start.done, len(branch.links)):
             link = branch.links[done]
             try:
@@ -219,6 +223,7 @@ class _Replay:
             self._disputes.compare(link.round, digest, self._evidence.claims.get(link.record, []))
             if link.record in heads:
                 self._compare_snapshot(heads[link.record], state)
+                self._compare_root(heads[link.record], state)
             if self._applied % SAY_EVERY == 0:
                 replayed = count(done + 1 - start.done, "record")
                 self._say(f"replayed {replayed}, up to round {link.round}")
@@ -291,6 +296,33 @@ class _Replay:
                 file = f"payloads/{path.parent.name}/{path.name}"
                 return self._disk.read(path), file
         return None, ""
+
+    def _compare_root(self, head: SnapshotHead | None, state: State) -> None:
+        """Rule 21: what the records after this one say that its state is. The snapshot has what
+        the chain says there, which is part of it.
+        """
+        if head is None:
+            return
+        claims = self._evidence.roots.get(head.info.record, [])
+        root = compute_state_root(head.state, compute_leaves(state)) if claims else b""
+        for claim in claims:
+            if claim.digest == root:
+                self._roots += 1
+                continue
+            text = (
+                f"names root {claim.digest.hex()[:16]} for the state after round"
+                f" {head.info.round}, the replay gives {root.hex()[:16]}"
+            )
+            self.report.found(
+                Finding(
+                    file=FILE,
+                    round=claim.round,
+                    peer=claim.peer,
+                    about=About.PEER,
+                    text=text,
+                    remedy=TELL,
+                )
+            )
 
     def _compare_snapshot(self, head: SnapshotHead, state: State) -> None:
         """Bit by bit: every tensor of a snapshot and of the replay."""
