@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from demo_node.views import NodeState
 from tests.e2e.join_run import HOLDERS, measure
+from tests.e2e.nodes import make_run, started
+from tests.e2e.swarm_run import read_metrics
 
 pytestmark = [pytest.mark.swarm, pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -21,3 +24,27 @@ def test_a_joiner_takes_a_snapshot_from_several_peers_and_soon_contributes(tmp_p
     assert joining.largest_share <= SHARE_MAX
     assert joining.snapshot_bytes >= 4 * joining.parameters
     assert joining.included_s <= PATIENCE * joining.budget_s
+
+
+def test_an_archive_is_no_member_and_an_anchor_is_asked_for(tmp_path: Path) -> None:
+    make_run(tmp_path / "first", "--genesis", "+8")
+    with started(tmp_path / "first") as first:
+        line = first.invitation()
+        with started(tmp_path / "archive", *line, "--role", "archive") as archive:
+            seen = archive.wait_for_status(
+                lambda status: status.state is NodeState.PAUSED and status.height >= 4
+            )
+            assert "an archive" in seen.detail
+            assert read_metrics(archive.metrics_url())["demo_node_archive"] == 1
+            assert first.status().members == 1
+            assert first.status().candidates == 0
+
+            with started(tmp_path / "misled", *line, "--anchor", "ab" * 32) as misled:
+                assert misled.wait() == 75
+                assert "the anchor abababababababab is on the chain of no peer" in misled.stderr
+
+            anchor = seen.head.hex()
+            with started(tmp_path / "sure", *line, "--anchor", anchor) as sure:
+                sure.wait_until_active()
+                joined = sure.wait_for_status(lambda status: status.members == 2)
+                assert joined.height > seen.height
