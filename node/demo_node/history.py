@@ -246,7 +246,7 @@ class History:
             (Phase.TRAIN, trained_ms, train_end_ms(schedule, round_)),
             (Phase.CONTRIBUTE, tally.announced_ms, contribute_end_ms(schedule, round_)),
             (Phase.PROPOSE, tally.proposed_ms, settle_start_ms(schedule, round_)),
-            (Phase.SETTLE, tally.applied_ms, round_start_ms(schedule, round_ + 1)),
+            (Phase.SETTLE, tally.applied_ms, self._find_settle_end_ms(round_)),
         ):
             if reached_ms:
                 end_ms = max(min(reached_ms, tally.applied_ms or reached_ms), begin_ms)
@@ -268,7 +268,7 @@ class History:
             return None
         outcome = Outcome.SKIPPED
         if record is not None:
-            late = tally.applied_ms >= round_start_ms(schedule, round_ + 1)
+            late = tally.applied_ms >= self._find_settle_end_ms(round_)
             outcome = Outcome.LATE if late else Outcome.RECORDED
         elif tally.rolled_back:
             outcome = Outcome.FORKED
@@ -303,6 +303,12 @@ class History:
             due=is_due,
             drawn=drawn,
         )
+
+    def _find_settle_end_ms(self, round_: int) -> int:
+        """When the round's update is wanted: with overlap, nothing trains from it before that."""
+        if self._manifest.agreement.overlap_rounds:
+            return train_end_ms(self._manifest.schedule, round_ + 1)
+        return round_start_ms(self._manifest.schedule, round_ + 1)
 
     def _draw(self, round_: int, view: View) -> tuple[bool, int]:
         """Was it our turn, and how many members' was it? By the record before the round."""

@@ -9,7 +9,7 @@ from demo_node.ports import ApplyOrder, Trained, TrainOrder
 from demo_node.sim.whole.model_learner import ModelLearner
 from demo_node.sim.whole.swarm import SimNode, SimSwarm
 from demo_node.sim.whole.virtual_loop import EPOCH_MS
-from demo_node.views import Outcome
+from demo_node.views import Outcome, Phase
 from demo_protocol.assignment import Interval
 from demo_protocol.manifest import Agreement, Manifest
 from demo_protocol.roster import compute_interval
@@ -158,10 +158,31 @@ def test_who_joins_and_who_dies_change_nothing_of_it() -> None:
 class SlowToApply(BusyLearner):
     """An update takes most of a round."""
 
+    apply_s = ROUND_MS / 1000 * 0.6
+
     async def apply(self, order: ApplyOrder) -> bytes:
         """See ModelLearner."""
-        await asyncio.sleep(ROUND_MS / 1000 * 0.6)
+        await asyncio.sleep(self.apply_s)
         return await super().apply(order)
+
+
+class ReadyAtTheBoundary(SlowToApply):
+    """It takes until shortly after the round, and nobody waits for it there."""
+
+    apply_s = ROUND_MS / 1000 * 0.2
+
+
+def test_what_is_applied_before_the_next_training_begins_is_in_time() -> None:
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(3)
+        await swarm.run_until_round(10)
+        for node in swarm.nodes:
+            shown = [view for view in node.observer.rounds if view.round >= 2]
+            assert all(view.latency_ms > ROUND_MS for view in shown)
+            assert {view.outcome for view in shown} == {Outcome.RECORDED}
+            assert all(view.slacks_ms()[Phase.SETTLE] > 0 for view in shown)
+
+    play(scenario, SimSwarm(planned(), make_learner=ReadyAtTheBoundary))
 
 
 def test_a_machine_that_applies_slowly_trains_from_an_older_state_all_the_same() -> None:
