@@ -10,6 +10,7 @@ from demo_node.config import Config
 from demo_node.evaluating import Evaluating
 from demo_node.materials import ensure_corpus, ensure_initial
 from demo_node.mesh.libp2p import Libp2pMesh
+from demo_node.mesh.peer_id import encode_peer_id
 from demo_node.operations import NodeOperations
 from demo_node.participant import Participant, Surroundings
 from demo_node.peering import Peering
@@ -32,6 +33,7 @@ from demo_node.trainer.forkserver import check_device, wait_for_server
 from demo_node.trainer.settings import TrainerSettings
 from demo_node.trainer.supervisor import Supervisor
 from demo_node.views import NodeState, RoundObserver
+from demo_protocol.admission import get_allowed
 from demo_protocol.errors import ConfigError
 from demo_protocol.manifest import Manifest, compute_run_id, encode_manifest
 
@@ -103,6 +105,9 @@ async def _join_run(node: Node, group: asyncio.TaskGroup, files: ExitStack) -> N
     await asyncio.to_thread(check_device, node.config.device)  # before anything is joined
     puller = Puller(node.mesh)
     manifest = await _find_manifest(node, puller)
+    is_archive = node.config.role == "archive"
+    if not is_archive:
+        _check_admission(manifest, node.key.public)
     node.operations.manifest = manifest
     node.operations.set_state(NodeState.SYNCING)
     run_id = compute_run_id(manifest)
@@ -120,7 +125,6 @@ async def _join_run(node: Node, group: asyncio.TaskGroup, files: ExitStack) -> N
     )
     learner = TrainerClient(supervisor, node.clock.now_ms, manifest.schedule.round_ms)
     budget_bytes = node.config.disk_budget_mb << 20
-    is_archive = node.config.role == "archive"
     snapshots = SnapshotStore(
         node.disk,
         node.datadir.snapshots,
@@ -210,6 +214,18 @@ async def _find_manifest(node: Node, puller: Puller) -> Manifest:
         )
     await asyncio.to_thread(save_manifest, node.disk, node.datadir.manifest, manifest)
     return manifest
+
+
+def _check_admission(manifest: Manifest, public_key: bytes) -> None:
+    """Rule 26. Raises ConfigError for who is not listed: nobody would ever let it in."""
+    agreement = manifest.agreement
+    if agreement.admission == "allowlist" and public_key not in get_allowed(agreement.allowlist):
+        raise ConfigError(
+            f"run {manifest.name!r} takes only nodes that it lists, and not"
+            f" {encode_peer_id(public_key)}: start with a key that is listed, or follow the run"
+            " with --role archive",
+            exit_code=77,
+        )
 
 
 def _compose_invitation(node: Node, run_id: bytes) -> str:

@@ -26,6 +26,7 @@ from demo_node.ports import (
     TrainOrder,
 )
 from demo_node.pull import Puller, sha256
+from demo_node.stamping import make_stamp
 from demo_node.tensors import TensorDigests
 from demo_node.verifying import Verifier
 from demo_node.views import Figure, RoundObserver
@@ -49,6 +50,7 @@ from demo_protocol.events import (
     KeepRecord,
     KeyInUse,
     Leap,
+    MakeStamp,
     PayloadsLost,
     Persist,
     PullHeaders,
@@ -244,6 +246,8 @@ class RoundDriver:
                 self._outbox.put_nowait(effect)
             case Announce():
                 self._outbox.put_nowait(effect)
+            case MakeStamp():
+                self._start(self._make_stamp(effect))
             case PullPayload():
                 self._start(self.fetcher.pull_payload(effect))
             case PullHeaders():
@@ -510,6 +514,11 @@ class RoundDriver:
         if isinstance(moved, StartMoved):
             self.observer.on_event("start.moved", record=moved.state.record.hex())
         self.post(moved)
+
+    async def _make_stamp(self, effect: MakeStamp) -> None:
+        made = await make_stamp(effect, self.view.manifest.schedule, self.clock, self.observer)
+        if made is not None:
+            self.post(made)
 
     async def _unless_lost(self, work: Coroutine[None, None, None]) -> None:
         try:

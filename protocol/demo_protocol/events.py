@@ -124,6 +124,15 @@ class TrainingDone:
 
 
 @dataclass(frozen=True, slots=True)
+class StampMade:
+    """The work for a join is done (rule 26): it is good for the rounds of one hour."""
+
+    now_ms: int
+    hour: int
+    nonce: int
+
+
+@dataclass(frozen=True, slots=True)
 class StateApplied:
     """The trainer holds the state after `record`."""
 
@@ -175,6 +184,7 @@ Event = (
     | PayloadsHeld
     | PayloadsLost
     | TrainingDone
+    | StampMade
     | StateApplied
     | StatesLost
     | StartMoved
@@ -198,6 +208,18 @@ class Announce:
 
     kind: Kind
     raw: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class MakeStamp:
+    """Find a stamp, off the loop (`admission.search_stamp`); answer with StampMade.
+
+    Give it up once the hour is over: another is asked for then, if one is still needed.
+    """
+
+    hour: int
+    seed: bytes
+    bits: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -449,6 +471,7 @@ class RoundEnded:
 Effect = (
     Persist
     | Announce
+    | MakeStamp
     | PullPayload
     | PullHeaders
     | PullProposal

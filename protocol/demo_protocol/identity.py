@@ -47,6 +47,11 @@ def compute_waiting_hash(record: bytes, peer: bytes) -> bytes:
     return hashlib.sha256(b"demo-node/waiting/1\0" + record + peer).digest()
 
 
+def compute_stamp_seed(run_id: bytes, hour: int, peer: bytes) -> bytes:
+    """What a stamp of rule 26 is made for: one run, one hour since 1970, one peer."""
+    return b"demo-node/stamp/1\0" + run_id + hour.to_bytes(8, "big") + peer
+
+
 def compute_lot(holder: bytes, round_: int, peer: bytes) -> bytes:
     """Which joins a node keeps where it hears too many: others in every round, and on every node.
 

@@ -25,7 +25,7 @@ NOTICE_BYTES_MAX: Final = 1 << 10
 """A signed notice has about 180 bytes."""
 
 MEMBERSHIP_BYTES_MAX: Final = 160
-"""A signed join or leave has 113 bytes. Proposals carry them whole: JOINS_MAX of them, and
+"""A signed join or leave has up to 124 bytes. Proposals carry them whole: JOINS_MAX of them, and
 CONTRIBUTIONS_MAX hashes, must fit PROPOSAL_BYTES_MAX whatever strangers put into theirs."""
 
 GOSSIP_BYTES_MAX: Final = 32 << 10
@@ -40,6 +40,12 @@ SLOTS_MAX: Final = 16
 
 JOINS_MAX: Final = 64
 """Joins and leaves in one proposal."""
+
+ALLOWED_MAX: Final = 512
+"""Keys on a run's list: 33 kB of its manifest."""
+
+STAMP_BITS_MAX: Final = 32
+"""Of a join's stamp. Every bit doubles the work; what takes more than an hour is never done."""
 
 CANDIDATES_MAX: Final = 1024
 """Candidates of a chain: more joins than that wait for their turn."""

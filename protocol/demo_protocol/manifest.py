@@ -6,15 +6,20 @@ the same bytes is not a manifest.
 """
 
 import hashlib
+import itertools
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any, Final, get_type_hints
 
 from demo_protocol.errors import ConfigError
-from demo_protocol.limits import K_MAX, MANIFEST_BYTES_MAX
+from demo_protocol.limits import ALLOWED_MAX, K_MAX, MANIFEST_BYTES_MAX, STAMP_BITS_MAX
 from demo_protocol.schedule import BPS, Schedule
 
 PROTOCOL_VERSION: Final = 1
+
+ADMISSIONS: Final = ("open", "stamp", "allowlist")
+"""Values of `agreement.admission` (rule 26)."""
 
 PPM: Final = 1_000_000
 """Fields that end in `_ppm` are millionths."""
@@ -37,6 +42,8 @@ class Agreement:
     overlap_rounds: int = 0
     contributors: int = 32
     admission: str = "open"
+    stamp_bits: int = 0
+    allowlist: str = ""
     snapshot_every: int = 10
     payload_window_rounds: int = 200
 
@@ -203,7 +210,18 @@ def _conditions(m: Manifest) -> list[tuple[str, bool, str]]:
         ("agreement.final_min_records", a.final_min_records >= 1, "at least 1"),
         ("agreement.overlap_rounds", a.overlap_rounds in (0, 1), "0 or 1"),
         ("agreement.contributors", 0 <= a.contributors <= 1000, "0 (every member) to 1000"),
-        ("agreement.admission", a.admission == "open", '"open" (others come with a later version)'),
+        ("agreement.admission", a.admission in ADMISSIONS, " or ".join(ADMISSIONS)),
+        (
+            "agreement.stamp_bits",
+            1 <= a.stamp_bits <= STAMP_BITS_MAX if a.admission == "stamp" else a.stamp_bits == 0,
+            f"1 to {STAMP_BITS_MAX} where admission is stamp, else 0",
+        ),
+        (
+            "agreement.allowlist",
+            _is_allowlist(a.allowlist) if a.admission == "allowlist" else not a.allowlist,
+            f"1 to {ALLOWED_MAX} public keys in hexadecimal, sorted, each once, joined by commas,"
+            " where admission is allowlist, else empty",
+        ),
         ("agreement.snapshot_every", 1 <= a.snapshot_every <= 100_000, "1 to 100000"),
         (
             "agreement.payload_window_rounds",
@@ -246,6 +264,24 @@ def _conditions(m: Manifest) -> list[tuple[str, bool, str]]:
         ("data.heldout_bytes", net.context < data.heldout_bytes < 2**40, "more than one sample"),
         ("data.block_bytes", 1_024 <= data.block_bytes <= 1 << 20, "1 KiB to 1 MiB"),
     ]
+
+
+def list_allowed(allowlist: str) -> frozenset[bytes]:
+    """The public keys of `agreement.allowlist`."""
+    return (
+        frozenset(bytes.fromhex(key) for key in allowlist.split(",")) if allowlist else frozenset()
+    )
+
+
+def join_allowed(peers: Iterable[bytes]) -> str:
+    """Inverse of `list_allowed`, in the one form that a manifest may have."""
+    return ",".join(sorted({peer.hex() for peer in peers}))
+
+
+def _is_allowlist(text: str) -> bool:
+    keys = text.split(",")
+    is_sorted = all(a < b for a, b in itertools.pairwise(keys))
+    return len(keys) <= ALLOWED_MAX and is_sorted and all(_is_hash(key) for key in keys)
 
 
 def _is_hash(text: str) -> bool:

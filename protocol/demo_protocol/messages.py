@@ -56,13 +56,14 @@ class Membership:
     """A wish to join or leave the run, signed in `round`.
 
     Who joins and is `never_drawn` follows the chain and cannot contribute, with a link too slow for
-    it for instance: it is neither candidate nor member.
+    it for instance: it is neither candidate nor member. `nonce` is a join's stamp (rule 26).
     """
 
     joins: bool
     peer: bytes
     round: int
     never_drawn: bool = False
+    nonce: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +157,7 @@ def seal_membership(membership: Membership, run_id: bytes, sign: Sign) -> Sealed
         peer=membership.peer,
         round=membership.round,
         never_drawn=membership.never_drawn,
+        nonce=membership.nonce,
     )
     return _seal(membership, Kind.MEMBERSHIP, message.SerializeToString(), run_id, sign)
 
@@ -230,6 +232,7 @@ def decode_membership(raw: bytes, run_id: bytes) -> Sealed[Membership]:
         peer=_exactly(message.peer, PEER_BYTES, "peer"),
         round=message.round,
         never_drawn=message.never_drawn,
+        nonce=message.nonce,
     )
     if membership.never_drawn and not membership.joins:
         raise Reject("a leave that says how its author joins")

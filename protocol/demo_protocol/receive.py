@@ -2,6 +2,7 @@
 
 import contextlib
 
+from demo_protocol.admission import is_admitted
 from demo_protocol.chain import Record
 from demo_protocol.errors import Ignore, Reject
 from demo_protocol.events import (
@@ -365,6 +366,9 @@ def _on_membership(view: View, wish: Sealed[Membership], event: GossipReceived) 
     # [IGNORE] its author is in, or wants to be: strangers fill no memory with leaves
     if not wish.body.joins and known is None and wish.body.peer not in view.pool.wishes:
         raise Ignore("a leave of who is not in")
+    # [REJECT] its author is on the list, or has done the work (rule 26)
+    if not is_admitted(wish.body, view.manifest, view.run_id):
+        raise Reject("a join of who is not admitted")
     check_signature(wish, view.verify)
     view.pool.add_wish(wish)
     return []

@@ -12,6 +12,7 @@ order of things in a round.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from demo_protocol.asking import Asking
 from demo_protocol.astray import find_way_back
 from demo_protocol.chain import Record, listed_headers
 from demo_protocol.conflict import judge_conflict
@@ -36,6 +37,7 @@ from demo_protocol.events import (
     RootComputed,
     RoundEnded,
     SetsCompared,
+    StampMade,
     StartMoved,
     StateApplied,
     StatesLost,
@@ -47,11 +49,9 @@ from demo_protocol.identity import Kind
 from demo_protocol.manifest import has_ended
 from demo_protocol.messages import (
     Header,
-    Membership,
     encode_announcement,
     make_notice,
     seal_header,
-    seal_membership,
 )
 from demo_protocol.propose import make_proposal
 from demo_protocol.receive import (
@@ -66,7 +66,7 @@ from demo_protocol.receive import (
 from demo_protocol.reconcile import on_compared
 from demo_protocol.replica import Replica
 from demo_protocol.rooting import ask_root
-from demo_protocol.roster import Member, compute_interval, was_due
+from demo_protocol.roster import compute_interval, was_due
 from demo_protocol.schedule import (
     coverage_cut_ms,
     round_at,
@@ -100,6 +100,7 @@ class Round:
     observes: bool = False
 
     replica: Replica = field(init=False)
+    asking: Asking = field(init=False)
     doubts: Doubts = field(init=False)
     training: int | None = field(init=False, default=None)
     ordered_round: int = field(init=False, default=-1)
@@ -109,6 +110,7 @@ class Round:
 
     def __post_init__(self) -> None:
         self.replica = Replica(self.view)
+        self.asking = Asking(self.view)
         self.doubts = Doubts(self.view)
         self.announced_round = self.signed_until.get(Kind.HEADER, -1)
         self.view.signed_round = self.announced_round
@@ -145,6 +147,8 @@ class Round:
                 effects = self.replica.on_payloads_lost(event)
             case TrainingDone():
                 effects = self._on_training_done(event)
+            case StampMade():
+                effects = self._on_stamp_made(event)
             case StateApplied():
                 effects = self.replica.on_applied(event)
                 effects += self.doubts.on_applied(event.record)
@@ -221,30 +225,15 @@ class Round:
         return effects + self._announce_membership(round_)
 
     def _announce_membership(self, round_: int) -> list[Effect]:
-        """Say every round that we want in (or out), until the chain says so too."""
-        view = self.view
+        """Ask to be let in, or out, where the chain does not say so yet."""
         is_silent = self.syncing or self.observes or (self.is_witness and not self.leaving)
-        if round_ < 0 or is_silent or has_ended(view.manifest, round_):
+        if round_ < 0 or is_silent or has_ended(self.view.manifest, round_):
             return []
-        known = view.head_state.known.get(view.me)
-        is_removed = known is not None and known.removed_until > round_  # nobody would list it
-        if self._is_as_wished(known) or is_removed:
-            return []
-        wish = Membership(
-            joins=not self.leaving,
-            peer=view.me,
-            round=round_,
-            never_drawn=not self.leaving and self._cannot_contribute(),
-        )
-        sealed = seal_membership(wish, view.run_id, view.sign)
-        view.pool.add_wish(sealed)
-        return [Announce(Kind.MEMBERSHIP, sealed.raw)]
+        return self.asking.ask(round_, leaving=self.leaving, never_drawn=self._cannot_contribute())
 
-    def _is_as_wished(self, known: Member | None) -> bool:
-        """Does the chain say of us what we want it to?"""
-        if known is None or known.left:
-            return self.leaving
-        return not self.leaving and known.never_drawn == self._cannot_contribute()
+    def _on_stamp_made(self, event: StampMade) -> list[Effect]:
+        self.asking.stamp = event
+        return self._announce_membership(self.view.round)
 
     def _cannot_contribute(self) -> bool:
         """Where contributors are drawn, whoever cannot contribute says so, and is not drawn."""

@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from demo_protocol.admission import is_admitted
 from demo_protocol.errors import Ignore, Reject
 from demo_protocol.evidence import Offence, check_offence, is_offence_usable, open_evidence
 from demo_protocol.identity import Verify
@@ -152,6 +153,8 @@ def _wishes(
             raise Reject("a join among the leaves, or the other way round")
         if not is_wish_usable(wish.body, parent, round_, manifest.agreement.late_rounds):
             raise Reject("a join or leave that does not fit the parent")
+        if not is_admitted(wish.body, manifest, run_id):
+            raise Reject("a join of who is not admitted")
         check_signature(wish, verify)
     return tuple(w.body for w in wishes)
 

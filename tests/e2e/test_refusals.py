@@ -56,6 +56,19 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_a_node_that_a_run_does_not_list(tmp_path: Path) -> None:
+    opened, stranger = tmp_path / "opened", tmp_path / "stranger"
+    made = demo_node("init", "--datadir", opened, "--admission", "allowlist", "--allow", SOMEBODY)
+    assert made.returncode == 0, made.stderr
+    manifest = opened / "manifest.json"
+    assert manifest.exists()
+    refused = start(stranger, *LOCAL, "--manifest", manifest)
+    assert refused.exit_code == 77
+    assert "takes only nodes that it lists" in refused.line
+    shown = demo_node("key", "show", "--datadir", stranger)
+    assert shown.stdout.split()[2] in refused.line
+
+
 @pytest.fixture
 def taken_port() -> Iterator[int]:
     """A port of this machine that somebody else listens on."""

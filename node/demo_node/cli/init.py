@@ -7,16 +7,27 @@ import secrets
 import shlex
 import time
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from demo_node.cli.admitting import STAMP_BITS, describe_admission, parse_admission
 from demo_node.cli.options import NumberRange, datadir_option, resolve_datadir
 from demo_node.cli.plan import plan_run, plan_schedule
 from demo_node.config import find_registry
 from demo_protocol.errors import ConfigError
-from demo_protocol.manifest import PPB, Data, Manifest, compute_run_id, has_ended, validate_manifest
+from demo_protocol.limits import STAMP_BITS_MAX
+from demo_protocol.manifest import (
+    ADMISSIONS,
+    PPB,
+    Data,
+    Manifest,
+    compute_run_id,
+    has_ended,
+    validate_manifest,
+)
 from demo_protocol.presets import PRESETS
 from demo_protocol.schedule import round_at
 
@@ -68,6 +79,26 @@ if TYPE_CHECKING:
     help="How far a round's update moves a parameter. [default: the preset's, or that of --from]",
 )
 @click.option(
+    "--admission",
+    type=click.Choice(ADMISSIONS),
+    help="Who may join: anybody (open), who has done some work for it (stamp), or the nodes that"
+    " are listed (allowlist). [default: open, or that of --from]",
+)
+@click.option(
+    "--stamp-bits",
+    type=click.IntRange(1, STAMP_BITS_MAX),
+    help="With --admission stamp: 2 to the power of so many hashes are computed for a join, on"
+    " average, in every hour in which it is asked for. 20 take a second, 28 some minutes; over 31"
+    f" hardly anybody gets in. [default: {STAMP_BITS}]",
+)
+@click.option(
+    "--allow",
+    multiple=True,
+    metavar="KEY",
+    help="With --admission allowlist: the peer id or public key of a node that may join, see"
+    " demo-node key show. Once for each; this node's own is on the list.",
+)
+@click.option(
     "--genesis",
     default="now",
     show_default=True,
@@ -92,6 +123,7 @@ def init(datadir: str | None, snapshot: Path | None, genesis: str, **choices: An
     fetch it. The old run is not touched; the new one needs a --datadir of its own.
     """
     genesis_ms = parse_genesis(genesis, time.time_ns() // 1_000_000)
+    admission = parse_admission(choices["admission"], choices["stamp_bits"], choices["allow"])
     from demo_node.cli.origin import find_origin  # cryptography and more: not for --help
     from demo_node.store.datadir import hold_lock, open_datadir
     from demo_node.store.disk import FileDisk
@@ -106,7 +138,10 @@ def init(datadir: str | None, snapshot: Path | None, genesis: str, **choices: An
     manifest = _compose_manifest(choices, genesis_ms, corpus.data, origin)
     folder = open_datadir(disk, resolve_datadir(datadir))
     with hold_lock(disk, folder):
-        _prepare_folder(disk, folder, corpus)
+        own = _prepare_folder(disk, folder, corpus)
+        old = origin.manifest.agreement if origin and origin.manifest else None
+        manifest = replace(manifest, agreement=admission.apply(manifest.agreement, old, own))
+        validate_manifest(manifest)
         if origin is not None:
             initial = copy_initial(disk, origin.path, folder.initial).hex()
             manifest = replace(manifest, initial=initial)
@@ -118,6 +153,8 @@ def init(datadir: str | None, snapshot: Path | None, genesis: str, **choices: An
         click.echo(f"from     {origin.path}")
         if origin.manifest is not None and origin.manifest.data != manifest.data:
             click.echo("text     this Python's library: the old run's text is not beside it")
+    for label, line in zip_longest(("admits",), describe_admission(manifest.agreement)):
+        click.echo(f"{label or '':<8} {line}")
     click.echo(f"begins   {_format_time(genesis_ms)}, {_format_rounds(manifest)}")
     suffix = f" --datadir {shlex.quote(str(folder.path))}" if datadir else ""
     click.echo(f"next     demo-node start{suffix}")
@@ -159,8 +196,8 @@ def _compose_manifest(
     return manifest
 
 
-def _prepare_folder(disk: "FileDisk", folder: "DataDir", corpus: "Corpus") -> None:
-    """A key and the text, where there is no run yet. Raises ConfigError."""
+def _prepare_folder(disk: "FileDisk", folder: "DataDir", corpus: "Corpus") -> bytes:
+    """A key and the text, where there is no run yet; the public key. Raises ConfigError."""
     from demo_node.store.corpus import save_corpus
     from demo_node.store.key import create_key, generate_key, load_key
     from demo_node.store.manifest_file import load_manifest
@@ -171,10 +208,12 @@ def _prepare_folder(disk: "FileDisk", folder: "DataDir", corpus: "Corpus") -> No
             f" demo-node start --datadir {folder.path}, or choose another --datadir"
         )
     if disk.names(folder.path).count(folder.key.name):
-        load_key(disk, folder.key)  # one that a joining node made: it stays this node's
+        key = load_key(disk, folder.key)  # one that a joining node made: it stays this node's
     else:
-        create_key(disk, folder.key, generate_key())
+        key = generate_key()
+        create_key(disk, folder.key, key)
     save_corpus(disk, folder.corpus, corpus)
+    return key.public
 
 
 def parse_genesis(text: str, now_ms: int) -> int:

@@ -70,6 +70,10 @@ LIFE: Final[Mapping[str, Event]] = {
         "forward that one in your router, or name one with `--listen` or `--metrics-address`",
     ),
     "clock.corrected": Event(INFO, "see [Clock](#clock)"),
+    "stamp.begun": Event(
+        INFO, "this run wants some work for a join, on average so many `hashes`; it is being done"
+    ),
+    "stamp.made": Event(INFO, "the work for the join is done"),
     "trainer.ready": Event(INFO, "the trainer process is up"),
     "trainer.unresponsive": Event(
         WARNING,

@@ -21,6 +21,7 @@ from demo_node.store.chainlog import ChainEntry, ChainLog
 from demo_node.store.memory import MemoryDisk, PowerCut
 from demo_node.store.signed import SignedLog
 from demo_node.system_clock import SystemClock
+from demo_protocol.admission import search_stamp
 from demo_protocol.answers import decode_bundle
 from demo_protocol.errors import LocalFault
 from demo_protocol.events import (
@@ -38,6 +39,7 @@ from demo_protocol.events import (
     KeepRecord,
     KeyInUse,
     Leap,
+    MakeStamp,
     Persist,
     PullHeaders,
     PullPayload,
@@ -47,6 +49,7 @@ from demo_protocol.events import (
     Refused,
     Resync,
     RoundEnded,
+    StampMade,
     Tick,
     Train,
 )
@@ -67,6 +70,9 @@ Message = tuple[Kind, bytes, bytes]
 
 LOOK_AGAIN_MS = 500
 """How often a node that catches up compares itself with its peers."""
+
+STAMP_MS = 1_000
+"""What the work for a join takes, whatever it is."""
 
 STALLED_ROUNDS = 3
 """As `demo_node.sync`: without progress for so long it takes part as it is."""
@@ -387,11 +393,19 @@ class Actor:
                 if not self.traits.how:  # a liar hears its own lies
                     self.world.watcher.on_fault(self, LocalFault("its key is in use elsewhere"))
                     self.crash()
+            case MakeStamp(hour, seed, bits):
+                made = functools.partial(self._make_stamp, hour, seed, bits)
+                self.later(STAMP_MS, made)
             case RoundEnded(round_):
                 self._forget_payloads(round_)
                 self.pulls.compare_this_round()
             case _:
                 self.world.watcher.on_effect(self, effect)
+
+    def _make_stamp(self, hour: int, seed: bytes, bits: int) -> None:
+        nonce = search_stamp(seed, bits, 0, 1 << (bits + 8))
+        if nonce is not None:
+            self.post(StampMade(self.now_ms(), hour, nonce))
 
     # --- the store -------------------------------------------------------------------------------
 

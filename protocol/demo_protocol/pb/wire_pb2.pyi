@@ -262,11 +262,14 @@ class Membership(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     PEER_FIELD_NUMBER: _builtins.int
     ROUND_FIELD_NUMBER: _builtins.int
+    NONCE_FIELD_NUMBER: _builtins.int
     NEVER_DRAWN_FIELD_NUMBER: _builtins.int
     kind: Global___Membership.Kind.ValueType
     peer: _builtins.bytes
     round: _builtins.int
     """round in which it was signed"""
+    nonce: _builtins.int
+    """of a join's stamp, where the run wants one (rule 26)"""
     never_drawn: _builtins.bool
     """a join of one that follows, and cannot contribute"""
     def __init__(
@@ -275,11 +278,12 @@ class Membership(_message.Message):
         kind: Global___Membership.Kind.ValueType = ...,
         peer: _builtins.bytes = ...,
         round: _builtins.int = ...,
+        nonce: _builtins.int = ...,
         never_drawn: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "never_drawn", b"never_drawn", "peer", b"peer", "round", b"round"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "never_drawn", b"never_drawn", "nonce", b"nonce", "peer", b"peer", "round", b"round"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
