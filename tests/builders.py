@@ -28,7 +28,7 @@ from demo_protocol.messages import (
     seal_proposal,
 )
 from demo_protocol.payload import payload_bytes
-from demo_protocol.roster import ChainState, Member, compute_rank, genesis_state, get_members
+from demo_protocol.roster import ChainState, Member, compute_rank, genesis_state, get_member_names
 from demo_protocol.schedule import Schedule
 from demo_protocol.schema import compute_schema
 from demo_protocol.view import View
@@ -201,7 +201,7 @@ class Tree:
 
     def members(self, record: bytes) -> set[bytes]:
         """Who is a member at a record."""
-        return set(get_members(self.state(record), self.run.agreement))
+        return set(get_member_names(self.state(record), self.run.agreement))
 
     def ranked(self, parent: bytes, round_: int) -> list[int]:
         """The members at `parent`, lowest rank first."""

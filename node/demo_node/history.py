@@ -17,7 +17,6 @@ from demo_protocol.roster import (
     Member,
     get_contributors,
     get_member_names,
-    get_members,
 )
 from demo_protocol.schedule import (
     contribute_end_ms,
@@ -225,9 +224,9 @@ class History:
 
     def _count_members(self, before: ChainState, after: ChainState) -> None:
         agreement = self._manifest.agreement
-        old, new = get_members(before, agreement), get_members(after, agreement)
-        self._membership["joined"] += len(new.keys() - old.keys())
-        for peer in old.keys() - new.keys():
+        old, new = get_member_names(before, agreement), get_member_names(after, agreement)
+        self._membership["joined"] += len(new - old)
+        for peer in old - new:
             member = after.known.get(peer)
             self._membership[_tell_end(member)] += 1
 

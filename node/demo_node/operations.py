@@ -31,7 +31,7 @@ from demo_node.views import (
 from demo_protocol.fp32 import compute_step
 from demo_protocol.limits import DIGEST_BYTES, HASH_BYTES
 from demo_protocol.manifest import Manifest, compute_run_id, has_ended
-from demo_protocol.roster import get_candidates, get_members
+from demo_protocol.roster import get_candidates, get_member_names
 from demo_protocol.schedule import (
     Schedule,
     contribute_end_ms,
@@ -135,7 +135,7 @@ class NodeOperations:
         schedule = manifest.schedule if manifest else None
         state, detail = self._shown_state(schedule, now_ms)
         saved = self.snapshotting.newest if self.snapshotting else None
-        members = get_members(head, manifest.agreement) if head and manifest else {}
+        members = get_member_names(head, manifest.agreement) if head and manifest else ()
         return StatusView(
             version=self.version,
             pid=os.getpid(),

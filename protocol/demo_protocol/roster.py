@@ -137,11 +137,6 @@ def get_member_names(state: ChainState, agreement: Agreement) -> frozenset[bytes
     return _derive(state, agreement).members
 
 
-def get_members(state: ChainState, agreement: Agreement) -> dict[bytes, Member]:
-    """Members at a record."""
-    return {peer: state.known[peer] for peer in sorted(get_member_names(state, agreement))}
-
-
 def _derive(state: ChainState, agreement: Agreement) -> _Derived:
     """Of one run, which is one manifest: whoever asks by another one begins anew."""
     derived = state._cache.derived

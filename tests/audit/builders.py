@@ -34,7 +34,7 @@ from demo_protocol.messages import (
     seal_proposal,
 )
 from demo_protocol.payload import payload_bytes
-from demo_protocol.roster import compute_rank, genesis_state, get_members
+from demo_protocol.roster import compute_rank, genesis_state, get_member_names
 from demo_protocol.round import make_bundle
 from demo_protocol.schema import compute_schema
 from demo_protocol.state_root import compute_state_root
@@ -221,7 +221,7 @@ class Swarm:
 
     def _find_author(self, parent: bytes, round_: int, rank: int) -> int:
         state, agreement = self.chain[parent].state, self.manifest.agreement
-        if not get_members(state, agreement):
+        if not get_member_names(state, agreement):
             return 0
         ranks = [compute_rank(state, key.public, round_, agreement) for key in self.keys]
         return ranks.index(rank)

@@ -20,7 +20,7 @@ from demo_protocol.roster import (
     compute_rank,
     compute_slot,
     get_candidates,
-    get_members,
+    get_member_names,
     get_voters,
 )
 from tests.builders import MANIFEST, Tree, header, manifest, proposal, wish
@@ -42,7 +42,7 @@ def extend(tree: Tree, record: bytes, count: int, authors: Sequence[int]) -> byt
 def test_rule_5_the_genesis_record_is_the_manifests_hash_and_knows_nobody() -> None:
     state = Tree().state(Tree().genesis)
     assert (state.round, state.height, state.cursor) == (GENESIS_ROUND, 0, 0)
-    assert not get_members(state, AGREEMENT)
+    assert not get_member_names(state, AGREEMENT)
     assert not state.known
 
 
