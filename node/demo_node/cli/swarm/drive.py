@@ -35,6 +35,10 @@ UP_DEADLINE_S: Final = 180.0
 GENESIS_DELAY_MS: Final = 6_000
 """From the manifest being there to round 0: the mesh forms and the trainers load."""
 
+GENESIS_NODES: Final = 8
+GENESIS_PER_NODE_MS: Final = 2_000
+"""So much longer for each node above so many: each has to shake hands with a dozen others."""
+
 AGREE_ROUNDS: Final = 3
 AGREE_MS: Final = 15_000
 """At most so long after the last round, the longer of both, for all to hold the last record."""
@@ -47,7 +51,8 @@ async def run_swarm(folder: Path, options: SwarmOptions, view: SwarmView) -> Swa
         view.start(len(nodes), folder)
         data = await asyncio.to_thread(swarm.share_corpus)
         await _until(nodes, _all_waiting(nodes), UP_DEADLINE_S, view)
-        manifest = plan_manifest(options, _now_ms() + GENESIS_DELAY_MS, data)
+        delay_ms = GENESIS_DELAY_MS + GENESIS_PER_NODE_MS * max(0, len(nodes) - GENESIS_NODES)
+        manifest = plan_manifest(options, _now_ms() + delay_ms, data)
         schedule = manifest.schedule
         await asyncio.to_thread(swarm.give_manifest, manifest)
         view.begin(rounds)

@@ -35,6 +35,10 @@ PEERS_NAMED: Final = 3
 """To a new node: one of them may be away, and rule 22 asks several."""
 
 
+BEHIND_US: Final = ("nice", "-n", "5")
+"""Before the command of a node whose wires we are: a network does not wait for its nodes."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SwarmOptions:
     """What the command line asked for. `is_wired`: connections can be cut and are slowed."""
@@ -152,6 +156,8 @@ class Swarm:
         options = self.options
         threads = max(1, (os.cpu_count() or 1) // options.scenario.nodes)
         command = [sys.executable, "-m", "demo_node.cli", "start"]
+        if options.is_wired:
+            command = [*BEHIND_US, *command]
         command += ["--datadir", str(datadir.path)]
         command += ["--rounds", str(options.rounds), "--threads", str(threads)]
         return [*command, "--device", options.device, "--log-format", "json"]
