@@ -3,6 +3,8 @@
 The I/O around `demo_protocol.joining` (rules 21 and 22).
 """
 
+import asyncio
+import contextlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
@@ -10,6 +12,7 @@ from demo_node.ports import Clock
 from demo_node.pull import Puller
 from demo_node.walking import HeadAsker, Heads, Walk, trail_of
 from demo_protocol.answers import HeadAnswer
+from demo_protocol.errors import Reject
 from demo_protocol.finality import Final
 from demo_protocol.identity import Verify
 from demo_protocol.joining import (
@@ -23,7 +26,7 @@ from demo_protocol.joining import (
     is_enough,
 )
 from demo_protocol.manifest import Manifest, compute_run_id
-from demo_protocol.messages import decode_header
+from demo_protocol.messages import Header, Sealed, decode_header
 from demo_protocol.roster import ChainState
 
 LOOK_AGAIN_MS = 200
@@ -156,29 +159,32 @@ class Strangers:
             for holder, head in heads
         ]
 
-    def may_take(self, offer: Offer, state: ChainState, walk: Walk) -> bool:
+    async def may_take(self, offer: Offer, state: ChainState, walk: Walk) -> bool:
         """Rule 21: two thirds of its voters built on it, or nobody who answered stands elsewhere.
 
         Those who all agree with each other could have made up the voters as well.
         """
         if offer.is_common:
             return True
-        headers = [
-            decode_header(raw, self._run_id)
-            for bundle in walk.bundles.values()
-            for raw in bundle.headers
-        ]
-        is_taken = is_built_on(
-            offer.record,
+        # In a thread: of each voter a signature is checked.
+        is_taken = await asyncio.to_thread(self._is_built_on, offer.record, state, walk)
+        if not is_taken:
+            self._say("a snapshot was refused: less than two thirds of the voters built on it")
+        return is_taken
+
+    def _is_built_on(self, record: bytes, state: ChainState, walk: Walk) -> bool:
+        headers: list[Sealed[Header]] = []
+        for raw in (raw for bundle in walk.bundles.values() for raw in bundle.headers):
+            with contextlib.suppress(Reject):  # nobody has looked at it yet
+                headers.append(decode_header(raw, self._run_id))
+        return is_built_on(
+            record,
             state,
             walk.links,
             headers,
             agreement=self._manifest.agreement,
             verify=self._verify,
         )
-        if not is_taken:
-            self._say("a snapshot was refused: less than two thirds of the voters built on it")
-        return is_taken
 
 
 def _leads_through(trail: Mapping[bytes, int | None], final: Final, forget_rounds: int) -> bool:

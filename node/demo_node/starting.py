@@ -279,7 +279,7 @@ class StartFinder:
         """A start whose parameters are still to come; None where it cannot be believed."""
         link = found.walk.links[offer.record]
         state = await self.taker.fetch_chain_state(link.root, link.parent, offer.holders)
-        if state is None or not self.strangers.may_take(offer, state, found.walk):
+        if state is None or not await self.strangers.may_take(offer, state, found.walk):
             return None
         if state.round >= link.round:
             self._say("a snapshot was refused: its round is not that of its record")
