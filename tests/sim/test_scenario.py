@@ -44,7 +44,6 @@ GOOD: dict[str, dict[str, tuple[str, Any]]] = {
         "round_seconds": ("2.5", 2.5),
         "contributors": ("0", 0),
         "from_genesis": ("true", True),
-        "from_genesis": ("true", True),
     },
     "links": {
         "latency_ms": ("0", 0.0),

@@ -11,7 +11,7 @@ from demo_node.sim.whole.swarm import SimNode, SimSwarm
 from demo_node.views import Outcome
 from demo_protocol.manifest import Agreement
 from demo_protocol.messages import decode_header
-from demo_protocol.roster import get_contributors
+from demo_protocol.roster import get_contributors, get_member_names
 from tests.builders import manifest
 from tests.sim.scenes import assert_agree, height, play
 
@@ -134,3 +134,34 @@ def test_contributors_zero_is_every_member_in_every_round() -> None:
         assert all(view.due for node in swarm.nodes for view in node.observer.rounds)
 
     play(scenario, SimSwarm(run))
+
+
+def test_who_cannot_contribute_says_so_follows_and_is_never_drawn() -> None:
+    heard: set[bytes] = set()
+    swarm = SimSwarm(RUN)
+
+    def note(now: Heard) -> float | None:
+        if now.topic is Topic.HEADERS:
+            heard.add(decode_header(now.message, swarm.nodes[0].view.run_id).body.peer)
+        return 0.0
+
+    async def scenario(swarm: SimSwarm) -> None:
+        swarm.faults.held_back_s = note
+        await swarm.start(5)
+        watcher = swarm.nodes[4]
+        watcher.machine.contributes = False
+        await swarm.run_until_round(14)
+        assert_agree(swarm)
+        state = watcher.view.head_state
+        known = state.known.get(watcher.name)
+        assert known is None or known.never_drawn  # forgotten in between, and says it again
+        assert len(get_member_names(state, RUN.agreement)) == 4
+        # In round 0 there was nobody to draw among; afterwards it signs nothing.
+        assert all(watcher.name not in peers for r, peers in listed(watcher).items() if r)
+        assert heard >= {node.name for node in swarm.nodes[:4]}
+        # It thinks better of it.
+        watcher.machine.contributes = True
+        await swarm.run_until_round(24)
+        assert watcher.name in get_member_names(watcher.view.head_state, RUN.agreement)
+
+    play(scenario, swarm)
