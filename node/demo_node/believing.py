@@ -128,7 +128,7 @@ class Strangers:
             heads = [(h, a) for h, a in heads if not trails[a.head].keys().isdisjoint(named)]
         if through is not None:
             heads = [
-                (h, a) for h, a in heads if _leads_through(trails[a.head], through, forget_rounds)
+                (h, a) for h, a in heads if leads_through(trails[a.head], through, forget_rounds)
             ]
         if not heads:
             return None
@@ -187,7 +187,7 @@ class Strangers:
         )
 
 
-def _leads_through(trail: Mapping[bytes, int | None], final: Final, forget_rounds: int) -> bool:
+def leads_through(trail: Mapping[bytes, int | None], final: Final, forget_rounds: int) -> bool:
     """Is our final record on that way? Where the way is known only above it, nobody can tell.
 
     Then who was away for longer than `forget_rounds` is a joiner; anybody else does not go there.

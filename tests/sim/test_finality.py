@@ -154,3 +154,34 @@ def test_after_a_longer_cut_two_chains_are_final_and_only_a_command_joins_them()
             assert node.view.chain[node.view.head].members == {peer_name(n) for n in range(7)}
 
     play(scenario, SimSwarm(manifest(agreement=FORGETFUL)))
+
+
+def test_who_comes_back_among_the_others_alone_does_not_go_to_them_silently() -> None:
+    """It was away for a moment, and all who were on its side are gone for good."""
+
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(7)
+        await swarm.run_until_round(10)
+        cut_in_two(swarm, 3)
+        last = 10 + 2 * FORGETFUL.forget_rounds
+        await swarm.run_until_round(last)
+        few = swarm.nodes[:3]
+        old = few[0]
+        for node in few:
+            await swarm.kill(node)
+        heal(swarm)
+        back = await swarm.add(0, disk=old.disk, syncing=True)
+        final = back.view.final
+        assert final is not None
+        assert final.round > last - 10
+        assert final.record not in swarm.nodes[0].view.chain
+        await swarm.run_until_round(last + 15)
+        assert back.view.chain.is_ancestor(final.record, back.view.head)
+        assert not leaps(back)
+        assert back.view.conflict is not None
+        assert back.view.conflict.theirs == 4
+        await back.driver.adopt(back.view.conflict.record.hex()[:8])
+        await swarm.run_until_round(last + 36)
+        assert_agree(swarm)
+
+    play(scenario, SimSwarm(manifest(agreement=FORGETFUL)))
