@@ -3,7 +3,6 @@
 import contextlib
 
 from demo_protocol.admission import is_admitted
-from demo_protocol.chain import Record
 from demo_protocol.errors import Ignore, Reject
 from demo_protocol.events import (
     Bundle,
@@ -15,16 +14,13 @@ from demo_protocol.events import (
     KeepRecord,
     KeyInUse,
     ProposalFetched,
-    PullHeaders,
-    PullPayload,
     PullProposal,
-    PullRecords,
     RecordsFetched,
     Refused,
 )
 from demo_protocol.evidence import make_offence
 from demo_protocol.identity import Kind
-from demo_protocol.limits import HEADERS_PER_ROUND_MAX, RECORDS_PER_REPLY_MAX
+from demo_protocol.limits import HEADERS_PER_ROUND_MAX
 from demo_protocol.manifest import has_ended
 from demo_protocol.messages import (
     Header,
@@ -37,6 +33,14 @@ from demo_protocol.messages import (
     decode_membership,
     decode_proposal,
     make_notice,
+)
+from demo_protocol.pulling import (
+    drop_repeats,
+    find_missing_headers,
+    pull_headers,
+    pull_payload,
+    pull_payloads,
+    pull_towards,
 )
 from demo_protocol.rooting import check_root
 from demo_protocol.roster import was_due
@@ -86,7 +90,7 @@ def on_headers(view: View, event: HeadersFetched) -> list[Effect]:
 
     Raises Reject, having changed nothing, where an honest peer would have given none of them.
     """
-    wanted = {h for p in view.pool.pending.values() for h in _missing(view, p.body)}
+    wanted = {h for p in view.pool.pending.values() for h in find_missing_headers(view, p.body)}
     headers = {h.hash: h for h in (view.decode_header(raw, view.run_id) for raw in event.raws)}
     for name, header in headers.items():
         if name in wanted or _is_news(view, header, event.now_ms):
@@ -143,38 +147,8 @@ def on_records(view: View, event: RecordsFetched) -> list[Effect]:
         effects += resolve_pending(view)
         if proposal.hash in view.pool.pending:
             holders = (proposal.body.peer, event.sender)
-            effects += _pull_towards(view, proposal.body.parent, None, holders)
+            effects += pull_towards(view, proposal.body.parent, None, holders)
     return effects
-
-
-def pull_again(view: View) -> list[Effect]:
-    """Rule 16: what a vote builds on and is not here is asked for in every round.
-
-    Also the record itself, though the peer be long gone: nodes must count the same votes.
-    """
-    effects: list[Effect] = []
-    seen: set[bytes] = set()
-    for peer, (round_, vote) in view.votes.newest.items():
-        if vote not in view.chain:
-            if peer in view.head_state.known and round_ > view.chain.root.round:
-                effects += _pull_towards(view, vote, round_, (peer,))
-            continue
-        for step in view.chain.ancestors(vote):
-            if step.hash in view.digests or step.hash in seen:
-                break
-            seen.add(step.hash)
-            effects += pull_payloads(view, step)
-    return effects
-
-
-def pull_payloads(view: View, record: Record) -> list[Effect]:
-    """Get what a record lists and is not here."""
-    proposer = record.proposal.body.peer if record.proposal else view.me
-    return [
-        _pull_payload(header.body, proposer)
-        for header in record.contributions
-        if not view.pool.is_held(header.body)
-    ]
 
 
 def resolve_pending(view: View) -> list[Effect]:
@@ -184,7 +158,7 @@ def resolve_pending(view: View) -> list[Effect]:
     while progress:
         progress = False
         for proposal in list(view.pool.pending.values()):
-            if not _missing(view, proposal.body) and proposal.body.parent in view.chain:
+            if not find_missing_headers(view, proposal.body) and proposal.body.parent in view.chain:
                 del view.pool.pending[proposal.hash]
                 progress = True
                 # It came by way of others, perhaps rounds ago: nobody here is to blame for it.
@@ -231,9 +205,9 @@ def _take_news(view: View, header: Sealed[Header], sender: bytes) -> list[Effect
     if is_twins:
         effects.append(KeyInUse(body.round))
     if is_first and not view.pool.is_held(body):
-        effects.append(_pull_payload(body, sender))
+        effects.append(pull_payload(body, sender))
     if body.vote not in view.chain:
-        effects += _pull_towards(view, body.vote, body.round, (body.peer, sender))
+        effects += pull_towards(view, body.vote, body.round, (body.peer, sender))
     return effects
 
 
@@ -318,8 +292,8 @@ def _on_proposal(view: View, event: GossipReceived) -> list[Effect]:
         effects = _take_proposal(view, proposal, holders)
     elif known is None:
         view.pool.await_proposal(notice)
-        effects = [PullProposal(notice.hash, _distinct(holders))]
-        effects += _pull_towards(view, body.parent, body.round, holders)
+        effects = [PullProposal(notice.hash, drop_repeats(holders))]
+        effects += pull_towards(view, body.parent, body.round, holders)
     _note(view, notice)
     return effects + resolve_pending(view)
 
@@ -329,11 +303,11 @@ def _take_proposal(
 ) -> list[Effect]:
     """Make it a record, or have it wait for what is missing. Raises Reject, see `_add_record`."""
     body = proposal.body
-    if body.parent in view.chain and not _missing(view, body):
+    if body.parent in view.chain and not find_missing_headers(view, body):
         return _add_record(view, proposal)
     view.pool.add_pending(proposal)
-    effects = _pull_towards(view, body.parent, body.round, holders)
-    return effects + _pull_headers(view, body, holders)
+    effects = pull_towards(view, body.parent, body.round, holders)
+    return effects + pull_headers(view, body, holders)
 
 
 def _note(view: View, notice: Sealed[Notice]) -> None:
@@ -378,41 +352,6 @@ def _accepted_rounds(view: View, now_ms: int) -> range:
     return accepted_rounds(view.manifest.schedule, view.manifest.agreement.late_rounds, now_ms)
 
 
-def _missing(view: View, body: Proposal) -> list[bytes]:
-    return [h for h in (*body.contributions, *body.late) if h not in view.pool.headers]
-
-
-def _pull_headers(view: View, body: Proposal, holders: tuple[bytes, ...]) -> list[Effect]:
-    missing = tuple(h for h in _missing(view, body) if view.should_pull(h))
-    return [PullHeaders(missing, _distinct(holders))] if missing else []
-
-
-def _pull_towards(
-    view: View, record: bytes, round_: int | None, holders: tuple[bytes, ...]
-) -> list[Effect]:
-    """Get what is missing of `record` and its ancestors, at most once a round.
-
-    `round_` is that of the message that named it: as many records are asked for as rounds have
-    passed since our head's. None stands below a record that was pulled: that was not enough, so
-    as many are asked for as an answer holds.
-    """
-    missing = find_missing(view, record)
-    if missing is None or not view.should_pull(missing):
-        return []
-    count = RECORDS_PER_REPLY_MAX
-    if round_ is not None:
-        count = min(max(round_ - view.head_state.round, 1), count)
-    return [PullRecords(missing, _distinct(holders), count)]
-
-
-def find_missing(view: View, record: bytes) -> bytes | None:
-    """`record`, or its newest ancestor that is not here in full; None where it is on a chain."""
-    waiting = view.pool.pending
-    while record in waiting and not _missing(view, waiting[record].body):
-        record = waiting[record].body.parent  # it came whole and waits for an older one
-    return None if record in view.chain else record
-
-
 def _add_record(view: View, proposal: Sealed[Proposal]) -> list[Effect]:
     """Raises Reject, having changed nothing, where it is not valid by content (rule 15)."""
     record = view.chain.add(proposal, view.pool.headers, view.verify)
@@ -421,17 +360,3 @@ def _add_record(view: View, proposal: Sealed[Proposal]) -> list[Effect]:
         if offence.first.kind is Kind.HEADER:  # also for who has not heard both headers (rule 18)
             view.votes.add_equivocation(offence.peer, offence.round)
     return [KeepRecord(record.hash), *check_root(view, record), *pull_payloads(view, record)]
-
-
-def _pull_payload(header: Header, sender: bytes) -> PullPayload:
-    return PullPayload(
-        header.payload_hash,
-        header.payload_bytes,
-        header.k,
-        header.round,
-        (sender,) if header.peer == sender else (header.peer, sender),
-    )
-
-
-def _distinct(peers: tuple[bytes, ...]) -> tuple[bytes, ...]:
-    return tuple(dict.fromkeys(peers))

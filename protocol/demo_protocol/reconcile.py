@@ -16,7 +16,7 @@ from demo_protocol.limits import (
     RECORDS_LISTED_MAX,
     RECORDS_PER_REPLY_MAX,
 )
-from demo_protocol.receive import find_missing
+from demo_protocol.pulling import find_missing
 from demo_protocol.schedule import BPS, Schedule, coverage_cut_ms, train_end_ms
 from demo_protocol.sets import Difference, Summary
 from demo_protocol.view import View

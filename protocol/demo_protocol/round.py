@@ -54,13 +54,13 @@ from demo_protocol.messages import (
     seal_header,
 )
 from demo_protocol.propose import make_proposal
+from demo_protocol.pulling import pull_again
 from demo_protocol.receive import (
     on_gossip,
     on_gossip_batch,
     on_headers,
     on_proposal,
     on_records,
-    pull_again,
     resolve_pending,
 )
 from demo_protocol.reconcile import on_compared

@@ -19,7 +19,8 @@ from demo_protocol.events import (
 )
 from demo_protocol.identity import Kind
 from demo_protocol.limits import RECORDS_PER_REPLY_MAX
-from demo_protocol.receive import on_gossip, on_headers, pull_again
+from demo_protocol.pulling import pull_again
+from demo_protocol.receive import on_gossip, on_headers
 from tests.builders import RUN_ID, Tree, header, proposal, view
 from tests.protocol.hearing import (
     SENDER,

@@ -7,7 +7,7 @@ from demo_node.sim.keys import cheap_sign, peer_name
 from demo_node.sim.whole.faults import Heard
 from demo_node.sim.whole.swarm import SimNode, SimSwarm
 from demo_node.sim.whole.virtual_loop import VirtualClock, VirtualLoop
-from demo_protocol.manifest import Agreement
+from demo_protocol.manifest import Agreement, carries_root
 from demo_protocol.messages import (
     Membership,
     Proposal,
@@ -217,7 +217,7 @@ def test_rule_25_a_record_may_come_in_the_step_in_which_its_parent_is_forgotten(
 
     async def scenario(swarm: SimSwarm) -> None:
         await swarm.start(4)
-        round_, node = 30, swarm.nodes[0]
+        round_, node = 60, swarm.nodes[0]
         begins_ms = round_start_ms(swarm.manifest.schedule, round_ + 1)
         await VirtualClock().sleep_until_ms(begins_ms - 5)
         view = node.view
@@ -231,6 +231,7 @@ def test_rule_25_a_record_may_come_in_the_step_in_which_its_parent_is_forgotten(
             late=(),
             joins=(),
             leaves=(),
+            state_root=bytes(32) if carries_root(short, view.chain.root.height + 1) else b"",
         )
         sealed = seal_proposal(body, view.run_id, cheap_sign(liar))
         loop = asyncio.get_running_loop()
@@ -239,8 +240,9 @@ def test_rule_25_a_record_may_come_in_the_step_in_which_its_parent_is_forgotten(
         assert node.driver.on_gossip(Topic.PROPOSALS, liar, sealed.raw)
         assert view.round == round_ + 1
         assert sealed.hash not in view.chain
-        await swarm.run_until_round(33)
+        await swarm.run_until_round(63)
         assert_agree(swarm)
 
-    short = Agreement(payload_window_rounds=20, snapshot_every=5)
+    # Records are kept for `forget_rounds`, so by then the first one is no genesis any more.
+    short = Agreement(payload_window_rounds=20, snapshot_every=5, expire_rounds=2, forget_rounds=40)
     play(scenario, SimSwarm(manifest(agreement=short)))

@@ -26,7 +26,7 @@ from demo_protocol.identity import Kind
 from demo_protocol.limits import (
     EVIDENCE_KEPT_MAX,
     HEADERS_PER_ROUND_MAX,
-    JOINS_MAX,
+    JOINS_KEPT_MAX,
     PENDING_MAX,
     STATES_KEPT,
 )
@@ -221,7 +221,8 @@ def _sizes(view: View, states: int) -> Iterator[tuple[str, int, int]]:
     yield "headers of a round", newest, per_round
     yield "rounds of headers", len(pool.by_round), agreement.payload_window_rounds + heard
     yield "waiting proposals", len(pool.pending), PENDING_MAX
-    yield "wishes", len(pool.wishes), 4 * JOINS_MAX
+    yield "wishes", len(pool.wishes), JOINS_KEPT_MAX + known
+    yield "awaited proposals", len(pool.awaited), PENDING_MAX
     yield "offences", len(pool.offences), EVIDENCE_KEPT_MAX
     yield "votes", len(view.votes.newest), known + heard * per_round
     yield "cuts remembered", len(view.held_at_cut), heard

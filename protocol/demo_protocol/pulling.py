@@ -1,0 +1,90 @@
+"""What is asked of others: headers, records and payloads that are named and not here."""
+
+from demo_protocol.chain import Record
+from demo_protocol.events import Effect, PullHeaders, PullPayload, PullRecords
+from demo_protocol.limits import RECORDS_PER_REPLY_MAX
+from demo_protocol.messages import Header, Proposal
+from demo_protocol.view import View
+
+
+def pull_again(view: View) -> list[Effect]:
+    """Rule 16: what a vote builds on and is not here is asked for in every round.
+
+    Also the record itself, though the peer be long gone: nodes must count the same votes.
+    """
+    effects: list[Effect] = []
+    seen: set[bytes] = set()
+    for peer, (round_, vote) in view.votes.newest.items():
+        if vote not in view.chain:
+            if peer in view.head_state.known and round_ > view.chain.root.round:
+                effects += pull_towards(view, vote, round_, (peer,))
+            continue
+        for step in view.chain.ancestors(vote):
+            if step.hash in view.digests or step.hash in seen:
+                break
+            seen.add(step.hash)
+            effects += pull_payloads(view, step)
+    return effects
+
+
+def pull_payloads(view: View, record: Record) -> list[Effect]:
+    """Get what a record lists and is not here."""
+    proposer = record.proposal.body.peer if record.proposal else view.me
+    return [
+        pull_payload(header.body, proposer)
+        for header in record.contributions
+        if not view.pool.is_held(header.body)
+    ]
+
+
+def find_missing_headers(view: View, body: Proposal) -> list[bytes]:
+    """Headers that a proposal lists and that are not here, by their hashes."""
+    return [h for h in (*body.contributions, *body.late) if h not in view.pool.headers]
+
+
+def pull_headers(view: View, body: Proposal, holders: tuple[bytes, ...]) -> list[Effect]:
+    """Get the headers that a proposal lists and that are not here, at most once a round."""
+    missing = tuple(h for h in find_missing_headers(view, body) if view.should_pull(h))
+    return [PullHeaders(missing, drop_repeats(holders))] if missing else []
+
+
+def find_missing(view: View, record: bytes) -> bytes | None:
+    """`record`, or its newest ancestor that is not here in full; None where it is on a chain."""
+    waiting = view.pool.pending
+    while record in waiting and not find_missing_headers(view, waiting[record].body):
+        record = waiting[record].body.parent  # it came whole and waits for an older one
+    return None if record in view.chain else record
+
+
+def pull_towards(
+    view: View, record: bytes, round_: int | None, holders: tuple[bytes, ...]
+) -> list[Effect]:
+    """Get what is missing of `record` and its ancestors, at most once a round.
+
+    `round_` is that of the message that named it: as many records are asked for as rounds have
+    passed since our head's. None stands below a record that was pulled: that was not enough, so
+    as many are asked for as an answer holds.
+    """
+    missing = find_missing(view, record)
+    if missing is None or not view.should_pull(missing):
+        return []
+    count = RECORDS_PER_REPLY_MAX
+    if round_ is not None:
+        count = min(max(round_ - view.head_state.round, 1), count)
+    return [PullRecords(missing, drop_repeats(holders), count)]
+
+
+def pull_payload(header: Header, sender: bytes) -> PullPayload:
+    """Get the payload of a header that `sender` handed over: its author has it first of all."""
+    return PullPayload(
+        header.payload_hash,
+        header.payload_bytes,
+        header.k,
+        header.round,
+        (sender,) if header.peer == sender else (header.peer, sender),
+    )
+
+
+def drop_repeats(peers: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    """Each once, in the order given."""
+    return tuple(dict.fromkeys(peers))
