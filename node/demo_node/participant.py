@@ -196,6 +196,7 @@ class Participant:
             rng=random.Random(around.me + b"compare"),
             resync=self._resync,
             find_replay=self._find_replay,
+            discard_wrong=self._discard_wrong,
             find_way=self._find_way,
             finals=FinalKeeping(
                 view, around.disk, around.datadir.final, around.observer, self.kept_final
@@ -377,8 +378,20 @@ class Participant:
             return None
         return functools.partial(self._load_again, found)
 
+    async def _discard_wrong(self) -> None:
+        """Snapshots of states that a replay has shown to be wrong."""
+        assert self.driver is not None
+        digests = dict(self.driver.view.digests)
+        await asyncio.to_thread(
+            self.snapshots.discard,
+            lambda info: digests.get(info.record, info.digest) != info.digest,
+        )
+
     async def _load_again(self, start: Start) -> StatesLost:
-        """What is held is in doubt: it is to be computed, not looked up."""
+        """The state after a record that was applied here, and no other.
+
+        What is held is forgotten first: it may be in doubt, and is to be computed, not looked up.
+        """
         assert self.driver is not None
         record, held = start.state.record, self.driver.machine.replica.states
         await self.around.learner.forget(sorted(held - {record}))
@@ -408,11 +421,10 @@ class Participant:
     async def _loaded(self, start: Start) -> StatesLost | StartMoved:
         """Where we were before, or where we never were?"""
         assert self.driver is not None
-        digest, record = await self._load(start), start.state.record
-        now_ms = self.around.clock.now_ms()
-        if record in self.driver.view.digests:
-            return StatesLost(now_ms, record, digest)
-        return StartMoved(now_ms, start.state, digest)
+        if start.state.record in self.driver.view.digests:
+            return await self._load_again(start)
+        digest = await self._load(start)
+        return StartMoved(self.around.clock.now_ms(), start.state, digest)
 
 
 def _take(entries: Iterable[ChainEntry], count: int) -> tuple[Bundle, ...]:

@@ -112,6 +112,7 @@ class RoundDriver:
         rng: random.Random,
         resync: Callable[[bytes], Coroutine[None, None, StatesLost | StartMoved]],
         find_replay: Callable[[Replay], Coroutine[None, None, Load | None]],
+        discard_wrong: Callable[[], Coroutine[None, None, None]],
         find_way: Callable[
             [Leap | BeginAgain], Coroutine[None, None, StatesLost | StartMoved | None]
         ],
@@ -134,6 +135,7 @@ class RoundDriver:
         self.group = group
         self.resync = resync
         self.find_replay = find_replay
+        self.discard_wrong = discard_wrong
         self.find_way = find_way
         self.history = History(self.view.manifest, observer)
         self.puller = Puller(mesh)
@@ -300,6 +302,7 @@ class RoundDriver:
                 self._start(self._replay(effect))
             case ReplayAgreed(base):
                 self.observer.on_event("state.healed", base=base.hex())
+                self._start(self.discard_wrong())
             case StateFault():
                 self._start(self._tell_fault(effect))
             case FaultCleared():

@@ -95,17 +95,17 @@ class Replica:
         if event.adopted:
             self.view.leave_final()
         self.view.move_start(event.state)
-        effects = self._begin_with(event.state.record, event.digest)
+        gone = self.states - {event.state.record}
+        effects: list[Effect] = [ForgetStates(tuple(sorted(gone)))] if gone else []
+        effects += self._begin_with(event.state.record, event.digest)
         return effects + resolve_pending(self.view)
 
     def _begin_with(self, record: bytes, digest: bytes) -> list[Effect]:
         """This is the only state held now."""
-        gone = self.states - {record}
         self.states = {record}
         self.view.digests[record] = digest
         self.applying = self.at_rest = None
-        forget: list[Effect] = [ForgetStates(tuple(sorted(gone)))] if gone else []
-        return [*forget, *ask_root(self.view, record)]
+        return ask_root(self.view, record)
 
     def _forget_states(self, newest: bytes) -> list[Effect]:
         chain = self.view.chain

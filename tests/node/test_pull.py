@@ -1,14 +1,16 @@
-"""Payloads that are pulled: how many is known, and old ones leave room for those that count now."""
+"""Pulling from whoever holds it: what is under way is counted, and who is asked is bounded."""
 
 import asyncio
 import hashlib
 
 from demo_node.mesh.memory import MemoryNetwork
-from demo_node.ports import BlobRequest
+from demo_node.ports import BlobRequest, OnBlob
 from demo_node.pull import BEHIND_MAX, BEHIND_PATIENCE, PULLS_MAX, Puller
 from demo_node.sim.keys import peer_name
 from demo_node.sim.whole.virtual_loop import run_virtual
-from demo_protocol.events import PullPayload
+from demo_protocol.events import PullHeaders, PullPayload, PullRecords
+from demo_protocol.limits import HEADERS_PER_REQUEST_MAX
+from demo_protocol.sets import decode_header_names, encode_headers
 
 CONTENT = b"payload"
 
@@ -89,5 +91,43 @@ def test_payloads_of_rounds_that_are_over_do_not_hold_up_those_of_the_round_that
         assert set(asked) == {*old[: 2 * BEHIND_MAX], CONTENT}  # the next ones had their turn
         for task in pulls:
             task.cancel()
+
+    run_virtual(scenario())
+
+
+def test_rule_23_what_a_peer_named_is_asked_of_it_alone_and_in_pieces() -> None:
+    """Or a liar's list of names would send a node to everybody that it knows."""
+
+    async def scenario() -> None:
+        network = MemoryNetwork()
+        mesh, liar, other = (network.add(peer_name(number)) for number in range(3))
+        network.connect_all()
+        asked: list[tuple[bytes, int]] = []
+
+        def hold(peer: bytes, gives: int) -> OnBlob:
+            async def answer(asking: bytes, request: BlobRequest) -> bytes | None:
+                names = decode_header_names(request.key)
+                asked.append((peer, len(names)))
+                return encode_headers([b"raw"]) if len(asked) <= gives else None
+
+            return answer
+
+        await liar.join(bytes(32), lambda topic, sender, message: True, hold(liar.peer, 1))
+        await other.join(bytes(32), lambda topic, sender, message: True, hold(other.peer, 99))
+        puller = Puller(mesh)
+        names = tuple(number.to_bytes(32) for number in range(3 * HEADERS_PER_REQUEST_MAX))
+        only = PullHeaders(names, (liar.peer,), only=True)
+        given = [raw async for raw, _ in puller.pull_headers(only)]
+        # It gave something, was asked for more, had nothing, and nobody else was asked.
+        assert asked == [(liar.peer, HEADERS_PER_REQUEST_MAX)] * 2
+        assert given == [encode_headers([b"raw"])]
+        asked.clear()
+        anybody = PullHeaders(names[:3], (liar.peer,))
+        assert {holder async for _, holder in puller.pull_headers(anybody)} == {
+            liar.peer,
+            other.peer,
+        }
+        record = PullRecords(bytes(32), (liar.peer,), 1, only=True)
+        assert puller.holders(record.holders, only=record.only) == [liar.peer]
 
     run_virtual(scenario())

@@ -4,8 +4,16 @@ import pytest
 
 from demo_node.sim.keys import peer_name
 from demo_protocol.doubt import Doubts, find_accusation, find_verified, is_vindicated
-from demo_protocol.events import FaultCleared, Replay, ReplayAgreed, StateFault
+from demo_protocol.events import (
+    FaultCleared,
+    PullPayload,
+    Replay,
+    ReplayAgreed,
+    StateFault,
+    StatesLost,
+)
 from demo_protocol.limits import ACCUSERS_MIN, REPLAYS_PER_HOUR_MAX
+from demo_protocol.replica import Replica
 from demo_protocol.view import View
 from tests.builders import MANIFEST, Tree, header, view
 from tests.protocol.hearing import bundle, give
@@ -212,3 +220,17 @@ def test_while_one_is_replayed_no_other_is_and_what_never_ends_is_dropped() -> N
     believed.round += 1
     say(believed, THEIRS, *range(1, MEMBERS), base=records[-2])
     assert [type(effect) for effect in doubts.judge()] == [Replay]
+
+
+def test_what_was_applied_before_and_is_to_be_again_is_pulled_where_it_is_not_here() -> None:
+    """By an earlier process, perhaps: nobody's vote asks for its payloads."""
+    believed, records = grown()
+    replica = Replica(believed)
+    replica.states = {records[-1]}
+    listed = [h.body.payload_hash for r in records[3:] for h in believed.chain[r].contributions]
+    believed.pool.add_payload(listed.pop(), 5)
+    effects = replica.on_states_lost(StatesLost(0, records[2], OURS))
+    pulls = [effect.payload_hash for effect in effects if isinstance(effect, PullPayload)]
+    assert sorted(pulls) == sorted(listed)
+    replica.states.add(believed.head)
+    assert replica.pull_missing() == []

@@ -15,6 +15,7 @@ import binascii
 import hashlib
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -193,6 +194,18 @@ class SnapshotStore:
             except NotTensors as error:
                 reasons.append(f"snapshot {name} was skipped: {error}")
         return None, tuple(reasons)
+
+    def discard(self, is_wrong: Callable[[SnapshotInfo], bool]) -> None:
+        """Drop those of states that turned out to be wrong (rule 20): no restart begins there."""
+        for name in self._names():
+            path = self._folder / name
+            with suppress(NotTensors):
+                if is_wrong(self._read_info(path)):
+                    self._disk.unlink(path)
+                    self._disk.unlink(compute_checksum_path(path))
+        names = set(self._names())
+        self._verified = {h: s for h, s in self._verified.items() if s.path.name in names}
+        self._chunks = {leaf: at for leaf, at in self._chunks.items() if at[0].path.name in names}
 
     def read(self, snapshot: Snapshot, offset: int = 0, length: int | None = None) -> bytes | None:
         """Bytes of the file, all of it by default; None once it was dropped. Blocks."""
