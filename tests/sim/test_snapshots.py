@@ -12,12 +12,13 @@ from demo_node.chunks import AT_ONCE
 from demo_node.ports import Blob, BlobRequest, OnBlob
 from demo_node.sim.keys import peer_name
 from demo_node.sim.whole.faults import Faults
+from demo_node.sim.whole.model_learner import ModelLearner
 from demo_node.sim.whole.swarm import SimNode, SimSwarm
 from demo_protocol.manifest import Agreement, Model
 from demo_protocol.schema import compute_schema
 from demo_protocol.state_root import count_leaves
 from tests.builders import manifest
-from tests.sim.scenes import assert_agree, play
+from tests.sim.scenes import assert_agree, height, play
 
 RUN = replace(
     manifest(agreement=Agreement(payload_window_rounds=40)),
@@ -160,3 +161,54 @@ def test_whoever_is_fetched_from_keeps_the_snapshot_for_as_long() -> None:
 
     run = replace(RUN, agreement=replace(RUN.agreement, payload_window_rounds=80))
     play(scenario, SimSwarm(run, faults=faults))
+
+
+class WrongRoots(ModelLearner):
+    """Node 0 computes other roots than everybody else, of the same states."""
+
+    async def leaves(self, record: bytes) -> tuple[bytes, ...]:
+        """See `Learner.leaves`."""
+        true = await super().leaves(record)
+        return (bytes(32), *true[1:]) if self._name == peer_name(0) else true
+
+
+def test_a_record_with_a_root_that_others_did_not_compute_is_followed_by_nobody_else() -> None:
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(4)
+        await swarm.run_until_round(35)
+        liar, *honest = swarm.nodes
+        assert len({node.view.head for node in honest}) == 1
+        chain = [step for step in honest[0].view.chain.ancestors(honest[0].view.head)]
+        carriers = [step for step in chain if step.state_root]
+        assert [step.state.height for step in carriers] == [30, 20, 10]
+        assert all(step.proposal and step.proposal.body.peer != liar.name for step in carriers)
+        assert all(
+            (step.parent, step.state_root) in node.view.roots.items()
+            for node in honest
+            for step in carriers
+        )
+        assert height(honest[0]) >= 33
+        # For that node all others are wrong, and it says so.
+        assert any(name == "root.differed" for name, _ in liar.observer.events)
+
+    play(scenario, SimSwarm(manifest(), make_learner=WrongRoots))
+
+
+def test_with_a_root_in_every_record_the_swarm_goes_on_and_comes_back_from_its_disks() -> None:
+    """All nodes die at once: each has to compute a root before anybody can propose."""
+
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(3)
+        await swarm.run_until_round(12)
+        assert height(swarm.nodes[0]) >= 11
+        disks = [node.disk for node in swarm.nodes]
+        for node in list(swarm.nodes):
+            await swarm.kill(node)
+        joining = [swarm.add(i, syncing=True, disk=disk) for i, disk in enumerate(disks)]
+        await asyncio.gather(*joining)
+        before = height(swarm.nodes[0])
+        await swarm.run_until_round(20)
+        assert_agree(swarm)
+        assert height(swarm.nodes[0]) >= before + 5
+
+    play(scenario, SimSwarm(manifest(agreement=Agreement(snapshot_every=1))))
