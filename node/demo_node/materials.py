@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from demo_node.believing import Say
+from demo_node.chunks import ChunkFetcher
 from demo_node.ports import Blob, BlobRequest
 from demo_node.pull import TIMEOUT_S, Puller
 from demo_node.store.corpus import Corpus, CorpusAssembler, load_corpus, save_corpus
@@ -27,6 +28,9 @@ LOOKS: Final = 30
 LOOK_S: Final = 1.0
 """So often, and with such pauses, everybody is asked: the first peer may itself be syncing, and
 those that it knows are being dialled."""
+
+SHOW_S: Final = 2.0
+"""Between two lines of progress."""
 
 Taken = TypeVar("Taken")
 
@@ -49,20 +53,36 @@ async def ensure_corpus(
     say(f"this Python's library is another text; fetching the run's corpus ({megabytes:.0f} MB)")
     assembler = await asyncio.to_thread(CorpusAssembler, disk, datadir.corpus, data)
     with contextlib.closing(assembler):
-        await _collect(assembler, data, puller, say)
+        await _collect(assembler, puller, say)
         return await asyncio.to_thread(assembler.finish)
 
 
-async def _collect(assembler: CorpusAssembler, data: Data, puller: Puller, say: Say) -> None:
-    if not assembler.leaves:
-        leaves = BlobRequest(Blob.CORPUS_BLOCK, bytes.fromhex(data.root))
-        await _fetch(puller, leaves, 32 * assembler.leaf_count, assembler.add_leaves, "the corpus")
-    missing = assembler.missing()
-    for number, leaf in enumerate(missing, start=1):
-        block = BlobRequest(Blob.CORPUS_BLOCK, leaf)
-        await _fetch(puller, block, data.block_bytes, assembler.add_block, "all of the corpus")
-        if number % 32 == 0 or number == len(missing):
+async def _collect(assembler: CorpusAssembler, puller: Puller, say: Say) -> None:
+    """All blocks, from everybody who has some."""
+
+    async def show() -> None:
+        while True:
+            await asyncio.sleep(SHOW_S)
             say(f"corpus: {assembler.held_bytes / 1e6:.1f} MB here")
+
+    showing = asyncio.create_task(show())
+    try:
+        for look in range(LOOKS):
+            if look:
+                await asyncio.sleep(LOOK_S)
+            fetcher = ChunkFetcher(
+                puller,
+                assembler,
+                puller.holders,
+                leaves=Blob.CORPUS_BLOCK,
+                block=Blob.CORPUS_BLOCK,
+                on_lie=lambda reason: say(f"not taken of the corpus: {reason}"),
+            )
+            if await fetcher.run():
+                return
+    finally:
+        showing.cancel()
+    raise _nobody_gave("all of the corpus" if assembler.leaves else "the corpus")
 
 
 async def ensure_initial(
@@ -109,7 +129,11 @@ async def _fetch(
                 return await asyncio.to_thread(take, raw)
             except Reject:
                 continue
-    raise ConfigError(
+    raise _nobody_gave(what)
+
+
+def _nobody_gave(what: str) -> ConfigError:
+    return ConfigError(
         f"no connected peer gave {what}; start again later, what is here already is kept",
         exit_code=75,
     )

@@ -21,7 +21,23 @@ RUN = corpus(blocks=5)
 """A text that no Python's library is."""
 
 
-def ensure(folder: Path, given: Sequence[Corpus | None], up_after_s: float = 0) -> Corpus:
+class Half:
+    """A peer that lost every other block."""
+
+    def __init__(self, text: Corpus, remainder: int) -> None:
+        self.text = text
+        self.given = 0
+        self._lost = {leaf for i, leaf in enumerate(text.leaves) if i % 2 == remainder}
+
+    def get(self, key: bytes) -> bytes | None:
+        """See `Corpus.get`."""
+        if key in self._lost:
+            return None
+        self.given += 1
+        return self.text.get(key)
+
+
+def ensure(folder: Path, given: Sequence[Corpus | Half | None], up_after_s: float = 0) -> Corpus:
     """What comes of asking peers that hold these; they are reached only after a while."""
     datadir = DataDir(folder)
     datadir.corpus.mkdir(exist_ok=True)
@@ -35,7 +51,7 @@ def ensure(folder: Path, given: Sequence[Corpus | None], up_after_s: float = 0) 
             for index, held in enumerate(given):
 
                 async def answer(
-                    _: bytes, request: BlobRequest, held: Corpus | None = held
+                    _: bytes, request: BlobRequest, held: Corpus | Half | None = held
                 ) -> bytes | None:
                     return held.get(request.key) if held else None
 
@@ -54,6 +70,12 @@ def test_a_text_that_is_missing_is_fetched_from_whoever_has_it(tmp_path: Path) -
     assert ensure(tmp_path, [None, RUN]) == RUN
     assert compute_corpus_path(DataDir(tmp_path).corpus, RUN.data).read_bytes() == RUN.text
     assert ensure(tmp_path, []) == RUN  # it stays
+
+
+def test_peers_that_have_it_give_it_together(tmp_path: Path) -> None:
+    halves = [Half(RUN, 0), Half(RUN, 1)]
+    assert ensure(tmp_path, halves) == RUN
+    assert all(half.given for half in halves)
 
 
 def test_a_first_peer_that_has_no_text_itself_is_no_reason_to_give_up(tmp_path: Path) -> None:
