@@ -204,7 +204,8 @@ def test_a_third_of_liars_makes_nobody_replay() -> None:
         await swarm.run_until_round(18)
         assert_agree(swarm)
         for node in swarm.nodes:
-            assert height(node) >= 14  # they propose nothing: where both slots are theirs, no record
+            # They propose nothing: where both slots are theirs there is no record.
+            assert height(node) >= 14
             assert events(node, "digest.differed")
             assert not events(node, "state.doubted")
 
