@@ -9,8 +9,9 @@ from demo_node.believing import Strangers
 from demo_node.ports import BlobRequest, Clock
 from demo_node.pull import Puller
 from demo_node.sim.keys import cheap_verify
-from demo_node.walking import Walk
-from demo_protocol.answers import HeadAnswer, Link, encode_bundle, encode_records
+from demo_node.sim.whole.virtual_loop import run_virtual
+from demo_node.walking import HEAD_S, SILENT_S, HeadAsker, Walk
+from demo_protocol.answers import HeadAnswer, Link, encode_bundle, encode_head, encode_records
 from demo_protocol.events import Bundle
 from demo_protocol.joining import Offer
 from demo_protocol.round import make_bundle
@@ -115,3 +116,37 @@ def head_at(record: bytes, final: bytes = b"", snapshot_record: bytes = b"") -> 
         syncing=False,
         final=final,
     )
+
+
+class Frozen(Giver):
+    """One peer answers, one hangs."""
+
+    def holders(self) -> list[bytes]:
+        return [b"lively", b"frozen"]
+
+    async def ask(
+        self, holder: bytes, request: BlobRequest, bytes_max: int, timeout_s: float
+    ) -> bytes | None:
+        if holder == b"frozen" and self.raw:
+            await asyncio.sleep(timeout_s + 1)
+        return encode_head(head_at(b"h" * 32))
+
+
+def test_who_hangs_is_waited_for_once() -> None:
+    async def scenario() -> None:
+        loop, frozen = asyncio.get_running_loop(), Frozen(b"frozen")
+        asker = HeadAsker(cast(Puller, frozen))
+        took_s = []
+        for _ in range(3):
+            begin_s = loop.time()
+            assert [holder for holder, _ in await asker.ask()] == [b"lively"]
+            took_s.append(loop.time() - begin_s)
+        assert took_s == pytest.approx([HEAD_S + SILENT_S, SILENT_S, SILENT_S])
+        frozen.raw = None  # it thaws
+        assert len(await asker.ask()) == 2
+        frozen.raw = b"frozen"
+        begin_s = loop.time()
+        await asker.ask()
+        assert loop.time() - begin_s > HEAD_S, "it has answered in between"
+
+    run_virtual(scenario())

@@ -1,6 +1,7 @@
 """A peer's snapshot is kept only where everything that it says can be believed."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -126,8 +127,10 @@ def test_a_snapshot_that_lies_is_neither_kept_nor_loaded(lie: str) -> None:
         assert root
         state, parameters = encode_chain_state(tree.state(wanted)), PARAMETERS
         match lie:
-            case "which root":
-                root = b"r" * 32
+            case "which root":  # all of it fits together, but no record carries it
+                parameters = PARAMETERS[:-8] + b"another!"
+                leaves = compute_leaves(parameters, STATE_CHUNK_BYTES)
+                root = compute_state_root(tree.state(wanted), leaves)
             case "who is in":
                 state = encode_chain_state(tree.state(held))
             case "what is inside":
@@ -156,7 +159,7 @@ def test_a_snapshot_that_lies_is_neither_kept_nor_loaded(lie: str) -> None:
     run_virtual(scenario())
 
 
-@pytest.mark.parametrize("lie", ["", "another record", "no list", "no state"])
+@pytest.mark.parametrize("lie", ["", "who is in", "another state", "no list", "no state"])
 def test_a_joiner_begins_where_the_chains_state_was_checked_against_the_root(lie: str) -> None:
     async def scenario() -> None:
         await VirtualClock().sleep_until_ms(round_start_ms(MANIFEST.schedule, EVERY + 5))
@@ -164,10 +167,13 @@ def test_a_joiner_begins_where_the_chains_state_was_checked_against_the_root(lie
         wanted = records[EVERY - 2]
         root = tree.chain[records[EVERY - 1]].state_root
         given = give_state(encode_chain_state(tree.state(wanted)), PARAMETERS, root)
+        nobody = encode_chain_state(replace(tree.state(wanted), known={}))
         match lie:
-            case "another record":
-                other = encode_chain_state(tree.state(records[2]))
-                given = give_state(other, PARAMETERS, root)
+            case "who is in":
+                given = give_state(nobody, PARAMETERS, root)
+            case "another state":
+                leaf = compute_leaf(encode_chain_state(tree.state(wanted)))
+                given[Blob.STATE_CHUNK, leaf] = nobody
             case "no list":
                 del given[Blob.STATE_LEAVES, root]
             case "no state":
