@@ -35,7 +35,7 @@ class IdleSwarm:
     """As much of `Swarm` as events touch."""
 
     nodes: list[SwarmNode]
-    wires: Wires = field(default_factory=lambda: Wires(lambda here, there: None))
+    wires: Wires = field(default_factory=lambda: Wires(lambda asked: {}))
     folder: Path = Path()
     joining: asyncio.Lock = field(default_factory=asyncio.Lock)
 

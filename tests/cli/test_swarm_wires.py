@@ -6,15 +6,16 @@ import functools
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+import threading
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from dataclasses import dataclass, field
 from typing import Final, ParamSpec
 
 import pytest
 
-from demo_node.cli.swarm.links import find_dialler
+from demo_node.cli.swarm.links import find_diallers
 from demo_node.cli.swarm.processes import find_free_ports
-from demo_node.cli.swarm.wires import CHUNK_BYTES, CHUNKS_MAX, Wires, relay_host
+from demo_node.cli.swarm.wires import CHUNK_BYTES, CHUNKS_MAX, Connection, Wires, relay_host
 from demo_node.sim.links import Cut
 from tests.waiting import wait_until
 
@@ -79,7 +80,7 @@ async def wired(wires: Wires) -> AsyncIterator[tuple[Wires, Far]]:
 
 
 def all_from(node: int) -> Wires:
-    return Wires(lambda here, there: node)
+    return Wires(lambda asked: dict.fromkeys(asked, node))
 
 
 @contextlib.asynccontextmanager
@@ -199,7 +200,7 @@ async def test_a_cut_is_not_noticed_by_others_and_overlapping_ones_all_must_heal
 
 @on_loop
 async def test_latency_is_paid_once_a_piece_and_not_once_after_another() -> None:
-    wires = Wires(lambda here, there: 0, latency_s=0.3, jitter_s=0.05)
+    wires = Wires(lambda asked: dict.fromkeys(asked, 0), latency_s=0.3, jitter_s=0.05)
     loop = asyncio.get_running_loop()
     async with wired(wires) as (_, node), dialled(node) as (_reader, writer):
         begin_s = loop.time()
@@ -211,7 +212,7 @@ async def test_latency_is_paid_once_a_piece_and_not_once_after_another() -> None
 
 @on_loop
 async def test_who_is_no_node_gets_no_connection() -> None:
-    wires = Wires(lambda here, there: None)
+    wires = Wires(lambda asked: {})
     async with wired(wires) as (_, node), dialled(node) as (reader, _writer):
         assert await reader.read() == b""
         assert not node.seen
@@ -243,7 +244,31 @@ def test_the_kernel_knows_who_dials() -> None:
         listener.listen()
         dialler.connect(listener.getsockname())
         here, there = dialler.getsockname(), listener.getsockname()
-        assert find_dialler({os.getppid(): 3, os.getpid(): 4}, here, there) == 4
-        assert find_dialler({os.getppid(): 3}, here, there) is None
-        assert find_dialler({os.getpid(): 4}, there, here) is None  # not accepted by anybody
-    assert find_dialler({os.getpid(): 4}, here, there) is None
+        link = (here, there)
+        other = (there, here)  # not accepted by anybody
+        assert find_diallers({os.getppid(): 3, os.getpid(): 4}, [other, link]) == {link: 4}
+        assert find_diallers({os.getppid(): 3}, [link]) == {}
+    assert find_diallers({os.getpid(): 4}, [link]) == {}
+
+
+@on_loop
+async def test_connections_that_come_together_are_looked_for_together() -> None:
+    """Each look at the kernel's table is slow: twenty nodes that dial each other may not wait."""
+    looks: list[int] = []
+    first, go_on = threading.Event(), threading.Event()
+
+    def find(asked: Collection[Connection]) -> dict[Connection, int]:
+        looks.append(len(asked))
+        first.set()
+        assert go_on.wait(20)
+        return dict.fromkeys(asked, 0)
+
+    async with wired(Wires(find)) as (wires, node), contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(dialled(node))
+        await wait_until(first.is_set)
+        for _ in range(9):
+            await stack.enter_async_context(dialled(node))
+        await wait_until(lambda: len(wires._unknown) == 9)
+        go_on.set()
+        await wait_until(lambda: len(node.seen) == 10)
+    assert looks == [1, 9]

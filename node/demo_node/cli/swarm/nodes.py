@@ -5,16 +5,16 @@ import contextlib
 import os
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from demo_node.cli.swarm.links import find_dialler
+from demo_node.cli.swarm.links import find_diallers
 from demo_node.cli.swarm.node import SwarmNode, compute_log_path, stop_nodes
 from demo_node.cli.swarm.processes import end_marked, find_free_ports, spawn
 from demo_node.cli.swarm.targets import Target, listed_targets
-from demo_node.cli.swarm.wires import Wires, relay_host
+from demo_node.cli.swarm.wires import Connection, Wires, relay_host
 from demo_node.mesh.peer_id import encode_peer_id
 from demo_node.sim.scenario import Scenario
 from demo_node.store.corpus import compute_corpus_path, save_corpus
@@ -78,8 +78,9 @@ class Swarm:
     def __post_init__(self) -> None:
         links = self.options.scenario.links
 
-        def find(here: tuple[str, int], there: tuple[str, int]) -> int | None:
-            return find_dialler({node.pid: node.index for node in self.nodes}, here, there)
+        def find(connections: Collection[Connection]) -> dict[Connection, int]:
+            pids = {node.pid: node.index for node in list(self.nodes)}
+            return find_diallers(pids, connections)
 
         self.wires = Wires(find, links.latency_ms / 1000, links.jitter_ms / 1000)
 

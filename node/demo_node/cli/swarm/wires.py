@@ -11,7 +11,7 @@ the heal unless an end has given up; a connection that begins hangs. Linux only.
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -26,8 +26,11 @@ CHUNKS_MAX: Final = 64
 Place = tuple[str, int]
 """Host and port."""
 
-FindDialler = Callable[[Place, Place], int | None]
-"""The node whose connection goes from one place to the other, if it is one."""
+Connection = tuple[Place, Place]
+"""From where to where."""
+
+FindDiallers = Callable[[Collection[Connection]], dict[Connection, int]]
+"""Whose connections these are, as far as they are nodes'. It takes long, and runs in a thread."""
 
 
 def relay_host(node: int) -> str:
@@ -39,13 +42,16 @@ def relay_host(node: int) -> str:
 class Wires:
     """All relays of a swarm. Latency and jitter are in seconds, one way."""
 
-    find_dialler: FindDialler
+    find_diallers: FindDiallers
     latency_s: float = 0.0
     jitter_s: float = 0.0
     cuts: list[Cut] = field(default_factory=list)
     held: int = 0
     """Pieces of data, and connections about to begin, that a cut has held up."""
     _healed: asyncio.Event = field(default_factory=asyncio.Event)
+    _unknown: list[Connection] = field(default_factory=list)
+    _known: dict[Connection, int | None] = field(default_factory=dict)
+    _looking: asyncio.Lock = field(default_factory=asyncio.Lock)
     _servers: list[asyncio.Server] = field(default_factory=list)
     _connections: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -92,8 +98,8 @@ class Wires:
         """One connection, from its beginning to its end."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(_closed_at_last(writer))
-            dialler = self.find_dialler(
-                writer.get_extra_info("peername")[:2], writer.get_extra_info("sockname")[:2]
+            dialler = await self._identify(
+                (writer.get_extra_info("peername")[:2], writer.get_extra_info("sockname")[:2])
             )
             if dialler is None:
                 return  # it has gone already, or is no node of ours
@@ -114,6 +120,16 @@ class Wires:
                 there.cancel()
                 back.cancel()
                 await asyncio.gather(there, back, return_exceptions=True)
+
+    async def _identify(self, connection: Connection) -> int | None:
+        """Whose it is. All that came while others were looked for are looked for at once."""
+        self._unknown.append(connection)
+        async with self._looking:
+            if connection not in self._known:
+                asked, self._unknown = self._unknown, []
+                found = await asyncio.to_thread(self.find_diallers, asked)
+                self._known.update({one: found.get(one) for one in asked})
+            return self._known.pop(connection, None)
 
     async def _carry(
         self,
