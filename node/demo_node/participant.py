@@ -214,6 +214,7 @@ class Participant:
         )
         if start.promise:
             around.group.create_task(driver.recover(start.state.record, is_loss=False))
+        around.group.create_task(snapshotting.find_served())
         around.group.create_task(driver.run_outbox())
         around.group.create_task(driver.run_clock())
         around.group.create_task(driver.comparing.run())

@@ -1,6 +1,7 @@
 """Keeping snapshots: every so many records, on request, and at the end."""
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 
 from demo_node.ports import Clock, Learner, LearnerLost
@@ -39,6 +40,17 @@ class Snapshotting:
     def figures(self) -> Iterator[Figure]:
         """What lies on disk."""
         yield Figure("demo_snapshot_bytes", self.newest.file_bytes if self.newest else 0)
+
+    async def find_served(self) -> None:
+        """After a start: check the newest snapshot whose root a record carries, to give it away.
+
+        What a node begins with may be one of its own, from its last end, which no root names.
+        """
+        agreement = self._driver.view.manifest.agreement
+        with contextlib.suppress(ConfigError):
+            await asyncio.to_thread(
+                self._snapshots.newest, lambda info: carries_root(agreement, info.height + 1)
+            )
 
     async def run(self) -> None:
         """Save every state whose root the next record carries (rule 21), for ever."""

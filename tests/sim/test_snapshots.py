@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -14,6 +15,9 @@ from demo_node.sim.keys import peer_name
 from demo_node.sim.whole.faults import Faults
 from demo_node.sim.whole.model_learner import ModelLearner
 from demo_node.sim.whole.swarm import SimNode, SimSwarm
+from demo_node.snapshotting import Snapshotting
+from demo_node.store.snapshots import SnapshotStore
+from demo_protocol.answers import decode_head
 from demo_protocol.manifest import Agreement, Model
 from demo_protocol.schema import compute_schema
 from demo_protocol.state_root import count_leaves
@@ -212,3 +216,27 @@ def test_with_a_root_in_every_record_the_swarm_goes_on_and_comes_back_from_its_d
         assert height(swarm.nodes[0]) >= before + 5
 
     play(scenario, SimSwarm(manifest(agreement=Agreement(snapshot_every=1))))
+
+
+def test_after_a_start_from_its_own_last_state_a_node_gives_the_one_that_a_root_names() -> None:
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(2)
+        await swarm.run_until_round(25)
+        node = swarm.nodes[0]
+        folder = Path("/") / node.name.hex()[:8] / "snapshots"
+        snapshots = SnapshotStore(node.disk, folder, node.view.run_id, window=40)
+        saving = Snapshotting(node.driver, node.learner, snapshots, node.observer, None)
+        saved = await saving.save_head()
+        assert saved.info.height > 20
+        await swarm.kill(node)
+        again = await swarm.add(0, syncing=True, disk=node.disk)
+        (loaded,) = [fields for name, fields in again.observer.events if name == "state.loaded"]
+        assert loaded["round"] == saved.info.round
+        mesh = swarm.network.find(swarm.nodes[0].name)
+        assert mesh is not None
+        request = BlobRequest(Blob.HEAD)
+        raw = await mesh.request(again.name, request, bytes_max=10_000, timeout_s=5)
+        given = decode_head(raw).snapshot_record
+        assert swarm.nodes[0].view.chain[given].state.height in (9, 19)
+
+    play(scenario, SimSwarm(RUN))
