@@ -306,3 +306,19 @@ async def test_how_many_addresses_there_are_to_dial_is_known(tmp_path: Path) -> 
     async with at_work(scene):
         await asyncio.sleep(1)
         assert [f.value for f in scene.peering.figures()] == [5]
+
+
+@on_virtual_time
+async def test_rule_22_peers_that_may_still_be_heard_are_counted(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, named=[address(1)], met=[])
+    scene.net.up = {address(1), address(2)}
+    scene.net.tells = {peer(1): [address(2), address(3)], peer(2): []}
+    assert scene.peering.count_known() == 1
+    await scene.peering.connect_named()
+    assert scene.peering.count_known() == 2, "the one that was named may know others"
+    async with at_work(scene):
+        await asyncio.sleep(0.5)
+        assert scene.peering.count_known() >= 3
+        await asyncio.sleep(10)
+        assert scene.net.tried(address(3)) >= 2
+        assert scene.peering.count_known() == 2, "the third was tried in vain"
