@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import shutil
 import signal
 import sys
@@ -121,6 +122,9 @@ def swarm(
     """
     from rich.console import Console
 
+    from demo_node.cli.swarm.processes import GRPC_FORK
+
+    os.environ[GRPC_FORK] = "false"  # before the first import of gRPC
     from demo_node.cli.swarm.node import SwarmFailed
     from demo_node.cli.swarm.nodes import SwarmOptions
     from demo_node.cli.swarm.possible import check_scenario

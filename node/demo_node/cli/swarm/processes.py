@@ -36,6 +36,10 @@ PORTS: Final = range(20_000, 32_000)
 
 PROC: Final = Path("/proc")
 
+GRPC_FORK: Final = "GRPC_ENABLE_FORK_SUPPORT"
+"""Environment variable. Unless it is off, gRPC does things of its own in each new process before it
+becomes a node, and one of thirty died of that."""
+
 PR_SET_PDEATHSIG: Final = 1
 """Linux prctl: the signal to get when the parent dies."""
 
@@ -58,7 +62,11 @@ def find_free_ports(count: int, taken: Collection[int] = ()) -> list[int]:
 
 async def spawn(command: Sequence[str], log: Path, scratch: Path) -> asyncio.subprocess.Process:
     """Start a process that ends with us; what it prints is added to `log`."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(ENV_PREFIX)}
+    environment = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(ENV_PREFIX) and key != GRPC_FORK
+    }
     with log.open("ab") as output:
         return await asyncio.create_subprocess_exec(
             *command,
