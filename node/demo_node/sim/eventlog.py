@@ -13,7 +13,6 @@ from demo_protocol.events import (
     KeepRecord,
     PayloadsHeld,
     Persist,
-    PullPayload,
     PullRecords,
     Refused,
     StateApplied,
@@ -40,13 +39,13 @@ class EventLog:
         return self._hash.hexdigest()
 
     def add_step(
-        self, now_ms: int, node: int, event: Event, effects: list[Effect], head: bytes
+        self, now_ms: int, node: int, event: Event, effects: list[Effect], pulls: int, head: bytes
     ) -> None:
-        """A machine took one step, and stands on `head`."""
+        """A machine took one step, and stands on `head`. `pulls`: so many payloads, not listed."""
         self.steps += 1
         waiting = self._waiting
         name = _name_event(event)
-        waiting += _STEP.pack(now_ms, node, len(name), head[:_ENDING_BYTES])
+        waiting += _STEP.pack(now_ms, node, len(name) + (pulls << 32), head[:_ENDING_BYTES])
         waiting += name
         for effect in effects:
             waiting += _name_effect(effect)
@@ -80,8 +79,6 @@ def _name_event(event: Event) -> bytes:
 
 def _name_effect(effect: Effect) -> bytes:
     match effect:
-        case PullPayload(payload_hash=name):
-            return name[:_ENDING_BYTES]
         case Announce(raw=raw):
             return raw[-_ENDING_BYTES:]
         case Persist(hash=name):

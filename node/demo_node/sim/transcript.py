@@ -18,7 +18,6 @@ from demo_protocol.events import (
     PayloadsLost,
     Persist,
     PullHeaders,
-    PullPayload,
     PullRecords,
     RecordsFetched,
     Refused,
@@ -71,7 +70,7 @@ class Transcript:
     def add(self, now_ms: int, round_: int, node: int, event: Event, effects: list[Effect]) -> None:
         """A step; of headers that bring nothing but a payload to pull nothing is kept."""
         match event:
-            case GossipBatch() if all(isinstance(e, PullPayload | Refused) for e in effects):
+            case GossipBatch() if all(isinstance(effect, Refused) for effect in effects):
                 return
             case Tick() | PayloadsHeld() if not effects:
                 return
@@ -176,7 +175,7 @@ def _tell_effect(effect: Effect, names: Names) -> str:
             return f"asks for {count} records up to {names.record(record)}"
         case PullHeaders(hashes, _):
             return f"asks for {len(hashes)} headers"
-        case PullPayload() | Refused():
+        case Refused():
             return ""
         case Resync(target):
             return f"looks for a snapshot below {names.record(target)}"

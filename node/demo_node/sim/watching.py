@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from demo_node.sim.eventlog import EventLog
 from demo_node.sim.transcript import Transcript
+from demo_protocol.chain import Record
 from demo_protocol.errors import Ignore, LocalFault, Reject
-from demo_protocol.events import Effect, Event, HeadChanged, Persist
+from demo_protocol.events import Effect, Event, HeadChanged, KeepRecord, Persist, PullPayload
 
 if TYPE_CHECKING:
     from demo_node.sim.actor import Actor
@@ -47,7 +48,10 @@ class Invariant:
         """A node's life has ended, or it hangs."""
 
     def on_step(self, actor: "Actor", event: Event, effects: list[Effect]) -> None:
-        """An honest machine took one step."""
+        """An honest machine took one step. Pulls of payloads are not among the effects."""
+
+    def on_record(self, actor: "Actor", record: Record) -> None:
+        """There is a record that no honest node knew before; `actor` is the first."""
 
     def on_signed(self, actor: "Actor", effect: Persist) -> None:
         """An honest node has signed something, and written it down."""
@@ -76,6 +80,7 @@ class Watcher:
         self.rejections: Counter[str] = Counter()
         self.rollback_max = self.rollbacks = 0
         self._round = -1
+        self._records: set[bytes] = set()
         self._steppers = _overriding(self.invariants, "on_step")
 
     @property
@@ -101,13 +106,27 @@ class Watcher:
     def on_step(self, actor: "Actor", event: Event, effects: list[Effect]) -> None:
         """A machine took one step."""
         now_ms = actor.world.timeline.now_ms
-        self.log.add_step(now_ms, actor.index, event, effects, actor.view.head)
+        # Most effects by far, and they follow from the messages: nobody needs to see each.
+        pulls = len(effects)
+        effects = [effect for effect in effects if type(effect) is not PullPayload]
+        pulls -= len(effects)
+        self.log.add_step(now_ms, actor.index, event, effects, pulls, actor.view.head)
         self.transcript.add(now_ms, self._round + 1, actor.index, event, effects)
         if not actor.traits.how:
+            self._find_records(actor, effects)
             for invariant in self._steppers:
                 invariant.on_step(actor, event, effects)
                 if invariant.broken:
                     self.collect()
+
+    def _find_records(self, actor: "Actor", effects: list[Effect]) -> None:
+        for effect in effects:
+            if type(effect) is KeepRecord and effect.record not in self._records:
+                record = actor.view.chain.records.get(effect.record)
+                if record is not None:
+                    self._records.add(effect.record)
+                    for invariant in self.invariants:
+                        invariant.on_record(actor, record)
 
     def on_signed(self, actor: "Actor", effect: Persist) -> None:
         """A node has signed something, and written it down."""
