@@ -3,8 +3,11 @@
 import heapq
 from collections.abc import Callable, Container, Mapping, Set
 from dataclasses import dataclass, field
+from typing import Final
 
 from demo_protocol.chain import Chain, Record
+
+EVERY_ROUND: Final = 1 << 62
 
 
 @dataclass(slots=True)
@@ -13,7 +16,8 @@ class Votes:
 
     `equivocators` says in which round a peer last signed two headers. `by_record` are the same
     votes by what they name. `changes` counts what may move a node from the head it stands on, so
-    that the fork choice is not asked in vain; votes for that head, `favoured`, do not.
+    that the fork choice is not asked in vain; votes for that head, `favoured`, do not. Of rounds
+    after `counted_until` votes wait: they are `early`.
     """
 
     newest: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)
@@ -21,9 +25,14 @@ class Votes:
     by_record: dict[bytes, set[bytes]] = field(default_factory=dict)
     favoured: bytes = b""
     changes: int = 0
+    counted_until: int = EVERY_ROUND
+    early: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)
 
     def add(self, peer: bytes, round_: int, vote: bytes) -> None:
         """A header of `round_` by `peer` votes for a record. Older headers change nothing."""
+        if round_ > self.counted_until:
+            self.early[peer] = max(self.early.get(peer, (round_, vote)), (round_, vote))
+            return
         before = self.newest.get(peer)
         if before is not None and round_ <= before[0]:
             return
@@ -34,6 +43,16 @@ class Votes:
             self.by_record.setdefault(vote, set()).add(peer)
         if vote != self.favoured:
             self.changes += 1
+
+    def count_until(self, round_: int) -> None:
+        """Count votes of rounds up to this, also those that waited for it.
+
+        A node counts a round's votes once it has cast its own. Else whoever voted first, before
+        others could, would make newborn siblings unequal: nobody would ask which one is covered.
+        """
+        self.counted_until = round_
+        for peer in [peer for peer, vote in self.early.items() if vote[0] <= round_]:
+            self.add(peer, *self.early.pop(peer))
 
     def add_equivocation(self, peer: bytes, round_: int) -> None:
         """A peer signed two headers of `round_`."""

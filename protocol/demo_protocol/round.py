@@ -181,6 +181,7 @@ class Round:
         """Whatever is due now, in the order of a round."""
         effects: list[Effect] = []
         now_round = round_at(self.view.manifest.schedule, now_ms)
+        self._count_votes(now_round, now_ms)
         if now_round > self.view.round:
             effects += self._enter_round(now_round)
         effects += self.replica.choose(now_ms)
@@ -192,6 +193,15 @@ class Round:
             effects += self._announce_heartbeat(now_ms)
             effects += self._propose(now_ms)
         return effects
+
+    def _count_votes(self, now_round: int, now_ms: int) -> None:
+        """Rule 18: a round's votes count once our own is cast, or was due long ago."""
+        votes, schedule = self.view.votes, self.view.manifest.schedule
+        has_voted = self.announced_round >= now_round
+        if not has_voted and now_ms < coverage_cut_ms(schedule, now_round):
+            now_round -= 1
+        if now_round != votes.counted_until:
+            votes.count_until(now_round)
 
     @property
     def is_witness(self) -> bool:

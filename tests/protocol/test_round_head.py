@@ -291,6 +291,8 @@ def test_rule_24_what_was_listed_by_a_record_that_lost_is_restored() -> None:
     stage.give(rival, round_=5)
     for vote in votes:
         stage.hear(vote, 2_000)
+    assert stage.head == listing  # our own vote is not cast yet
+    stage.tick(5, CUT)
     assert stage.head == rival
     assert outcome(stage.tick(11)) == [Restore(4)]
 
