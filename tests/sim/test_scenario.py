@@ -17,6 +17,7 @@ from demo_node.sim.scenario import (
     REQUIRED,
     Do,
     Event,
+    Expect,
     Links,
     Mix,
     Scenario,
@@ -33,7 +34,7 @@ from demo_protocol.manifest import Agreement
 
 ROOT = Path(__file__).parents[2]
 
-TABLES = {"": Scenario, "links": Links, "mix": Mix, "event": Event}
+TABLES = {"": Scenario, "links": Links, "mix": Mix, "expect": Expect, "event": Event}
 
 GOOD: dict[str, dict[str, tuple[str, Any]]] = {
     "": {
@@ -53,6 +54,13 @@ GOOD: dict[str, dict[str, tuple[str, Any]]] = {
         "reorder": ("1e-3", 0.001),
         "up_mbit": ("0.5", 0.5),
         "down_mbit": ("1000", 1000.0),
+    },
+    "expect": {
+        "records": ("0.95", 0.95),
+        "included": ("0.9", 0.9),
+        "by_liars": ("0.4", 0.4),
+        "members": ("10", 10),
+        "final_lag": ("8", 8),
     },
     "mix": {
         "leave": ("0.1", 0.1),
@@ -150,7 +158,12 @@ def find_fault(work: Callable[..., object], *arguments: object) -> str:
 
 
 def get(scenario: Scenario, table: str, key: str) -> object:
-    owner = {"": scenario, "links": scenario.links, "mix": scenario.mix}.get(table)
+    owner = {
+        "": scenario,
+        "links": scenario.links,
+        "mix": scenario.mix,
+        "expect": scenario.expect,
+    }.get(table)
     return getattr(scenario.events[0] if owner is None else owner, key)
 
 
@@ -375,7 +388,7 @@ def test_every_file_kept_here_is_a_scenario_in_which_something_happens(path: Pat
 
 def test_the_page_has_every_key_and_every_event() -> None:
     page = (ROOT / "docs/scenarios.md").read_text()
-    for table in (Scenario, Links, Mix):
+    for table in (Scenario, Links, Mix, Expect):
         assert format_keys_table(table) in page
     assert format_keys_table(Event, REQUIRED) in page
     cells = [line.split(" | ")[0] for line in page.splitlines() if line.startswith("| `")]

@@ -152,6 +152,24 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Expect:
+    """What the run comes to, beside what must hold in every run; asked at its end.
+
+    Of a chain: the one that most honest nodes end on.
+    """
+
+    records: float = keys.share(0, "at least this share of rounds has a record", IGNORED)
+    included: float = keys.share(
+        0, "at least this share of what honest nodes announced is in a record of its round", IGNORED
+    )
+    by_liars: float = keys.share(1, "at most this share of records is by liars", IGNORED)
+    members: int = keys.whole(0, 0, NODES_MAX, "at least so many honest nodes are members", IGNORED)
+    final_lag: int | None = keys.whole(
+        None, 0, ROUNDS_MAX, "at most so many records are not final", IGNORED
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
     """The whole file. What is not in it has these defaults: links of homes, and no faults."""
 
@@ -169,6 +187,7 @@ class Scenario:
     )
     links: Links = Links()
     mix: Mix = Mix()
+    expect: Expect = Expect()
     events: tuple[Event, ...] = ()
     agreement: tuple[tuple[str, int | str], ...] = ()
     """Keys of the manifest's `agreement` that differ from their defaults."""
@@ -242,7 +261,7 @@ def read_scenario(path: Path) -> Scenario:
 def parse_scenario(source: str) -> Scenario:
     """Raises ValueError: one line without the file's name."""
     tree = tomllib.loads(source)
-    tables = {name: tree.pop(name, {}) for name in ("links", "mix", "agreement")}
+    tables = {name: tree.pop(name, {}) for name in ("links", "mix", "expect", "agreement")}
     events = tree.pop("event", [])
     for name, table in tables.items():
         if not isinstance(table, dict):
@@ -257,6 +276,7 @@ def parse_scenario(source: str) -> Scenario:
         **keys.read_table(Scenario, tree, ""),
         links=Links(**keys.read_table(Links, tables["links"], "links.")),
         mix=Mix(**keys.read_table(Mix, tables["mix"], "mix.")),
+        expect=Expect(**keys.read_table(Expect, tables["expect"], "expect.")),
         events=tuple(_read_event(event, number) for number, event in enumerate(events, 1)),
         agreement=_read_agreement(tables["agreement"]),
     )

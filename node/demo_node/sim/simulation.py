@@ -10,10 +10,12 @@ from typing import Final
 
 from demo_node.sim.actor import Actor
 from demo_node.sim.agreeing import KeepsGoing, OneChain, OneFinal, OwnFinal
+from demo_node.sim.books import CreditedOnce, GivenBack, Innocent
 from demo_node.sim.director import Director
+from demo_node.sim.expecting import AsExpected
 from demo_node.sim.founding import EPOCH_MS, found, plan_manifest
 from demo_node.sim.invariants import Bounds, EqualStates, HonestWords, SamplesOnce, SignsOnce
-from demo_node.sim.scenario import Mix, Scenario
+from demo_node.sim.scenario import Expect, Mix, Scenario
 from demo_node.sim.transcript import Names
 from demo_node.sim.watching import Invariant, Violation, Watcher
 from demo_node.sim.world import World
@@ -126,10 +128,15 @@ def simulate(scenario: Scenario, seed: int) -> Report:
         chain,
         OwnFinal(),
         final,
+        Innocent(),
+        CreditedOnce(),
+        GivenBack(),
     ]
-    going = KeepsGoing()
+    going, expected = KeepsGoing(), AsExpected(scenario.expect)
     if _is_standard_churn(scenario):
         invariants.append(going)
+    if scenario.expect != Expect():
+        invariants.append(expected)
     watcher = Watcher(invariants)
     root = found(compute_run_id(manifest), 0 if scenario.from_genesis else scenario.nodes)
     world = World(manifest, scenario, seed=seed, root=root, watcher=watcher)
@@ -138,13 +145,16 @@ def simulate(scenario: Scenario, seed: int) -> Report:
         rounds = director.run(scenario.nodes, scenario.rounds)
     speaker = _find_speaker(world)
     records = 0 if speaker is None else speaker.view.head_state.height - root.height
-    if going in invariants and rounds == scenario.rounds:
-        going.finish(records, rounds)
-        watcher.collect()
     view = speaker.view if speaker is not None else None
     final_lag = -1
     if view is not None and view.final is not None:
         final_lag = view.head_state.height - view.final.height
+    if rounds == scenario.rounds:
+        if going in invariants:
+            going.finish(records, rounds)
+        if expected in invariants and speaker is not None:
+            expected.finish(speaker, rounds, final_lag)
+        watcher.collect()
     return Report(
         scenario=scenario,
         seed=seed,

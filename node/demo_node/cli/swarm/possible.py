@@ -7,7 +7,7 @@ from typing import Final
 
 from demo_node.cli.swarm.drive import plan_manifest
 from demo_node.cli.swarm.nodes import SwarmOptions
-from demo_node.sim.scenario import Do, Links, Mix
+from demo_node.sim.scenario import Do, Expect, Links, Mix
 from demo_node.sim.scenario_keys import IGNORED, get_keys
 from demo_protocol.errors import ConfigError
 from demo_protocol.manifest import Data
@@ -52,6 +52,8 @@ def _list_ignored(options: SwarmOptions) -> Iterator[str]:
             yield f"links.{field.name} is ignored: only latency is put between real nodes"
     if scenario.mix != Mix():
         yield "mix is ignored: real nodes suffer what is planned, in [[event]]"
+    if scenario.expect != Expect():
+        yield "expect is ignored: of real nodes the report says what came of them"
     for do in dict.fromkeys(event.do for event in scenario.events):
         if do in IMPOSSIBLE:
             yield f"{do.value} is ignored: {IMPOSSIBLE[do]}"
