@@ -413,6 +413,8 @@ class Participant:
                 found = await self.finder.find_elsewhere(view, above)
         if found is None:
             return None
+        if isinstance(effect, Leap) and found.state.record in view.digests:
+            return None  # a recovery has led there meanwhile: nothing that is held must go
         event = await self._loaded(found)
         if not isinstance(effect, BeginAgain) or not effect.adopts:
             return event
