@@ -16,7 +16,7 @@ from demo_protocol.errors import ConfigError
 from demo_protocol.limits import ALLOWED_MAX, K_MAX, MANIFEST_BYTES_MAX, STAMP_BITS_MAX
 from demo_protocol.schedule import BPS, Schedule
 
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 
 ADMISSIONS: Final = ("open", "stamp", "allowlist")
 """Values of `agreement.admission` (rule 26)."""

@@ -77,7 +77,7 @@ def edit(path: str, value: Any) -> bytes:
         (b"[" * 50_000, "not JSON"),
         (b"\xff\xfe", "not JSON"),
         (b"[]", "protocol version None"),
-        (edit("version", 2), "protocol version 2"),
+        (edit("version", 1), "protocol version 1"),
         (edit("seed", None), "'seed' is missing"),
         (edit("seed", "1"), "manifest.seed: must be of type int"),
         (edit("seed", True), "manifest.seed: must be of type int"),
@@ -100,7 +100,7 @@ def test_what_is_no_manifest_is_refused_with_one_line_that_says_why(
 
 def test_a_manifest_of_another_protocol_version_has_its_own_exit_code() -> None:
     with pytest.raises(ConfigError) as refused:
-        decode_manifest(edit("version", 2))
+        decode_manifest(edit("version", 1))
     assert refused.value.exit_code == 76
 
 
