@@ -10,18 +10,9 @@ from demo_node.pull import Puller
 from demo_node.verifying import Verifier
 from demo_node.views import Figure, RoundObserver
 from demo_protocol.answers import decode_links, decode_records
+from demo_protocol.effects import PullHeaders, PullPayload, PullProposal, PullRecords
 from demo_protocol.errors import ConfigError, Ignore, Reject
-from demo_protocol.events import (
-    Event,
-    HeadersFetched,
-    PayloadHeld,
-    ProposalFetched,
-    PullHeaders,
-    PullPayload,
-    PullProposal,
-    PullRecords,
-    RecordsFetched,
-)
+from demo_protocol.events import Event, HeadersFetched, PayloadHeld, ProposalFetched, RecordsFetched
 from demo_protocol.payload import decode_payload
 from demo_protocol.sets import decode_headers
 from demo_protocol.view import View

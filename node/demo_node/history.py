@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from demo_node.ports import MeshCounters, Norms, Topic, Trained
 from demo_node.views import Figure, Outcome, Phase, PhaseView, RoundObserver, RoundView
 from demo_protocol.chain import Record
-from demo_protocol.events import HeadChanged
+from demo_protocol.effects import HeadChanged
 from demo_protocol.manifest import Manifest, has_ended
 from demo_protocol.roster import (
     ChainState,

@@ -39,16 +39,9 @@ from demo_node.verifying import Verifier
 from demo_node.views import RoundObserver
 from demo_protocol.answers import decode_bundle
 from demo_protocol.astray import find_wanted
+from demo_protocol.effects import BeginAgain, Leap, Replay
 from demo_protocol.errors import ConfigError, Ignore, Reject
-from demo_protocol.events import (
-    BeginAgain,
-    Bundle,
-    Leap,
-    RecordsFetched,
-    Replay,
-    StartMoved,
-    StatesLost,
-)
+from demo_protocol.events import Bundle, RecordsFetched, StartMoved, StatesLost
 from demo_protocol.identity import Kind, Sign, Verify
 from demo_protocol.manifest import Manifest, compute_run_id
 from demo_protocol.receive import on_records

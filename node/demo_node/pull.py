@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
 from demo_node.ports import Blob, BlobRequest, Mesh, NotHeld, Unreachable
 from demo_node.views import Figure
-from demo_protocol.events import PullHeaders, PullPayload, PullProposal, PullRecords
+from demo_protocol.effects import PullHeaders, PullPayload, PullProposal, PullRecords
 from demo_protocol.limits import (
     HEADERS_PER_REQUEST_MAX,
     HEADERS_REPLY_BYTES_MAX,

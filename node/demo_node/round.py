@@ -32,26 +32,22 @@ from demo_node.verifying import Verifier
 from demo_node.views import Figure, RoundObserver
 from demo_protocol.answers import encode_bundle
 from demo_protocol.conflict import adopt
-from demo_protocol.errors import ConfigError, Ignore, Reject
-from demo_protocol.events import (
+from demo_protocol.effects import (
     Announce,
     Apply,
     BeginAgain,
     ComputeRoot,
     DigestAccused,
     Effect,
-    Event,
     FaultCleared,
     Finalised,
     FinalsConflict,
     ForgetStates,
-    GossipReceived,
     HeadChanged,
     KeepRecord,
     KeyInUse,
     Leap,
     MakeStamp,
-    PayloadsLost,
     Persist,
     PullHeaders,
     PullPayload,
@@ -63,15 +59,21 @@ from demo_protocol.events import (
     ReplayAgreed,
     Restore,
     Resync,
-    RootComputed,
     RootDiffered,
     RoundEnded,
+    StateFault,
+    Train,
+)
+from demo_protocol.errors import ConfigError, Ignore, Reject
+from demo_protocol.events import (
+    Event,
+    GossipReceived,
+    PayloadsLost,
+    RootComputed,
     StartMoved,
     StateApplied,
-    StateFault,
     StatesLost,
     Tick,
-    Train,
     TrainingDone,
 )
 from demo_protocol.identity import Kind

@@ -7,7 +7,8 @@ from typing import Final
 from demo_node.ports import Clock
 from demo_node.views import RoundObserver
 from demo_protocol.admission import compute_hour, search_stamp
-from demo_protocol.events import MakeStamp, StampMade
+from demo_protocol.effects import MakeStamp
+from demo_protocol.events import StampMade
 from demo_protocol.schedule import Schedule, round_at
 
 SLICE: Final = 1 << 14

@@ -15,8 +15,8 @@ from demo_node.pull import Puller
 from demo_node.round import RoundDriver
 from demo_node.walking import HeadAsker, Heads
 from demo_protocol.astray import find_wanted
+from demo_protocol.effects import PullRecords
 from demo_protocol.errors import ConfigError
-from demo_protocol.events import PullRecords
 from demo_protocol.limits import MANIFEST_BYTES_MAX
 from demo_protocol.manifest import Manifest, compute_run_id, decode_manifest
 from demo_protocol.schedule import contribute_end_ms, round_at, train_end_ms

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 
 from demo_protocol.admission import compute_hour
-from demo_protocol.events import Announce, Effect, MakeStamp, StampMade
+from demo_protocol.effects import Announce, Effect, MakeStamp
+from demo_protocol.events import StampMade
 from demo_protocol.identity import Kind, compute_stamp_seed
 from demo_protocol.messages import Membership, seal_membership
 from demo_protocol.view import View

@@ -8,7 +8,7 @@ None of these leads away from our final record: see conflict.py.
 from collections.abc import Container
 from dataclasses import dataclass
 
-from demo_protocol.events import BeginAgain, Effect, Leap
+from demo_protocol.effects import BeginAgain, Effect, Leap
 from demo_protocol.forkchoice import choose_head
 from demo_protocol.roster import get_voters
 from demo_protocol.view import View

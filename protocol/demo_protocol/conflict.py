@@ -6,7 +6,7 @@ from votes which of the two is the run: to each of them the others are strangers
 
 from collections.abc import Mapping
 
-from demo_protocol.events import BeginAgain, Effect, FinalsConflict
+from demo_protocol.effects import BeginAgain, Effect, FinalsConflict
 from demo_protocol.limits import HASH_BYTES
 from demo_protocol.view import View
 

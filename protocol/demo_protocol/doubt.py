@@ -10,7 +10,7 @@ as a witness, and never copies a foreign state over one that it has replayed.
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from demo_protocol.events import Effect, FaultCleared, Replay, ReplayAgreed, StateFault
+from demo_protocol.effects import Effect, FaultCleared, Replay, ReplayAgreed, StateFault
 from demo_protocol.limits import ACCUSERS_MIN, REPLAYS_PER_HOUR_MAX
 from demo_protocol.messages import Header
 from demo_protocol.networks import NETWORKS_WANTED

@@ -1,7 +1,7 @@
 """What is asked of others: headers, records and payloads that are named and not here."""
 
 from demo_protocol.chain import Record
-from demo_protocol.events import Effect, PullHeaders, PullPayload, PullRecords
+from demo_protocol.effects import Effect, PullHeaders, PullPayload, PullRecords
 from demo_protocol.limits import RECORDS_PER_REPLY_MAX
 from demo_protocol.messages import Header, Proposal
 from demo_protocol.view import View

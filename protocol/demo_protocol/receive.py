@@ -3,20 +3,15 @@
 import contextlib
 
 from demo_protocol.admission import is_admitted
+from demo_protocol.effects import DigestAccused, Effect, KeepRecord, KeyInUse, PullProposal, Refused
 from demo_protocol.errors import Ignore, Reject
 from demo_protocol.events import (
     Bundle,
-    DigestAccused,
-    Effect,
     GossipBatch,
     GossipReceived,
     HeadersFetched,
-    KeepRecord,
-    KeyInUse,
     ProposalFetched,
-    PullProposal,
     RecordsFetched,
-    Refused,
 )
 from demo_protocol.evidence import make_offence
 from demo_protocol.identity import Kind

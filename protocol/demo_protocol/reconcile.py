@@ -9,7 +9,8 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from demo_protocol.events import Effect, PullHeaders, PullRecords, SetsCompared
+from demo_protocol.effects import Effect, PullHeaders, PullRecords
+from demo_protocol.events import SetsCompared
 from demo_protocol.limits import (
     FINGERPRINT_BYTES,
     HEADERS_LISTED_MAX,

@@ -3,20 +3,9 @@
 from dataclasses import dataclass, field
 
 from demo_protocol.chain import Record
+from demo_protocol.effects import Apply, Effect, Finalised, ForgetStates, HeadChanged, Resync
 from demo_protocol.errors import LocalFault
-from demo_protocol.events import (
-    Apply,
-    Effect,
-    Finalised,
-    ForgetStates,
-    HeadChanged,
-    PayloadsLost,
-    Resync,
-    RootComputed,
-    StartMoved,
-    StateApplied,
-    StatesLost,
-)
+from demo_protocol.events import PayloadsLost, RootComputed, StartMoved, StateApplied, StatesLost
 from demo_protocol.finality import find_final
 from demo_protocol.forkchoice import choose_head
 from demo_protocol.limits import STATES_KEPT

@@ -4,7 +4,8 @@ A node without a root of its own, just joined or with a new trainer, does not ju
 """
 
 from demo_protocol.chain import Record
-from demo_protocol.events import ComputeRoot, Effect, RootComputed, RootDiffered
+from demo_protocol.effects import ComputeRoot, Effect, RootDiffered
+from demo_protocol.events import RootComputed
 from demo_protocol.manifest import carries_root
 from demo_protocol.view import View
 

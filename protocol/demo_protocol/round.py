@@ -17,11 +17,10 @@ from demo_protocol.astray import find_way_back
 from demo_protocol.chain import Record, listed_headers
 from demo_protocol.conflict import judge_conflict
 from demo_protocol.doubt import Doubts
+from demo_protocol.effects import Announce, Effect, Persist, Release, Restore, RoundEnded, Train
 from demo_protocol.errors import LocalFault
 from demo_protocol.events import (
-    Announce,
     Bundle,
-    Effect,
     Event,
     GossipBatch,
     GossipReceived,
@@ -29,20 +28,15 @@ from demo_protocol.events import (
     PayloadHeld,
     PayloadsHeld,
     PayloadsLost,
-    Persist,
     ProposalFetched,
     RecordsFetched,
-    Release,
-    Restore,
     RootComputed,
-    RoundEnded,
     SetsCompared,
     StampMade,
     StartMoved,
     StateApplied,
     StatesLost,
     Tick,
-    Train,
     TrainingDone,
 )
 from demo_protocol.identity import Kind

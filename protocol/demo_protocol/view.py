@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from demo_protocol.chain import Chain, MakeRecord, Record, make_record
-from demo_protocol.events import FinalsConflict
+from demo_protocol.effects import FinalsConflict
 from demo_protocol.finality import Final
 from demo_protocol.forkchoice import Votes
 from demo_protocol.identity import Sign, Verify

@@ -8,7 +8,7 @@ from demo_node.observe.meter import Meter
 from demo_node.ports import MeshCounters, Norms, Trained
 from demo_node.sim.whole.silent_observer import SilentObserver
 from demo_node.views import Outcome, Phase, RoundView
-from demo_protocol.events import HeadChanged
+from demo_protocol.effects import HeadChanged
 from demo_protocol.schedule import round_start_ms, train_end_ms
 from tests.builders import MANIFEST, Tree, view
 from tests.control.fake_node import round_view

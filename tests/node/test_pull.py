@@ -8,7 +8,7 @@ from demo_node.ports import BlobRequest, OnBlob
 from demo_node.pull import BEHIND_MAX, BEHIND_PATIENCE, PULLS_MAX, Puller
 from demo_node.sim.keys import peer_name
 from demo_node.sim.whole.virtual_loop import run_virtual
-from demo_protocol.events import PullHeaders, PullPayload, PullRecords
+from demo_protocol.effects import PullHeaders, PullPayload, PullRecords
 from demo_protocol.limits import HEADERS_PER_REQUEST_MAX
 from demo_protocol.sets import decode_header_names, encode_headers
 

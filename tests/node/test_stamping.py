@@ -6,7 +6,8 @@ from demo_node.sim.whole.silent_observer import SilentObserver
 from demo_node.sim.whole.virtual_loop import VirtualClock, run_virtual
 from demo_node.stamping import SLICE, make_stamp
 from demo_protocol.admission import HOUR_MS, compute_hour, search_stamp
-from demo_protocol.events import MakeStamp, StampMade
+from demo_protocol.effects import MakeStamp
+from demo_protocol.events import StampMade
 from demo_protocol.schedule import round_at
 from tests.builders import schedule
 

@@ -4,13 +4,8 @@ import copy
 from dataclasses import replace
 
 from demo_node.sim.keys import cheap_sign, peer_name
-from demo_protocol.events import (
-    Bundle,
-    Effect,
-    GossipReceived,
-    HeadersFetched,
-    RecordsFetched,
-)
+from demo_protocol.effects import Effect
+from demo_protocol.events import Bundle, GossipReceived, HeadersFetched, RecordsFetched
 from demo_protocol.messages import Header, Membership, Proposal, Sealed, seal_header
 from demo_protocol.receive import on_gossip, on_headers, on_records
 from demo_protocol.round import make_bundle

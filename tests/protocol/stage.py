@@ -8,11 +8,8 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from demo_node.sim.keys import peer_name
+from demo_protocol.effects import Announce, Apply, ComputeRoot, Effect, Train
 from demo_protocol.events import (
-    Announce,
-    Apply,
-    ComputeRoot,
-    Effect,
     Event,
     GossipReceived,
     PayloadHeld,
@@ -20,7 +17,6 @@ from demo_protocol.events import (
     RootComputed,
     StateApplied,
     Tick,
-    Train,
     TrainingDone,
 )
 from demo_protocol.identity import Kind

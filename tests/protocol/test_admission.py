@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from demo_node.sim.keys import cheap_sign, peer_name
 from demo_protocol.admission import HOUR_MS, compute_hour, is_admitted, search_stamp
 from demo_protocol.asking import Asking
+from demo_protocol.effects import Announce, MakeStamp
 from demo_protocol.errors import ConfigError, Reject
-from demo_protocol.events import Announce, GossipReceived, MakeStamp, StampMade
+from demo_protocol.events import GossipReceived, StampMade
 from demo_protocol.identity import Kind, compute_stamp_seed
 from demo_protocol.limits import ALLOWED_MAX, MEMBERSHIP_BYTES_MAX
 from demo_protocol.manifest import (

@@ -5,16 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from demo_node.sim.keys import cheap_sign, cheap_verify, peer_name
+from demo_protocol.effects import Effect, KeepRecord, PullHeaders, PullProposal, PullRecords
 from demo_protocol.errors import Ignore, Reject
-from demo_protocol.events import (
-    Effect,
-    GossipReceived,
-    KeepRecord,
-    ProposalFetched,
-    PullHeaders,
-    PullProposal,
-    PullRecords,
-)
+from demo_protocol.events import GossipReceived, ProposalFetched
 from demo_protocol.identity import Kind
 from demo_protocol.limits import (
     CONTRIBUTIONS_MAX,

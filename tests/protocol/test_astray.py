@@ -4,7 +4,7 @@ import pytest
 
 from demo_node.sim.keys import peer_name
 from demo_protocol.astray import find_way_back
-from demo_protocol.events import BeginAgain, Effect, Leap
+from demo_protocol.effects import BeginAgain, Effect, Leap
 from demo_protocol.view import View
 from tests.builders import MANIFEST, Tree, view
 

@@ -5,7 +5,8 @@ import pytest
 from demo_node.sim.keys import peer_name
 from demo_protocol.astray import find_way_back
 from demo_protocol.conflict import adopt, judge_conflict
-from demo_protocol.events import BeginAgain, Effect, FinalsConflict, StartMoved
+from demo_protocol.effects import BeginAgain, Effect, FinalsConflict
+from demo_protocol.events import StartMoved
 from demo_protocol.finality import Final
 from demo_protocol.replica import Replica
 from demo_protocol.view import View

@@ -4,14 +4,8 @@ import pytest
 
 from demo_node.sim.keys import peer_name
 from demo_protocol.doubt import Doubts, find_accusation, find_verified, is_vindicated
-from demo_protocol.events import (
-    FaultCleared,
-    PullPayload,
-    Replay,
-    ReplayAgreed,
-    StateFault,
-    StatesLost,
-)
+from demo_protocol.effects import FaultCleared, PullPayload, Replay, ReplayAgreed, StateFault
+from demo_protocol.events import StatesLost
 from demo_protocol.limits import ACCUSERS_MIN, REPLAYS_PER_HOUR_MAX
 from demo_protocol.replica import Replica
 from demo_protocol.view import View

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from demo_node.sim.keys import cheap_sign, cheap_verify, peer_name
 from demo_protocol.answers import decode_chain_state, encode_chain_state
+from demo_protocol.effects import KeepRecord
 from demo_protocol.errors import Ignore, Reject
-from demo_protocol.events import KeepRecord
 from demo_protocol.evidence import (
     check_offence,
     is_offence_usable,

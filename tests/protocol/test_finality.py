@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from demo_node.sim.keys import peer_name
-from demo_protocol.events import Finalised, HeadChanged, Release, Restore, Train
+from demo_protocol.effects import Finalised, HeadChanged, Release, Restore, Train
 from demo_protocol.finality import Final, find_final
 from demo_protocol.forkchoice import Votes
 from demo_protocol.manifest import Agreement, Manifest

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from demo_node.sim.keys import peer_name
-from demo_protocol.events import Apply, Effect, HeadChanged, Restore, Tick, Train
+from demo_protocol.effects import Apply, Effect, HeadChanged, Restore, Train
+from demo_protocol.events import Tick
 from demo_protocol.forkchoice import Votes, choose_head
 from demo_protocol.manifest import Agreement
 from demo_protocol.roster import compute_interval, get_contributors

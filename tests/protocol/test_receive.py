@@ -5,14 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from demo_node.sim.keys import peer_name
+from demo_protocol.effects import DigestAccused, KeepRecord, PullHeaders, PullPayload, PullRecords
 from demo_protocol.errors import Ignore, Reject
-from demo_protocol.events import (
-    DigestAccused,
-    KeepRecord,
-    PullHeaders,
-    PullPayload,
-    PullRecords,
-)
 from demo_protocol.limits import HEADERS_PER_ROUND_MAX
 from demo_protocol.messages import Header, Proposal, Sealed
 from demo_protocol.view import View

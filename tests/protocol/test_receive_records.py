@@ -7,16 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from demo_node.sim.keys import peer_name
+from demo_protocol.effects import Effect, KeepRecord, PullPayload, PullRecords
 from demo_protocol.errors import Ignore, Reject
-from demo_protocol.events import (
-    Bundle,
-    Effect,
-    GossipReceived,
-    HeadersFetched,
-    KeepRecord,
-    PullPayload,
-    PullRecords,
-)
+from demo_protocol.events import Bundle, GossipReceived, HeadersFetched
 from demo_protocol.identity import Kind
 from demo_protocol.limits import RECORDS_PER_REPLY_MAX
 from demo_protocol.pulling import pull_again

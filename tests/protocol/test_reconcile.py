@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 
 from demo_node.sim.keys import peer_name
+from demo_protocol.effects import Effect, PullHeaders, PullPayload, PullRecords
 from demo_protocol.errors import Ignore, Reject
-from demo_protocol.events import Effect, PullHeaders, PullPayload, PullRecords, SetsCompared
+from demo_protocol.events import SetsCompared
 from demo_protocol.identity import Kind
 from demo_protocol.limits import (
     FINGERPRINT_BYTES,

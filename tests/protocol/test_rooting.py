@@ -6,15 +6,9 @@ import pytest
 
 from demo_node.sim.keys import cheap_sign, peer_name
 from demo_protocol.answers import decode_chain_state, encode_chain_state
+from demo_protocol.effects import ComputeRoot, Effect, HeadChanged, RootDiffered
 from demo_protocol.errors import Reject
-from demo_protocol.events import (
-    ComputeRoot,
-    Effect,
-    HeadChanged,
-    RootComputed,
-    RootDiffered,
-    StatesLost,
-)
+from demo_protocol.events import RootComputed, StatesLost
 from demo_protocol.limits import STATE_CHUNK_BYTES
 from demo_protocol.manifest import carries_root
 from demo_protocol.merkle import compute_leaf, compute_root

@@ -3,18 +3,9 @@
 import pytest
 
 from demo_node.sim.keys import peer_name
+from demo_protocol.effects import Announce, Effect, Persist, Restore, RoundEnded, Train
 from demo_protocol.errors import LocalFault
-from demo_protocol.events import (
-    Announce,
-    Effect,
-    Persist,
-    Restore,
-    RoundEnded,
-    StateApplied,
-    StatesLost,
-    Tick,
-    Train,
-)
+from demo_protocol.events import StateApplied, StatesLost, Tick
 from demo_protocol.identity import Kind
 from demo_protocol.messages import decode_membership
 from demo_protocol.round import Round

@@ -5,24 +5,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from demo_node.sim.keys import peer_name
-from demo_protocol.errors import Ignore, Reject
-from demo_protocol.events import (
+from demo_protocol.effects import (
     Announce,
     Apply,
     Effect,
     ForgetStates,
-    GossipReceived,
     HeadChanged,
-    PayloadsLost,
     PullPayload,
     Release,
     Restore,
     Resync,
-    StartMoved,
-    StatesLost,
-    Tick,
     Train,
 )
+from demo_protocol.errors import Ignore, Reject
+from demo_protocol.events import GossipReceived, PayloadsLost, StartMoved, StatesLost, Tick
 from demo_protocol.identity import Kind
 from demo_protocol.limits import STATES_KEPT
 from demo_protocol.messages import Header, Proposal, Sealed

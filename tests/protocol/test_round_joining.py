@@ -1,6 +1,7 @@
 """A round machine that joins: before its parameters are here, when it is level, as an archive."""
 
-from demo_protocol.events import Announce, Apply, StatesLost, Train
+from demo_protocol.effects import Announce, Apply, Train
+from demo_protocol.events import StatesLost
 from demo_protocol.identity import Kind
 from tests.protocol.stage import (
     SETTLE,

@@ -10,8 +10,9 @@ import pytest
 from demo_node.sim.keys import cheap_sign, peer_name
 from demo_protocol.answers import decode_chain_state, encode_chain_state
 from demo_protocol.assignment import compute_draw
+from demo_protocol.effects import Announce, Restore, Train
 from demo_protocol.errors import Ignore, Reject
-from demo_protocol.events import Announce, Restore, Tick, Train
+from demo_protocol.events import Tick
 from demo_protocol.forkchoice import Votes, choose_head
 from demo_protocol.identity import Kind
 from demo_protocol.manifest import Agreement

@@ -11,7 +11,8 @@ from demo_node.sim.whole.model_learner import ModelLearner
 from demo_node.sim.whole.swarm import SimSwarm
 from demo_node.sim.whole.virtual_loop import VirtualClock
 from demo_node.store.datadir import DataDir
-from demo_protocol.events import Announce, Effect, Event
+from demo_protocol.effects import Announce, Effect
+from demo_protocol.events import Event
 from demo_protocol.identity import Kind
 from demo_protocol.messages import decode_header, decode_proposal
 from demo_protocol.schedule import round_start_ms

@@ -16,7 +16,7 @@ from demo_node.ports import ApplyOrder, Clock, Learner
 from demo_node.sim.keys import peer_name
 from demo_node.sim.whole.model_learner import ModelLearner
 from demo_node.sim.whole.swarm import SimNode, SimSwarm
-from demo_protocol.events import Replay
+from demo_protocol.effects import Replay
 from demo_protocol.manifest import Agreement, Manifest
 from demo_protocol.schema import compute_schema
 from tests.builders import manifest

@@ -13,7 +13,8 @@ from demo_node.sim.whole.faults import Heard
 from demo_node.sim.whole.model_learner import ModelLearner
 from demo_node.sim.whole.swarm import SimSwarm
 from demo_node.views import Outcome, Phase, RoundView
-from demo_protocol.events import Effect, Event, HeadChanged, StateApplied, Tick
+from demo_protocol.effects import Effect, HeadChanged
+from demo_protocol.events import Event, StateApplied, Tick
 from demo_protocol.manifest import Manifest
 from demo_protocol.schedule import (
     contribute_end_ms,

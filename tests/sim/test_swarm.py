@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from demo_node.sim.whole.swarm import SimSwarm
-from demo_protocol.events import Effect, Event
+from demo_protocol.effects import Effect
+from demo_protocol.events import Event
 from tests.builders import manifest
 from tests.sim.scenes import assert_agree, height, play, rolled_back
 

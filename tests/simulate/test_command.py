@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from demo_node.cli.simulate import simulate
 from demo_node.sim.trainer import ModelTrainer
-from demo_protocol.events import Apply
+from demo_protocol.effects import Apply
 from tests.cli.command import COMMAND, demo_node, environment
 
 FIRST_KEYS = [

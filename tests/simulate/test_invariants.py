@@ -12,7 +12,8 @@ from demo_node.sim.watching import Invariant
 from demo_node.store.memory import MemoryDisk
 from demo_protocol import roster
 from demo_protocol.assignment import Interval
-from demo_protocol.events import Finalised, StateApplied, Tick
+from demo_protocol.effects import Finalised
+from demo_protocol.events import StateApplied, Tick
 from demo_protocol.manifest import Manifest
 from tests.simulate.stages import QUIET, Stage
 

@@ -23,18 +23,14 @@ from demo_node.store.signed import SignedLog
 from demo_node.system_clock import SystemClock
 from demo_protocol.admission import search_stamp
 from demo_protocol.answers import decode_bundle
-from demo_protocol.errors import LocalFault
-from demo_protocol.events import (
+from demo_protocol.effects import (
     Announce,
     Apply,
     BeginAgain,
-    Bundle,
     ComputeRoot,
     Effect,
-    Event,
     Finalised,
     ForgetStates,
-    GossipBatch,
     HeadChanged,
     KeepRecord,
     KeyInUse,
@@ -45,14 +41,13 @@ from demo_protocol.events import (
     PullPayload,
     PullProposal,
     PullRecords,
-    RecordsFetched,
     Refused,
     Resync,
     RoundEnded,
-    StampMade,
-    Tick,
     Train,
 )
+from demo_protocol.errors import LocalFault
+from demo_protocol.events import Bundle, Event, GossipBatch, RecordsFetched, StampMade, Tick
 from demo_protocol.finality import Final
 from demo_protocol.identity import Kind
 from demo_protocol.limits import RECORDS_PER_REPLY_MAX

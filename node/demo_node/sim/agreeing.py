@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 from demo_node.sim.watching import Invariant
 from demo_protocol.chain import Record
-from demo_protocol.events import Effect, Event, Finalised, HeadChanged
+from demo_protocol.effects import Effect, Finalised, HeadChanged
+from demo_protocol.events import Event
 
 if TYPE_CHECKING:
     from demo_node.sim.actor import Actor

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Final
 
 from demo_node.sim.watching import Invariant
 from demo_protocol.chain import Record
-from demo_protocol.events import Effect, Event, Persist, Release
+from demo_protocol.effects import Effect, Persist, Release
+from demo_protocol.events import Event
 from demo_protocol.identity import Kind
 
 if TYPE_CHECKING:

@@ -3,22 +3,18 @@
 import hashlib
 import struct
 
-from demo_protocol.events import (
+from demo_protocol.effects import (
     Announce,
     Apply,
     Effect,
-    Event,
-    GossipBatch,
     HeadChanged,
     KeepRecord,
-    PayloadsHeld,
     Persist,
     PullRecords,
     Refused,
-    StateApplied,
     Train,
-    TrainingDone,
 )
+from demo_protocol.events import Event, GossipBatch, PayloadsHeld, StateApplied, TrainingDone
 
 _STEP = struct.Struct("<qIQ8s")
 _FLUSH_BYTES = 1 << 16

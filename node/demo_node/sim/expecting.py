@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from demo_node.sim.scenario import Expect
 from demo_node.sim.watching import Invariant
 from demo_protocol.chain import Record
-from demo_protocol.events import Persist
+from demo_protocol.effects import Persist
 from demo_protocol.identity import Kind
 
 if TYPE_CHECKING:

@@ -11,17 +11,9 @@ from typing import TYPE_CHECKING
 
 from demo_node.sim.watching import Invariant
 from demo_protocol.chain import Record
+from demo_protocol.effects import Effect, KeepRecord, Persist, Train
 from demo_protocol.errors import Ignore, Reject
-from demo_protocol.events import (
-    Effect,
-    Event,
-    KeepRecord,
-    Persist,
-    StartMoved,
-    StateApplied,
-    StatesLost,
-    Train,
-)
+from demo_protocol.events import Event, StartMoved, StateApplied, StatesLost
 from demo_protocol.identity import Kind
 from demo_protocol.limits import (
     EVIDENCE_KEPT_MAX,

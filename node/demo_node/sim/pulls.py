@@ -8,16 +8,13 @@ import functools
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from demo_protocol.effects import PullHeaders, PullPayload, PullProposal, PullRecords
 from demo_protocol.errors import Ignore, Reject
 from demo_protocol.events import (
     Bundle,
     HeadersFetched,
     PayloadsHeld,
     ProposalFetched,
-    PullHeaders,
-    PullPayload,
-    PullProposal,
-    PullRecords,
     RecordsFetched,
     SetsCompared,
 )

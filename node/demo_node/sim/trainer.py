@@ -9,16 +9,13 @@ from typing import TYPE_CHECKING
 
 from demo_node.sim.snapshots import ModelSnapshot
 from demo_protocol.astray import find_wanted
+from demo_protocol.effects import Apply, BeginAgain, Leap, Train
 from demo_protocol.events import (
-    Apply,
-    BeginAgain,
-    Leap,
     PayloadsLost,
     RootComputed,
     StartMoved,
     StateApplied,
     StatesLost,
-    Train,
     TrainingDone,
 )
 

@@ -5,28 +5,30 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from demo_protocol.chain import Chain
-from demo_protocol.events import (
+from demo_protocol.effects import (
     Announce,
     Apply,
     Effect,
-    Event,
-    GossipBatch,
     HeadChanged,
-    HeadersFetched,
     KeepRecord,
-    PayloadsHeld,
-    PayloadsLost,
     Persist,
     PullHeaders,
     PullRecords,
-    RecordsFetched,
     Refused,
     Resync,
+    Train,
+)
+from demo_protocol.events import (
+    Event,
+    GossipBatch,
+    HeadersFetched,
+    PayloadsHeld,
+    PayloadsLost,
+    RecordsFetched,
     StartMoved,
     StateApplied,
     StatesLost,
     Tick,
-    Train,
     TrainingDone,
 )
 from demo_protocol.identity import Kind

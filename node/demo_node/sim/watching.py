@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from demo_node.sim.eventlog import EventLog
 from demo_node.sim.transcript import Transcript
 from demo_protocol.chain import Record
+from demo_protocol.effects import Effect, HeadChanged, KeepRecord, Persist, PullPayload
 from demo_protocol.errors import Ignore, LocalFault, Reject
-from demo_protocol.events import Effect, Event, HeadChanged, KeepRecord, Persist, PullPayload
+from demo_protocol.events import Event
 
 if TYPE_CHECKING:
     from demo_node.sim.actor import Actor

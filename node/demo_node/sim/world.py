@@ -24,7 +24,8 @@ from demo_node.sim.watching import Watcher
 from demo_protocol.answers import encode_bundle
 from demo_protocol.astray import find_votes_elsewhere
 from demo_protocol.chain import Record, make_record
-from demo_protocol.events import Apply, Bundle, PullPayload
+from demo_protocol.effects import Apply, PullPayload
+from demo_protocol.events import Bundle
 from demo_protocol.identity import Kind, Verify
 from demo_protocol.joining import choose_offer
 from demo_protocol.limits import DIGEST_BYTES

@@ -24,7 +24,8 @@ from demo_node.store.memory import MemoryDisk
 from demo_node.store.round_store import FileRoundStore
 from demo_node.store.snapshots import SnapshotStore
 from demo_node.timekeeper import Timekeeper
-from demo_protocol.events import Effect, Event
+from demo_protocol.effects import Effect
+from demo_protocol.events import Event
 from demo_protocol.manifest import Manifest, compute_run_id
 from demo_protocol.roster import genesis_state
 from demo_protocol.round import Round
