@@ -73,6 +73,15 @@ def test_many_seeds_give_a_line_each_and_a_sum() -> None:
     assert digests == [document["event_log_digest"] for document in each]
 
 
+def test_a_process_takes_as_many_seeds_as_there_are() -> None:
+    """With `max_tasks_per_child` Python 3.11 waits for ever where a child has done its share."""
+    ended = demo_node(
+        "simulate", "--nodes=3", "--rounds=1", "--seeds=1..40", "--jobs=2", "--json", timeout_s=100
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout.splitlines()[-1])["runs"] == 40
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [

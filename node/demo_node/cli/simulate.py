@@ -153,7 +153,6 @@ def _run_all(scenario: "Scenario", seeds: range, jobs: int) -> "Iterator[Report]
         min(jobs, len(seeds)),
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_ignore_interrupts,
-        max_tasks_per_child=8,
     )
     try:
         for future in [pool.submit(_run, scenario, seed) for seed in seeds]:
