@@ -249,16 +249,22 @@ def sent(round_: int = 4) -> Stage:
     return stage
 
 
-def record_of(stage: Stage, *, lists_mine: bool) -> bytes:
-    """A record of round 4 by rank 0, with or without what the node sent."""
+def record_of(stage: Stage, *, lists_mine: bool, above: bytes = b"") -> bytes:
+    """A record of round 4 by rank 0, with or without what the node sent.
+
+    Its name comes after `above`: of equals the one with the smaller name is followed.
+    """
     tree, parent = stage.tree, stage.first
     mine = [h for h in tree.headers.values() if h.body.peer == peer_name(stage.me)]
     mine = [h for h in mine if h.body.round == 4 and h.hash in stage.machine.view.pool.headers]
-    others = [header(a, 4, vote=parent) for a in range(4) if a != stage.me]
-    tree.headers.update({h.hash: h for h in others})
-    listed = others + (mine if lists_mine else [])
-    sealed = proposal(tree.ranked(parent, 4)[0], 4, parent, contributions=listed)
-    return tree.add(sealed).hash
+    for samples in range(8, 100):
+        others = [header(a, 4, vote=parent, samples=samples) for a in range(4) if a != stage.me]
+        listed = others + (mine if lists_mine else [])
+        sealed = proposal(tree.ranked(parent, 4)[0], 4, parent, contributions=listed)
+        if sealed.hash > above:
+            tree.headers.update({h.hash: h for h in others})
+            return tree.add(sealed).hash
+    raise AssertionError("no such name")
 
 
 def outcome(effects: list[Effect]) -> list[Effect]:
@@ -282,7 +288,7 @@ def test_rule_24_what_was_listed_by_a_record_that_lost_is_restored() -> None:
     listing = record_of(stage, lists_mine=True)
     stage.give(listing, round_=5)
     assert stage.head == listing
-    rival = record_of(stage, lists_mine=False)
+    rival = record_of(stage, lists_mine=False, above=listing)
     votes = [header(a, 5, k=0, vote=rival) for a in range(4) if a != stage.me]
     stage.give(rival, round_=5)
     for vote in votes:
