@@ -43,8 +43,10 @@ def find_codes(source: str) -> Iterator[int]:
                         assert isinstance(default.value, int)
                         yield default.value
             case ast.AnnAssign(
-                annotation=ast.Name(id="Final"), value=ast.Constant(value=int() as code)
-            ) if code in SYSEXITS and "exit_code" in source:
+                target=ast.Name(id=name),
+                annotation=ast.Name(id="Final"),
+                value=ast.Constant(value=int() as code),
+            ) if code in SYSEXITS and re.search(rf"(exit_code=|exit\(){name}\b", source):
                 yield code
 
 

@@ -34,6 +34,7 @@ ONLY_IN_DOCS = {
     "demo_heldout_round": "every tenth round; the loss is what one looks at",
     "demo_learning_rate": "follows from the round; for comparing runs",
     "demo_train_samples_total": "tokens say the same",
+    "demo_train_step_seconds": "samples per second say whether training is slow",
     "demo_train_steps_total": "tokens say the same",
     "demo_trainer_micro_batch": "falls with an event, which is on the dashboard",
     "demo_residual_norm_ratio": "the norms themselves are on the dashboard",
@@ -43,6 +44,12 @@ ONLY_IN_DOCS = {
     "demo_pulls_total": "what came of payloads is on the dashboard",
     "demo_control_requests_total": "for who writes programs against the control socket",
     "demo_sync_seconds": "once per start",
+    "demo_snapshot_fetch_ratio": "while a joiner fetches; the log says it, too",
+    "demo_snapshot_fetch_sources": "while a joiner fetches; the log says it, too",
+    "demo_node_archive": "never changes in a node's life",
+    "demo_comparisons_total": "one a round; for finding out what gossip loses",
+    "demo_comparison_missing_total": "for finding out what gossip loses",
+    "demo_replays_total": "rare, and each is an event, which is on the dashboard",
 }
 """Neither in a panel nor in a rule, and why."""
 
