@@ -23,7 +23,7 @@ from demo_protocol.identity import Kind
 from demo_protocol.limits import STATES_KEPT
 from demo_protocol.messages import Header, Proposal, Sealed
 from demo_protocol.roster import genesis_state
-from tests.builders import RUN_ID, Tree, header, proposal
+from tests.builders import RUN_ID, Tree, header, proposal, wish
 from tests.protocol.stage import (
     CUT,
     SENDER,
@@ -257,12 +257,14 @@ def record_of(stage: Stage, *, lists_mine: bool, above: bytes = b"") -> bytes:
     tree, parent = stage.tree, stage.first
     mine = [h for h in tree.headers.values() if h.body.peer == peer_name(stage.me)]
     mine = [h for h in mine if h.body.round == 4 and h.hash in stage.machine.view.pool.headers]
-    for samples in range(8, 100):
-        others = [header(a, 4, vote=parent, samples=samples) for a in range(4) if a != stage.me]
-        listed = others + (mine if lists_mine else [])
-        sealed = proposal(tree.ranked(parent, 4)[0], 4, parent, contributions=listed)
+    others = [header(a, 4, vote=parent) for a in range(4) if a != stage.me]
+    tree.headers.update({h.hash: h for h in others})
+    listed = others + (mine if lists_mine else [])
+    for stranger in range(50, 100):
+        sealed = proposal(
+            tree.ranked(parent, 4)[0], 4, parent, contributions=listed, joins=[wish(stranger, 4)]
+        )
         if sealed.hash > above:
-            tree.headers.update({h.hash: h for h in others})
             return tree.add(sealed).hash
     raise AssertionError("no such name")
 
