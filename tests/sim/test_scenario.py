@@ -61,6 +61,7 @@ GOOD: dict[str, dict[str, tuple[str, Any]]] = {
         "by_liars": ("0.4", 0.4),
         "members": ("10", 10),
         "final_lag": ("8", 8),
+        "clock_ms": ("500", 500),
     },
     "mix": {
         "leave": ("0.1", 0.1),

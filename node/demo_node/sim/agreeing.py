@@ -68,7 +68,8 @@ class OneChain(Invariant):
         votes = Counter(record.hash for record in believed.values())
         most = max(votes, key=lambda name: (votes[name], name))
         speaker = next(node for node in nodes if believed[node.index].hash == most)
-        chain = {step.hash: step for step in speaker.view.chain.ancestors(most)}
+        # Up to its head: the chain of who has just leapt there begins after that round.
+        chain = {step.hash for step in speaker.view.chain.ancestors(speaker.view.head)}
         height = believed[speaker.index].state.height
         oldest = speaker.view.chain.root.height
         for node in nodes:

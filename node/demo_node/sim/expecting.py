@@ -16,6 +16,7 @@ from demo_protocol.identity import Kind
 
 if TYPE_CHECKING:
     from demo_node.sim.actor import Actor
+    from demo_node.sim.world import World
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,17 @@ class AsExpected(Invariant):
         if expect.final_lag is not None and not 0 <= final_lag <= expect.final_lag:
             lag = f"{final_lag} records are not final" if final_lag >= 0 else "no record is final"
             self.report(f"{lag}, {expect.final_lag} at most")
+        if expect.clock_ms is not None:
+            self._ask_clocks(speaker.world, expect.clock_ms)
+
+    def _ask_clocks(self, world: "World", most_ms: int) -> None:
+        for actor in [world.actors[index] for index in sorted(world.up)]:
+            off_ms = actor.now_ms() - world.timeline.now_ms
+            if abs(off_ms) > most_ms and not actor.traits.how:
+                self.report(
+                    f"the clock of node {actor.index} is off by {off_ms} ms, {most_ms} at most",
+                    actor.index,
+                )
 
     def _list_chain(self, name: bytes) -> Iterator[_Kept]:
         while (record := self._records.get(name)) is not None:

@@ -57,6 +57,12 @@ class EqualStates(Invariant):
             case _:
                 pass
 
+    def on_signed(self, actor: "Actor", effect: Persist) -> None:
+        """What a node says of a state is what it computed itself (rule 9)."""
+        if effect.kind is Kind.HEADER:
+            header = actor.world.decode_header(effect.raw, actor.world.run_id).body
+            self.check(actor.index, header.base, header.digest)
+
     def check(self, node: int, record: bytes, digest: bytes) -> None:
         """A node says that this is the digest after this record."""
         known, first = self._digests.setdefault(record, (digest, node))
@@ -207,11 +213,13 @@ class Bounds(Invariant):
 def _sizes(view: View, states: int) -> Iterator[tuple[str, int, int]]:
     pool, agreement = view.pool, view.manifest.agreement
     heard = agreement.late_rounds + 2  # those of a round ahead, too
+    # Records are kept as long where nothing is final, and headers of the other side come with them.
+    kept = max(agreement.payload_window_rounds, agreement.forget_rounds) + heard
     known = len(view.head_state.known)
     per_round = HEADERS_PER_ROUND_MAX + known
     newest = len(pool.by_round.get(view.round, ()))
     yield "headers of a round", newest, per_round
-    yield "rounds of headers", len(pool.by_round), agreement.payload_window_rounds + heard
+    yield "rounds of headers", len(pool.by_round), kept
     yield "waiting proposals", len(pool.pending), PENDING_MAX
     yield "wishes", len(pool.wishes), JOINS_KEPT_MAX + known
     yield "awaited proposals", len(pool.awaited), PENDING_MAX
@@ -219,4 +227,4 @@ def _sizes(view: View, states: int) -> Iterator[tuple[str, int, int]]:
     yield "votes", len(view.votes.newest), known + heard * per_round
     yield "cuts remembered", len(view.held_at_cut), heard
     yield "states", states, 3 * (STATES_KEPT + 1) + 1  # of three branches at once
-    yield "records", len(view.chain.records), 8 * (agreement.payload_window_rounds + heard)
+    yield "records", len(view.chain.records), 8 * kept

@@ -12,18 +12,22 @@ from typing import TYPE_CHECKING
 
 from demo_node.sim.keys import cheap_sign, peer_name
 from demo_node.sim.scenario import LIES
+from demo_protocol.chain import make_record
+from demo_protocol.errors import Reject
 from demo_protocol.identity import Kind
 from demo_protocol.limits import DIGEST_BYTES, HASH_BYTES
 from demo_protocol.messages import (
     Header,
     Membership,
     Proposal,
+    Sealed,
     decode_header,
     decode_proposal,
     seal_header,
     seal_membership,
     seal_proposal,
 )
+from demo_protocol.roster import compute_rank
 
 if TYPE_CHECKING:
     from demo_node.sim.actor import Actor
@@ -197,11 +201,27 @@ class _Liar:
         return author is None or bool(author.traits.how)
 
     def _grind(self, proposal: Proposal) -> bytes:
-        """Of many contents the one with the lowest hash: that is what an unlucky tie asks for."""
+        """Of many contents the one after which the next turn is its own again, if there were any.
+
+        Rule 11 leaves it no choice; then it takes the lowest hash, which an unlucky tie asks for.
+        """
         fewer = len(proposal.contributions) // 4
         contents = [self._drop(proposal, self._actor.rng.randint(0, fewer)) for _ in range(TRIES)]
-        raws = [self._seal(content) for content in contents]
-        return min(raws, key=lambda raw: decode_proposal(raw, self._world.run_id).hash)
+        seals = [decode_proposal(self._seal(content), self._world.run_id) for content in contents]
+        return min(seals, key=lambda sealed: (self._next_rank(sealed), sealed.hash)).raw
+
+    def _next_rank(self, proposal: Sealed[Proposal]) -> int:
+        """Its own rank in the next round, were this the record of this one."""
+        view, world = self._actor.view, self._world
+        agreement, parent = world.manifest.agreement, view.chain[proposal.body.parent].state
+        try:
+            record = make_record(
+                world.manifest, world.run_id, parent, proposal, view.pool.headers, world.verify
+            )
+        except Reject:
+            return len(parent.known) + 1  # it dropped what it must list
+        rank = compute_rank(record.state, self._actor.name, proposal.body.round + 1, agreement)
+        return len(record.members) if rank is None else rank
 
     # --- saying it -------------------------------------------------------------------------------
 

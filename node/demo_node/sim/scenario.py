@@ -167,6 +167,9 @@ class Expect:
     final_lag: int | None = keys.whole(
         None, 0, ROUNDS_MAX, "at most so many records are not final", IGNORED
     )
+    clock_ms: int | None = keys.whole(
+        None, 0, 10**9, "an honest node's clock is off by no more", IGNORED
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
