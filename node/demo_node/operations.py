@@ -274,7 +274,7 @@ class NodeOperations:
 
     async def adopt(self, prefix: str) -> bytes:
         """Leave what is final here. Raises LookupError where nothing is there to be adopted."""
-        return await self._running()[1].adopt(prefix)
+        return await self._running()[1].recovering.adopt(prefix)
 
     def drain(self) -> None:
         """Leave cleanly."""

@@ -19,7 +19,8 @@ from demo_node.deepening import Deepening
 from demo_node.final_keeping import FinalKeeping
 from demo_node.ports import Learner, Mesh, Topic
 from demo_node.pull import Puller
-from demo_node.round import Load, RoundDriver
+from demo_node.recovering import Load
+from demo_node.round import RoundDriver
 from demo_node.serve import Server
 from demo_node.snapshotting import Snapshotting
 from demo_node.starting import Start, StartFinder
@@ -206,7 +207,7 @@ class Participant:
             driver, around.learner, self.snapshots, around.observer, start.snapshot
         )
         if start.promise:
-            around.group.create_task(driver.recover(start.state.record, is_loss=False))
+            around.group.create_task(driver.recovering.recover(start.state.record, is_loss=False))
         around.group.create_task(snapshotting.find_served())
         around.group.create_task(driver.run_outbox())
         around.group.create_task(driver.run_clock())

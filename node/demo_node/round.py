@@ -6,7 +6,6 @@ group that the daemon owns.
 """
 
 import asyncio
-import functools
 import random
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -15,23 +14,15 @@ from demo_node.comparing import Comparing
 from demo_node.fetching import Fetcher
 from demo_node.final_keeping import FinalKeeping
 from demo_node.history import History
-from demo_node.ports import (
-    ApplyOrder,
-    Clock,
-    Learner,
-    LearnerLost,
-    Mesh,
-    RoundStore,
-    Topic,
-    TrainOrder,
-)
-from demo_node.pull import Puller, sha256
+from demo_node.learner_orders import LearnerOrders
+from demo_node.ports import Clock, Learner, Mesh, RoundStore, Topic
+from demo_node.pull import Puller
+from demo_node.recovering import FindReplay, FindWay, LoadTowards, Recovering
 from demo_node.stamping import make_stamp
 from demo_node.tensors import TensorDigests
 from demo_node.verifying import Verifier
 from demo_node.views import Figure, RoundObserver
 from demo_protocol.answers import encode_bundle
-from demo_protocol.conflict import adopt
 from demo_protocol.effects import (
     Announce,
     Apply,
@@ -65,25 +56,11 @@ from demo_protocol.effects import (
     Train,
 )
 from demo_protocol.errors import ConfigError, Ignore, Reject
-from demo_protocol.events import (
-    Event,
-    GossipReceived,
-    PayloadsLost,
-    RootComputed,
-    StartMoved,
-    StateApplied,
-    StatesLost,
-    Tick,
-    TrainingDone,
-)
+from demo_protocol.events import Event, GossipReceived, Tick
 from demo_protocol.identity import Kind
 from demo_protocol.messages import decode_announcement, decode_header
 from demo_protocol.round import Round, make_bundle
-from demo_protocol.state_root import compute_state_root
 from demo_protocol.view import View
-
-SHOWN_DIGITS = 16
-"""Of a record's hash, in lines for people."""
 
 TOPICS = {
     Kind.HEADER: Topic.HEADERS,
@@ -91,10 +68,6 @@ TOPICS = {
     Kind.MEMBERSHIP: Topic.MEMBERSHIP,
 }
 KINDS = {topic: kind for kind, topic in TOPICS.items()}
-
-
-Load = Callable[[], Coroutine[None, None, StatesLost | StartMoved]]
-"""Has the trainer hold a state, and says which."""
 
 
 class RoundDriver:
@@ -112,45 +85,50 @@ class RoundDriver:
         group: asyncio.TaskGroup,
         verifier: Verifier,
         rng: random.Random,
-        resync: Callable[[bytes], Coroutine[None, None, StatesLost | StartMoved]],
-        find_replay: Callable[[Replay], Coroutine[None, None, Load | None]],
         discard_wrong: Callable[[], Coroutine[None, None, None]],
-        find_way: Callable[
-            [Leap | BeginAgain], Coroutine[None, None, StatesLost | StartMoved | None]
-        ],
+        resync: LoadTowards,
+        find_replay: FindReplay,
+        find_way: FindWay,
         finals: FinalKeeping,
     ) -> None:
-        """`rng` chooses whom to ask what, and when: nothing that two nodes must agree on.
-
-        `resync` loads a state that its argument descends from, or where the others are.
-
-        `find_way` loads a snapshot of the others' chain, if anybody has one.
-        """
+        """`rng` chooses whom to ask what, and when: nothing that two nodes must agree on."""
         self.finals = finals
         self.machine = machine
         self.view = machine.view
         self.clock = clock
         self.mesh = mesh
-        self.learner = learner
         self.store = store
         self.observer = observer
         self.group = group
-        self.resync = resync
-        self.find_replay = find_replay
         self.discard_wrong = discard_wrong
-        self.find_way = find_way
         self.history = History(self.view.manifest, observer)
         self.puller = Puller(mesh)
         self.fetcher = Fetcher(self.view, self.puller, store, clock, observer, self.post, verifier)
         self.tensors = TensorDigests(learner, sorted(self.view.schema.shapes))
+        self.recovering = Recovering(
+            self.view,
+            observer,
+            self.post,
+            self.tensors,
+            resync=resync,
+            find_replay=find_replay,
+            find_way=find_way,
+        )
+        self.orders = LearnerOrders(
+            machine,
+            learner,
+            store,
+            self.fetcher,
+            self.history,
+            self.recovering,
+            clock=clock,
+            observer=observer,
+            post=self.post,
+        )
         self.fault = ""
         """Where this node's state is not what most others have, though replayed; empty: nowhere."""
         self.comparing = Comparing(self.view, self.puller, clock, observer, self.post, rng)
         self._outbox: asyncio.Queue[Persist | Announce] = asyncio.Queue()
-        self._rooting: set[bytes] = set()
-        self._finding_way = False
-        self._recovering = False
-        self._recoveries = 0
         self._head_changed = asyncio.Event()
         self.first_round = 0
         """The round in which this process began to take part."""
@@ -261,17 +239,15 @@ class RoundDriver:
             case PullRecords():
                 self._start(self.fetcher.pull_records(effect))
             case Train():
-                self._start(self._train(effect))
+                self._start(self.orders.train(effect))
             case Apply():
-                self._start(self._apply(effect))
+                self._start(self.orders.apply(effect))
             case ComputeRoot(record):
-                self._start(self._compute_root(record))
+                self._start(self.orders.compute_root(record))
             case Resync(target):
-                self._start(self.recover(target))
+                self._start(self.recovering.recover(target))
             case Leap() | BeginAgain():
-                if not self._finding_way:
-                    self._finding_way = True
-                    self._start(self._find_way(effect))
+                self._start(self.recovering.find_way(effect))
             case KeepRecord(record):
                 # Where it came with a new round, that round may have forgotten it already.
                 if record in self.view.chain and not self.machine.syncing:
@@ -288,11 +264,11 @@ class RoundDriver:
             case FinalsConflict():
                 self.observer.on_event("final.undisputed")
             case ForgetStates(records):
-                self._start(self._unless_lost(self.learner.forget(records)))
+                self._start(self.orders.forget(records))
             case Release(round_):
-                self._start(self._unless_lost(self.learner.release(round_)))
+                self._start(self.orders.release(round_))
             case Restore(round_):
-                self._start(self._unless_lost(self.learner.restore(round_)))
+                self._start(self.orders.restore(round_))
             case DigestAccused(peer, base):
                 self.observer.on_event("digest.differed", author=peer.hex(), base=base.hex())
             case RootDiffered(peer, record):
@@ -301,7 +277,7 @@ class RoundDriver:
                 verdict = "rejected" if isinstance(error, Reject) else "ignored"
                 self.observer.on_message(TOPICS[kind], verdict)
             case Replay():
-                self._start(self._replay(effect))
+                self._start(self.recovering.replay(effect))
             case ReplayAgreed(base):
                 self.observer.on_event("state.healed", base=base.hex())
                 self._start(self.discard_wrong())
@@ -345,155 +321,12 @@ class RoundDriver:
             rolled_back=effect.rolled_back,
         )
 
-    # --- the trainer -----------------------------------------------------------------------------
+    # --- what takes a while ----------------------------------------------------------------------
 
-    async def _train(self, effect: Train) -> None:
-        if self._recovering or effect.base not in self.machine.replica.states:
-            return  # the chain was begun anew since this was ordered
-        order = TrainOrder(
-            round=effect.round,
-            base=effect.base,
-            deadline_ms=effect.deadline_ms,
-            sample_first=effect.sample_first,
-            sample_count=effect.sample_count,
-            probation_key=effect.probation_key,
-            sends=effect.sends,
-        )
-        try:
-            trained = await self.learner.train(order)
-        except LearnerLost:
-            await self.recover(self.view.head)
-            return
-        except LookupError:
-            if effect.base in self.machine.replica.states:
-                raise
-            return  # it was forgotten with the chain that we were on
-        payload_hash = b""
-        if trained.k:
-            payload_hash = await sha256(trained.payload)
-            await self.fetcher.keep_payload(trained.round, payload_hash, trained.payload)
-        self.history.on_trained(trained, self.clock.now_ms())
-        self.post(
-            TrainingDone(
-                now_ms=self.clock.now_ms(),
-                round=trained.round,
-                base=trained.base,
-                payload_hash=payload_hash,
-                payload_bytes=len(trained.payload),
-                k=trained.k,
-                samples=trained.samples,
-                loss_micronats=trained.loss_micronats,
-            )
-        )
-
-    async def _apply(self, effect: Apply) -> None:
-        payloads = [await self.store.read_payload(h) for h in effect.payload_hashes]
-        held = dict(zip(effect.payload_hashes, payloads, strict=True))
-        lost = tuple(name for name, raw in held.items() if raw is None)
-        if lost:
-            self.observer.on_event("payload.lost", count=len(lost))
-            if self.machine.replica.applying == effect.record:
-                self.post(PayloadsLost(self.clock.now_ms(), lost))
-            return
-        if self._recovering or self.machine.replica.applying != effect.record:
-            return  # the chain was begun anew since this was ordered
-        order = ApplyOrder(
-            record=effect.record,
-            parent=effect.parent,
-            round=effect.round,
-            payloads=tuple(p for p in payloads if p is not None),
-        )
-        begin_s = time.perf_counter()
-        try:
-            digest = await self.learner.apply(order)
-        except LearnerLost:
-            await self.recover(effect.record)
-            return
-        except LookupError:
-            if self.machine.replica.applying == effect.record:
-                raise
-            return  # its parent was forgotten with the chain that we were on
-        self.observer.on_op("apply", time.perf_counter() - begin_s)
-        if self.machine.replica.applying == effect.record:
-            self.post(StateApplied(self.clock.now_ms(), effect.record, digest))
-        elif effect.record not in self.machine.replica.states:
-            await self._unless_lost(self.learner.forget([effect.record]))
-
-    async def _compute_root(self, record: bytes) -> None:
-        """Rule 21. Where the state is gone nothing comes of it: the machine asks again."""
-        if record in self._rooting:
-            return
-        self._rooting.add(record)
-        try:
-            leaves = await self.learner.leaves(record)
-        except (LearnerLost, LookupError):
-            return
-        finally:
-            self._rooting.discard(record)
-        if record in self.view.chain:
-            state = self.view.chain[record].state
-            root = await asyncio.to_thread(compute_state_root, state, leaves)
-            self.post(RootComputed(self.clock.now_ms(), record, root))
-
-    async def recover(self, target: bytes, *, is_loss: bool = True) -> None:
-        """The states are gone or out of reach: begin again from a snapshot.
-
-        It is no loss where the first state is not here yet.
-        Whoever notices it first does it for all: what else was under way is decided anew then.
-        """
-        if not self._recovering:
-            if is_loss:
-                self.observer.on_event("states.lost", target=target.hex())
-            await self._begin_again(functools.partial(self.resync, target))
-
-    async def _replay(self, effect: Replay) -> None:
-        """Rule 20: compute again what most others have otherwise."""
-        round_ = self.view.chain[effect.base].round
-        self.observer.on_event("state.doubted", base=effect.base.hex(), round=round_)
-        try:
-            load = await self.find_replay(effect)
-        except LearnerLost:
-            return  # its own recovery is under way, and replays as well
-        if load is not None and not self._recovering:
-            self.tensors.forget()
-            await self._begin_again(load)
-
-    async def _begin_again(self, load: Load) -> None:
-        """Go on from the state that `load` has the trainer hold."""
-        self._recovering = True
-        self._recoveries += 1
-        while True:
-            try:
-                event = await load()
-            except LearnerLost:
-                continue  # it died again; its supervisor paces the restarts
-            self._recovering = False
-            self.post(event)
-            return
-
-    async def adopt(self, prefix: str) -> bytes:
-        """Go over to the chain that conflicts with what is final here; returns where it begins now.
-
-        Raises LookupError where none does that has such a record, or nobody gives a snapshot.
-        """
-        effect = adopt(self.view, prefix)
-        if effect is None:
-            shown = self.view.conflict
-            raise LookupError(
-                f"no record {prefix}… is on the chain that conflicts with this one;"
-                f" demo-node status shows one: {shown.record.hex()[:SHOWN_DIGITS]}"
-                if shown
-                else "no chain conflicts with what is final here: there is nothing to adopt"
-            )
-        if not self._finding_way:
-            self._finding_way = True
-            await self._find_way(effect)
-        if self.view.final is not None or self.view.conflict is not None:
-            raise LookupError(
-                "no connected peer gives a snapshot of that chain now; look at demo-node peers"
-                " and try again"
-            )
-        return self.view.chain.root.record
+    async def _make_stamp(self, effect: MakeStamp) -> None:
+        made = await make_stamp(effect, self.view.manifest.schedule, self.clock, self.observer)
+        if made is not None:
+            self.post(made)
 
     async def _tell_fault(self, effect: StateFault) -> None:
         """Rule 20: say where it went wrong. The node stays up, as a witness."""
@@ -502,36 +335,6 @@ class RoundDriver:
         if self.machine.is_witness:
             self.fault = f"round {effect.round}, {tensor or 'tensor not known'}"
             self.observer.on_event("state.fault", round=effect.round, tensor=tensor)
-
-    async def _find_way(self, effect: Leap | BeginAgain) -> None:
-        """Rules 16 and 25: go on from a snapshot where replaying does not lead to the others."""
-        recoveries = self._recoveries
-        try:
-            moved = await self.find_way(effect)
-        except LearnerLost:
-            moved = None  # its own recovery is under way; the next round asks again
-        finally:
-            self._finding_way = False
-        if moved is None:
-            return
-        if recoveries != self._recoveries:
-            return  # the trainer that it was loaded into may be gone; the next round asks again
-        if isinstance(moved, StartMoved):
-            self.observer.on_event("start.moved", record=moved.state.record.hex())
-        self.post(moved)
-
-    async def _make_stamp(self, effect: MakeStamp) -> None:
-        made = await make_stamp(effect, self.view.manifest.schedule, self.clock, self.observer)
-        if made is not None:
-            self.post(made)
-
-    async def _unless_lost(self, work: Coroutine[None, None, None]) -> None:
-        try:
-            await work
-        except LearnerLost:
-            return  # what it was to forget is gone with it
-
-    # --- the store -------------------------------------------------------------------------------
 
     async def _keep_record(self, record: bytes) -> None:
         if record in self.view.chain:

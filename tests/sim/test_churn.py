@@ -199,7 +199,7 @@ def test_a_trainer_whose_death_is_noticed_twice_is_loaded_once() -> None:
         await swarm.start(3)
         await swarm.run_until_round(12)
         driver = swarm.nodes[0].driver
-        await asyncio.gather(*(driver.recover(driver.view.head) for _ in range(2)))
+        await asyncio.gather(*(driver.recovering.recover(driver.view.head) for _ in range(2)))
         assert resyncs(swarm.nodes[0]) == 1
         await swarm.run_until_round(15)
         assert_agree(swarm)

@@ -128,7 +128,7 @@ def test_a_snapshot_that_most_contradict_is_no_start_even_where_none_is_verified
         await swarm.run_until_round(14)
         erring = swarm.nodes[0]
         assert events(erring, "state.healed")
-        load = await erring.driver.find_replay(Replay(erring.view.head, frozenset()))
+        load = await erring.driver.recovering.find_replay(Replay(erring.view.head, frozenset()))
         assert isinstance(load, functools.partial)
         (start,) = load.args
         assert start.state.round == 6  # that of 10 is wrong, and gone

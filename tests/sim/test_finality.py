@@ -139,13 +139,13 @@ def test_after_a_longer_cut_two_chains_are_final_and_only_a_command_joins_them()
         for node in many:  # they are more: it is not they who have to decide
             assert not seen(node, "final.disputed")
         with pytest.raises(LookupError, match="nothing to adopt"):
-            await many[0].driver.adopt("00000000")
+            await many[0].driver.recovering.adopt("00000000")
         with pytest.raises(LookupError, match="demo-node status shows one"):
-            await few[0].driver.adopt("00000000")
+            await few[0].driver.recovering.adopt("00000000")
         for node in few:
             conflict = node.view.conflict
             assert conflict is not None
-            await node.driver.adopt(conflict.record.hex()[:8])
+            await node.driver.recovering.adopt(conflict.record.hex()[:8])
         await swarm.run_until_round(10 + 2 * FORGETFUL.forget_rounds + 50)
         assert_agree(swarm)
         for node in swarm.nodes:
@@ -180,7 +180,7 @@ def test_who_comes_back_among_the_others_alone_does_not_go_to_them_silently() ->
         assert not leaps(back)
         assert back.view.conflict is not None
         assert back.view.conflict.theirs == 4
-        await back.driver.adopt(back.view.conflict.record.hex()[:8])
+        await back.driver.recovering.adopt(back.view.conflict.record.hex()[:8])
         await swarm.run_until_round(last + 36)
         assert_agree(swarm)
 
