@@ -1,4 +1,4 @@
-# make setup | swarm | test | check | conformance | proto      (README.md says what each is for)
+# make setup | swarm | test | check | conformance | mutants | proto      (README.md says what each is for)
 #
 # TORCH and PYTHON3 choose another build of torch or another Python: see deploy/setup.sh.
 
@@ -9,7 +9,7 @@ ARGS ?=
 TESTS ?= tests
 VECTORS ?= ../shared/vectors/demo
 
-.PHONY: setup swarm test check conformance proto
+.PHONY: setup swarm test check conformance mutants proto
 
 setup: $(READY)
 
@@ -39,6 +39,9 @@ check: $(READY)  ## style, types, import contracts, stubs
 
 conformance: $(READY)  ## our DeMo against vectors of the public reference
 	$(PYTHON) -m tests.conformance $(VECTORS)
+
+mutants: $(READY)  ## does the simulator see mistakes that are planted into the sources?
+	$(PYTHON) -m tests.mutants $(ARGS)
 
 proto: $(READY)  ## the protobuf stubs, which are checked in
 	$(PROTOC) -Idemo_protocol/pb=proto/demo/v1 --python_out=protocol --mypy_out=quiet:protocol \

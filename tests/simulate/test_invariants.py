@@ -7,6 +7,7 @@ import pytest
 
 from demo_node.sim.actor import Actor
 from demo_node.sim.agreeing import KeepsGoing, OneChain, OneFinal, OwnFinal
+from demo_node.sim.books import CreditedOnce, GivenBack, Innocent
 from demo_node.sim.invariants import Bounds, EqualStates, HonestWords, SamplesOnce, SignsOnce
 from demo_node.sim.watching import Invariant
 from demo_node.store.memory import MemoryDisk
@@ -23,6 +24,7 @@ NODE = 3
 def test_nothing_is_broken_where_nothing_happens() -> None:
     chain, samples, final = OneChain(), SamplesOnce(), OneFinal()
     others = [EqualStates(), SignsOnce(), HonestWords(), Bounds(), OwnFinal()]
+    others += [Innocent(), CreditedOnce(), GivenBack()]
     stage = Stage(QUIET, chain, samples, final, *others)
     assert stage.run() == []
     heights = {actor.view.head_state.height for actor in stage.world.actors}
@@ -57,6 +59,8 @@ def test_a_second_signature_for_one_round_is_seen() -> None:
 
     after_it_signed_ms = 5_700
     assert what_breaks(SignsOnce(), lose_the_log, after_it_signed_ms) == {SignsOnce.name}
+    # Where nobody looks, the others do: they hear both, and list them as evidence.
+    assert what_breaks(Innocent(), lose_the_log, after_it_signed_ms) == {Innocent.name}
 
 
 def test_the_same_signature_after_a_crash_is_none_of_that() -> None:

@@ -54,9 +54,12 @@ class AsExpected(Invariant):
                 tuple(header.hash for header in record.contributions),
             )
 
-    def finish(self, speaker: "Actor", rounds: int, final_lag: int) -> None:
+    def finish(self, speaker: "Actor | None", rounds: int, final_lag: int) -> None:
         """The run is over. `final_lag`: records that are not final, -1 where none is."""
         expect = self._expect
+        if speaker is None:
+            self.report("no honest node is left")
+            return
         chain = list(self._list_chain(speaker.view.head))
         self._ask_share("rounds have a record", len(chain), rounds, least=expect.records)
         listed = {name for record in chain for name in record.contributions}

@@ -152,7 +152,7 @@ def simulate(scenario: Scenario, seed: int) -> Report:
     if rounds == scenario.rounds:
         if going in invariants:
             going.finish(records, rounds)
-        if expected in invariants and speaker is not None:
+        if expected in invariants:
             expected.finish(speaker, rounds, final_lag)
         watcher.collect()
     return Report(
