@@ -21,6 +21,7 @@ from demo_protocol.payload import encode_payload
 from demo_protocol.presets import PRESETS
 from demo_protocol.schema import TensorSpec, build_schema, compute_schema
 from tests.learn.builders import make_payload, make_schema, make_state
+from tests.protocol_vectors.files import CASES, write_text
 
 FOLDER = Path(__file__).parent / "vectors"
 
@@ -119,3 +120,6 @@ if __name__ == "__main__":
         ("assignment", assignment_case()),
     ):
         (FOLDER / f"{name}.json").write_text(json.dumps(vectors, indent=1) + "\n")
+    (FOLDER / "protocol").mkdir(exist_ok=True)
+    for name in CASES:
+        (FOLDER / f"protocol/{name}.json").write_text(write_text(name))

@@ -1,0 +1,2 @@
+"""What tests/vectors/protocol/ holds, made anew from the code: tests/vectors/README.md says how to
+read it."""
