@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from demo_node.ports import Clock, Learner, LearnerLost
 from demo_node.round import RoundDriver
-from demo_node.store.snapshots import Snapshot, SnapshotInfo, SnapshotStore
+from demo_node.store.snapshot_info import SnapshotInfo
+from demo_node.store.snapshots import Snapshot, SnapshotStore
 from demo_node.views import Figure, RoundObserver
 from demo_protocol.answers import encode_chain_state
 from demo_protocol.errors import ConfigError

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from demo_node.believing import Found, Say, Strangers
 from demo_node.ports import Clock, Learner
 from demo_node.pull import Puller
+from demo_node.store.snapshot_info import SnapshotInfo
 from demo_node.store.snapshot_part import compute_part_name
-from demo_node.store.snapshots import Snapshot, SnapshotInfo, SnapshotStore
+from demo_node.store.snapshots import Snapshot, SnapshotStore
 from demo_node.taking import StateTaker
 from demo_node.walking import Heads, trail_of
 from demo_protocol.answers import decode_chain_state

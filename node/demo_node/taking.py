@@ -11,7 +11,8 @@ from demo_node.believing import Say
 from demo_node.ports import Blob, BlobRequest, Learner
 from demo_node.pull import Puller
 from demo_node.snapshot_fetching import FetchedState, SnapshotFetcher
-from demo_node.store.snapshots import Snapshot, SnapshotInfo, SnapshotStore
+from demo_node.store.snapshot_info import SnapshotInfo
+from demo_node.store.snapshots import Snapshot, SnapshotStore
 from demo_protocol.answers import decode_chain_state, encode_chain_state
 from demo_protocol.errors import Reject
 from demo_protocol.limits import CHAIN_STATE_BYTES_MAX, HASH_BYTES

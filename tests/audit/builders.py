@@ -19,7 +19,8 @@ from demo_node.store.key import NodeKey, create_key, verify
 from demo_node.store.manifest_file import save_manifest
 from demo_node.store.payloads import PayloadStore
 from demo_node.store.signed import SignedLog
-from demo_node.store.snapshots import SnapshotInfo, SnapshotStore
+from demo_node.store.snapshot_info import SnapshotInfo
+from demo_node.store.snapshots import SnapshotStore
 from demo_node.trainer.learner import LocalLearner
 from demo_protocol.answers import encode_bundle, encode_chain_state
 from demo_protocol.chain import Chain, Record

@@ -14,7 +14,7 @@ from demo_node.audit.replay import replay_folder
 from demo_node.audit.verify import verify_folder
 from demo_node.store.datadir import DataDir
 from demo_node.store.disk import FileDisk
-from demo_node.store.snapshots import compute_checksum_line, compute_checksum_path
+from demo_node.store.snapshot_info import compute_checksum_line, compute_checksum_path
 from demo_protocol.digest import compute_digest
 from demo_protocol.errors import ConfigError
 from demo_protocol.schema import compute_schema

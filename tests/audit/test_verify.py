@@ -21,7 +21,7 @@ from demo_node.store.disk import FileDisk
 from demo_node.store.frames import FRAME_BYTES, START
 from demo_node.store.key import NodeKey, encode_key
 from demo_node.store.signed import SignedLog
-from demo_node.store.snapshots import compute_checksum_line
+from demo_node.store.snapshot_info import compute_checksum_line
 from demo_node.store.tensorfile import decode_header
 from demo_protocol.answers import encode_bundle
 from demo_protocol.errors import ConfigError

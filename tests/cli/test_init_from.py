@@ -13,7 +13,8 @@ import pytest
 from demo_node.store.datadir import DataDir
 from demo_node.store.disk import FileDisk
 from demo_node.store.initial import adopt_initial, load_initial
-from demo_node.store.snapshots import SnapshotInfo, SnapshotStore
+from demo_node.store.snapshot_info import SnapshotInfo
+from demo_node.store.snapshots import SnapshotStore
 from demo_protocol.errors import Reject
 from demo_protocol.manifest import Manifest, compute_run_id, decode_manifest
 from demo_protocol.presets import PRESETS

@@ -13,7 +13,8 @@ import pytest
 
 from demo_node.store.datadir import DataDir
 from demo_node.store.disk import FileDisk
-from demo_node.store.snapshots import SnapshotInfo, SnapshotStore
+from demo_node.store.snapshot_info import SnapshotInfo
+from demo_node.store.snapshots import SnapshotStore
 from demo_node.views import RoundView
 from demo_protocol.answers import decode_bundle
 from demo_protocol.manifest import compute_run_id, decode_manifest, encode_manifest

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 from demo_node.store.chainlog import ChainEntry
 from demo_node.store.corpus import Corpus, build_corpus
-from demo_node.store.snapshots import SnapshotInfo
+from demo_node.store.snapshot_info import SnapshotInfo
 
 RUN = hashlib.sha256(b"run").digest()
 

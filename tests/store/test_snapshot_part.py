@@ -8,8 +8,9 @@ import pytest
 import safetensors.numpy
 
 from demo_node.store.disk import FileDisk
+from demo_node.store.snapshot_info import SnapshotInfo
 from demo_node.store.snapshot_part import SnapshotPart
-from demo_node.store.snapshots import Snapshot, SnapshotInfo, SnapshotStore
+from demo_node.store.snapshots import Snapshot, SnapshotStore
 from demo_protocol.errors import Reject
 from demo_protocol.limits import STATE_CHUNK_BYTES
 from demo_protocol.merkle import compute_leaves, compute_root

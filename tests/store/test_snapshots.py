@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from demo_node.store.disk import FileDisk
-from demo_node.store.snapshots import Snapshot, SnapshotInfo, SnapshotStore
+from demo_node.store.snapshot_info import SnapshotInfo
+from demo_node.store.snapshots import Snapshot, SnapshotStore
 from demo_protocol.errors import LocalFault
 from tests.store.builders import RUN, name, pieces, snapshot_info, tensors
 

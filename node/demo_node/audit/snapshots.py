@@ -16,14 +16,14 @@ import numpy as np
 
 from demo_node.audit.findings import Finding
 from demo_node.store.disk import Disk
-from demo_node.store.snapshots import (
-    PIECE_BYTES,
+from demo_node.store.snapshot_info import (
     SnapshotInfo,
     compute_checksum_line,
     compute_checksum_path,
     compute_name,
     decode_info,
 )
+from demo_node.store.snapshots import PIECE_BYTES
 from demo_node.store.tensorfile import (
     METADATA,
     NotTensors,

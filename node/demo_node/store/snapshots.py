@@ -10,8 +10,6 @@ stretches of this file: its tensors lie in canonical order.
 """
 
 import asyncio
-import base64
-import binascii
 import hashlib
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -23,6 +21,14 @@ from typing import Final
 from demo_node.store.atomic import AtomicFile, write_atomic
 from demo_node.store.disk import Disk
 from demo_node.store.retention import NEWEST, Kept, choose_spare
+from demo_node.store.snapshot_info import (
+    SnapshotInfo,
+    compute_checksum_line,
+    compute_checksum_path,
+    compute_name,
+    decode_info,
+    encode_info,
+)
 from demo_node.store.snapshot_part import PART, SnapshotPart, compute_part_name
 from demo_node.store.tensorfile import (
     HeaderRewriter,
@@ -33,7 +39,7 @@ from demo_node.store.tensorfile import (
     encode_header,
 )
 from demo_protocol.errors import LocalFault
-from demo_protocol.limits import DIGEST_BYTES, HASH_BYTES, STATE_CHUNK_BYTES
+from demo_protocol.limits import HASH_BYTES, STATE_CHUNK_BYTES
 from demo_protocol.merkle import LeafHasher, compute_leaf, compute_root
 
 PIECE_BYTES: Final = 4 << 20
@@ -43,22 +49,7 @@ ASKED_MAX: Final = 2
 """Snapshots that are kept because somebody is fetching them, beside those kept anyway: a slow
 link may need longer than until the next few are taken."""
 
-FORMAT: Final = "demo-node/snapshot/1"
-
 _NAME: Final = re.compile(r"(-?\d{1,18})-[0-9a-f]{16}\.safetensors")
-_ROUND: Final = re.compile(r"-?\d{1,18}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SnapshotInfo:
-    """What a snapshot says of itself. `chain_state` is a ChainState of wire.proto, encoded."""
-
-    run_id: bytes
-    record: bytes
-    round: int
-    height: int
-    digest: bytes
-    chain_state: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +140,7 @@ class SnapshotStore:
         disk is full. Nothing is left behind then.
         """
         path = self._compute_path(info)
-        rewriter = HeaderRewriter(_encode_info(info))
+        rewriter = HeaderRewriter(encode_info(info))
         try:
             with await asyncio.to_thread(_HashedFile, self._disk, path) as file:
                 async for piece in tensors:
@@ -169,7 +160,7 @@ class SnapshotStore:
         what a restart begins from.
         """
         with _HashedFile(self._disk, self._compute_path(info)) as file:
-            header = encode_header(part.shapes, _encode_info(info))
+            header = encode_header(part.shapes, encode_info(info))
             file.write(header, len(header))
             for chunk in part.read_tensors():
                 file.write(chunk)
@@ -321,16 +312,6 @@ class SnapshotStore:
         return self._folder / compute_name(info)
 
 
-def compute_name(info: SnapshotInfo) -> str:
-    """Name of a snapshot's file."""
-    return f"{info.round}-{info.record.hex()[:16]}.safetensors"
-
-
-def compute_checksum_line(name: str, sha256: bytes) -> bytes:
-    """What stands in the checksum file of the snapshot file `name`."""
-    return f"{sha256.hex()}  {name}\n".encode()
-
-
 def _read_round(name: str) -> int:
     return int(name.rpartition("-")[0])
 
@@ -356,55 +337,3 @@ class _HashedFile(AtomicFile):
 
     def compute_sha256(self) -> bytes:
         return self._hasher.digest()
-
-
-def compute_checksum_path(path: Path) -> Path:
-    """Where the SHA-256 of a snapshot file stands."""
-    return path.with_name(path.name + ".sha256")
-
-
-def _encode_info(info: SnapshotInfo) -> dict[str, str]:
-    return {
-        "demo.format": FORMAT,
-        "demo.run_id": info.run_id.hex(),
-        "demo.record": info.record.hex(),
-        "demo.round": str(info.round),
-        "demo.height": str(info.height),
-        "demo.digest": info.digest.hex(),
-        "demo.chain_state": base64.b64encode(info.chain_state).decode(),
-    }
-
-
-def decode_info(metadata: Mapping[str, str]) -> SnapshotInfo:
-    """What a snapshot's metadata says of it. Raises NotTensors where it is none."""
-    if metadata.get("demo.format") != FORMAT:
-        raise NotTensors("it is not a snapshot of a run, or of a newer version")
-    try:
-        state = base64.b64decode(metadata.get("demo.chain_state", ""), validate=True)
-    except (binascii.Error, ValueError):
-        raise NotTensors("its chain state is damaged") from None
-    return SnapshotInfo(
-        run_id=_decode_hex(metadata, "demo.run_id", HASH_BYTES),
-        record=_decode_hex(metadata, "demo.record", HASH_BYTES),
-        round=_decode_integer(metadata, "demo.round"),
-        height=_decode_integer(metadata, "demo.height"),
-        digest=_decode_hex(metadata, "demo.digest", DIGEST_BYTES),
-        chain_state=state,
-    )
-
-
-def _decode_hex(metadata: Mapping[str, str], key: str, length: int) -> bytes:
-    try:
-        value = bytes.fromhex(metadata.get(key, ""))
-    except ValueError:
-        value = b""
-    if len(value) != length:
-        raise NotTensors(f"its {key} is damaged")
-    return value
-
-
-def _decode_integer(metadata: Mapping[str, str], key: str) -> int:
-    text = metadata.get(key, "")
-    if not _ROUND.fullmatch(text):
-        raise NotTensors(f"its {key} is damaged")
-    return int(text)
