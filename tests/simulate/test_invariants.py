@@ -8,6 +8,7 @@ import pytest
 from demo_node.sim.actor import Actor
 from demo_node.sim.agreeing import KeepsGoing, OneChain, OneFinal, OwnFinal
 from demo_node.sim.books import CreditedOnce, GivenBack, Innocent
+from demo_node.sim.catching_up import take_part
 from demo_node.sim.invariants import Bounds, EqualStates, HonestWords, SamplesOnce, SignsOnce
 from demo_node.sim.watching import Invariant
 from demo_node.store.memory import MemoryDisk
@@ -55,7 +56,7 @@ def test_a_second_signature_for_one_round_is_seen() -> None:
         actor.disk.files = MemoryDisk()
         actor.disk.files.make_folder(Path("/node"))
         actor.boot()
-        actor._take_part()  # it does not listen first, whether its key is in use: that would do
+        take_part(actor)  # it does not listen first, whether its key is in use: that would do
 
     after_it_signed_ms = 5_700
     assert what_breaks(SignsOnce(), lose_the_log, after_it_signed_ms) == {SignsOnce.name}

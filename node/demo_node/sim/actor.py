@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from demo_node.sim.catching_up import catch_up, take_part
 from demo_node.sim.keys import cheap_sign, peer_name
 from demo_node.sim.pulls import Pulls
 from demo_node.sim.shelf import Shelf
@@ -54,7 +55,7 @@ from demo_protocol.limits import RECORDS_PER_REPLY_MAX
 from demo_protocol.receive import on_records
 from demo_protocol.roster import ChainState
 from demo_protocol.round import Round
-from demo_protocol.schedule import contribute_end_ms, round_at, train_end_ms
+from demo_protocol.schedule import round_at
 from demo_protocol.view import View
 
 if TYPE_CHECKING:
@@ -63,17 +64,8 @@ if TYPE_CHECKING:
 Message = tuple[Kind, bytes, bytes]
 """(kind, bytes, who handed it over)."""
 
-LOOK_AGAIN_MS = 500
-"""How often a node that catches up compares itself with its peers."""
-
 STAMP_MS = 1_000
 """What the work for a join takes, whatever it is."""
-
-STALLED_ROUNDS = 3
-"""As `demo_node.sync`: without progress for so long it takes part as it is."""
-
-ASKED = 5
-"""Peers that are asked where they stand."""
 
 
 @dataclass(slots=True)
@@ -191,9 +183,9 @@ class Actor:
             return  # what its own log says is not to be borne
         self._tick()
         if now_round <= 0 and start.state.record == world.root.record:
-            self._take_part()
+            take_part(self)
         else:
-            self._catch_up(-1, now_round + STALLED_ROUNDS)
+            catch_up(self, now_round)
 
     def _make_view(self, start: ModelSnapshot) -> View:
         """As `Participant._make_view`: a chain that goes back to what was final, by our log."""
@@ -280,7 +272,7 @@ class Actor:
         try:
             for effect in effects:
                 if not isinstance(effect, PullPayload):
-                    self._perform(effect)
+                    self.perform(effect)
         except PowerCut:
             self.crash(power_cut=True)
         except LocalFault as fault:
@@ -309,43 +301,10 @@ class Actor:
     def _wall_ms(self) -> int:
         return self.world.begin_ms + self._boot_ms() + self.offset_ms
 
-    # --- catching up -----------------------------------------------------------------------------
-
-    def _catch_up(self, shown: int, stalled_round: int) -> None:
-        """As `sync.catch_up`: pull and apply until level with every peer that answers."""
-        view, world = self.view, self.world
-        peers = world.peers_of(self, ASKED)
-        for peer in peers:
-            if peer.view.head not in view.chain:
-                self._perform(PullRecords(peer.view.head, (peer.name,)))
-        theirs = [p.view.head for p in peers if p.machine is not None and not p.machine.syncing]
-        heights = [view.chain[h].state.height for h in theirs if h in view.chain]
-        height, now_round = view.head_state.height, round_at(view.manifest.schedule, self.now_ms())
-        is_level = len(heights) == len(theirs) and max([height, *heights]) <= height + 1
-        if height != shown:
-            stalled_round = now_round + STALLED_ROUNDS
-        if is_level or now_round > stalled_round:
-            self._listen()
-        else:
-            self.later(LOOK_AGAIN_MS, functools.partial(self._catch_up, height, stalled_round))
-
-    def _listen(self) -> None:
-        """Hear one contribute phase before signing: somebody may be using this very key."""
-        schedule = self.view.manifest.schedule
-        now_ms = self.now_ms()
-        round_ = round_at(schedule, now_ms)
-        if now_ms > train_end_ms(schedule, round_):
-            round_ += 1
-        self.later(max(contribute_end_ms(schedule, round_) - now_ms, 0), self._take_part)
-
-    def _take_part(self) -> None:
-        assert self.machine is not None
-        self.machine.syncing = False
-        self.post(Tick(self.now_ms()))
-
     # --- effects ---------------------------------------------------------------------------------
 
-    def _perform(self, effect: Effect) -> None:
+    def perform(self, effect: Effect) -> None:
+        """Do what the machine asks for, or see to it that it is done later."""
         match effect:
             case Persist(kind, round_, _, raw):
                 self._signed.put(kind, round_, raw)
