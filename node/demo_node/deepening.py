@@ -21,6 +21,7 @@ from demo_protocol.answers import (
     decode_records,
     encode_bundle,
 )
+from demo_protocol.chain import make_bundle
 from demo_protocol.errors import Ignore, Reject
 from demo_protocol.events import Bundle, RecordsFetched
 from demo_protocol.limits import (
@@ -31,7 +32,6 @@ from demo_protocol.limits import (
 )
 from demo_protocol.receive import on_records
 from demo_protocol.roster import ChainState
-from demo_protocol.round import make_bundle
 from demo_protocol.view import View
 
 

@@ -23,6 +23,7 @@ from demo_node.tensors import TensorDigests
 from demo_node.verifying import Verifier
 from demo_node.views import Figure, RoundObserver
 from demo_protocol.answers import encode_bundle
+from demo_protocol.chain import make_bundle
 from demo_protocol.effects import (
     Announce,
     Apply,
@@ -59,7 +60,7 @@ from demo_protocol.errors import ConfigError, Ignore, Reject
 from demo_protocol.events import Event, GossipReceived, Tick
 from demo_protocol.identity import Kind
 from demo_protocol.messages import decode_announcement, decode_header
-from demo_protocol.round import Round, make_bundle
+from demo_protocol.round import Round
 from demo_protocol.view import View
 
 TOPICS = {

@@ -14,6 +14,7 @@ from demo_protocol.answers import (
     encode_records,
     encode_time,
 )
+from demo_protocol.chain import make_bundle
 from demo_protocol.errors import Reject
 from demo_protocol.joining import choose_offer
 from demo_protocol.limits import (
@@ -22,7 +23,7 @@ from demo_protocol.limits import (
 )
 from demo_protocol.manifest import Manifest, compute_run_id, encode_manifest
 from demo_protocol.reconcile import compare
-from demo_protocol.round import Round, make_bundle
+from demo_protocol.round import Round
 from demo_protocol.sets import (
     decode_header_names,
     decode_summary,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from demo_protocol.advance import advance
 from demo_protocol.errors import LocalFault
+from demo_protocol.events import Bundle
 from demo_protocol.evidence import Offence
 from demo_protocol.identity import Verify
 from demo_protocol.manifest import Manifest
@@ -217,3 +218,10 @@ class Chain:
 def listed_headers(record: Record) -> Sequence[Sealed[Header]]:
     """Every header a record names: its own round's, then the late ones."""
     return (*record.contributions, *record.late)
+
+
+def make_bundle(record: Record) -> Bundle:
+    """A record as peers give it to each other. Raises LocalFault for a chain's first record."""
+    if record.proposal is None:
+        raise LocalFault("a chain's first record has no proposal to give")
+    return Bundle(record.proposal.raw, tuple(h.raw for h in listed_headers(record)))

@@ -14,13 +14,10 @@ from dataclasses import dataclass, field
 
 from demo_protocol.asking import Asking
 from demo_protocol.astray import find_way_back
-from demo_protocol.chain import Record, listed_headers
 from demo_protocol.conflict import judge_conflict
 from demo_protocol.doubt import Doubts
 from demo_protocol.effects import Announce, Effect, Persist, Release, Restore, RoundEnded, Train
-from demo_protocol.errors import LocalFault
 from demo_protocol.events import (
-    Bundle,
     Event,
     GossipBatch,
     GossipReceived,
@@ -63,10 +60,8 @@ from demo_protocol.rooting import ask_root
 from demo_protocol.roster import compute_interval, was_due
 from demo_protocol.schedule import (
     coverage_cut_ms,
+    next_boundary_ms,
     round_at,
-    round_start_ms,
-    settle_start_ms,
-    slot_start_ms,
     train_end_ms,
 )
 from demo_protocol.view import View
@@ -160,16 +155,7 @@ class Round:
 
     def next_wake_ms(self, now_ms: int) -> int:
         """When the next Tick is due: the next boundary of a phase or slot after `now_ms`."""
-        schedule = self.view.manifest.schedule
-        r = round_at(schedule, now_ms)
-        boundaries = [
-            train_end_ms(schedule, r),
-            coverage_cut_ms(schedule, r),
-            *(slot_start_ms(schedule, r, slot) for slot in range(schedule.slots)),
-            settle_start_ms(schedule, r),
-            round_start_ms(schedule, r + 1),
-        ]
-        return min(b for b in boundaries if b > now_ms)
+        return next_boundary_ms(self.view.manifest.schedule, now_ms)
 
     def _advance(self, now_ms: int) -> list[Effect]:
         """Whatever is due now, in the order of a round."""
@@ -423,10 +409,3 @@ class Round:
             )
             effects.append(Release(round_) if counted else Restore(round_))
         return effects
-
-
-def make_bundle(record: Record) -> Bundle:
-    """A record as peers give it to each other. Raises LocalFault for a chain's first record."""
-    if record.proposal is None:
-        raise LocalFault("a chain's first record has no proposal to give")
-    return Bundle(record.proposal.raw, tuple(h.raw for h in listed_headers(record)))

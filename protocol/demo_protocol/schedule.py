@@ -62,3 +62,16 @@ def settle_start_ms(schedule: Schedule, round_: int) -> int:
     """The propose phase ends: choose a record, apply its update."""
     bps = schedule.train_bps + schedule.contribute_bps + schedule.propose_bps
     return _boundary_ms(schedule, round_, bps)
+
+
+def next_boundary_ms(schedule: Schedule, now_ms: int) -> int:
+    """The next boundary of a phase or slot after `now_ms`."""
+    r = round_at(schedule, now_ms)
+    boundaries = [
+        train_end_ms(schedule, r),
+        coverage_cut_ms(schedule, r),
+        *(slot_start_ms(schedule, r, slot) for slot in range(schedule.slots)),
+        settle_start_ms(schedule, r),
+        round_start_ms(schedule, r + 1),
+    ]
+    return min(b for b in boundaries if b > now_ms)

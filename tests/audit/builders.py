@@ -23,7 +23,7 @@ from demo_node.store.snapshot_info import SnapshotInfo
 from demo_node.store.snapshots import SnapshotStore
 from demo_node.trainer.learner import LocalLearner
 from demo_protocol.answers import encode_bundle, encode_chain_state
-from demo_protocol.chain import Chain, Record
+from demo_protocol.chain import Chain, Record, make_bundle
 from demo_protocol.manifest import Agreement, Manifest, carries_root, compute_run_id
 from demo_protocol.messages import (
     Header,
@@ -36,7 +36,6 @@ from demo_protocol.messages import (
 )
 from demo_protocol.payload import payload_bytes
 from demo_protocol.roster import compute_rank, genesis_state, get_member_names
-from demo_protocol.round import make_bundle
 from demo_protocol.schema import compute_schema
 from demo_protocol.state_root import compute_state_root
 from tests import builders

@@ -10,9 +10,9 @@ from demo_node.audit.records import RecordAudit
 from demo_node.sim.keys import cheap_verify
 from demo_node.store.chainlog import ChainEntry
 from demo_protocol.answers import encode_bundle
+from demo_protocol.chain import make_bundle
 from demo_protocol.errors import ConfigError
 from demo_protocol.manifest import Agreement
-from demo_protocol.round import make_bundle
 from tests.builders import Tree, manifest, run_id_of
 
 SHORT = manifest(

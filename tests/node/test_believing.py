@@ -12,9 +12,9 @@ from demo_node.sim.keys import cheap_verify
 from demo_node.sim.whole.virtual_loop import run_virtual
 from demo_node.walking import HEAD_S, SILENT_S, HeadAsker, Walk
 from demo_protocol.answers import HeadAnswer, Link, encode_bundle, encode_head, encode_records
+from demo_protocol.chain import make_bundle
 from demo_protocol.events import Bundle
 from demo_protocol.joining import Offer
-from demo_protocol.round import make_bundle
 from tests.builders import MANIFEST, RUN_ID, Tree, header
 
 

@@ -18,10 +18,10 @@ from demo_node.ports import MeshCounters
 from demo_node.sim.whole.silent_observer import SilentObserver
 from demo_node.swarm_peers import show_contributors, show_swarm
 from demo_protocol.answers import encode_bundle, encode_chain_state
+from demo_protocol.chain import make_bundle
 from demo_protocol.effects import Effect, HeadChanged
 from demo_protocol.events import Event, GossipReceived
 from demo_protocol.limits import JOINS_MAX
-from demo_protocol.round import make_bundle
 from tests.builders import MANIFEST, Tree
 from tests.control.fake_node import status_view
 from tests.protocol.stage import CUT, SETTLE, SLOT_0, Stage, only

@@ -23,10 +23,10 @@ from demo_protocol.answers import (
     encode_head,
     encode_records,
 )
+from demo_protocol.chain import make_bundle
 from demo_protocol.limits import STATE_CHUNK_BYTES
 from demo_protocol.manifest import carries_root
 from demo_protocol.merkle import compute_leaf, compute_leaves
-from demo_protocol.round import make_bundle
 from demo_protocol.schedule import round_start_ms
 from demo_protocol.state_root import compute_state_root
 from tests.builders import MANIFEST, RUN_ID, Tree, header, schema_of, view

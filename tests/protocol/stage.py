@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from demo_node.sim.keys import peer_name
+from demo_protocol.chain import make_bundle
 from demo_protocol.effects import Announce, Apply, ComputeRoot, Effect, Train
 from demo_protocol.events import (
     Event,
@@ -30,7 +31,7 @@ from demo_protocol.messages import (
     decode_proposal,
 )
 from demo_protocol.payload import payload_bytes
-from demo_protocol.round import Round, make_bundle
+from demo_protocol.round import Round
 from demo_protocol.schedule import round_start_ms
 from tests.builders import MANIFEST, RUN_ID, STATE_0, Tree, header, root_after, schema_of, view
 

@@ -21,6 +21,7 @@ from demo_protocol.answers import (
     encode_peers,
     encode_records,
 )
+from demo_protocol.chain import make_bundle
 from demo_protocol.errors import Reject
 from demo_protocol.events import Bundle
 from demo_protocol.limits import (
@@ -31,7 +32,6 @@ from demo_protocol.limits import (
 )
 from demo_protocol.pb import wire_pb2
 from demo_protocol.roster import SAMPLES_HISTORY, ChainState
-from demo_protocol.round import make_bundle
 from tests.builders import RUN_ID, Tree, header, proposal
 
 hashes = st.binary(min_size=32, max_size=32)

@@ -4,11 +4,12 @@ import pytest
 
 from demo_node.sim.keys import peer_name
 from demo_protocol.astray import find_wanted
+from demo_protocol.chain import make_bundle
 from demo_protocol.errors import LocalFault
 from demo_protocol.events import RecordsFetched
 from demo_protocol.finality import Final
 from demo_protocol.receive import on_records
-from demo_protocol.round import Round, make_bundle
+from demo_protocol.round import Round
 from demo_protocol.view import View
 from tests.builders import Tree, header, view
 from tests.protocol.stage import digest_after, time_of

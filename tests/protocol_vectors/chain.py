@@ -7,13 +7,12 @@ from typing import Any
 
 from demo_node.store.key import verify
 from demo_protocol.answers import encode_bundle, encode_chain_state
-from demo_protocol.chain import Chain
+from demo_protocol.chain import Chain, make_bundle
 from demo_protocol.evidence import make_offence
 from demo_protocol.manifest import carries_root, encode_manifest
 from demo_protocol.merkle import compute_leaf
 from demo_protocol.messages import Evidence, Header, Membership, Proposal, Sealed
 from demo_protocol.roster import compute_rank, compute_slot, genesis_state, get_member_names
-from demo_protocol.round import make_bundle
 from demo_protocol.state_root import compute_state_root
 from tests.protocol_vectors.making import (
     MANIFEST,

@@ -14,9 +14,9 @@ from demo_protocol.answers import (
     encode_records,
     encode_time,
 )
+from demo_protocol.chain import make_bundle
 from demo_protocol.limits import RECORDS_PER_REPLY_MAX
 from demo_protocol.manifest import compute_run_id
-from demo_protocol.round import make_bundle
 from tests.builders import Tree
 
 

@@ -23,7 +23,7 @@ from demo_node.sim.timeline import Timeline
 from demo_node.sim.watching import Watcher
 from demo_protocol.answers import encode_bundle
 from demo_protocol.astray import find_votes_elsewhere
-from demo_protocol.chain import Record, make_record
+from demo_protocol.chain import Record, make_bundle, make_record
 from demo_protocol.effects import Apply, PullPayload
 from demo_protocol.events import Bundle
 from demo_protocol.identity import Kind, Verify
@@ -34,7 +34,6 @@ from demo_protocol.merkle import compute_leaf
 from demo_protocol.messages import Header, Proposal, Sealed, decode_header
 from demo_protocol.payload import payload_bytes
 from demo_protocol.roster import ChainState
-from demo_protocol.round import make_bundle
 from demo_protocol.schedule import round_at, round_start_ms
 from demo_protocol.schema import Schema, compute_schema
 from demo_protocol.state_root import compute_state_root
