@@ -19,16 +19,16 @@ from demo_node.deepening import Deepening
 from demo_node.final_keeping import FinalKeeping
 from demo_node.ports import Learner, Mesh, Topic
 from demo_node.pull import Puller
-from demo_node.recovering import Load
 from demo_node.round import RoundDriver
 from demo_node.serve import Server
 from demo_node.snapshotting import Snapshotting
 from demo_node.starting import Start, StartFinder
+from demo_node.state_loading import StateLoading
 from demo_node.store.archive import FileArchive
 from demo_node.store.chainlog import ChainEntry, ChainLog
 from demo_node.store.datadir import DataDir
 from demo_node.store.disk import Disk
-from demo_node.store.final_file import KeptFinal, read_final
+from demo_node.store.final_file import read_final
 from demo_node.store.payloads import PayloadStore
 from demo_node.store.round_store import FileRoundStore
 from demo_node.store.signed import SignedLog
@@ -39,10 +39,8 @@ from demo_node.timekeeper import Timekeeper
 from demo_node.verifying import Verifier
 from demo_node.views import RoundObserver
 from demo_protocol.answers import decode_bundle
-from demo_protocol.astray import find_wanted
-from demo_protocol.effects import BeginAgain, Leap, Replay
-from demo_protocol.errors import ConfigError, Ignore, Reject
-from demo_protocol.events import Bundle, RecordsFetched, StartMoved, StatesLost
+from demo_protocol.errors import Ignore, Reject
+from demo_protocol.events import Bundle, RecordsFetched
 from demo_protocol.identity import Kind, Sign, Verify
 from demo_protocol.manifest import Manifest, compute_run_id
 from demo_protocol.receive import on_records
@@ -53,9 +51,6 @@ from demo_protocol.view import View
 
 RECORDS_AT_ONCE = 64
 """Records of our own log read at once."""
-
-ASK_AGAIN_S = 2.0
-"""Pause before peers are asked again for a snapshot that nobody gave."""
 
 
 class MakeRound(Protocol):
@@ -135,7 +130,9 @@ class Participant:
         )
         self.kept_final = read_final(around.disk, around.datadir.final, self.run_id)
         self.finder.final = self.kept_final.final if self.kept_final else None
-        self._promised: Start | None = None
+        self.loading = StateLoading(
+            self.finder, snapshots, around.learner, around.clock, around.observer, around.say
+        )
         self.driver: RoundDriver | None = None
         self.store: FileRoundStore | None = None
 
@@ -155,9 +152,9 @@ class Participant:
     ) -> tuple[RoundDriver, Snapshotting]:
         """Make the round machine at `start` and let it run. What is open goes into `files`."""
         around = self.around
-        digest = start.promise.digest if start.promise else await self._load(start)
+        digest = start.promise.digest if start.promise else await self.loading.load(start)
         if start.promise is None:
-            self._tell_loaded(start)
+            self.loading.tell(start)
         chain_log, signed, payloads = await asyncio.to_thread(self._open_stores)
         for log in (chain_log, signed):
             if log.cut_bytes:
@@ -177,7 +174,7 @@ class Participant:
         machine.observes = around.is_archive
         if start.promise:
             machine.replica.wait_for_state()
-            self._promised = start
+            self.loading.promise(start)
         driver = RoundDriver(
             machine,
             clock=around.clock,
@@ -188,15 +185,16 @@ class Participant:
             group=around.group,
             verifier=self.verifier,
             rng=random.Random(around.me + b"compare"),
-            resync=self._resync,
-            find_replay=self._find_replay,
-            discard_wrong=self._discard_wrong,
-            find_way=self._find_way,
+            resync=self.loading.resync,
+            find_replay=self.loading.find_replay,
+            discard_wrong=self.loading.discard_wrong,
+            find_way=self.loading.find_way,
             finals=FinalKeeping(
                 view, around.disk, around.datadir.final, around.observer, self.kept_final
             ),
         )
         self.driver = driver
+        self.loading.open(machine, driver.finals)
         await self._read_own_records(chain_log, start.state.round)
         if view.final is None:
             view.final = start.final
@@ -310,118 +308,6 @@ class Participant:
             with contextlib.suppress(Ignore, Reject):
                 self.driver.post(RecordsFetched(now_ms, (bundle,), self.around.me))
             await asyncio.sleep(0)
-
-    async def _load(self, start: Start) -> bytes:
-        """Have the trainer hold a state; its digest must be what the snapshot says."""
-        snapshot = start.snapshot
-        if start.digest is not None:
-            return start.digest
-        raw = await asyncio.to_thread(self.snapshots.read, snapshot) if snapshot else None
-        digest = await self.around.learner.load(start.state.record, raw)
-        if snapshot is not None and digest != snapshot.info.digest:
-            raise ConfigError(
-                f"{snapshot.path}: not what it says it holds; remove it and start again"
-            )
-        return digest
-
-    def _tell_loaded(self, start: Start) -> None:
-        self.around.observer.on_event(
-            "state.loaded",
-            round=start.state.round,
-            record=start.state.record.hex(),
-            path=str(start.snapshot.path) if start.snapshot else "",
-        )
-
-    async def _resync(self, target: bytes) -> StatesLost | StartMoved:
-        """Load a state from which replaying leads to `target`, or at least to the others."""
-        assert self.driver is not None
-        view, finder = self.driver.view, self.finder
-        if self._promised is not None:
-            found = await finder.fulfil(self._promised)  # LearnerLost: it is asked for again
-            self._promised = None
-            if found is not None:
-                self._tell_loaded(found)
-                return await self._loaded(found)
-        while True:
-            finder.final = view.final
-            # Meanwhile the chain may have been pruned, with what was aimed at; and the others go
-            # on: the snapshots they give are of records after that.
-            goal = target if target in view.chain else view.head
-            found = (
-                await finder.find_below(view, goal)
-                or await finder.find_beyond(view, view.chain.root.record, find_wanted(view))
-                or await finder.find_elsewhere(view)
-            )
-            if found is not None:
-                return await self._loaded(found)
-            self.around.say("no snapshot leads to the swarm's record; asking peers for one")
-            await asyncio.sleep(ASK_AGAIN_S)
-
-    async def _find_replay(self, effect: Replay) -> Load | None:
-        """How to hold a state that nobody contradicts, to replay from; None where nobody has one.
-
-        Ours before a peer's; and where there is none, one that most headers give the digest of.
-        """
-        assert self.driver is not None
-        view = self.driver.view
-        found = await self.finder.find_among(effect.verified, view)
-        if found is None:
-            first = view.chain.root.record
-            found = await self.finder.find_beyond(view, first, find_wanted(view))
-        if found is None or found.state.record not in view.digests:
-            self.around.say("nothing to replay from: nobody has a snapshot that most confirm")
-            return None
-        return functools.partial(self._load_again, found)
-
-    async def _discard_wrong(self) -> None:
-        """Snapshots of states that a replay has shown to be wrong."""
-        assert self.driver is not None
-        digests = dict(self.driver.view.digests)
-        await asyncio.to_thread(
-            self.snapshots.discard,
-            lambda info: digests.get(info.record, info.digest) != info.digest,
-        )
-
-    async def _load_again(self, start: Start) -> StatesLost:
-        """The state after a record that was applied here, and no other.
-
-        What is held is forgotten first: it may be in doubt, and is to be computed, not looked up.
-        """
-        assert self.driver is not None
-        record, held = start.state.record, self.driver.machine.replica.states
-        await self.around.learner.forget(sorted(held - {record}))
-        digest = await self._load(start)
-        return StatesLost(self.around.clock.now_ms(), record, digest)
-
-    async def _find_way(self, effect: Leap | BeginAgain) -> StatesLost | StartMoved | None:
-        """Load a snapshot of the chain that the others are on, if anybody has one."""
-        assert self.driver is not None
-        view = self.driver.view
-        self.finder.final = view.final
-        match effect:
-            case Leap(over, target):
-                found = await self.finder.find_beyond(view, over, target)
-            case BeginAgain(adopts=records) if records:
-                found = await self.finder.find_rival(records)
-            case BeginAgain(above):
-                found = await self.finder.find_elsewhere(view, above)
-        if found is None:
-            return None
-        if isinstance(effect, Leap) and found.state.record in view.digests:
-            return None  # a recovery has led there meanwhile: nothing that is held must go
-        event = await self._loaded(found)
-        if not isinstance(effect, BeginAgain) or not effect.adopts:
-            return event
-        await self.driver.finals.write_adopted(KeptFinal(None, found.state))
-        return StartMoved(event.now_ms, found.state, event.digest, adopted=True)
-
-    async def _loaded(self, start: Start) -> StatesLost | StartMoved:
-        """Where we were before, or where we never were?"""
-        assert self.driver is not None
-        if start.state.record in self.driver.view.digests:
-            return await self._load_again(start)
-        digest = await self._load(start)
-        return StartMoved(self.around.clock.now_ms(), start.state, digest)
 
 
 def _take(entries: Iterable[ChainEntry], count: int) -> tuple[Bundle, ...]:

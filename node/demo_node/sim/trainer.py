@@ -117,7 +117,7 @@ class ModelTrainer:
         self._actor.later(LOAD_MS, functools.partial(self._load_towards, target))
 
     def _load_towards(self, target: bytes) -> None:
-        """As `Participant._resync`."""
+        """As `StateLoading.resync`."""
         view, actor, world = self._actor.view, self._actor, self._world
         goal = target if target in view.chain else view.head
         found = (
