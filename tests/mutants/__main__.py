@@ -22,7 +22,7 @@ from tests.mutants.mutation import ROOT, Mutation, copy_sources, play
 SEEDS = 50
 """A mutation that survives so many is not caught."""
 
-CLEAN_SEEDS = 10
+CLEAN_SEEDS = 3
 """Of each scenario: it must hold where nothing was planted."""
 
 

@@ -14,6 +14,9 @@ SCENARIOS = Path(__file__).parent / "scenarios"
 TIMEOUT_S = 900
 """For one seed: a mutation may make a node run in circles, which is caught, too."""
 
+SHOWN = 100
+"""Characters of what a run says of how it broke."""
+
 SOURCES = (Path("protocol"), Path("node"))
 """Folders that are copied and mutated; what is installed is left alone."""
 
@@ -73,5 +76,6 @@ def play(folder: Path, scenario: str, seed: int) -> str:
     lines = ended.stderr.splitlines()
     broken = next((at for at, line in enumerate(lines) if line.startswith("broken in ")), None)
     if broken is None:
-        return lines[-1] if lines else "it ended without a word"
-    return f"{lines[broken].removeprefix('broken in ')}: {lines[broken + 1].strip()}"
+        last = lines[-1] if lines else "without a word"
+        return f"it ended by itself: {last[:SHOWN]}"
+    return f"{lines[broken].removeprefix('broken in ')}: {lines[broken + 1].strip()[:SHOWN]}"

@@ -37,7 +37,7 @@ def test_one_kind_of_lie_costs_no_round_and_no_finality(how: str) -> None:
 
 
 def test_all_kinds_of_lies_together() -> None:
-    report = simulate(replace(lying(*LIES), nodes=40, rounds=20), 2)
+    report = simulate(replace(lying(*LIES), nodes=40, rounds=20), 3)
     assert not report.violations, (report.violations, *report.transcript)
     assert report.liars in (11, 12)  # 0.3 is a little less than that
     assert len(report.document()["lies"]) >= 6  # type: ignore[arg-type]
