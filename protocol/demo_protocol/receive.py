@@ -199,9 +199,13 @@ def _take_news(view: View, header: Sealed[Header], sender: bytes) -> list[Effect
     effects += resolve_pending(view)
     if is_twins:
         effects.append(KeyInUse(body.round))
-    if is_first and not view.pool.is_held(body):
+    wants_payload = is_first and not view.pool.is_held(body)
+    wants_record = body.vote not in view.chain
+    if not (wants_payload or wants_record) or not view.is_followed(body.peer):
+        return effects
+    if wants_payload:
         effects.append(pull_payload(body, sender))
-    if body.vote not in view.chain:
+    if wants_record:
         effects += pull_towards(view, body.vote, body.round, (body.peer, sender))
     return effects
 
@@ -339,8 +343,15 @@ def _on_membership(view: View, wish: Sealed[Membership], event: GossipReceived) 
     if not is_admitted(wish.body, view.manifest, view.run_id):
         raise Reject("a join of who is not admitted")
     check_signature(wish, view.verify)
+    was_followed = view.is_followed(wish.body.peer)
     view.pool.add_wish(wish)
-    return []
+    if was_followed or not view.is_followed(wish.body.peer):
+        return []
+    # Its header came first, and nothing was asked for: it was a stranger's.
+    header = view.pool.by_round.get(wish.body.round, {}).get(wish.body.peer)
+    if header is None or view.pool.is_held(header.body):
+        return []
+    return [pull_payload(header.body, event.sender)]
 
 
 def _accepted_rounds(view: View, now_ms: int) -> range:

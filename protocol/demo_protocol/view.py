@@ -14,7 +14,7 @@ from demo_protocol.messages import Header, Sealed, decode_header
 from demo_protocol.pool import Pool
 from demo_protocol.roster import ChainState, get_contributors
 from demo_protocol.schema import Schema, compute_schema
-from demo_protocol.validate import check_header
+from demo_protocol.validate import check_header, is_wish_usable
 
 
 @dataclass(slots=True, kw_only=True)
@@ -146,6 +146,23 @@ class View:
         if self.final is None or self.final.record not in self.chain:
             return None
         return self.final.record
+
+    def is_followed(self, peer: bytes) -> bool:
+        """May its messages make this node ask others for what they name? Keys cost nothing.
+
+        The chain knows it, it wants to join and could, or nobody is in yet.
+        """
+        if not self.chain[self.head].members:
+            return True
+        state = self.head_state
+        known = state.known.get(peer)
+        if known is not None and not known.left:
+            return True
+        wish = self.pool.wishes.get(peer)
+        if wish is None or not wish.body.joins:
+            return False
+        round_ = max(self.round, wish.body.round)
+        return is_wish_usable(wish.body, state, round_, self.manifest.agreement.late_rounds)
 
     def is_usable(self, record: bytes) -> bool:
         """Rule 16: applied before, or every payload it lists is here.
