@@ -8,12 +8,14 @@ as a witness, and never copies a foreign state over one that it has replayed.
 """
 
 from collections import defaultdict
+from collections.abc import Set
 from dataclasses import dataclass, field
 
 from demo_protocol.effects import Effect, FaultCleared, Replay, ReplayAgreed, StateFault
 from demo_protocol.limits import ACCUSERS_MIN, REPLAYS_PER_HOUR_MAX
 from demo_protocol.messages import Header
 from demo_protocol.networks import NETWORKS_WANTED
+from demo_protocol.roster import get_contributors
 from demo_protocol.view import View
 
 HOUR_MS = 3_600_000
@@ -21,7 +23,7 @@ HOUR_MS = 3_600_000
 
 @dataclass(frozen=True, slots=True)
 class Accusation:
-    """Most headers of a round say that the digest after `base` is `digest`, which is not ours."""
+    """Most headers say that the digest after `base` is `digest`, which is not ours."""
 
     base: bytes
     digest: bytes
@@ -85,34 +87,41 @@ class Doubts:
 
 
 def find_accusation(view: View) -> Accusation | None:
-    """What most headers of the running round say against us, if they do.
+    """What most headers say against us, if they do: for each base one other digest than ours.
 
-    Most of all members' headers of the round, not of those alone that name one base: else a few
-    could choose a base that nobody else names, and be most there. They must come from several
-    networks, since one person may own as many keys as there are.
+    Most of all voices, not of those alone that name one base: else a few could choose a base that
+    nobody else names, and be most there. They must come from several networks, since one person
+    may own as many keys as there are.
     """
-    differing = [h.body for h in view.pool.of_round(view.round) if view.is_accused(h.body)]
-    if len(differing) < ACCUSERS_MIN:
-        return None
     voices = _find_voices(view)
-    claims: dict[tuple[bytes, bytes], list[bytes]] = defaultdict(list)
-    for body in differing:
-        if body.peer in voices:
-            claims[body.base, body.digest].append(body.peer)
-    if not claims:
+    claims: dict[bytes, dict[bytes, list[bytes]]] = defaultdict(lambda: defaultdict(list))
+    for body in voices.values():
+        if view.is_accused(body):
+            claims[body.base][body.digest].append(body.peer)
+    agreed = {  # those who contradict each other as well speak for themselves alone
+        base: max(said.items(), key=lambda claim: (len(claim[1]), claim[0]))
+        for base, said in claims.items()
+    }
+    accusers = [peer for _, peers in agreed.values() for peer in peers]
+    if len(accusers) < ACCUSERS_MIN or not _is_most(len(accusers), _find_electorate(view, voices)):
         return None
-    (base, digest), peers = max(claims.items(), key=lambda claim: (len(claim[1]), claim[0]))
-    if len(peers) < ACCUSERS_MIN or not _is_most(len(peers), voices):
-        return None
-    networks = {view.network_of(peer) for peer in peers} - {None}
+    base, (digest, _) = max(agreed.items(), key=lambda item: (len(item[1][1]), item[0]))
+    networks = {view.network_of(peer) for peer in accusers} - {None}
     return Accusation(base, digest) if len(networks) >= NETWORKS_WANTED else None
 
 
 def is_vindicated(view: View) -> bool:
-    """Do most headers of the running round give our own digests?"""
+    """Do most headers give our own digests, or have those that do not ceased to be most?
+
+    The latter where contributors are drawn: were all honest ones witnesses, as they sign nothing,
+    only liars would be heard, and nobody could ever say that we were right.
+    """
     voices = _find_voices(view)
     agreeing = sum(view.digests.get(body.base) == body.digest for body in voices.values())
-    return agreeing >= ACCUSERS_MIN and _is_most(agreeing, voices)
+    if agreeing >= ACCUSERS_MIN and _is_most(agreeing, voices.keys()):
+        return True
+    others = len(voices) - agreeing
+    return _is_drawn(view) and not _is_most(others, _find_electorate(view, voices))
 
 
 def find_verified(view: View, base: bytes) -> frozenset[bytes]:
@@ -142,17 +151,51 @@ def _first_differing(view: View, base: bytes) -> int:
     return found
 
 
+def _is_drawn(view: View) -> bool:
+    members = view.chain[view.head].members
+    return 0 < view.manifest.agreement.contributors < len(members)
+
+
+def _find_rounds(view: View) -> range:
+    """Whose headers count: the running round's; where contributors are drawn, the last L as well.
+
+    Of one round's committee liars that are few among the members are most, now and then.
+    """
+    before = view.manifest.agreement.late_rounds if _is_drawn(view) else 0
+    return range(view.round - before, view.round + 1)
+
+
 def _find_voices(view: View) -> dict[bytes, Header]:
-    """Headers of the running round that count: other members', of whom nobody signed two."""
+    """The newest header of every other member in those rounds, if it has not signed two."""
     members = view.chain[view.head].members
     return {
         header.body.peer: header.body
-        for header in view.pool.of_round(view.round)
+        for round_ in _find_rounds(view)
+        for header in view.pool.of_round(round_)
         if header.body.peer in members
         and header.body.peer != view.me
         and view.votes.get(header.body.peer) is not None
     }
 
 
-def _is_most(count: int, voices: dict[bytes, Header]) -> bool:
-    return 2 * count > len(voices) + 1  # we are one more
+def _find_electorate(view: View, voices: dict[bytes, Header]) -> Set[bytes]:
+    """Of whom accusers must be most: who is heard; where contributors are drawn, who was due, too.
+
+    Else those who became witnesses, and are silent, would leave the word to their accusers.
+    """
+    if not _is_drawn(view):
+        return voices.keys()
+    state, agreement = view.head_state, view.manifest.agreement
+    members = view.chain[view.head].members
+    electorate = set(voices)
+    for round_ in _find_rounds(view):
+        if round_ > state.round:
+            due = get_contributors(state, round_, agreement)
+        else:
+            due = state.due.get(round_)
+        electorate |= members & (due or frozenset())
+    return electorate - {view.me}
+
+
+def _is_most(count: int, electorate: Set[bytes]) -> bool:
+    return 2 * count > len(electorate) + 1  # we are one more

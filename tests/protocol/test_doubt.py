@@ -7,9 +7,11 @@ from demo_protocol.doubt import Doubts, find_accusation, find_verified, is_vindi
 from demo_protocol.effects import FaultCleared, PullPayload, Replay, ReplayAgreed, StateFault
 from demo_protocol.events import StatesLost
 from demo_protocol.limits import ACCUSERS_MIN, REPLAYS_PER_HOUR_MAX
+from demo_protocol.manifest import Agreement, Manifest
 from demo_protocol.replica import Replica
+from demo_protocol.roster import get_contributors
 from demo_protocol.view import View
-from tests.builders import MANIFEST, Tree, header, view
+from tests.builders import MANIFEST, Tree, header, manifest, view
 from tests.protocol.hearing import bundle, give
 
 OURS, THEIRS, OTHERS = b"ours....", b"theirs..", b"others.."
@@ -17,13 +19,15 @@ MEMBERS = 7
 ROUNDS = 6
 
 
-def grown(rounds: int = ROUNDS) -> tuple[View, list[bytes]]:
+def grown(rounds: int = ROUNDS, run: Manifest = MANIFEST) -> tuple[View, list[bytes]]:
     """Node 0 of seven members, in the round after the last of these records; all are applied."""
-    tree = Tree()
+    tree = Tree(run)
     records = [tree.start(MEMBERS)]
     for round_ in range(1, rounds):
-        records.append(tree.grow(records[-1], round_, range(MEMBERS)))
-    believed = view()
+        due = get_contributors(tree.state(records[-1]), round_, run.agreement)
+        authors = [n for n in range(MEMBERS) if due is None or peer_name(n) in due]
+        records.append(tree.grow(records[-1], round_, authors))
+    believed = view(run=run)
     give(believed, *(bundle(tree, record) for record in records))
     believed.digests |= dict.fromkeys(records, OURS)
     believed.head, believed.round = records[-1], rounds
@@ -103,6 +107,79 @@ def test_of_a_state_that_is_not_here_nothing_is_said() -> None:
     del believed.digests[records[-1]]
     say(believed, THEIRS, *range(1, MEMBERS))
     assert not is_accused(believed)
+
+
+# --- where contributors are drawn ----------------------------------------------------------------
+
+DRAWN = manifest(agreement=Agreement(contributors=3))
+
+
+def drawn() -> tuple[View, list[bytes]]:
+    """As `grown`, of a run where three of the seven are drawn a round; none is heard yet."""
+    believed, records = grown(ROUNDS, DRAWN)
+    believed.pool.by_round.clear()
+    return believed, records
+
+
+def test_liars_who_are_a_whole_committee_once_accuse_nobody() -> None:
+    believed, _ = drawn()
+    say(believed, THEIRS, 4, 5, 6)
+    believed.round += 1
+    say(believed, OURS, 1, 2, 3)
+    believed.round += 1
+    say(believed, THEIRS, 4, 5, 6)
+    assert not is_accused(believed)
+
+
+def test_most_members_over_the_last_rounds_accuse_though_no_base_is_named_by_most() -> None:
+    believed, records = drawn()
+    say(believed, THEIRS, 1, 2, 3, base=records[-2])
+    assert not is_accused(believed)
+    believed.round += 1
+    say(believed, OTHERS, 4, 5, base=records[-1])
+    assert is_accused(believed)
+    believed.round += 1
+    say(believed, OURS, 4, 5, base=records[-1])  # the newest word of each
+    assert not is_accused(believed)
+
+
+def test_what_was_said_more_than_l_rounds_ago_accuses_nobody() -> None:
+    believed, _ = drawn()
+    say(believed, THEIRS, *range(1, MEMBERS))
+    believed.round += DRAWN.agreement.late_rounds
+    assert is_accused(believed)
+    believed.round += 1
+    assert not is_accused(believed)
+
+
+def test_who_was_drawn_and_is_silent_is_not_of_the_accusers() -> None:
+    believed, _ = drawn()
+    say(believed, THEIRS, 1, 2, 3)
+    assert len(frozenset().union(*believed.head_state.due.values()) - {believed.me}) >= 5
+    assert not is_accused(believed)
+    say(believed, THEIRS, 4, 5)
+    assert is_accused(believed)
+
+
+def test_a_witness_comes_back_though_only_its_accusers_are_heard_once_they_are_few() -> None:
+    believed, records = drawn()
+    doubts = Doubts(believed)
+    say(believed, THEIRS, *range(1, MEMBERS))
+    assert [type(effect) for effect in doubts.judge()] == [Replay]
+    assert [type(effect) for effect in doubts.on_applied(records[-1])] == [StateFault]
+    believed.round += 1
+    assert doubts.judge() == []
+    believed.pool.by_round.clear()  # all others are witnesses, too, and sign nothing more
+    say(believed, THEIRS, 4, 5, 6)
+    assert doubts.judge() == [FaultCleared()]
+    assert not believed.is_faulty
+
+
+def test_what_is_said_of_states_that_are_not_here_clears_no_witness() -> None:
+    believed, records = drawn()
+    say(believed, THEIRS, *range(1, MEMBERS))
+    del believed.digests[records[-1]]
+    assert not is_vindicated(believed)
 
 
 # --- what is replayed ----------------------------------------------------------------------------
