@@ -66,8 +66,9 @@ def is_offence_usable(
     """May a record of `round_` on `parent` remove its author for it?
 
     Strangers have nothing to be removed from, and who is removed is not removed again. So one
-    offence counts once on a chain: it is forgotten when the removal ends.
+    offence counts once on a chain: the removal lasts for `forget_rounds` from the record with it,
+    which is no older than the offence, and by then the offence is too old.
     """
     known = parent.known.get(offence.peer)
-    is_recent = round_ - forget_rounds <= offence.round <= round_
+    is_recent = round_ - forget_rounds < offence.round <= round_
     return known is not None and known.removed_until <= round_ and is_recent

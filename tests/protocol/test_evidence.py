@@ -191,8 +191,19 @@ def test_evidence_is_good_for_forget_rounds() -> None:
     tree, records = grown()
     offence = open_evidence(twice(3, 2), RUN_ID)
     state = tree.state(records[-1])
-    for round_, usable in ((1, False), (2, True), (402, True), (403, False)):
+    for round_, usable in ((1, False), (2, True), (401, True), (402, False)):
         assert is_offence_usable(offence, state, round_, 400) is usable
+
+
+def test_what_was_listed_in_its_own_round_is_too_old_once_the_removal_ends() -> None:
+    tree = Tree(manifest(agreement=SHORT))
+    start, again = tree.start(4), 3 + SHORT.forget_rounds
+    offence = make_offence(header(3, 3, run=tree.run), header(3, 3, samples=9, run=tree.run))
+    record = tree.grow(start, 3, [0, 1, 2], evidence=[offence.evidence])
+    record = tree.grow(record, again - 1, [0, 1, 2])
+    state = tree.state(record)
+    assert state.known[peer_name(3)].removed_until <= again
+    assert not is_offence_usable(offence, state, again, SHORT.forget_rounds)
 
 
 def test_what_was_used_on_a_chain_is_never_usable_on_it_again() -> None:
