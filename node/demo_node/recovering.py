@@ -15,9 +15,6 @@ from demo_protocol.effects import BeginAgain, Leap, Replay
 from demo_protocol.events import Event, StartMoved, StatesLost
 from demo_protocol.view import View
 
-SHOWN_DIGITS = 16
-"""Of a record's hash, in lines for people."""
-
 Load = Callable[[], Coroutine[None, None, StatesLost | StartMoved]]
 """Has the trainer hold a state, and says which."""
 
@@ -119,17 +116,9 @@ class Recovering:
     async def adopt(self, prefix: str) -> bytes:
         """Go over to the chain that conflicts with what is final here; returns where it begins now.
 
-        Raises LookupError where none does that has such a record, or nobody gives a snapshot.
+        Raises LookupError where none such is named, or nobody gives a snapshot.
         """
         effect = adopt(self._view, prefix)
-        if effect is None:
-            shown = self._view.conflict
-            raise LookupError(
-                f"no record {prefix}… is on the chain that conflicts with this one;"
-                f" demo-node status shows one: {shown.record.hex()[:SHOWN_DIGITS]}"
-                if shown
-                else "no chain conflicts with what is final here: there is nothing to adopt"
-            )
         await self.find_way(effect)
         if self._view.final is not None or self._view.conflict is not None:
             raise LookupError(

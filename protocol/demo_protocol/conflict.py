@@ -4,11 +4,19 @@ Two groups that were apart for longer than `forget_rounds` both have final recor
 from votes which of the two is the run: to each of them the others are strangers.
 """
 
+import re
 from collections.abc import Mapping
+from typing import Final
 
 from demo_protocol.effects import BeginAgain, Effect, FinalsConflict
 from demo_protocol.limits import HASH_BYTES
 from demo_protocol.view import View
+
+PREFIX_DIGITS_MIN: Final = 8
+"""So that a prefix names one chain, and a slip of the finger none."""
+
+SHOWN_DIGITS: Final = 16
+"""Of a record in a line for people."""
 
 
 def judge_conflict(view: View) -> list[Effect]:
@@ -62,16 +70,27 @@ def _hear(view: View) -> tuple[Mapping[bytes, int], int]:
     return theirs, ours
 
 
-def adopt(view: View, prefix: str) -> BeginAgain | None:
-    """What to do at the operator's command; None where no such chain conflicts with ours.
+def adopt(view: View, prefix: str) -> BeginAgain:
+    """What to do at the operator's command. Raises LookupError, with a line, where it is not clear.
 
-    `prefix`: the first hexadecimal digits of a record that was shown since the conflict began, or
-    all of any record on that chain.
+    `prefix`: the first hexadecimal digits, `PREFIX_DIGITS_MIN` at least, of one record that was
+    shown since the conflict began, or all of any record on that chain.
     """
     if view.conflict is None:
-        return None
+        raise LookupError("no chain conflicts with what is final here: there is nothing to adopt")
+    if not re.fullmatch(rf"[0-9a-fA-F]{{{PREFIX_DIGITS_MIN},{2 * HASH_BYTES}}}", prefix):
+        raise LookupError(
+            f"give {PREFIX_DIGITS_MIN} to {2 * HASH_BYTES} hexadecimal digits of a record"
+        )
     prefix = prefix.lower()
-    named = sorted(record for record in view.rivals if record.hex().startswith(prefix))
-    if not named and len(prefix) == 2 * HASH_BYTES:
-        named = [bytes.fromhex(prefix)]
-    return BeginAgain(0, adopts=tuple(named)) if named else None
+    if len(prefix) == 2 * HASH_BYTES:
+        return BeginAgain(0, adopts=(bytes.fromhex(prefix),))
+    named = [record for record in view.rivals if record.hex().startswith(prefix)]
+    if not named:
+        raise LookupError(
+            f"no record {prefix}… is on the chain that conflicts with this one;"
+            f" demo-node status shows one: {view.conflict.record.hex()[:SHOWN_DIGITS]}"
+        )
+    if len(named) > 1:
+        raise LookupError(f"{len(named)} records begin with {prefix}: give more of its digits")
+    return BeginAgain(0, adopts=(named[0],))

@@ -115,13 +115,28 @@ def test_records_named_since_it_began_can_be_adopted_by_prefix() -> None:
     seen, _, _ = believed()
     for number in range(2 * LATE + 3):
         pass_rounds(seen, {0: seen.head, 7: bytes([number]) * 32, 8: bytes([number]) * 32}, 1)
-    assert adopt(seen, "0303") == BeginAgain(0, adopts=(b"\3" * 32,))
+    assert adopt(seen, "03030303") == BeginAgain(0, adopts=(b"\3" * 32,))
     assert adopt(seen, "0A" * 32) == BeginAgain(0, adopts=(b"\n" * 32,))
-    assert adopt(seen, "ff") is None
+    with pytest.raises(LookupError, match=f"demo-node status shows one: {'0e' * 8}"):
+        adopt(seen, "ffffffff")
     assert adopt(seen, "ff" * 32) == BeginAgain(0, adopts=(b"\xff" * 32,))  # peers may know it
     pass_rounds(seen, {0: seen.head, 7: seen.head, 8: seen.head}, 1)
-    assert adopt(seen, "0303") is None
-    assert adopt(seen, "03" * 32) is None
+    for prefix in ("03030303", "03" * 32):
+        with pytest.raises(LookupError, match="nothing to adopt"):
+            adopt(seen, prefix)
+
+
+def test_a_prefix_that_does_not_name_one_record_adopts_none() -> None:
+    seen, _, _ = believed()
+    alike = [b"\3" * 31 + bytes([last]) for last in range(2 * LATE + 3)]
+    for record in alike:
+        pass_rounds(seen, {0: seen.head, 7: record, 8: record}, 1)
+    for prefix in ("", "0303030", "0303 303", "zz" * 32, "03" * 33, "03030303\n"):
+        with pytest.raises(LookupError, match="give 8 to 64 hexadecimal digits"):
+            adopt(seen, prefix)
+    with pytest.raises(LookupError, match="records begin with 03030303: give more of its digits"):
+        adopt(seen, "03030303")
+    assert adopt(seen, alike[-1].hex()) == BeginAgain(0, adopts=(alike[-1],))
 
 
 def test_rivals_are_remembered_for_forget_rounds_and_no_longer() -> None:

@@ -1,20 +1,17 @@
 """`demo-node adopt`: leave what is final here, by the operator's decision alone (rule 19)."""
 
 import re
-from typing import Final
 
 import click
 
 from demo_node.cli.ask import ask_node
 from demo_node.cli.options import datadir_option, resolve_datadir
-
-DIGITS_MIN: Final = 8
-"""So that a prefix names one chain, and a slip of the finger none."""
+from demo_protocol.conflict import PREFIX_DIGITS_MIN
 
 
 def _check_record(context: click.Context, parameter: click.Parameter, value: str) -> str:
-    if not re.fullmatch(rf"[0-9a-fA-F]{{{DIGITS_MIN},64}}", value):
-        raise click.BadParameter(f"give {DIGITS_MIN} to 64 hexadecimal digits of a record")
+    if not re.fullmatch(rf"[0-9a-fA-F]{{{PREFIX_DIGITS_MIN},64}}", value):
+        raise click.BadParameter(f"give {PREFIX_DIGITS_MIN} to 64 hexadecimal digits of a record")
     return value.lower()
 
 
