@@ -5,11 +5,12 @@ where the others are (`find_way`).
 """
 
 import asyncio
+import contextlib
 import functools
 
 from demo_node.believing import Say
 from demo_node.final_keeping import FinalKeeping
-from demo_node.ports import Learner
+from demo_node.ports import Learner, LearnerLost
 from demo_node.recovering import Load
 from demo_node.starting import Start, StartFinder
 from demo_node.store.final_file import KeptFinal
@@ -135,7 +136,8 @@ class StateLoading:
         """
         assert self._machine is not None
         record, held = start.state.record, self._machine.replica.states
-        await self._learner.forget(sorted(held - {record}))
+        with contextlib.suppress(LearnerLost):  # then there is nothing left to forget
+            await self._learner.forget(sorted(held - {record}))
         digest = await self.load(start)
         return StatesLost(self._clock.now_ms(), record, digest)
 

@@ -82,6 +82,8 @@ class ModelLearner:
 
     async def forget(self, records: Sequence[bytes]) -> None:
         """These states are not needed any more."""
+        if not self.states:
+            raise LearnerLost("this trainer is new and holds no states yet")
         for record in records:
             self.states.pop(record, None)
 
