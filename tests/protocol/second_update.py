@@ -1,0 +1,66 @@
+"""A second implementation, of payloads and updates: see second.py."""
+
+import math
+import struct
+from collections.abc import Sequence
+
+Matrix = list[list[int]]
+
+BASIS: Matrix = [
+    [
+        round(2048 * math.sqrt((2 if f else 1) / 64) * math.cos(math.pi * ((2 * i + 1) * f) / 128))
+        for f in range(64)
+    ]
+    for i in range(64)
+]
+
+
+def read_payload(raw: bytes) -> list[tuple[list[int], list[int], int]]:
+    """Of each chunk: slots, signs, value."""
+    k = struct.unpack("<H", raw[1:3])[0]
+    places, signs = -(-12 * k // 8), -(-k // 8)
+    chunks = []
+    for at in range(3, len(raw), places + signs + 1):
+        slots = int.from_bytes(raw[at : at + places], "little")
+        negative = int.from_bytes(raw[at + places : at + places + signs], "little")
+        code = raw[at + places + signs]
+        chunks.append(
+            (
+                [slots >> 12 * n & 4095 for n in range(k)],
+                [-1 if negative >> n & 1 else 1 for n in range(k)],
+                (16 + (code & 15)) << (code >> 4),
+            )
+        )
+    return chunks
+
+
+def add_votes(chunks: Sequence[tuple[list[int], list[int], int]]) -> list[int]:
+    """The votes of all payloads for one chunk."""
+    median = sorted(value for *_, value in chunks)[(len(chunks) - 1) // 2]
+    votes = [0] * 4096
+    for slots, signs, value in chunks:
+        for slot, sign in zip(slots, signs, strict=True):
+            votes[slot] += sign * min(value, median)
+    return votes
+
+
+def invert(votes: list[int]) -> str:
+    """Signs of a chunk, as the vectors write them."""
+    rows = [votes[at : at + 64] for at in range(0, 4096, 64)]
+    moved = _multiply(BASIS, _shift(_multiply(_shift(rows), _transpose(BASIS))))
+    return "".join("-0+"[(x > 0) - (x < 0) + 1] for row in moved for x in row)
+
+
+def _shift(rows: Matrix) -> Matrix:
+    s = max(max(abs(x) for row in rows for x in row).bit_length() - 10, 0)
+    half = 1 << s >> 1
+    return [[(1 if x > 0 else -1) * min((abs(x) + half) >> s, 1023) for x in row] for row in rows]
+
+
+def _transpose(rows: Matrix) -> Matrix:
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def _multiply(a: Matrix, b: Matrix) -> Matrix:
+    columns = _transpose(b)
+    return [[sum(x * y for x, y in zip(row, c, strict=True)) for c in columns] for row in a]
