@@ -124,6 +124,9 @@ REPLAYS_PER_HOUR_MAX: Final = 4
 PENDING_MAX: Final = 512
 """Proposals waiting for their headers or parent; the oldest is dropped first."""
 
+HEADERS_WAITING_MAX: Final = 1 << 16
+"""Headers that wait with the records they came with: of 64 records of a thousand members."""
+
 HEADERS_PER_ROUND_MAX: Final = 2 * CONTRIBUTIONS_MAX
 """Headers remembered per round before a member-only filter sets in."""
 

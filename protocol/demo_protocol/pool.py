@@ -1,12 +1,18 @@
 """What a node has heard and not yet forgotten: headers, payloads held, proposals that wait."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from demo_protocol.evidence import Offence
 from demo_protocol.identity import compute_lot
-from demo_protocol.limits import EVIDENCE_KEPT_MAX, FINGERPRINT_BYTES, JOINS_KEPT_MAX, PENDING_MAX
+from demo_protocol.limits import (
+    EVIDENCE_KEPT_MAX,
+    FINGERPRINT_BYTES,
+    HEADERS_WAITING_MAX,
+    JOINS_KEPT_MAX,
+    PENDING_MAX,
+)
 from demo_protocol.messages import Header, Membership, Notice, Proposal, Sealed
 
 
@@ -15,7 +21,8 @@ class Pool:
     """Headers by hash and by (round, peer); the first of a peer and round is the one used.
 
     `notices` are of the first proposal of a peer and round, `repeated` has those who made two,
-    `awaited` those notices whose proposals are being pulled.
+    `awaited` those notices whose proposals are being pulled. `brought` are the headers that came
+    with those `pending` records which are part of a chain: they are nobody's until it is valid.
     `offences` hold the newest one of each peer. `lots` order those `wishes` whose author
     wants to join, or wanted to; `holder` is whose pool it is.
     """
@@ -32,6 +39,7 @@ class Pool:
     offences: dict[bytes, Offence] = field(default_factory=dict)
     awaited: dict[bytes, Sealed[Notice]] = field(default_factory=dict)
     pending: dict[bytes, Sealed[Proposal]] = field(default_factory=dict)
+    brought: dict[bytes, Mapping[bytes, Sealed[Header]]] = field(default_factory=dict)
     wishes: dict[bytes, Sealed[Membership]] = field(default_factory=dict)
     lots: dict[bytes, bytes] = field(default_factory=dict)
 
@@ -84,11 +92,27 @@ class Pool:
         if len(self.awaited) > PENDING_MAX:
             del self.awaited[next(iter(self.awaited))]
 
-    def add_pending(self, proposal: Sealed[Proposal]) -> None:
-        """A proposal whose parent or headers are missing; the oldest makes room."""
+    def add_pending(
+        self, proposal: Sealed[Proposal], brought: Iterable[Sealed[Header]] | None = None
+    ) -> None:
+        """A proposal whose parent or headers are missing; the oldest makes room.
+
+        `brought`: what came with a record of a chain, None of a proposal that came alone.
+        """
         self.pending[proposal.hash] = proposal
-        if len(self.pending) > PENDING_MAX:
-            del self.pending[next(iter(self.pending))]
+        if brought is not None:
+            before = self.brought.get(proposal.hash, {})
+            self.brought[proposal.hash] = {**before, **{h.hash: h for h in brought}}
+        while len(self.pending) > PENDING_MAX or self._count_waiting() > HEADERS_WAITING_MAX:
+            self.drop_pending(next(iter(self.pending)))
+
+    def drop_pending(self, name: bytes) -> Mapping[bytes, Sealed[Header]]:
+        """It waits no more. The headers that came with it."""
+        del self.pending[name]
+        return self.brought.pop(name, {})
+
+    def _count_waiting(self) -> int:
+        return sum(map(len, self.brought.values()))
 
     def add_offence(self, offence: Offence) -> None:
         """Keep evidence until a record lists it; the oldest makes room."""
@@ -130,7 +154,11 @@ class Pool:
         self.offences = {p: o for p, o in self.offences.items() if o.round >= round_}
 
     def forget_before(self, round_: int, payload_round: int) -> None:
-        """Drop headers and wishes of rounds before `round_`, payload marks before the other."""
+        """Drop headers and wishes of rounds before `round_`, payload marks before the other.
+
+        Proposals that wait go with the headers, records of a chain that is walked back with the
+        payloads: walking takes rounds, and what is found at its end is still to be applied.
+        """
         self.by_round = {r: peers for r, peers in self.by_round.items() if r >= round_}
         self.second = {r: peers for r, peers in self.second.items() if r >= round_}
         self.fingerprints = {r: f for r, f in self.fingerprints.items() if r >= round_}
@@ -141,4 +169,9 @@ class Pool:
         self.wishes = {p: w for p, w in self.wishes.items() if w.body.round >= round_}
         self.lots = {p: lot for p, lot in self.lots.items() if p in self.wishes}
         self.payload_rounds = {h: r for h, r in self.payload_rounds.items() if r >= payload_round}
-        self.pending = {h: p for h, p in self.pending.items() if p.body.round >= payload_round}
+        self.pending = {
+            h: p
+            for h, p in self.pending.items()
+            if p.body.round >= (payload_round if h in self.brought else round_)
+        }
+        self.brought = {h: b for h, b in self.brought.items() if h in self.pending}

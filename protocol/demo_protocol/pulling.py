@@ -1,9 +1,11 @@
 """What is asked of others: headers, records and payloads that are named and not here."""
 
+from collections.abc import Iterator
+
 from demo_protocol.chain import Record
 from demo_protocol.effects import Effect, PullHeaders, PullPayload, PullRecords
 from demo_protocol.limits import RECORDS_PER_REPLY_MAX
-from demo_protocol.messages import Header, Proposal
+from demo_protocol.messages import Header, Proposal, Sealed
 from demo_protocol.view import View
 
 
@@ -37,22 +39,36 @@ def pull_payloads(view: View, record: Record) -> list[Effect]:
     ]
 
 
-def find_missing_headers(view: View, body: Proposal) -> list[bytes]:
+def find_missing_headers(view: View, proposal: Sealed[Proposal]) -> Iterator[bytes]:
     """Headers that a proposal lists and that are not here, by their hashes."""
-    return [h for h in (*body.contributions, *body.late) if h not in view.pool.headers]
+    brought = view.pool.brought.get(proposal.hash, {})
+    for name in (*proposal.body.contributions, *proposal.body.late):
+        if name not in view.pool.headers and name not in brought:
+            yield name
 
 
-def pull_headers(view: View, body: Proposal, holders: tuple[bytes, ...]) -> list[Effect]:
+def lacks_headers(view: View, proposal: Sealed[Proposal]) -> bool:
+    """Is any missing? Asked often, and of the first one that is no more is asked."""
+    return next(find_missing_headers(view, proposal), None) is not None
+
+
+def pull_headers(
+    view: View, proposal: Sealed[Proposal], holders: tuple[bytes, ...]
+) -> list[Effect]:
     """Get the headers that a proposal lists and that are not here, at most once a round."""
-    missing = tuple(h for h in find_missing_headers(view, body) if view.should_pull(h))
+    missing = tuple(h for h in find_missing_headers(view, proposal) if view.should_pull(h))
     return [PullHeaders(missing, drop_repeats(holders))] if missing else []
 
 
 def find_missing(view: View, record: bytes) -> bytes | None:
-    """`record`, or its newest ancestor that is not here in full; None where it is on a chain."""
-    waiting = view.pool.pending
-    while record in waiting and not find_missing_headers(view, waiting[record].body):
-        record = waiting[record].body.parent  # it came whole and waits for an older one
+    """`record`, or its ancestor that is to be asked for; None where it is on a chain.
+
+    Headers are asked for last, when the parent is here: whether they matter can be told then.
+    """
+    while (waiting := view.pool.pending.get(record)) is not None:
+        if waiting.body.parent in view.chain:
+            return record if lacks_headers(view, waiting) else None
+        record = waiting.body.parent
     return None if record in view.chain else record
 
 

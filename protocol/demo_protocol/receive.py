@@ -1,6 +1,8 @@
 """What comes from others: judged, remembered, and turned into records (rules 2, 8, 13, 15)."""
 
 import contextlib
+from collections import ChainMap
+from collections.abc import Mapping
 
 from demo_protocol.admission import is_admitted
 from demo_protocol.effects import DigestAccused, Effect, KeepRecord, KeyInUse, PullProposal, Refused
@@ -32,6 +34,7 @@ from demo_protocol.messages import (
 from demo_protocol.pulling import (
     drop_repeats,
     find_missing_headers,
+    lacks_headers,
     pull_headers,
     pull_payload,
     pull_payloads,
@@ -85,14 +88,20 @@ def on_headers(view: View, event: HeadersFetched) -> list[Effect]:
 
     Raises Reject, having changed nothing, where an honest peer would have given none of them.
     """
-    wanted = {h for p in view.pool.pending.values() for h in find_missing_headers(view, p.body)}
+    wanted = {
+        name
+        for waiting in view.pool.pending.values()
+        if waiting.body.parent in view.chain  # of others none was asked for
+        for name in find_missing_headers(view, waiting)
+    }
     headers = {h.hash: h for h in (view.decode_header(raw, view.run_id) for raw in event.raws)}
     for name, header in headers.items():
         if name in wanted or _is_news(view, header, event.now_ms):
             _check_header(view, header)
     effects: list[Effect] = []
     for name, header in headers.items():
-        if name in wanted and _has_begun(view, header.body.round, event.now_ms):
+        has_begun = _has_begun(view, header.body.round, event.now_ms)
+        if name in wanted and has_begun and _has_room(view, header.body):
             effects += _take_header(view, header)
         elif _is_news(view, header, event.now_ms):  # asked again: one before it may be its twin
             effects += _take_news(view, header, event.sender)
@@ -134,11 +143,9 @@ def on_records(view: View, event: RecordsFetched) -> list[Effect]:
             continue
         if not _has_begun(view, round_, event.now_ms):
             continue
-        for header in headers:
-            effects += _take_header(view, header)
-        if round_ >= view.round - view.manifest.agreement.late_rounds:
-            _note(view, make_notice(proposal, view.run_id))
-        view.pool.add_pending(proposal)
+        if not _may_have_slot(view, proposal.body):
+            continue
+        view.pool.add_pending(proposal, headers)
         effects += resolve_pending(view)
         if proposal.hash in view.pool.pending:
             holders = (proposal.body.peer, event.sender)
@@ -149,16 +156,16 @@ def on_records(view: View, event: RecordsFetched) -> list[Effect]:
 def resolve_pending(view: View) -> list[Effect]:
     """Turn every waiting proposal whose parent and headers are here into a record."""
     effects: list[Effect] = []
-    progress = bool(view.pool.pending)
-    while progress:
-        progress = False
-        for proposal in list(view.pool.pending.values()):
-            if not find_missing_headers(view, proposal.body) and proposal.body.parent in view.chain:
-                del view.pool.pending[proposal.hash]
-                progress = True
-                # It came by way of others, perhaps rounds ago: nobody here is to blame for it.
-                with contextlib.suppress(Reject):
-                    effects += _add_record(view, proposal)
+    while ready := [
+        proposal
+        for proposal in view.pool.pending.values()
+        if proposal.body.parent in view.chain and not lacks_headers(view, proposal)
+    ]:
+        for proposal in ready:
+            brought = view.pool.drop_pending(proposal.hash)
+            # It came by way of others, perhaps rounds ago: nobody here is to blame for it.
+            with contextlib.suppress(Reject):
+                effects += _add_record(view, proposal, brought)
     return effects
 
 
@@ -178,9 +185,8 @@ def _check_news(view: View, header: Sealed[Header], accepted: range) -> None:
     # [IGNORE] it is new
     if header.hash in view.pool.headers:
         raise Ignore("header is known")
-    # [IGNORE] there is room, or its author is a member
-    room = len(view.pool.by_round.get(body.round, ())) < HEADERS_PER_ROUND_MAX
-    if not room and body.peer not in view.chain[view.head].members:
+    # [IGNORE] there is room, or the chain knows its author
+    if not _has_room(view, body):
         raise Ignore("too many headers of strangers in this round")
     # [IGNORE] it was its author's turn, by the record that it votes for, if that is here
     if not _may_be_due(view, body):
@@ -188,6 +194,12 @@ def _check_news(view: View, header: Sealed[Header], accepted: range) -> None:
     # [IGNORE] it is its author's first of this round, or the second: then others shall know, too
     if body.peer in view.pool.second.get(body.round, {}):
         raise Ignore("its author is known to sign several headers")
+
+
+def _has_room(view: View, body: Header) -> bool:
+    """Candidates and those whose membership expired come in by their headers: they are heard."""
+    heard = view.pool.by_round.get(body.round, ())
+    return len(heard) < HEADERS_PER_ROUND_MAX or body.peer in view.head_state.known
 
 
 def _take_news(view: View, header: Sealed[Header], sender: bytes) -> list[Effect]:
@@ -282,6 +294,9 @@ def _on_proposal(view: View, event: GossipReceived) -> list[Effect]:
     # [REJECT] its author has a slot, where that can be told already
     if body.parent in view.chain:
         validate_slot(body, view.chain[body.parent].state, view.manifest)
+    # [IGNORE] else the chain knows its author: what others build on is named by members' votes
+    elif not view.is_known(body.peer):
+        raise Ignore("a stranger's proposal on a record that is not here")
     # [REJECT] its author signed it
     check_signature(notice, view.verify)
     effects: list[Effect] = []
@@ -302,11 +317,14 @@ def _take_proposal(
 ) -> list[Effect]:
     """Make it a record, or have it wait for what is missing. Raises Reject, see `_add_record`."""
     body = proposal.body
-    if body.parent in view.chain and not find_missing_headers(view, body):
-        return _add_record(view, proposal)
+    if body.parent not in view.chain:
+        view.pool.add_pending(proposal)
+        return pull_towards(view, body.parent, body.round, holders)
+    if not lacks_headers(view, proposal):
+        return _add_record(view, proposal, {})
+    validate_slot(body, view.chain[body.parent].state, view.manifest)
     view.pool.add_pending(proposal)
-    effects = pull_towards(view, body.parent, body.round, holders)
-    return effects + pull_headers(view, body, holders)
+    return pull_headers(view, proposal, holders)
 
 
 def _note(view: View, notice: Sealed[Notice]) -> None:
@@ -358,11 +376,45 @@ def _accepted_rounds(view: View, now_ms: int) -> range:
     return accepted_rounds(view.manifest.schedule, view.manifest.agreement.late_rounds, now_ms)
 
 
-def _add_record(view: View, proposal: Sealed[Proposal]) -> list[Effect]:
-    """Raises Reject, having changed nothing, where it is not valid by content (rule 15)."""
-    record = view.chain.add(proposal, view.pool.headers, view.verify)
+def _may_have_slot(view: View, body: Proposal) -> bool:
+    """Might its author propose in its round on its parent? Told once that is here."""
+    if body.parent not in view.chain:
+        return True
+    try:
+        validate_slot(body, view.chain[body.parent].state, view.manifest)
+    except Reject:
+        return False
+    return True
+
+
+def _add_record(
+    view: View, proposal: Sealed[Proposal], brought: Mapping[bytes, Sealed[Header]]
+) -> list[Effect]:
+    """Raises Reject, having changed nothing, where it is not valid by content (rule 15).
+
+    `brought`: the headers that came with it; only now that it is valid are they remembered.
+    """
+    headers = ChainMap({**brought}, view.pool.headers) if brought else view.pool.headers
+    record = view.chain.add(proposal, headers, view.verify)
     view.pool.awaited.pop(record.hash, None)
+    effects: list[Effect] = [KeepRecord(record.hash)]
+    for header in brought.values():
+        effects += _take_header(view, header)
+    if record.round >= view.round - view.manifest.agreement.late_rounds:
+        _note(view, make_notice(proposal, view.run_id))
     for offence in record.offences:
         if offence.first.kind is Kind.HEADER:  # also for who has not heard both headers (rule 18)
             view.votes.add_equivocation(offence.peer, offence.round)
-    return [KeepRecord(record.hash), *check_root(view, record), *pull_payloads(view, record)]
+    effects += [*check_root(view, record), *pull_payloads(view, record)]
+    return effects + _pull_for_children(view, record.hash)
+
+
+def _pull_for_children(view: View, parent: bytes) -> list[Effect]:
+    """What waited for this record alone needs its headers now, if its author has a slot at all."""
+    effects: list[Effect] = []
+    for child in [p for p in view.pool.pending.values() if p.body.parent == parent]:
+        if not _may_have_slot(view, child.body):
+            view.pool.drop_pending(child.hash)
+        elif lacks_headers(view, child):
+            effects += pull_headers(view, child, (child.body.peer,))
+    return effects

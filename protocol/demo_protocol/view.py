@@ -147,17 +147,19 @@ class View:
             return None
         return self.final.record
 
-    def is_followed(self, peer: bytes) -> bool:
-        """May its messages make this node ask others for what they name? Keys cost nothing.
+    def is_known(self, peer: bytes) -> bool:
+        """Does the chain know it at our head, or is nobody in yet? Keys cost nothing."""
+        known = self.head_state.known.get(peer)
+        return (known is not None and not known.left) or not self.chain[self.head].members
 
-        The chain knows it, it wants to join and could, or nobody is in yet.
+    def is_followed(self, peer: bytes) -> bool:
+        """May its header make this node ask others for what it names?
+
+        The chain knows it, or it wants to join and could.
         """
-        if not self.chain[self.head].members:
+        if self.is_known(peer):
             return True
         state = self.head_state
-        known = state.known.get(peer)
-        if known is not None and not known.left:
-            return True
         wish = self.pool.wishes.get(peer)
         if wish is None or not wish.body.joins:
             return False

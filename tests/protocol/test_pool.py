@@ -127,6 +127,7 @@ def test_rounds_that_are_over_are_forgotten() -> None:
         pool.add_payload(header(0, round_).body.payload_hash, round_)
         pool.add_wish(wish(round_, round_))
         pool.add_pending(proposal(0, round_, RUN_ID))
+        pool.add_pending(proposal(1, round_, RUN_ID), [header(1, round_)])  # part of a chain
         pool.notices[round_, b""] = make_notice(proposal(0, round_, RUN_ID), RUN_ID)
         pool.repeated.add((round_, b""))
     pool.forget_before(4, payload_round=2)
@@ -135,7 +136,10 @@ def test_rounds_that_are_over_are_forgotten() -> None:
     assert {round_ for round_, _ in pool.notices} == set(range(4, 10))
     assert {round_ for round_, _ in pool.repeated} == set(range(4, 10))
     assert set(pool.payload_rounds.values()) == set(range(2, 10))
-    assert {p.body.round for p in pool.pending.values()} == set(range(2, 10))
+    walked = {p.hash for p in pool.pending.values() if p.body.peer == peer_name(1)}
+    assert {pool.pending[p].body.round for p in walked} == set(range(2, 10))
+    assert {pool.pending[p].body.round for p in pool.pending.keys() - walked} == set(range(4, 10))
+    assert pool.brought.keys() == walked
 
 
 def test_a_payload_two_headers_share_is_kept_as_one_of_the_later_round() -> None:

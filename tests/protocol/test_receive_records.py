@@ -1,18 +1,19 @@
 """What was pulled from others (rules 8, 15 and 16): checked whole before any of it is taken."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from demo_node.sim.keys import peer_name
-from demo_protocol.effects import Effect, KeepRecord, PullPayload, PullRecords
+from demo_protocol.effects import Effect, KeepRecord, PullHeaders, PullPayload, PullRecords
 from demo_protocol.errors import Ignore, Reject
 from demo_protocol.events import Bundle, GossipReceived, HeadersFetched
 from demo_protocol.identity import Kind
 from demo_protocol.limits import RECORDS_PER_REPLY_MAX
-from demo_protocol.pulling import pull_again
+from demo_protocol.pulling import find_missing, pull_again
 from demo_protocol.receive import on_gossip, on_headers
 from tests.builders import RUN_ID, Tree, header, proposal, view
 from tests.protocol.hearing import (
@@ -147,21 +148,37 @@ def test_whoever_is_led_from_parent_to_parent_comes_to_an_end() -> None:
     assert snapshot(believed) == before
 
 
-def test_a_waiting_record_whose_headers_were_forgotten_is_asked_for_again() -> None:
+def test_a_chain_that_is_walked_back_keeps_its_headers_over_rounds_and_goes_on_below() -> None:
     tree, records = grown(9)
     believed = view()
     believed.round = 9
     give(believed, *(bundle(tree, r) for r in records[5:]))
     believed.round = 10
-    believed.forget_before(9, 0)  # the headers of the waiting records are gone
+    believed.forget_before(9, 0)
     vote = header(1, 10, k=0, vote=records[8])
     (pull,) = [e for e in gossip(believed, vote) if isinstance(e, PullRecords)]
-    assert pull.record == records[8]
-    effects = give(believed, *(bundle(tree, r) for r in records[6:]))
-    (pull,) = [e for e in effects if isinstance(e, PullRecords)]
-    assert pull.record == records[5]
-    give(believed, *(bundle(tree, r) for r in records[:6]))
+    assert pull.record == records[4]
+    give(believed, *(bundle(tree, r) for r in records[:5]))
     assert records[8] in believed.chain
+
+
+def test_a_record_that_came_without_its_headers_is_asked_for_again_once_its_parent_is_here() -> (
+    None
+):
+    tree, records = grown(4)
+    believed = view()
+    believed.round = 4
+    give(believed, replace(bundle(tree, records[2]), headers=()))
+    vote = header(1, 4, k=0, vote=records[2])
+    assert records[2] not in {
+        e.record for e in gossip(believed, vote) if isinstance(e, PullRecords)
+    }
+    effects = give(believed, *(bundle(tree, r) for r in records[:2]))
+    (pull,) = [e for e in effects if isinstance(e, PullHeaders)]
+    assert pull.hashes == tree.chain[records[2]].proposal.body.contributions  # type: ignore[union-attr]  # it has one
+    assert find_missing(believed, records[2]) == records[2]
+    give(believed, bundle(tree, records[2]))
+    assert records[2] in believed.chain
 
 
 # --- rule 16: payloads that votes build on -------------------------------------------------------

@@ -172,6 +172,7 @@ def test_what_a_liar_names_is_no_obstacle_to_asking_others_in_the_same_round() -
     sealed = tree.propose(tree.start(4), 1, [0, 1, 2])
     named = Difference(sealed.body.parent, 0, sealed.body.contributions, (sealed.hash,))
     believed = view()
+    give(believed, bundle(tree, sealed.body.parent))
     believed.round = 1
     before = dict(believed.pulled)
     assert on_compared(believed, SetsCompared(time_of(1), named, peer_name(66)))

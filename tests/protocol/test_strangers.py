@@ -1,12 +1,16 @@
-"""Keys cost nothing: what strangers say costs a node no requests, no memory and no member's voice."""
+"""Keys cost nothing: what strangers say costs a node no requests, no memory and no voices."""
 
 import pytest
 
 from demo_node.sim.keys import peer_name
-from demo_protocol.effects import Effect, PullPayload, PullRecords
+from demo_protocol.effects import Effect, PullHeaders, PullPayload, PullRecords
+from demo_protocol.errors import Ignore
+from demo_protocol.events import Bundle
+from demo_protocol.limits import HEADERS_PER_ROUND_MAX, HEADERS_WAITING_MAX
+from demo_protocol.pool import Pool
 from demo_protocol.view import View
-from tests.builders import Tree, header, view, wish
-from tests.protocol.hearing import SENDER, bundle, give, gossip, grown
+from tests.builders import Tree, header, proposal, view, wish
+from tests.protocol.hearing import SENDER, bundle, fetched, give, gossip, grown
 
 NOWHERE = b"?" * 32
 
@@ -70,3 +74,125 @@ def test_who_left_is_a_stranger_until_it_asks_to_join_again(wishes: tuple[bool, 
 def test_before_anybody_is_in_everybody_is_followed() -> None:
     believed = view()
     assert len(asked(gossip(believed, header(9, 0, vote=NOWHERE)))) == 2
+
+
+# --- proposals that wait -------------------------------------------------------------------------
+
+
+def test_a_strangers_proposal_on_a_record_that_is_not_here_is_ignored() -> None:
+    believed, _, _ = standing()
+    listed = [header(author, 6) for author in range(4)]
+    with pytest.raises(Ignore, match="stranger"):
+        gossip(believed, proposal(9, 6, NOWHERE, contributions=listed))
+    assert not believed.pool.pending
+    assert (6, peer_name(9)) not in believed.pool.notices
+    (pull,) = gossip(believed, proposal(3, 6, NOWHERE, contributions=listed))
+    assert isinstance(pull, PullRecords)
+
+
+def test_the_parent_is_asked_for_before_the_headers() -> None:
+    """They would be of no use where it is nobody's record."""
+    believed, tree, records = standing()
+    parent = tree.grow(records[-1], 6, range(4))
+    believed.round = 7
+    sealed = tree.propose(parent, 7, range(4))
+    (pull,) = gossip(believed, sealed)
+    assert isinstance(pull, PullRecords)
+    effects = give(believed, bundle(tree, parent))
+    (headers,) = [e for e in effects if isinstance(e, PullHeaders)]
+    assert headers.hashes == sealed.body.contributions
+    fetched(believed, *(tree.headers[name] for name in headers.hashes))
+    assert sealed.hash in believed.chain
+
+
+def test_what_waits_for_its_parent_is_dropped_once_that_tells_that_its_author_has_no_slot() -> None:
+    believed, tree, records = standing()
+    parent = tree.grow(records[-1], 6, range(4))
+    believed.round = 7
+    without = tree.ranked(parent, 7)[-1]
+    gossip(believed, tree.propose(parent, 7, range(4), by=without))
+    effects = give(believed, bundle(tree, parent))
+    assert not [e for e in effects if isinstance(e, PullHeaders)]
+    assert not believed.pool.pending
+
+
+def test_a_pulled_record_whose_author_has_no_slot_does_not_wait() -> None:
+    believed, tree, records = standing()
+    sealed = tree.propose(records[-1], 6, range(4), by=9)
+    give(believed, Bundle(sealed.raw, ()))
+    assert not believed.pool.pending
+
+
+# --- headers that come with records --------------------------------------------------------------
+
+
+def made_up() -> Bundle:
+    listed = [header(author, 6, digest=b"FORGED!!", k=0) for author in range(20, 24)]
+    sealed = proposal(19, 6, NOWHERE, contributions=listed)
+    return Bundle(sealed.raw, tuple(h.raw for h in listed))
+
+
+def test_headers_of_a_record_that_is_on_no_chain_are_not_remembered_and_do_not_vote() -> None:
+    believed, _, _ = standing()
+    voters = set(believed.votes.newest)
+    give(believed, made_up())
+    assert not believed.pool.by_round.get(6)
+    assert set(believed.votes.newest) == voters
+    believed.forget_before(7, 7)
+    assert not believed.pool.brought
+
+
+def test_headers_of_a_record_that_is_invalid_are_not_remembered() -> None:
+    believed, tree, records = standing()
+    sealed = tree.propose(records[-1], 6, [0, 1, 9])
+    give(
+        believed, Bundle(sealed.raw, tuple(tree.headers[h].raw for h in sealed.body.contributions))
+    )
+    assert sealed.hash not in {*believed.chain.records, *believed.pool.pending}
+    assert not believed.pool.by_round.get(6)
+    assert not believed.pool.brought
+
+
+def test_headers_that_wait_with_their_records_are_bounded() -> None:
+    pool, each = Pool(), HEADERS_WAITING_MAX // 4
+    for author in range(9):
+        waiting = proposal(author, 6, NOWHERE)
+        pool.add_pending(waiting)
+        pool.brought[waiting.hash] = dict.fromkeys(
+            (bytes([author]) + n.to_bytes(31, "big") for n in range(each)), header()
+        )
+    pool.add_pending(proposal(9, 6, NOWHERE), [header(9, 6)])
+    assert sum(map(len, pool.brought.values())) == 3 * each + 1
+    assert pool.brought.keys() <= pool.pending.keys()
+
+
+# --- room ----------------------------------------------------------------------------------------
+
+
+def crowd(believed: View, round_: int) -> None:
+    heard = believed.pool.by_round.setdefault(round_, {})
+    for number in range(HEADERS_PER_ROUND_MAX):
+        heard[number.to_bytes(32, "big")] = header(0, round_)
+
+
+def test_candidates_are_heard_though_strangers_have_filled_the_round() -> None:
+    believed, tree, records = standing()
+    record = tree.grow(records[-1], 6, range(4), joins=[7])
+    give(believed, bundle(tree, record))
+    stand(believed, record)
+    assert peer_name(7) not in believed.chain[record].members
+    crowd(believed, 7)
+    gossip(believed, header(7, 7, vote=record))
+    with pytest.raises(Ignore, match="strangers"):
+        gossip(believed, header(9, 7, vote=record))
+
+
+def test_pulled_headers_of_strangers_find_no_room_either() -> None:
+    believed, tree, records = standing()
+    gossip(believed, tree.propose(records[-1], 6, [0, 1, 9]))
+    crowd(believed, 6)
+    fetched(
+        believed, *(tree.headers[header(a, 6, vote=records[-1]).hash] for a in (0, 9)), round_=6
+    )
+    assert peer_name(0) in believed.pool.by_round[6]
+    assert peer_name(9) not in believed.pool.by_round[6]
