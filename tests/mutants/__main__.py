@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 
 from tests.mutants.catalogue import MUTATIONS
-from tests.mutants.mutation import ROOT, Mutation, copy_sources, play
+from tests.mutants.mutation import Mutation, copy_sources, play
 
 SEEDS = 50
 """A mutation that survives so many is not caught."""
@@ -69,7 +69,10 @@ def main() -> int:
 def _play_clean(pool: ThreadPoolExecutor, mutations: Sequence[Mutation], seeds: int) -> list[str]:
     """What was broken where nothing should be."""
     plays = [(s, seed) for s in sorted({m.scenario for m in mutations}) for seed in range(seeds)]
-    found = pool.map(lambda each: play(ROOT, *each), plays)
+    with tempfile.TemporaryDirectory(prefix="demo-mutant-") as name:
+        folder = Path(name)
+        copy_sources(folder)  # somebody may be at work on the originals
+        found = list(pool.map(lambda each: play(folder, *each), plays))
     return [
         f"{scenario} seed {seed}: {how}"
         for (scenario, seed), how in zip(plays, found, strict=True)
