@@ -11,7 +11,15 @@ from collections import defaultdict
 from collections.abc import Set
 from dataclasses import dataclass, field
 
-from demo_protocol.effects import Effect, FaultCleared, Replay, ReplayAgreed, StateFault
+from demo_protocol.astray import find_wanted
+from demo_protocol.effects import (
+    ComputeRoot,
+    Effect,
+    FaultCleared,
+    Replay,
+    ReplayAgreed,
+    StateFault,
+)
 from demo_protocol.limits import ACCUSERS_MIN, REPLAYS_PER_HOUR_MAX
 from demo_protocol.messages import Header
 from demo_protocol.networks import NETWORKS_WANTED
@@ -34,7 +42,8 @@ class Doubts:
     """What most others say against our states, and what became of replaying them.
 
     `open` is being replayed, `fault` was replayed in vain. `replayed` has the round in which each
-    record's state was last computed again because of that: liars can have it once.
+    record's state was last computed again because of that: liars can have it once. `overruled` is a
+    record of whose state most have had another root than ours, for `overruled_rounds` rounds.
     """
 
     view: View
@@ -42,6 +51,8 @@ class Doubts:
     fault: Accusation | None = field(init=False, default=None)
     replayed: dict[bytes, int] = field(init=False, default_factory=dict)
     total: int = field(init=False, default=0)
+    overruled: bytes | None = field(init=False, default=None)
+    overruled_rounds: int = field(init=False, default=0)
 
     def judge(self) -> list[Effect]:
         """Once a round, when most of its headers are here and no state is being computed."""
@@ -55,16 +66,51 @@ class Doubts:
         accusation = find_accusation(view)
         if accusation is None or accusation.base in self.replayed:
             return []
+        return self._replay(accusation)
+
+    def judge_root(self) -> list[Effect]:
+        """Once a round (rule 21): is a root of ours wrong, since most go on from another one?
+
+        After L rounds it is computed once more, since whoever is wrong alone would stand there for
+        ever. After L more the state that it is of is replayed, and if it differs even then, it is
+        a fault. Until then the records that name another root are followed by nobody here.
+        """
+        view, patience = self.view, self.view.manifest.agreement.late_rounds
+        record = find_overruled(view)
+        if record is None or self.open is not None or self.fault is not None:
+            self.overruled, self.overruled_rounds = None, 0
+            return []
+        if record != self.overruled:
+            self.overruled, self.overruled_rounds = record, 0
+        self.overruled_rounds += 1
+        if self.overruled_rounds == patience:
+            return [ComputeRoot(record)]
+        if self.overruled_rounds < 2 * patience:
+            return []
+        accusation = Accusation(record, view.claimed_digest(record) or view.digests[record])
+        if record not in self.replayed:
+            return self._replay(accusation)
+        del view.roots[record]  # a witness follows
+        return self._find_fault(accusation)
+
+    def _replay(self, accusation: Accusation) -> list[Effect]:
+        """Unless there were too many."""
+        view = self.view
         hour = max(HOUR_MS // view.manifest.schedule.round_ms, 1)
         self.replayed = {b: r for b, r in self.replayed.items() if r > view.round - hour}
         if len(self.replayed) >= REPLAYS_PER_HOUR_MAX:
             return []
         self.replayed[accusation.base] = view.round
         self.total += 1
-        self.open = accusation
+        self.open, self.overruled = accusation, None
         verified = find_verified(view, accusation.base)
         view.roots = {name: root for name, root in view.roots.items() if name in verified}
         return [Replay(accusation.base, verified)]
+
+    def _find_fault(self, accusation: Accusation) -> list[Effect]:
+        self.fault = accusation
+        self.view.is_faulty = True
+        return [StateFault(accusation.base, _first_differing(self.view, accusation.base))]
 
     def on_applied(self, record: bytes) -> list[Effect]:
         """The state after a record was computed. Was it the one in doubt?"""
@@ -73,9 +119,7 @@ class Doubts:
         accusation, self.open = self.open, None
         if self.view.digests[record] == accusation.digest:
             return [ReplayAgreed(record)]
-        self.fault = accusation
-        self.view.is_faulty = True
-        return [StateFault(record, _first_differing(self.view, record))]
+        return self._find_fault(accusation)
 
     def _judge_fault(self) -> list[Effect]:
         """Where most say as we do again, they had erred, or a few had spoken for them."""
@@ -108,6 +152,19 @@ def find_accusation(view: View) -> Accusation | None:
     base, (digest, _) = max(agreed.items(), key=lambda item: (len(item[1][1]), item[0]))
     networks = {view.network_of(peer) for peer in accusers} - {None}
     return Accusation(base, digest) if len(networks) >= NETWORKS_WANTED else None
+
+
+def find_overruled(view: View) -> bytes | None:
+    """The record of whose state the chain that most follow carries another root than ours."""
+    children = view.chain.children
+    if not any(
+        view.is_root_wrong(view.chain[c]) for parent in view.roots for c in children[parent]
+    ):
+        return None  # nearly always
+    for step in view.chain.ancestors(find_wanted(view)):
+        if view.is_root_wrong(step):
+            return step.parent
+    return None
 
 
 def is_vindicated(view: View) -> bool:

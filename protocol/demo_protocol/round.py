@@ -205,6 +205,7 @@ class Round:
         effects += self._settle_sent(round_ - agreement.late_rounds)
         effects += pull_again(view) + self.replica.pull_missing()
         if self.replica.applying is None:
+            effects += self.doubts.judge_root()
             effects += find_way_back(view, self.replica.states)
         if not self.syncing:
             effects += judge_conflict(view)

@@ -6,7 +6,7 @@ import pytest
 
 from demo_node.sim.keys import cheap_sign, peer_name
 from demo_protocol.answers import decode_chain_state, encode_chain_state
-from demo_protocol.effects import ComputeRoot, Effect, HeadChanged, RootDiffered
+from demo_protocol.effects import ComputeRoot, Effect, HeadChanged, Replay, RootDiffered, StateFault
 from demo_protocol.errors import Reject
 from demo_protocol.events import RootComputed, StatesLost
 from demo_protocol.limits import STATE_CHUNK_BYTES
@@ -170,6 +170,82 @@ def test_a_root_that_comes_late_is_a_judgement_all_the_same() -> None:
     assert [e.record for e in only(RootDiffered, told)] == [bad.hash]
     assert [e.head for e in only(HeadChanged, told)] == [last]
     assert stage.head == last
+
+
+LATE = MANIFEST.agreement.late_rounds
+
+
+def overruled() -> tuple[Silent, Tree, list[Effect], list[Effect]]:
+    """A node whose root was wrong. Others go on from theirs; it is asked again, and then replays.
+
+    (stage, tree, what came in the round it was asked in, the same L rounds later).
+    """
+    tree, _, last = due_tree()
+    stage = Silent(tree, last, 0)
+    stage.tick(EVERY - 1)
+    stage.answer(last, EVERY - 1, 5, WRONG)
+    head, told = last, []
+    for round_ in range(EVERY - 1, EVERY - 1 + LATE):
+        assert ComputeRoot(last) not in told
+        head = tree.grow(head, round_, range(4))
+        stage.hear_all(head, 1_900)
+        stage.give(head, round_=round_, ms=SETTLE + 1)
+        told = stage.tick(round_ + 1)
+        assert stage.head == last
+    return stage, tree, told, go_on(stage, tree, head, EVERY - 1 + LATE)
+
+
+def go_on(stage: Silent, tree: Tree, head: bytes, round_: int) -> list[Effect]:
+    """Others do for L rounds. What came of the last one."""
+    told: list[Effect] = []
+    for number in range(round_, round_ + LATE):
+        assert not only(Replay, told)
+        head = tree.grow(head, number, range(4))
+        stage.hear_all(head, 1_900)
+        stage.give(head, round_=number, ms=SETTLE + 1)
+        told = stage.tick(number + 1)
+    return told
+
+
+def test_a_root_that_most_go_on_without_is_computed_again_after_l_rounds() -> None:
+    stage, tree, asked, _ = overruled()
+    last = due_tree()[2]
+    assert only(ComputeRoot, asked) == [ComputeRoot(last)]
+    stage.answer(last, EVERY - 1 + 2 * LATE, 10)
+    assert tree.state(stage.head).height > EVERY + LATE
+
+
+def test_where_it_differs_again_the_state_is_replayed_and_then_it_is_a_fault() -> None:
+    stage, _, _, told = overruled()
+    last = due_tree()[2]
+    assert [e.base for e in only(Replay, told)] == [last]
+    believed, doubts = stage.machine.view, stage.machine.doubts
+    assert last not in believed.roots  # it is computed again with the state
+    doubts.on_applied(last)
+    believed.roots[last] = WRONG
+    told = [effect for _ in range(2 * LATE) for effect in doubts.judge_root()]
+    assert told == [ComputeRoot(last), StateFault(last, believed.chain[last].round)]
+    assert stage.machine.is_witness
+    assert last not in believed.roots
+
+
+def test_a_wrong_root_that_few_go_on_from_is_nothing() -> None:
+    tree, _, last = due_tree()
+    first = first_and_second(tree, last)[0]
+    stage = Stage(tree, last, 0)
+    stage.tick(EVERY - 1)
+    bad = with_root(tree.propose(last, EVERY - 1, range(4), by=first), WRONG)
+    tree.add(bad)
+    stage.give(bad.hash, round_=EVERY - 1, ms=SETTLE)
+    good = tree.grow(last, EVERY, range(4))
+    stage.give(good, round_=EVERY, ms=SETTLE + 1)
+    for round_ in range(EVERY + 1, EVERY + 3 * LATE):
+        good = tree.grow(good, round_, range(4))
+        stage.hear_all(good, 1_900)
+        stage.give(good, round_=round_, ms=SETTLE + 1)
+        assert not only(Replay, stage.tick(round_ + 1))
+    assert only(ComputeRoot, stage.effects).count(ComputeRoot(last)) == 1
+    assert stage.head == good
 
 
 def test_where_the_root_is_the_same_nothing_is_said() -> None:
