@@ -1,21 +1,22 @@
 """Each invariant is broken by a lie planted into the world, and by nothing in a quiet one."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from demo_node.sim.actor import Actor
 from demo_node.sim.agreeing import KeepsGoing, OneChain, OneFinal, OwnFinal
-from demo_node.sim.books import CreditedOnce, GivenBack, Innocent
+from demo_node.sim.books import CreditedOnce, GivenBack, Innocent, NoWitness
 from demo_node.sim.catching_up import take_part
 from demo_node.sim.invariants import Bounds, EqualStates, HonestWords, SamplesOnce, SignsOnce
 from demo_node.sim.watching import Invariant
 from demo_node.store.memory import MemoryDisk
 from demo_protocol import roster
 from demo_protocol.assignment import Interval
-from demo_protocol.effects import Finalised
-from demo_protocol.events import StateApplied, Tick
+from demo_protocol.effects import Finalised, StateFault
+from demo_protocol.events import StartMoved, StateApplied, Tick
 from demo_protocol.manifest import Manifest
 from tests.simulate.stages import QUIET, Stage
 
@@ -25,7 +26,7 @@ NODE = 3
 def test_nothing_is_broken_where_nothing_happens() -> None:
     chain, samples, final = OneChain(), SamplesOnce(), OneFinal()
     others = [EqualStates(), SignsOnce(), HonestWords(), Bounds(), OwnFinal()]
-    others += [Innocent(), CreditedOnce(), GivenBack()]
+    others += [Innocent(), CreditedOnce(), GivenBack(), NoWitness()]
     stage = Stage(QUIET, chain, samples, final, *others)
     assert stage.run() == []
     heights = {actor.view.head_state.height for actor in stage.world.actors}
@@ -118,6 +119,25 @@ def test_a_node_that_leaves_its_own_final_record_is_seen() -> None:
     assert what_breaks(OwnFinal(), believe_in_another) == {OwnFinal.name}
 
 
+def test_a_node_that_leaves_its_final_record_by_a_snapshot_is_seen() -> None:
+    in_round_8_ms = 30_100  # something is final by then
+
+    def move_elsewhere(actor: Actor) -> None:
+        state = actor.view.head_state
+        assert actor.view.final is not None
+        assert actor.view.final.height < state.height
+        elsewhere = replace(state, record=bytes(32))
+        actor.trainer.states[elsewhere.record] = b"another!"
+        actor.post(StartMoved(actor.now_ms(), elsewhere, b"another!"))
+
+    def move_along(actor: Actor) -> None:
+        digest = actor.trainer.states[actor.view.head]
+        actor.post(StartMoved(actor.now_ms(), actor.view.head_state, digest))
+
+    assert what_breaks(OwnFinal(), move_elsewhere, in_round_8_ms) == {OwnFinal.name}
+    assert what_breaks(OwnFinal(), move_along, in_round_8_ms) == set()
+
+
 def test_two_final_records_of_one_height_are_seen() -> None:
     invariant = OneFinal()
 
@@ -126,6 +146,14 @@ def test_two_final_records_of_one_height_are_seen() -> None:
         invariant._by_height[head.height] = (b"what another node holds final...", 0)
 
     assert what_breaks(invariant, rewrite) == {OneFinal.name}
+
+
+def test_a_witness_is_seen() -> None:
+    def doubt_itself(actor: Actor) -> None:
+        fault = StateFault(actor.view.head, 4)
+        actor.world.watcher.on_step(actor, Tick(actor.now_ms()), [fault])
+
+    assert what_breaks(NoWitness(), doubt_itself) == {NoWitness.name}
 
 
 def test_too_few_records_are_seen() -> None:

@@ -43,6 +43,7 @@ from demo_protocol.effects import (
     PullProposal,
     PullRecords,
     Refused,
+    Replay,
     Resync,
     RoundEnded,
     Train,
@@ -331,6 +332,8 @@ class Actor:
                 self.trainer.compute_root(record)
             case Resync(target):
                 self.trainer.resync(target)
+            case Replay():
+                self.trainer.replay(effect)
             case Leap() | BeginAgain():
                 self.trainer.find_way(effect)
             case KeepRecord(record):
@@ -378,6 +381,19 @@ class Actor:
             found.append(decode_bundle(entry.raw))
             record = entry.parent
         return tuple(reversed(found))
+
+    def list_trail(self, final: Final | None) -> dict[bytes, int]:
+        """Its records and their rounds, back to that of `final` if its log goes so far."""
+        chain = self.view.chain
+        trail = {step.hash: step.round for step in chain.ancestors(self.view.head)}
+        name, round_ = chain.root.record, chain.root.round
+        while final is not None and round_ > final.round:
+            entry = self._chain_log.get(name)
+            if entry is None:
+                break
+            trail[name] = round_ = entry.round
+            name = entry.parent
+        return trail
 
     def _forget_payloads(self, round_: int) -> None:
         window = self.world.manifest.agreement.payload_window_rounds

@@ -4,9 +4,9 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from demo_node.sim.watching import Invariant
-from demo_protocol.chain import Record
+from demo_protocol.chain import Chain, Record
 from demo_protocol.effects import Effect, Finalised, HeadChanged
-from demo_protocol.events import Event
+from demo_protocol.events import Event, StartMoved
 
 if TYPE_CHECKING:
     from demo_node.sim.actor import Actor
@@ -93,13 +93,21 @@ class OneChain(Invariant):
 
 
 class OwnFinal(Invariant):
-    """Rule 19: no node leaves its own final record."""
+    """Rule 19: no node leaves its own final record, by a snapshot no more than by records.
+
+    A chain in memory may begin after it, so what is on the way is looked up among all records.
+    """
 
     name = "no node leaves its own final record"
 
     def __init__(self) -> None:
         super().__init__()
         self._final: dict[int, Finalised] = {}
+        self._parents: dict[bytes, bytes] = {}
+
+    def on_record(self, actor: "Actor", record: Record) -> None:
+        """Nodes forget their oldest records; this does not."""
+        self._parents[record.hash] = record.parent
 
     def on_up(self, actor: "Actor") -> None:
         """What a node wrote down before it must not leave now."""
@@ -111,25 +119,42 @@ class OwnFinal(Invariant):
             if isinstance(effect, HeadChanged):
                 self._check(actor)
             elif isinstance(effect, Finalised):
+                self._check(actor)  # before this one: it must descend from the last one
                 self._final[actor.index] = effect
+        if isinstance(event, StartMoved) and not event.adopted:
+            self._check(actor)
 
     def _check(self, actor: "Actor") -> None:
         final, chain = self._final.get(actor.index), actor.view.chain
-        if final is None or final.height <= chain.root.height:
+        if final is None:
             return
         head = chain[actor.view.head]
-        if final.record in chain:
-            left = head.state.height >= final.height and not chain.is_ancestor(
-                final.record, head.hash
-            )
-        else:
-            left = head.state.height > final.height
+        steps = head.state.height - final.height
+        if steps >= 0:
+            left = self._find_before(head.hash, steps, chain) != final.record
+        else:  # it catches up, or a heavier branch is shorter
+            left = self._find_before(final.record, -steps, chain) != head.hash
         if left:
             self.report(
                 f"node {actor.index} stands on {_show(head)}, which does not descend from"
                 f" r{final.round}/{final.record.hex()[:6]}, which it holds to be final",
                 actor.index,
             )
+
+    def _find_before(self, name: bytes, steps: int, chain: Chain) -> bytes:
+        """So many records before this one; where nobody honest knew one of these, the last known.
+
+        In memory first: what a liar alone proposed was never looked at here.
+        """
+        for _ in range(steps):
+            record = chain.records.get(name)
+            if record is not None and record.proposal is not None:
+                name = record.parent
+            elif name in self._parents:
+                name = self._parents[name]
+            else:
+                break
+        return name
 
 
 class OneFinal(Invariant):

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Final
 
 from demo_node.sim.watching import Invariant
 from demo_protocol.chain import Record
-from demo_protocol.effects import Effect, Persist, Release
+from demo_protocol.effects import Effect, Persist, Release, StateFault
 from demo_protocol.events import Event
 from demo_protocol.identity import Kind
 
@@ -29,6 +29,25 @@ class Innocent(Invariant):
                     f"record {record.hash.hex()[:6]} of round {record.round} shows that node"
                     f" {author.index} signed twice in round {offence.round}",
                     author.index,
+                )
+
+
+class NoWitness(Invariant):
+    """Rule 20: whatever others say of a state, who computed it rightly goes on signing.
+
+    No scenario lets a node compute wrongly: whoever doubts itself has listened to liars.
+    """
+
+    name = "no honest node becomes a witness by what others say"
+
+    def on_step(self, actor: "Actor", event: Event, effects: list[Effect]) -> None:
+        """It computed again, and was told another digest all the same."""
+        for effect in effects:
+            if type(effect) is StateFault:
+                self.report(
+                    f"node {actor.index} signs nothing any more: most are said to have another"
+                    f" state after {effect.base.hex()[:6]}, from round {effect.round} on",
+                    actor.index,
                 )
 
 

@@ -7,14 +7,26 @@ from demo_protocol.effects import (
     Announce,
     Apply,
     Effect,
+    Finalised,
     HeadChanged,
     KeepRecord,
     Persist,
     PullRecords,
     Refused,
+    Release,
+    Restore,
     Train,
 )
-from demo_protocol.events import Event, GossipBatch, PayloadsHeld, StateApplied, TrainingDone
+from demo_protocol.events import (
+    Event,
+    GossipBatch,
+    PayloadsHeld,
+    RootComputed,
+    StartMoved,
+    StateApplied,
+    StatesLost,
+    TrainingDone,
+)
 
 _STEP = struct.Struct("<qIQ8s")
 _FLUSH_BYTES = 1 << 16
@@ -67,6 +79,12 @@ def _name_event(event: Event) -> bytes:
             return b"".join([name[:_ENDING_BYTES] for name, _ in payloads])
         case StateApplied(digest=digest):
             return digest[:_ENDING_BYTES]
+        case RootComputed(_, record, root):
+            return record[:_ENDING_BYTES] + root[:_ENDING_BYTES]
+        case StatesLost(_, record, digest):
+            return b"lost" + record[:_ENDING_BYTES] + digest[:_ENDING_BYTES]
+        case StartMoved(_, state, digest):
+            return b"moved" + state.record[:_ENDING_BYTES] + digest[:_ENDING_BYTES]
         case TrainingDone(payload_hash=name):
             return name[:_ENDING_BYTES]
         case _:
@@ -83,6 +101,12 @@ def _name_effect(effect: Effect) -> bytes:
             return name[:_ENDING_BYTES]
         case HeadChanged(head=name):
             return name[:_ENDING_BYTES]
+        case Finalised(record=name):
+            return b"final" + name[:_ENDING_BYTES]
+        case Release(round_):
+            return struct.pack("<7sq", b"release", round_)
+        case Restore(round_):
+            return struct.pack("<7sq", b"restore", round_)
         case Refused(_, _, error):
             return type(error).__name__.encode()
         case Train(sample_first=first, sample_count=count):

@@ -15,7 +15,7 @@ from demo_node.sim.scenario import LIES
 from demo_protocol.chain import make_record
 from demo_protocol.errors import Reject
 from demo_protocol.identity import Kind
-from demo_protocol.limits import DIGEST_BYTES, HASH_BYTES
+from demo_protocol.limits import DIGEST_BYTES
 from demo_protocol.messages import (
     Header,
     Membership,
@@ -75,6 +75,11 @@ def _is_odd(asking: int) -> bool:
     return asking % 2 == 1
 
 
+def _forge_digest(record: bytes) -> bytes:
+    """All liars say the same of a state: only then do they look like a majority (rule 20)."""
+    return hashlib.sha256(b"forged" + record).digest()[:DIGEST_BYTES]
+
+
 class _Liar:
     """Twists what one node announces."""
 
@@ -106,10 +111,10 @@ class _Liar:
                     Kind.HEADER, raw, self._seal_header(replace(header, vote=self._old_vote(1)))
                 )
             case "forge_digest":
-                forged = replace(header, digest=self._made_up(DIGEST_BYTES))
+                forged = replace(header, digest=_forge_digest(header.base))
                 self._lie_instead(Kind.HEADER, raw, self._seal_header(forged))
             case "forge_parent":
-                forged = replace(header, vote=self._made_up(HASH_BYTES))
+                forged = replace(header, vote=self._made_up())
                 self._lie_instead(Kind.HEADER, raw, self._seal_header(forged))
             case "old_chain":
                 old = replace(header, vote=self._old_vote(OLD_RECORDS))
@@ -171,10 +176,10 @@ class _Liar:
             case "grind":
                 self._lie_instead(Kind.PROPOSAL, raw, self._grind(proposal))
             case "forge_parent":
-                forged = replace(proposal, parent=self._made_up(HASH_BYTES))
+                forged = replace(proposal, parent=self._made_up())
                 self._lie_instead(Kind.PROPOSAL, raw, self._seal(forged))
             case "forge_digest":
-                forged = replace(proposal, parent_digest=self._made_up(DIGEST_BYTES))
+                forged = replace(proposal, parent_digest=_forge_digest(proposal.parent))
                 self._lie_instead(Kind.PROPOSAL, raw, self._seal(forged))
             case "old_chain":
                 old = replace(proposal, parent=self._old_vote(OLD_RECORDS))
@@ -285,5 +290,5 @@ class _Liar:
                 break
         return found
 
-    def _made_up(self, length: int) -> bytes:
-        return hashlib.sha256(self._actor.rng.randbytes(16)).digest()[:length]
+    def _made_up(self) -> bytes:
+        return hashlib.sha256(self._actor.rng.randbytes(16)).digest()

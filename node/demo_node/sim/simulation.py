@@ -10,7 +10,7 @@ from typing import Final
 
 from demo_node.sim.actor import Actor
 from demo_node.sim.agreeing import KeepsGoing, OneChain, OneFinal, OwnFinal
-from demo_node.sim.books import CreditedOnce, GivenBack, Innocent
+from demo_node.sim.books import CreditedOnce, GivenBack, Innocent, NoWitness
 from demo_node.sim.director import Director
 from demo_node.sim.expecting import AsExpected
 from demo_node.sim.founding import EPOCH_MS, found, plan_manifest
@@ -129,6 +129,7 @@ def simulate(scenario: Scenario, seed: int) -> Report:
         OwnFinal(),
         final,
         Innocent(),
+        NoWitness(),
         CreditedOnce(),
         GivenBack(),
     ]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from demo_node.sim.snapshots import ModelSnapshot
 from demo_protocol.astray import find_wanted
-from demo_protocol.effects import Apply, BeginAgain, Leap, Train
+from demo_protocol.effects import Apply, BeginAgain, Leap, Replay, Train
 from demo_protocol.events import (
     PayloadsLost,
     RootComputed,
@@ -128,11 +128,33 @@ class ModelTrainer:
         if found is None:
             actor.later(ASK_AGAIN_MS, functools.partial(self._load_towards, goal))
             return
-        self.states = {found.state.record: found.digest}
         if found.state.record in view.digests:
-            actor.post(StatesLost(actor.now_ms(), found.state.record, found.digest))
+            self._load_again(found)
         else:
-            actor.post(StartMoved(actor.now_ms(), found.state, found.digest))
+            self._move(found)
+
+    def replay(self, effect: Replay) -> None:
+        """Rule 20: compute again what most others have otherwise."""
+        self._actor.later(LOAD_MS, functools.partial(self._load_verified, effect))
+
+    def _load_verified(self, effect: Replay) -> None:
+        """As `StateLoading.find_replay`."""
+        view, actor, world = self._actor.view, self._actor, self._world
+        found = world.find_among(actor, effect.verified)
+        if found is None:
+            found = world.find_beyond(actor, view.chain.root.record, find_wanted(view))
+        if found is not None and found.state.record in view.digests:
+            self._load_again(found)
+
+    def _load_again(self, found: ModelSnapshot) -> None:
+        """A state that was applied here, and no other: all after it are computed again."""
+        self.states = {found.state.record: found.digest}
+        self._actor.post(StatesLost(self._actor.now_ms(), found.state.record, found.digest))
+
+    def _move(self, found: ModelSnapshot) -> None:
+        """A state to which no record of ours leads."""
+        self.states = {found.state.record: found.digest}
+        self._actor.post(StartMoved(self._actor.now_ms(), found.state, found.digest))
 
     def find_way(self, effect: Leap | BeginAgain) -> None:
         """Go on from a snapshot where replaying does not lead to the others (rules 16 and 25)."""
@@ -149,8 +171,7 @@ class ModelTrainer:
             case BeginAgain(above):
                 found = self._world.find_elsewhere(actor, above)
         if found is not None and found.state.record not in actor.view.digests:
-            self.states = {found.state.record: found.digest}
-            actor.post(StartMoved(actor.now_ms(), found.state, found.digest))
+            self._move(found)
 
     @property
     def _slowness(self) -> int:

@@ -8,10 +8,11 @@ import functools
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 
 import numpy as np
 
+from demo_node.believing import leads_through
 from demo_node.sim.actor import Actor, Disk, Message
 from demo_node.sim.founding import EPOCH_MS
 from demo_node.sim.keys import cheap_verify
@@ -26,6 +27,7 @@ from demo_protocol.astray import find_votes_elsewhere
 from demo_protocol.chain import Record, make_bundle, make_record
 from demo_protocol.effects import Apply, PullPayload
 from demo_protocol.events import Bundle
+from demo_protocol.finality import Final
 from demo_protocol.identity import Kind, Verify
 from demo_protocol.joining import choose_offer
 from demo_protocol.limits import DIGEST_BYTES
@@ -211,8 +213,8 @@ class World:
         places = [peer for peer in self.peers_of(actor, ASKED) if not _is_syncing(peer)]
         votes = Counter(peer.view.head for peer in places)
         for peer in sorted(places, key=lambda p: (-votes[p.view.head], p.index)):
-            trail = {step.hash for step in peer.view.chain.ancestors(peer.view.head)}
-            if not self._leads_through(trail, actor, peer):
+            trail = peer.list_trail(actor.disk.final)
+            if not self._leads_through(trail, actor.disk.final):
                 continue
             here = [snapshot for snapshot in own if snapshot.state.record in trail]
             theirs = self._offered_by(peer)
@@ -223,14 +225,10 @@ class World:
                 return max([*here, *theirs], key=lambda s: s.state.height)
         return own[-1]
 
-    def _leads_through(self, trail: set[bytes], actor: Actor, peer: Actor) -> bool:
-        """Does this way not leave what is final to a node (rule 19)? As `believing` judges it."""
-        final = actor.disk.final
-        if final is None or final.record in trail:
-            return True
-        away = peer.view.head_state.round - final.round
-        is_unknown = peer.view.chain.root.round > final.round
-        return is_unknown and away > self.manifest.agreement.forget_rounds
+    def _leads_through(self, trail: Mapping[bytes, int], final: Final | None) -> bool:
+        """Does this way not leave what is final to a node (rule 19)?"""
+        forget_rounds = self.manifest.agreement.forget_rounds
+        return final is None or leads_through(trail, final, forget_rounds)
 
     def _reach(self, own: ModelSnapshot) -> int:
         """Rounds that are replayed rather than skipped: as `StartFinder._reach`."""
@@ -251,16 +249,17 @@ class World:
         """A snapshot, its own before a peer's, of a record that was applied on the way."""
         view = actor.view
         way = {s.hash for s in view.chain.ancestors(target) if s.hash in view.digests}
-        return self._find_among(actor, way)
+        return self.find_among(actor, way)
 
     def find_beyond(self, actor: Actor, over: bytes, target: bytes) -> ModelSnapshot | None:
         """A snapshot at `over` or later on the way to `target`."""
         chain = actor.view.chain
         if over not in chain or target not in chain:
             return None
-        return self._find_among(actor, {over, *(s.hash for s in chain.path(over, target))})
+        return self.find_among(actor, {over, *(s.hash for s in chain.path(over, target))})
 
-    def _find_among(self, actor: Actor, records: set[bytes]) -> ModelSnapshot | None:
+    def find_among(self, actor: Actor, records: Set[bytes]) -> ModelSnapshot | None:
+        """A snapshot of one of these, its own before a peer's, whose digest most confirm."""
         own = [s for s in (self._first, *actor.disk.snapshots.kept) if s.state.record in records]
         if own:
             return own[-1]
@@ -273,7 +272,10 @@ class World:
         return None
 
     def find_elsewhere(self, actor: Actor, above: int) -> ModelSnapshot | None:
-        """A snapshot of a chain that does not descend from ours, where a voter named it."""
+        """A snapshot of a chain that does not descend from ours, where a voter named it.
+
+        What is final to a node must be on its way: `BeginAgain.through`, unless it was away long.
+        """
         view = actor.view
         named = find_votes_elsewhere(view)
         for peer in self.peers_of(actor, ASKED):
@@ -283,6 +285,8 @@ class World:
             if theirs.head_state.height <= above:
                 continue
             if named and not any(vote in theirs.chain for vote in named):
+                continue
+            if not self._leads_through(peer.list_trail(view.final), view.final):
                 continue
             for snapshot in reversed(peer.disk.snapshots.kept):
                 record = snapshot.state.record
