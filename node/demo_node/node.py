@@ -241,7 +241,7 @@ async def _leave(node: Node) -> None:
     operations.driver.leave()
     try:
         async with asyncio.timeout(LEAVE_S):
-            await operations.driver.flush()
+            await operations.driver.outbox.flush()
     except TimeoutError:
         node.observer.on_event("leave.unsent")
     try:

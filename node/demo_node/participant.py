@@ -199,7 +199,7 @@ class Participant:
         if view.final is None:
             view.final = start.final
         await self._take_in(start.bundles)
-        self.server.open(machine, store, driver.tensors)
+        self.server.open(machine, store, driver.tensors, driver.outbox.unwritten)
         files.callback(self._close)
         snapshotting = Snapshotting(
             driver, around.learner, self.snapshots, around.observer, start.snapshot
@@ -207,7 +207,8 @@ class Participant:
         if start.promise:
             around.group.create_task(driver.recovering.recover(start.state.record, is_loss=False))
         around.group.create_task(snapshotting.find_served())
-        around.group.create_task(driver.run_outbox())
+        around.group.create_task(driver.outbox.run_writing())
+        around.group.create_task(driver.outbox.run_sending())
         around.group.create_task(driver.run_clock())
         around.group.create_task(driver.comparing.run())
         around.group.create_task(driver.finals.run())

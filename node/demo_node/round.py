@@ -15,6 +15,7 @@ from demo_node.fetching import Fetcher
 from demo_node.final_keeping import FinalKeeping
 from demo_node.history import History
 from demo_node.learner_orders import LearnerOrders
+from demo_node.outbox import Outbox
 from demo_node.ports import Clock, Learner, Mesh, RoundStore, Topic
 from demo_node.pull import Puller
 from demo_node.recovering import FindReplay, FindWay, LoadTowards, Recovering
@@ -129,7 +130,7 @@ class RoundDriver:
         self.fault = ""
         """Where this node's state is not what most others have, though replayed; empty: nowhere."""
         self.comparing = Comparing(self.view, self.puller, clock, observer, self.post, rng)
-        self._outbox: asyncio.Queue[Persist | Announce] = asyncio.Queue()
+        self.outbox = Outbox(store, mesh, TOPICS)
         self._head_changed = asyncio.Event()
         self.first_round = 0
         """The round in which this process began to take part."""
@@ -172,20 +173,9 @@ class RoundDriver:
             self.post(Tick(now_ms))
             await self.clock.sleep_until_ms(self.machine.next_wake_ms(now_ms))
 
-    async def run_outbox(self) -> None:
-        """Send what is signed, in order; what must be on disk first is (rule 10)."""
-        while True:
-            effect = await self._outbox.get()
-            match effect:
-                case Persist(kind, round_, hash_, raw):
-                    await self.store.persist_signed(kind, round_, hash_, raw)
-                case Announce(kind, raw):
-                    await self.mesh.publish(TOPICS[kind], raw)
-            self._outbox.task_done()
-
     def figures(self) -> Iterator[Figure]:
         """What waits, and totals."""
-        yield Figure("demo_queue_depth", self._outbox.qsize(), ("outbox",))
+        yield Figure("demo_queue_depth", self.outbox.depth, ("outbox",))
         yield Figure("demo_state_fault", self.machine.is_witness)
         yield Figure("demo_replays_total", self.machine.doubts.total)
         yield from self.history.figures()
@@ -193,10 +183,6 @@ class RoundDriver:
         yield from self.fetcher.figures()
         yield from self.puller.figures()
         yield from self.comparing.figures()
-
-    async def flush(self) -> None:
-        """Return when all that was to be sent is."""
-        await self._outbox.join()
 
     def take_part(self) -> None:
         """It is level with the others: from now on it signs, trains and proposes."""
@@ -226,9 +212,9 @@ class RoundDriver:
                     now_ms = self.clock.now_ms()
                     self.history.on_announced(round_, now_ms)
                     self.history.on_header(round_, self.view.me, now_ms)
-                self._outbox.put_nowait(effect)
+                self.outbox.put(effect)
             case Announce():
-                self._outbox.put_nowait(effect)
+                self.outbox.put(effect)
             case MakeStamp():
                 self._start(self._make_stamp(effect))
             case PullPayload():
@@ -338,6 +324,7 @@ class RoundDriver:
             self.observer.on_event("state.fault", round=effect.round, tensor=tensor)
 
     async def _keep_record(self, record: bytes) -> None:
+        await self.outbox.wait_written()  # after a crash our log may not know of more than that
         if record in self.view.chain:
             step = self.view.chain[record]
             raw = encode_bundle(make_bundle(step))

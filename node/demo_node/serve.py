@@ -1,7 +1,8 @@
 """Answers to what peers pull from this node (the blob protocol)."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Set
+from dataclasses import replace
 
 from demo_node.ports import Archive, Blob, BlobRequest, RoundStore
 from demo_node.tensors import TensorDigests
@@ -23,6 +24,7 @@ from demo_protocol.limits import (
 )
 from demo_protocol.manifest import Manifest, compute_run_id, encode_manifest
 from demo_protocol.reconcile import compare
+from demo_protocol.roster import ChainState
 from demo_protocol.round import Round
 from demo_protocol.sets import (
     decode_header_names,
@@ -30,6 +32,7 @@ from demo_protocol.sets import (
     encode_difference,
     encode_headers,
 )
+from demo_protocol.view import View
 
 
 class Server:
@@ -46,14 +49,27 @@ class Server:
         self._machine: Round | None = None
         self._store: RoundStore | None = None
         self._tensors: TensorDigests | None = None
+        self._oldest: tuple[bytes, asyncio.Future[bytes]] | None = None
+        self._unwritten: Set[bytes] = frozenset()
 
-    def open(self, machine: Round, store: RoundStore, tensors: TensorDigests) -> None:
-        """From now on there is a chain to answer from."""
+    def open(
+        self,
+        machine: Round,
+        store: RoundStore,
+        tensors: TensorDigests,
+        unwritten: Set[bytes],
+    ) -> None:
+        """From now on there is a chain to answer from.
+
+        Messages named in `unwritten` are ours and not on the disk yet: nobody is given one, or
+        told of it (rule 10). What the set holds may change.
+        """
         self._machine, self._store, self._tensors = machine, store, tensors
+        self._unwritten = unwritten
 
     def close(self) -> None:
         """The chain is not ours to answer from any more."""
-        self._machine = self._store = self._tensors = None
+        self._machine = self._store = self._tensors = self._oldest = None
 
     async def answer(self, asking: bytes, request: BlobRequest) -> bytes | None:
         """The bytes asked for, or None where they are not held here."""
@@ -65,7 +81,7 @@ class Server:
             case Blob.HEADERS:
                 return self._headers(request.key)
             case Blob.PROPOSAL:
-                return self._machine.view.find_proposal(request.key) if self._machine else None
+                return self._proposal(request.key)
             case Blob.RECORDS:
                 return await self._records(request)
             case Blob.HEAD:
@@ -87,7 +103,7 @@ class Server:
             case Blob.TENSORS:
                 return await self._tensor_digests(request.key)
             case Blob.CHAIN_STATE:
-                return self._oldest_state(request.key)
+                return await self._oldest_state(request.key)
 
     def _headers(self, key: bytes) -> bytes | None:
         """Those held of the headers that are asked for."""
@@ -95,10 +111,16 @@ class Server:
             return None
         headers = self._machine.view.pool.headers
         try:
-            raws = [headers[name].raw for name in decode_header_names(key) if name in headers]
+            names = [name for name in decode_header_names(key) if name not in self._unwritten]
         except Reject:
             return None
+        raws = [headers[name].raw for name in names if name in headers]
         return encode_headers(raws) if raws else None
+
+    def _proposal(self, name: bytes) -> bytes | None:
+        if self._machine is None or name in self._unwritten:
+            return None
+        return self._machine.view.find_proposal(name)
 
     async def _tensor_digests(self, record: bytes) -> bytes | None:
         """Of a state that is held now (rule 20); the trainer looks at each once."""
@@ -107,28 +129,50 @@ class Server:
         is_held = record in self._machine.replica.states
         return await self._tensors.get(record) if is_held else None
 
-    def _oldest_state(self, record: bytes) -> bytes | None:
-        """What the chain says where forks may still matter, to whose chain begins at `record`."""
+    async def _oldest_state(self, record: bytes) -> bytes | None:
+        """What the chain says where forks may still matter, to whose chain begins at `record`.
+
+        Megabytes where many peers are known: encoded once, off the loop, until it begins elsewhere.
+        """
         view = self._machine.view if self._machine else None
         if view is None or record not in view.chain:
             return None
-        return encode_chain_state(view.chain.root)
+        root = view.chain.root
+        if self._oldest is None or self._oldest[0] != root.record:
+            encoding = asyncio.to_thread(encode_chain_state, root)
+            self._oldest = root.record, asyncio.ensure_future(encoding)
+        return await asyncio.shield(self._oldest[1])  # others wait for the same
 
     def _difference(self, key: bytes) -> bytes | None:
         """Rule 23: what we know and whoever asks may not."""
         if self._machine is None:
             return None
         try:
-            return encode_difference(compare(self._machine.view, decode_summary(key)))
+            found = compare(self._machine.view, decode_summary(key))
         except Reject:
             return None
+        stand, unwritten = self._stand(self._machine.view), self._unwritten
+        return encode_difference(
+            replace(
+                found,
+                head=stand.record,
+                round=max(stand.round, 0),
+                headers=tuple(name for name in found.headers if name not in unwritten),
+                records=tuple(name for name in found.records if name not in unwritten),
+            )
+        )
+
+    def _stand(self, view: View) -> ChainState:
+        """Our head, or what is below it that may be given."""
+        steps = view.chain.ancestors(view.head)
+        return next((s.state for s in steps if s.hash not in self._unwritten), view.chain.root)
 
     def _head(self) -> HeadAnswer:
         """Where we stand; before there is a chain, at the genesis."""
         view = self._machine.view if self._machine else None
         offered = choose_offer(view, self._archive.snapshots()) if view else None
         snapshot_record, snapshot_root = offered or (b"", b"")
-        state = view.head_state if view else None
+        state = self._stand(view) if view else None
         first = self._store.payloads_from if self._store else None
         return HeadAnswer(
             head=state.record if state else compute_run_id(self._manifest),
@@ -157,8 +201,12 @@ class Server:
         return encode_records(reversed(found)) if found else None
 
     async def _record(self, name: bytes) -> tuple[bytes | None, bytes]:
-        """A record's bundle and its parent, from memory or from the log."""
-        if self._machine is None or self._store is None:
+        """A record's bundle and its parent, from memory or from the log.
+
+        A header of ours that is not written yet can only be in a record of ours that is not
+        either: nobody else has it, and the proposal is written after it.
+        """
+        if self._machine is None or self._store is None or name in self._unwritten:
             return None, b""
         chain = self._machine.view.chain
         if name in chain:

@@ -17,7 +17,7 @@ class Leaving:
     def __init__(self, error: Exception) -> None:
         self.error = error
         self.said: list[tuple[str, object]] = []
-        self.driver = self.snapshotting = self.operations = self.observer = self
+        self.driver = self.outbox = self.snapshotting = self.operations = self.observer = self
 
     def leave(self) -> None:
         pass

@@ -28,7 +28,7 @@ def play(scenario: Scenario, swarm: SimSwarm | None = None) -> None:
 async def leave(node: SimNode) -> None:
     """Have it tell the others that it leaves the run."""
     node.driver.leave()
-    await node.driver.flush()
+    await node.driver.outbox.flush()
 
 
 def assert_agree(swarm: SimSwarm) -> None:

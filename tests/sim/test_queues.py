@@ -56,7 +56,7 @@ def test_signed_messages_that_do_not_go_out_are_counted(monkeypatch: pytest.Monk
         assert waiting >= 2
         assert others == 0
         opened.set()
-        await blocked.flush()
+        await blocked.outbox.flush()
         assert depth(swarm.nodes[0], "outbox") == 0
 
     play(scenario)
