@@ -12,7 +12,7 @@ from demo_protocol.identity import Sign, Verify
 from demo_protocol.manifest import Manifest, compute_run_id
 from demo_protocol.messages import Header, Sealed, decode_header
 from demo_protocol.pool import Pool
-from demo_protocol.roster import ChainState, get_contributors
+from demo_protocol.roster import ChainState, get_contributors, get_voters
 from demo_protocol.schema import Schema, compute_schema
 from demo_protocol.validate import check_header, is_wish_usable
 
@@ -217,9 +217,13 @@ class View:
         return self.digests.get(header.base, header.digest) != header.digest
 
     def find_claims(self) -> dict[bytes, bytes]:
-        """What most headers of others say that the digest after a record is, where any does."""
+        """What most headers of others say that the digest after a record is, where any does.
+
+        Headers that a record lists, and of those on no chain the voters': keys cost nothing.
+        """
         listed = (h for step in self.chain.records.values() for h in step.contributions)
-        headers = {h.hash: h.body for h in (*listed, *self.pool.headers.values())}
+        heard = (h for h in self.pool.headers.values() if self._is_voice(h.body))
+        headers = {h.hash: h.body for h in (*listed, *heard)}
         claims: dict[bytes, Counter[bytes]] = defaultdict(Counter)
         for body in headers.values():
             if body.peer != self.me:
@@ -228,6 +232,12 @@ class View:
             record: max(counts, key=lambda digest: (counts[digest], digest))
             for record, counts in claims.items()
         }
+
+    def _is_voice(self, header: Header) -> bool:
+        """Does its author vote at its base, or everybody as nobody is in yet?"""
+        base = header.base if header.base in self.chain else self.head
+        voters = get_voters(self.chain[base].state, self.manifest.agreement)
+        return not voters or header.peer in voters
 
     def claimed_digest(self, record: bytes) -> bytes | None:
         """What most headers of others say its digest is; None of none."""

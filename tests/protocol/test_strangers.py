@@ -196,3 +196,15 @@ def test_pulled_headers_of_strangers_find_no_room_either() -> None:
     )
     assert peer_name(0) in believed.pool.by_round[6]
     assert peer_name(9) not in believed.pool.by_round[6]
+
+
+# --- claims --------------------------------------------------------------------------------------
+
+
+def test_strangers_do_not_say_what_a_state_is() -> None:
+    believed, _, records = standing()
+    for author in range(20, 30):
+        gossip(believed, header(author, 6, vote=records[-1], base=records[-1], digest=b"FORGED!!"))
+    assert believed.claimed_digest(records[-1]) is None
+    gossip(believed, header(1, 6, vote=records[-1], base=records[-1], digest=b"of four."))
+    assert believed.claimed_digest(records[-1]) == b"of four."
