@@ -239,7 +239,7 @@ def _run_id(raw: object) -> str:
 
 def _anchor(raw: object) -> str:
     text = _text(raw).lower()
-    if not re.fullmatch(r"([0-9a-f]{64})?", text):
+    if not re.fullmatch(r"[0-9a-f]{64}", text):  # an empty one would anchor nothing, unseen
         raise ValueError("a record's hash has 64 hexadecimal digits; copy it whole")
     return text
 
@@ -258,6 +258,8 @@ def _announce(raw: object) -> tuple[str, ...]:
         match = re.fullmatch(r"/(ip4|ip6|dns|dns4|dns6)/[\w.:-]+/tcp/(\d{1,5})", address)
         if match is None or not 0 < int(match[2]) < 1 << 16:
             raise ValueError(f"{address[:SHOWN_MAX]!r} is no address like {ANNOUNCE_EXAMPLE}")
+        if re.match(r"/ip[46]/(0\.0\.0\.0|[0:]+)/", address):
+            raise ValueError(f"{address!r} is where to listen; nobody can dial it")
     return addresses
 
 

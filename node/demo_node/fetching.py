@@ -70,7 +70,7 @@ class Fetcher:
         asked = newest - agreement.payload_window_rounds
         needed_from = newest - agreement.late_rounds - NEEDED_ROUNDS
         first = await self.store.forget_payloads_before(asked, needed_from)
-        if first > asked and not self._is_window_short:
+        if first > max(asked, 0) and not self._is_window_short:
             self._is_window_short = True
             self.observer.on_event(
                 "window.shortened",

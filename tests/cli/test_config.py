@@ -57,6 +57,8 @@ def test_an_unknown_key_is_an_error_with_a_suggestion(tmp_path: Path) -> None:
         ("listen = 4001", "listen: 4001 is not a list"),
         ('announce = ["/ip4/192.0.2.7"]', "announce: '/ip4/192.0.2.7' is no address like /dns4/"),
         ('announce = ["/dns4/a/tcp/0"]', "announce: '/dns4/a/tcp/0' is no address like"),
+        ('announce = ["/ip4/0.0.0.0/tcp/1"]', "'/ip4/0.0.0.0/tcp/1' is where to listen"),
+        ('anchor = ""', "anchor: a record's hash has 64 hexadecimal digits"),
         ('run_id = "3f9c"', "run_id: a run id has 64 hexadecimal digits"),
         ('anchor = "3f9c"', "anchor: a record's hash has 64 hexadecimal digits"),
         ('role = "voter"', "role: 'voter' is none of member, archive"),

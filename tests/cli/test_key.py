@@ -46,6 +46,16 @@ def test_what_is_shown_is_not_the_secret(folder: Path) -> None:
     assert KEY.seed.hex() not in text.stdout + text.stderr + json.dumps(document)
 
 
+def test_a_new_key_is_made_once(tmp_path: Path) -> None:
+    made = demo_node("key", "new", "--datadir", tmp_path / "node")
+    assert made.returncode == 0, made.stderr
+    shown = demo_node("key", "show", "--datadir", tmp_path / "node", "--json")
+    assert json.loads(shown.stdout)["peer_id"] in made.stdout
+    code, line = refuse("new", "--datadir", tmp_path / "node")
+    assert code == 78
+    assert "nothing is overwritten" in line
+
+
 def test_a_key_moves_to_another_folder(folder: Path, tmp_path: Path) -> None:
     copy = tmp_path / "stick" / "key"
     copy.parent.mkdir()
@@ -119,5 +129,5 @@ def test_an_import_of_something_else_is_refused(tmp_path: Path) -> None:
 def test_without_a_key_there_is_one_line_and_no_folder(tmp_path: Path) -> None:
     code, line = refuse("show", "--datadir", tmp_path / "node")
     assert code == 78
-    assert "there is no key; run: demo-node init" in line
+    assert "there is no key; run: demo-node key new" in line
     assert not (tmp_path / "node").exists()

@@ -18,11 +18,30 @@ _CANNOT_CREATE: Final = 73
 
 @click.group()
 def key() -> None:
-    """Show, export or import the key that makes this node itself.
+    """Make, show, export or import the key that makes this node itself.
 
     Peers know a node by its key. A copy of it on another disk lets the same peer come back on
     another machine. Never run two nodes with one key: peers see one that contradicts itself.
     """
+
+
+@key.command()
+@datadir_option
+def new(datadir: str | None) -> None:
+    """Make a key for a folder that has none, before it joins a run that lists its nodes.
+
+    demo-node init and start make one, too. A key that is there is never overwritten.
+    """
+    from demo_node.store.datadir import hold_lock, open_datadir  # cryptography: not for --help
+    from demo_node.store.disk import FileDisk
+    from demo_node.store.key import create_key, generate_key
+
+    disk = FileDisk()
+    folder, made = open_datadir(disk, resolve_datadir(datadir)), generate_key()
+    with hold_lock(disk, folder):
+        create_key(disk, folder.key, made)
+    click.echo(f"peer id     {encode_peer_id(made.public)}")
+    click.echo(f"file        {folder.key}")
 
 
 @key.command()

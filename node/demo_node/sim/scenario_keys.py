@@ -115,6 +115,8 @@ def choices_of(default: Sequence[str], choices: Sequence[str], meaning: str, rea
             raise TypeError
         if len(set(map(str, raw))) != len(raw) or any(item not in choices for item in raw):
             raise ValueError
+        if not raw:
+            raise ValueError
         return tuple(raw)
 
     wanted = f"a list of some of {', '.join(choices)}, each once"

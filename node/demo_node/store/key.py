@@ -85,7 +85,7 @@ def load_key(disk: Disk, path: Path) -> NodeKey:
         mode = disk.mode(path)
         raw = disk.read(path)
     except FileNotFoundError:
-        raise ConfigError(f"{path}: there is no key; run: demo-node init") from None
+        raise ConfigError(f"{path}: there is no key; run: demo-node key new") from None
     if mode & 0o077:
         raise ConfigError(
             f"{path}: other users can read the key; run: chmod 600 '{path}'", exit_code=_PERMISSION
