@@ -37,8 +37,12 @@ PORTS: Final = range(20_000, 32_000)
 PROC: Final = Path("/proc")
 
 GRPC_FORK: Final = "GRPC_ENABLE_FORK_SUPPORT"
-"""Environment variable. Unless it is off, gRPC does things of its own in each new process before it
-becomes a node, and one of thirty died of that."""
+"""Environment variable: may gRPC run handlers of its own around each fork? Off as a precaution.
+
+The swarm's process uses gRPC and forks while it has threads. A restarted node of thirty once ended
+with SIGSEGV: whether before or after it became a node, and whether gRPC had any part in it, is not
+known. Nodes do not inherit the setting.
+"""
 
 PR_SET_PDEATHSIG: Final = 1
 """Linux prctl: the signal to get when the parent dies."""
