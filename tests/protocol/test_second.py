@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.protocol import second, second_update
+from tests.protocol import second, second_choice, second_update
 
 FOLDER = Path(__file__).parents[1] / "vectors"
 
@@ -18,7 +18,7 @@ def read(name: str) -> Any:
     return json.loads((FOLDER / f"{name}.json").read_text())
 
 
-@pytest.mark.parametrize("part", [second, second_update], ids=["chain", "update"])
+@pytest.mark.parametrize("part", [second, second_choice, second_update])
 def test_it_imports_nothing_of_the_first(part: ModuleType) -> None:
     tree = ast.parse(Path(part.__file__ or "").read_text())
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
@@ -32,7 +32,7 @@ def test_it_imports_nothing_of_the_first(part: ModuleType) -> None:
         )
     }
     assert not {name for name in names if name.startswith(("demo", "tests", "google"))}
-    assert "struct" in names
+    assert names & {"struct", "hashlib"}
 
 
 def test_names_of_messages() -> None:
@@ -123,3 +123,15 @@ def test_votes_and_signs_of_an_update() -> None:
         votes = second_update.add_votes([payload[at] for payload in payloads])
         assert {str(slot): v for slot, v in enumerate(votes) if v} == case["votes"][at]
         assert second_update.invert(votes) == signs
+
+
+@pytest.mark.parametrize("case", read("protocol/forkchoice")["cases"], ids=lambda c: c["sentence"])
+def test_rule_18(case: dict[str, Any]) -> None:
+    rules = json.loads(read("protocol/manifest")["manifest"])["agreement"]
+    assert second_choice.Tree(case, rules).choose() == case["head"]
+
+
+@pytest.mark.parametrize("case", read("protocol/finality")["cases"], ids=lambda c: c["sentence"])
+def test_rule_19(case: dict[str, Any]) -> None:
+    final = second_choice.find_final(case, read("protocol/finality"))
+    assert final == (None if case["final"] is None else int(case["final"]))
