@@ -10,6 +10,8 @@ from typing import Final
 
 from demo_protocol.effects import BeginAgain, Effect, FinalsConflict
 from demo_protocol.limits import HASH_BYTES
+from demo_protocol.networks import NETWORKS_WANTED
+from demo_protocol.roster import get_voters
 from demo_protocol.view import View
 
 PREFIX_DIGITS_MIN: Final = 8
@@ -50,24 +52,39 @@ def judge_conflict(view: View) -> list[Effect]:
 def _hear(view: View) -> tuple[Mapping[bytes, int], int]:
     """(how many stand on each record that does not descend from our final one, on others).
 
-    Of those heard in the last L rounds. Strangers count: after so long the others are nothing else.
-    Who stands on a record below the final one is behind, and on neither side.
+    Of those heard in the last L rounds. Strangers count, if they come from enough networks: after
+    so long the others are nothing else. Who stands on a record below the final one is behind, and
+    on neither side.
     """
     oldest = view.round - view.manifest.agreement.late_rounds
     votes, chain, final = view.votes, view.chain, view.final_record
-    theirs: dict[bytes, int] = {}
-    ours = 0
+    theirs: dict[bytes, set[bytes]] = {}
+    ours: set[bytes] = set()
     for record, peers in votes.by_record.items():
-        heard = sum(votes.newest[p][0] >= oldest for p in peers - votes.equivocators.keys())
+        heard = {p for p in peers - votes.equivocators.keys() if votes.newest[p][0] >= oldest}
         if not heard:
             continue
         if record not in chain:
             theirs[record] = heard
         elif final is None or chain.is_ancestor(final, record):
-            ours += heard
+            ours |= heard
         elif not chain.is_ancestor(record, final):
             theirs[record] = heard
-    return theirs, ours
+    if theirs and not _are_elsewhere(view, set().union(*theirs.values()), ours):
+        voters = get_voters(view.head_state, view.manifest.agreement)
+        theirs = {record: heard & voters for record, heard in theirs.items() if heard & voters}
+    return {record: len(heard) for record, heard in theirs.items()}, len(ours)
+
+
+def _are_elsewhere(view: View, theirs: set[bytes], ours: set[bytes]) -> bool:
+    """Might these be a run's other half, and not one person's keys?
+
+    They speak from several networks, and from as many as those on our side do: of two halves that
+    are as large both shall see it.
+    """
+    networks = {view.network_of(peer) for peer in theirs} - {None}
+    own = {view.network_of(peer) for peer in ours - {view.me}} - {None}
+    return len(networks) >= max(NETWORKS_WANTED, len(own) + (view.me in ours))
 
 
 def adopt(view: View, prefix: str) -> BeginAgain:
