@@ -10,6 +10,7 @@ those since the sides parted.
 import asyncio
 import contextlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from demo_node.ports import Blob, BlobRequest, Clock, RoundStore
 from demo_node.pull import Puller
@@ -33,6 +34,18 @@ from demo_protocol.limits import (
 from demo_protocol.receive import on_records
 from demo_protocol.roster import ChainState
 from demo_protocol.view import View
+
+FETCH_S = 300.0
+"""For what any holder shows, all of them together: hundreds of records over a slow line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a peer says the chain was at an older record, and all records after that, in order."""
+
+    holder: bytes
+    older: ChainState
+    bundles: Sequence[Bundle]
 
 
 class Deepening:
@@ -59,26 +72,34 @@ class Deepening:
     async def _try(self) -> None:
         view = self._driver.view
         first = view.chain.root
-        for holder in self._puller.holders():
-            older = await self._ask_state(holder, first)
-            bundles = await self._ask_records(holder, first, older) if older else None
-            if older is None or bundles is None:
-                continue
-            deeper = await self._replay(older, bundles, holder)
+        holders = self._puller.holders()
+        while holders:
+            given = await self._puller.first_given(
+                holders, lambda holder: self._ask(holder, first), FETCH_S
+            )
+            if given is None:
+                return
+            deeper = await self._replay(given)
             record = deeper.chain.records.get(first.record)
             if record is None or record.state != first:
+                holders.remove(given.holder)
                 continue
             await self._keep(deeper)
             if view.chain.root.record == first.record:
                 self._driver.deepen(deeper)
             return
 
+    async def _ask(self, holder: bytes, first: ChainState) -> Shown | None:
+        older = await self._ask_state(holder, first)
+        bundles = await self._ask_records(holder, first, older) if older else None
+        return None if older is None or bundles is None else Shown(holder, older, bundles)
+
     async def _ask_state(self, holder: bytes, first: ChainState) -> ChainState | None:
         """What the chain says at a record that the peer goes back to, if that is an older one."""
         request = BlobRequest(Blob.CHAIN_STATE, first.record)
         raw = await self._puller.ask(holder, request, CHAIN_STATE_BYTES_MAX)
         try:
-            state = decode_chain_state(raw) if raw else None
+            state = await asyncio.to_thread(decode_chain_state, raw) if raw else None
         except Reject:
             return None
         return state if state is not None and state.height < first.height else None
@@ -107,7 +128,7 @@ class Deepening:
             name = links[-1].parent
         return found[wanted - 1 :: -1]
 
-    async def _replay(self, older: ChainState, bundles: Sequence[Bundle], holder: bytes) -> View:
+    async def _replay(self, shown: Shown) -> View:
         """Those records on a chain of their own, as far as they are valid."""
         view = self._driver.view
         deeper = View(
@@ -115,13 +136,13 @@ class Deepening:
             me=view.me,
             sign=view.sign,
             verify=view.verify,
-            root=older,
+            root=shown.older,
             digest=bytes(DIGEST_BYTES),
         )
-        for bundle in bundles:
+        for bundle in shown.bundles:
             await self._check.prepare(bundle.headers)
             with contextlib.suppress(Ignore, Reject):
-                on_records(deeper, RecordsFetched(self._clock.now_ms(), (bundle,), holder))
+                on_records(deeper, RecordsFetched(self._clock.now_ms(), (bundle,), shown.holder))
             await asyncio.sleep(0)
         return deeper
 

@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 from demo_node.ports import Blob, BlobRequest, Mesh, NotHeld, Unreachable
 from demo_node.views import Figure
@@ -16,6 +17,11 @@ from demo_protocol.limits import (
 )
 from demo_protocol.networks import compute_network
 from demo_protocol.sets import encode_header_names
+
+Given = TypeVar("Given")
+
+ASKED_AT_ONCE = 3
+"""Holders asked at once for what only one need give: one that is slow, or lies, holds up nobody."""
 
 PULLS_MAX = 8
 """Payloads pulled at once: a home uplink serves no more, and every stream costs memory."""
@@ -68,6 +74,41 @@ class Puller:
             )
         except (Unreachable, NotHeld):
             return None
+
+    async def first_given(
+        self,
+        holders: Sequence[bytes],
+        attempt: Callable[[bytes], Awaitable[Given | None]],
+        timeout_s: float,
+    ) -> Given | None:
+        """The first that `attempt` gets from any of them; None where none has it in that time.
+
+        A few are asked at once, in an order of our own: else the same one would be asked first by
+        everybody. What `attempt` raises is raised.
+        """
+        asked = iter(
+            sorted(holders, key=lambda peer: hashlib.sha256(self._mesh.peer + peer).digest())
+        )
+
+        async def ask_in_turn() -> Given | None:
+            for holder in asked:  # the next that nobody has asked yet
+                if (given := await attempt(holder)) is not None:
+                    return given
+            return None
+
+        asking = [asyncio.create_task(ask_in_turn()) for _ in range(ASKED_AT_ONCE)]
+        try:
+            async with asyncio.timeout(timeout_s):
+                for answered in asyncio.as_completed(asking):
+                    if (given := await answered) is not None:
+                        return given
+        except TimeoutError:
+            pass
+        finally:
+            for task in asking:
+                task.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
+        return None
 
     async def pull_payload(
         self,

@@ -88,7 +88,7 @@ class SnapshotFetcher:
             if not await fetcher.run():
                 return None
             raw = await asyncio.to_thread(part.read_chain_state)
-            fetched = FetchedState(decode_chain_state(raw), part)
+            fetched = FetchedState(await asyncio.to_thread(decode_chain_state, raw), part)
         except Reject as error:
             self._say(f"a snapshot was refused: {error}")
             await asyncio.to_thread(part.remove)

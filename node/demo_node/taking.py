@@ -25,6 +25,9 @@ from demo_protocol.state_root import count_leaves
 CHAIN_STATE_S = 60.0
 """For what the chain says: 8 MiB at most, 150 bytes for each peer as a rule."""
 
+FETCH_S = 90.0
+"""For all holders together: a joiner tries again, perhaps with another offer."""
+
 
 class StateTaker:
     """Fetches one state at a time, and keeps it on our disk."""
@@ -55,25 +58,31 @@ class StateTaker:
 
         It is about the parameters' leaves, too: that the root is of this model is checked later.
         """
+        try:
+            state = await self._puller.first_given(
+                self._puller.holders(holders),
+                lambda holder: self._ask_chain_state(root, holder),
+                FETCH_S,
+            )
+            if state is not None and state.record != record:
+                raise Reject("it is of another record")
+        except Reject as error:  # whoever else has it has the same bytes
+            self._say(f"a snapshot was refused: {error}")
+            return None
+        return state
+
+    async def _ask_chain_state(self, root: bytes, holder: bytes) -> ChainState | None:
+        """None where it has none with this root. Raises Reject for a root of something else."""
         bytes_max = HASH_BYTES * count_leaves(self._schema.parameters)
-        for holder in self._puller.holders(holders):
-            raw = await self._puller.ask(holder, BlobRequest(Blob.STATE_LEAVES, root), bytes_max)
-            leaves = split_leaves(raw) if raw else None
-            if not leaves or await asyncio.to_thread(compute_root, leaves) != root:
-                continue
-            request = BlobRequest(Blob.STATE_CHUNK, leaves[0])
-            raw = await self._puller.ask(holder, request, CHAIN_STATE_BYTES_MAX, CHAIN_STATE_S)
-            if raw is None or compute_leaf(raw) != leaves[0]:
-                continue
-            try:
-                state = decode_chain_state(raw)
-                if state.record != record:
-                    raise Reject("it is of another record")
-            except Reject as error:
-                self._say(f"a snapshot was refused: {error}")
-                return None
-            return state
-        return None
+        raw = await self._puller.ask(holder, BlobRequest(Blob.STATE_LEAVES, root), bytes_max)
+        leaves = split_leaves(raw) if raw else None
+        if not leaves or await asyncio.to_thread(compute_root, leaves) != root:
+            return None
+        request = BlobRequest(Blob.STATE_CHUNK, leaves[0])
+        raw = await self._puller.ask(holder, request, CHAIN_STATE_BYTES_MAX, CHAIN_STATE_S)
+        if raw is None or await asyncio.to_thread(compute_leaf, raw) != leaves[0]:
+            return None
+        return await asyncio.to_thread(decode_chain_state, raw)
 
     async def take(
         self,
@@ -113,6 +122,6 @@ class StateTaker:
             round=state.round,
             height=state.height,
             digest=digest,
-            chain_state=encode_chain_state(state),
+            chain_state=await asyncio.to_thread(encode_chain_state, state),
         )
         return await asyncio.to_thread(self._snapshots.adopt, info, fetched.part), digest

@@ -5,7 +5,7 @@ import hashlib
 
 from demo_node.mesh.memory import MemoryNetwork
 from demo_node.ports import BlobRequest, OnBlob
-from demo_node.pull import BEHIND_MAX, BEHIND_PATIENCE, PULLS_MAX, Puller
+from demo_node.pull import ASKED_AT_ONCE, BEHIND_MAX, BEHIND_PATIENCE, PULLS_MAX, Puller
 from demo_node.sim.keys import peer_name
 from demo_node.sim.whole.virtual_loop import run_virtual
 from demo_protocol.effects import PullHeaders, PullPayload, PullRecords
@@ -129,5 +129,47 @@ def test_rule_23_what_a_peer_named_is_asked_of_it_alone_and_in_pieces() -> None:
         }
         record = PullRecords(bytes(32), (liar.peer,), 1, only=True)
         assert puller.holders(record.holders, only=record.only) == [liar.peer]
+
+    run_virtual(scenario())
+
+
+def test_of_what_one_need_give_a_few_are_asked_at_once_and_the_first_answer_counts() -> None:
+    """Two frozen ones cost nothing, more of them no more than the time for all together."""
+
+    async def scenario() -> None:
+        network = MemoryNetwork()
+        puller = Puller(network.add(peer_name(0)))
+        holders = [peer_name(number) for number in range(1, 9)]
+        asked: list[bytes] = []
+        at_once = most = 0
+
+        async def attempt(holder: bytes) -> bytes | None:
+            nonlocal at_once, most
+            asked.append(holder)
+            at_once += 1
+            most = max(most, at_once)
+            try:
+                await asyncio.sleep(answers.get(holder, 1_000))
+            finally:
+                at_once -= 1
+            return holder if holder == gives else None
+
+        clock = asyncio.get_running_loop()
+        gives, answers = b"", dict.fromkeys(holders, 1.0)
+        assert await puller.first_given(holders, attempt, 10) is None
+        order, asked = asked, []
+        assert sorted(order) == sorted(holders)
+        assert order != holders
+        assert most == ASKED_AT_ONCE == 3
+        gives, answers = order[4], dict.fromkeys(order[2:], 1.0)  # the first two are frozen
+        begin_s = clock.time()
+        assert await puller.first_given(holders, attempt, 10) == gives
+        assert clock.time() - begin_s == 3
+        assert at_once == 0  # the frozen are not waited for
+        answers = {}
+        begin_s = clock.time()
+        assert await puller.first_given(holders, attempt, 10) is None
+        assert clock.time() - begin_s == 10
+        assert at_once == 0
 
     run_virtual(scenario())

@@ -1,8 +1,14 @@
 """What a node answers before it has a chain: it points on."""
 
+import asyncio
+import threading
 from pathlib import Path
+from typing import cast
 
-from demo_node.ports import Blob, BlobRequest
+import pytest
+
+from demo_node import serve
+from demo_node.ports import Blob, BlobRequest, RoundStore
 from demo_node.serve import Server
 from demo_node.sim.whole.virtual_loop import run_virtual
 from demo_node.store.addresses import AddressBook
@@ -10,23 +16,29 @@ from demo_node.store.archive import FileArchive
 from demo_node.store.datadir import DataDir
 from demo_node.store.memory import MemoryDisk
 from demo_node.store.snapshots import SnapshotStore
-from demo_protocol.answers import decode_head, decode_peers, decode_time
+from demo_node.tensors import TensorDigests
+from demo_protocol.answers import decode_head, decode_peers, decode_time, encode_chain_state
 from demo_protocol.manifest import decode_manifest
-from tests.builders import MANIFEST, RUN_ID
+from demo_protocol.roster import ChainState
+from demo_protocol.round import Round
+from tests.builders import MANIFEST, RUN_ID, Tree, view
 
 OTHER = "/ip4/192.0.2.7/tcp/4001/p2p/12D3KooWOther"
 KEYLESS = (Blob.MANIFEST, Blob.HEAD, Blob.PEERS, Blob.TIME)
 
 
-def ask(kind: Blob, key: bytes = b"") -> bytes | None:
+def make_server() -> Server:
     disk, datadir = MemoryDisk(), DataDir(Path("/d"))
     for folder in (datadir.path, datadir.snapshots):
         disk.make_folder(folder)
     book = AddressBook(disk, datadir.peers)
     book.add(OTHER, 1)
     archive = FileArchive(SnapshotStore(disk, datadir.snapshots, RUN_ID), book, list)
-    server = Server(MANIFEST, archive, lambda: 1_234)
-    return run_virtual(server.answer(bytes(32), BlobRequest(kind, key, 1)))
+    return Server(MANIFEST, archive, lambda: 1_234)
+
+
+def ask(kind: Blob, key: bytes = b"") -> bytes | None:
+    return run_virtual(make_server().answer(bytes(32), BlobRequest(kind, key, 1)))
 
 
 def test_a_node_without_a_chain_yet_gives_the_manifest_the_time_and_who_else_to_ask() -> None:
@@ -44,3 +56,35 @@ def test_a_node_without_a_chain_yet_says_that_it_is_syncing_itself() -> None:
 def test_what_it_does_not_have_yet_it_does_not_give() -> None:
     for kind in set(Blob) - set(KEYLESS):
         assert ask(kind, bytes(32)) is None
+
+
+def test_what_the_chain_says_is_encoded_once_for_all_who_ask_and_off_the_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tree = Tree()
+    first = tree.start(4)
+    second = tree.grow(first, 1, range(4))
+    encoded: list[bytes] = []
+
+    def encode(state: ChainState) -> bytes:
+        assert threading.current_thread() is not threading.main_thread()
+        encoded.append(state.record)
+        return encode_chain_state(state)
+
+    monkeypatch.setattr(serve, "encode_chain_state", encode)
+    server, machine = make_server(), Round(view(root=tree.state(first)))
+    server.open(machine, cast(RoundStore, None), cast(TensorDigests, None), frozenset())
+
+    async def ask_twice(record: bytes) -> None:
+        request = BlobRequest(Blob.CHAIN_STATE, record, 1)
+        given = await asyncio.gather(*(server.answer(bytes(32), request) for _ in range(2)))
+        assert given == [encode_chain_state(tree.state(record))] * 2
+
+    async def scenario() -> None:
+        await ask_twice(first)
+        await ask_twice(first)
+        machine.view.move_start(tree.state(second))
+        await ask_twice(second)
+
+    asyncio.run(scenario())  # the virtual loop has no threads
+    assert encoded == [first, second]

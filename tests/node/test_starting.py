@@ -3,11 +3,11 @@
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import pytest
 
 from demo_node.believing import Say
+from demo_node.mesh.memory import MemoryNetwork
 from demo_node.ports import Blob, BlobRequest
 from demo_node.pull import Puller
 from demo_node.sim.keys import cheap_verify, peer_name
@@ -55,14 +55,15 @@ def grow_rooted(authors: Iterable[int] = range(4)) -> tuple[Tree, list[bytes]]:
     return tree, records
 
 
-class LyingPuller:
+class LyingPuller(Puller):
     """One peer that answers with what it is given to answer with."""
 
     def __init__(self, answers: dict[tuple[Blob, bytes], bytes]) -> None:
+        super().__init__(MemoryNetwork().add(peer_name(99)))
         self.answers = answers
         self.asked: list[Blob] = []
 
-    def holders(self, first: Iterable[bytes] = ()) -> list[bytes]:
+    def holders(self, first: Iterable[bytes] = (), *, only: bool = False) -> list[bytes]:
         return [HOLDER]
 
     def networks(self) -> dict[bytes, str]:
@@ -103,11 +104,11 @@ def give_head(tree: Tree, records: list[bytes], root: bytes) -> dict[tuple[Blob,
 def make_finder(
     puller: LyingPuller, learner: ModelLearner, say: Say = print
 ) -> tuple[StartFinder, SnapshotStore]:
-    disk, clock, asked = MemoryDisk(), VirtualClock(), cast(Puller, puller)
+    disk, clock = MemoryDisk(), VirtualClock()
     disk.make_folder(FOLDER)
     store = SnapshotStore(disk, FOLDER, RUN_ID)
     finder = StartFinder(
-        MANIFEST, store, asked, learner, clock, say, lambda *_, **__: None, verify=cheap_verify
+        MANIFEST, store, puller, learner, clock, say, lambda *_, **__: None, verify=cheap_verify
     )
     return finder, store
 
