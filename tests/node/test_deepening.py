@@ -1,6 +1,7 @@
 """What came before a joiner's first record: it is learned though some are frozen and some lie."""
 
 import asyncio
+import hashlib
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -49,17 +50,17 @@ def test_it_is_learned_in_one_round_from_the_only_one_who_says_what_was() -> Non
     async def scenario() -> None:
         network = MemoryNetwork()
         mesh = network.add(peer_name(0))
-        for number in range(1, 1 + FROZEN + LIARS + HONEST):
-            peer = network.add(peer_name(number))
+        names = [peer_name(number) for number in range(1, 1 + FROZEN + LIARS + HONEST)]
+        names.sort(key=lambda name: hashlib.sha256(mesh.peer + name).digest())
+        for turn, name in enumerate(names):  # as they are asked: the honest one is the last
+            peer = network.add(name)
 
-            async def answer(
-                asking: bytes, request: BlobRequest, number: int = number
-            ) -> bytes | None:
-                if number <= FROZEN:
+            async def answer(asking: bytes, request: BlobRequest, turn: int = turn) -> bytes | None:
+                if turn < FROZEN:
                     await asyncio.sleep(1_000)
                 if request.kind is Blob.RECORDS:
                     return bundles
-                older = forged if number <= FROZEN + LIARS else oldest
+                older = forged if turn < FROZEN + LIARS else oldest
                 state = other.state(older) if older is forged else tree.state(older)
                 return encode_chain_state(state)
 
