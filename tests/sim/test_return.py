@@ -57,7 +57,7 @@ def test_everything_stopped_and_started_a_week_later_in_any_order_goes_on(
         assert_agree(swarm)
         view = swarm.nodes[0].view
         assert view.head_state.round == WEEK_ROUNDS + 19
-        assert view.chain.is_ancestor(old_head.hash, view.head) or power == "power cut"
+        assert power == "power cut" or view.chain.is_ancestor(old_head.hash, view.head)
         assert height(swarm.nodes[0]) >= 20 + 14  # at most what stood after the last snapshot
         assert {len(r.contributions) for r in list(view.chain.ancestors(view.head))[:5]} == {4}
         # 200,000 rounds that nobody was there for cost nothing: no step is taken for any of them.
