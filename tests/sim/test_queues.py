@@ -31,7 +31,8 @@ def test_payloads_that_are_being_pulled_are_counted_until_nobody_wants_them() ->
         swarm.faults.answered_s = answered
         await swarm.run_until_round(5)
         assert [depth(node, "pulls") for node in swarm.nodes] == [0, 0, 2, 2]
-        await swarm.run_until_round(6 + swarm.manifest.agreement.late_rounds)
+        # Asked for again while a vote builds on it, each time for L rounds (rules 16 and 18).
+        await swarm.run_until_round(6 + 4 * swarm.manifest.agreement.late_rounds)
         assert [depth(node, "pulls") for node in swarm.nodes] == [0, 0, 0, 0]
 
     play(scenario)
