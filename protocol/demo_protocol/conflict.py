@@ -9,13 +9,10 @@ from collections.abc import Mapping
 from typing import Final
 
 from demo_protocol.effects import BeginAgain, Effect, FinalsConflict
-from demo_protocol.limits import HASH_BYTES
+from demo_protocol.limits import HASH_BYTES, PREFIX_DIGITS_MIN
 from demo_protocol.networks import NETWORKS_WANTED
 from demo_protocol.roster import get_voters
 from demo_protocol.view import View
-
-PREFIX_DIGITS_MIN: Final = 8
-"""So that a prefix names one chain, and a slip of the finger none."""
 
 SHOWN_DIGITS: Final = 16
 """Of a record in a line for people."""

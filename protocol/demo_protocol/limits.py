@@ -150,3 +150,6 @@ HEAD_REPLY_BYTES_MAX: Final = 1 << 10
 
 TIME_REPLY_BYTES_MAX: Final = 16
 """One number."""
+
+PREFIX_DIGITS_MIN: Final = 8
+"""So that a prefix names one chain, and a slip of the finger none."""

@@ -32,7 +32,8 @@ def test_rank_0s_proposal_late_on_half_of_the_nodes_ends_in_equal_digests() -> N
         assert_agree(swarm)
         for node in swarm.nodes:
             # Two valid proposals of one round really existed, and everybody knows both.
-            assert len([r for r in rounds_with_siblings(node) if r in range(4, 16)]) >= 3
+            # Those that lost are dropped L rounds later: two of the last ones are still here.
+            assert len([r for r in rounds_with_siblings(node) if r in range(4, 16)]) >= 2
             assert height(node) == 20
         assert any(rolled_back(node) for node in swarm.nodes)
         assert all(depth == 1 for node in swarm.nodes for depth in rolled_back(node))

@@ -6,7 +6,7 @@ import click
 
 from demo_node.cli.ask import ask_node
 from demo_node.cli.options import datadir_option, resolve_datadir
-from demo_protocol.conflict import PREFIX_DIGITS_MIN
+from demo_protocol.limits import PREFIX_DIGITS_MIN
 
 
 def _check_record(context: click.Context, parameter: click.Parameter, value: str) -> str:
