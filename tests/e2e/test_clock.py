@@ -19,7 +19,7 @@ GENESIS_S = 25
 """From opening the run to its genesis: four nodes come up meanwhile, unless the cores are busy."""
 
 OFFSET_S = 5
-ROUNDS = 11
+ROUNDS = 13
 
 
 @pytest.fixture(scope="module")

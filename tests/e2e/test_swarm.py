@@ -48,6 +48,13 @@ KEYS: dict[str, Callable[[Any], bool]] = {
     "stalls": lambda v: v == 0,
     "replayed_rounds": lambda v: v == 0,
     "faults": lambda v: v == [],
+    "scenario": lambda v: isinstance(v, str),
+    "nodes_started": lambda v: v == NODES,
+    "leaves": lambda v: v == 0,
+    "cuts": lambda v: v == 0,
+    "heals": lambda v: v == [],
+    "held": lambda v: isinstance(v, int | bool),
+    "rollbacks": lambda v: isinstance(v, int) and v >= 0,
 }
 
 

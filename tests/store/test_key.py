@@ -61,7 +61,7 @@ def test_a_key_others_can_read_is_refused(tmp_path: Path, mode: int) -> None:
 
 
 def test_a_missing_key_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="run: demo-node init"):
+    with pytest.raises(ConfigError, match="run: demo-node key new"):
         load_key(DISK, tmp_path / "node.key")
 
 
