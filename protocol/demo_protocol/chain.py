@@ -189,16 +189,29 @@ class Chain:
 
     def prune(self, root: bytes) -> list[Record]:
         """Make `root` the first record: everything that does not descend from it is dropped."""
-        kept = {root}
-        frontier = [root]
-        while frontier:
-            frontier = [child for record in frontier for child in self.children[record]]
-            kept.update(frontier)
+        kept = self.subtree(root)
         dropped = [r for h, r in self.records.items() if h not in kept]
         self.root = self.records[root].state
         self.records = {h: r for h, r in self.records.items() if h in kept}
         self.children = {h: c for h, c in self.children.items() if h in kept}
         return dropped
+
+    def subtree(self, record: bytes) -> set[bytes]:
+        """`record` and everything that descends from it."""
+        found = {record}
+        frontier = [record]
+        while frontier:
+            frontier = [child for parent in frontier for child in self.children[parent]]
+            found.update(frontier)
+        return found
+
+    def drop(self, records: set[bytes]) -> None:
+        """Drop these, with which everything goes that descends from them; not the first record."""
+        parents = {self.records[record].parent for record in records} - records
+        self.records = {h: r for h, r in self.records.items() if h not in records}
+        self.children = {h: c for h, c in self.children.items() if h not in records}
+        for parent in parents:
+            self.children[parent] = [c for c in self.children[parent] if c not in records]
 
     def _root_record(self) -> Record:
         return Record(

@@ -202,6 +202,38 @@ class Replica:
         self.states -= gone
         return [ForgetStates(tuple(sorted(gone)))] if gone else []
 
+    def drop_dead_branches(self) -> None:
+        """Records older than L rounds that are beside our chain, and on which nobody stands.
+
+        One member can make any number of them, each of them valid, on an old parent. A vote that
+        the chain's peers cast for one later has it pulled again.
+        """
+        view, chain = self.view, self.view.chain
+        if self.applying is not None:
+            return
+        oldest = view.round - view.manifest.agreement.late_rounds
+        kept = chain.subtree(view.head)
+        old = [r.hash for r in chain.records.values() if r.round < oldest and r.hash not in kept]
+        recent = [r.hash for r in chain.records.values() if r.round >= oldest]
+        for tip in (view.head, *self.states, *recent, *_find_stands(view)):
+            for step in chain.ancestors(tip):
+                if step.hash in kept and step.hash != tip:
+                    break
+                kept.add(step.hash)
+        if dropped := {record for record in old if record not in kept}:
+            chain.drop(dropped)
+            view.digests = {h: digest for h, digest in view.digests.items() if h not in dropped}
+
+
+def _find_stands(view: View) -> list[bytes]:
+    """Records that the newest votes of peers name whom the chain knows."""
+    known = view.head_state.known
+    return [
+        record
+        for record, peers in view.votes.by_record.items()
+        if record in view.chain and any(peer in known for peer in peers)
+    ]
+
 
 def _height(record: Record) -> int:
     return record.state.height

@@ -211,6 +211,7 @@ class Round:
             effects += judge_conflict(view)
         effects += ask_root(view, view.head)  # again where a trainer died over it, or we just began
         effects += self.replica.prune()
+        self.replica.drop_dead_branches()
         newest = min(round_, view.head_state.round)  # a run may have stood still for a week
         view.forget_before(round_ - agreement.late_rounds, newest - agreement.payload_window_rounds)
         return effects + self._announce_membership(round_)
