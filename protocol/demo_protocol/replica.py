@@ -22,7 +22,7 @@ class Replica:
 
     `applying` names that one, or the record that a snapshot is being looked for to reach. `at_rest`
     says all that moves a node which stands on its head; while it stays, nothing is chosen anew. It
-    `lacks` payloads of records that it might follow.
+    `lacks` payloads of records that it might follow. `dead` were on no living branch a round ago.
     """
 
     view: View
@@ -30,6 +30,7 @@ class Replica:
     applying: bytes | None = field(init=False, default=None)
     at_rest: tuple[object, ...] | None = field(init=False, default=None)
     lacks: bool = field(init=False, default=False)
+    dead: set[bytes] = field(init=False, default_factory=set)
 
     def __post_init__(self) -> None:
         self.states = {self.view.head}
@@ -206,7 +207,8 @@ class Replica:
         """Records older than L rounds that are beside our chain, and on which nobody stands.
 
         One member can make any number of them, each of them valid, on an old parent. A vote that
-        the chain's peers cast for one later has it pulled again.
+        the chain's peers cast for one later has it pulled again. They go the second time they are
+        found so: a branch that is being pulled from below has its voted tip last.
         """
         view, chain = self.view, self.view.chain
         if self.applying is not None:
@@ -220,7 +222,10 @@ class Replica:
                 if step.hash in kept and step.hash != tip:
                     break
                 kept.add(step.hash)
-        if dropped := {record for record in old if record not in kept}:
+        dead = {record for record in old if record not in kept}
+        dropped, self.dead = dead & self.dead, dead
+        dropped = {d for record in dropped for d in chain.subtree(record)}
+        if dropped:
             chain.drop(dropped)
             view.digests = {h: digest for h, digest in view.digests.items() if h not in dropped}
 
