@@ -31,15 +31,10 @@ OFTEN = replace(standard_mix().mix, cut=0.2, mass_leave=0.1, slow=0.1, full_disk
 """As often as it takes to happen within a few rounds."""
 
 
-@pytest.mark.xfail(strict=True, reason="open: node 10 comes back on a branch without its final")
-def test_nobody_leaves_its_final_record_where_cuts_and_returns_come_together() -> None:
-    check(replace(sized(standard_mix(), 14, 20), mix=OFTEN), 5)
-
-
 def test_over_some_seeds_everything_of_the_mix_happens() -> None:
     faults: Counter[str] = Counter()
     scenario = sized(standard_mix(), 14, 20)
-    for seed in (1, 2, 3, 4, 6, 7, 8, 9):  # 5 stands above, by itself
+    for seed in range(1, 9):
         report = check(replace(scenario, mix=OFTEN), seed)
         faults += report.faults
     assert set(faults) == {

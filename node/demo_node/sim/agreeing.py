@@ -4,7 +4,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from demo_node.sim.watching import Invariant
-from demo_protocol.chain import Chain, Record
+from demo_protocol.chain import Record
 from demo_protocol.effects import Effect, Finalised, HeadChanged
 from demo_protocol.events import Event, StartMoved
 
@@ -95,7 +95,8 @@ class OneChain(Invariant):
 class OwnFinal(Invariant):
     """Rule 19: no node leaves its own final record, by a snapshot no more than by records.
 
-    A chain in memory may begin after it, so what is on the way is looked up among all records.
+    A chain in memory may begin after it, so what is on the way is looked up among all records of
+    the world: liars' too, since an honest node may take the state after one.
     """
 
     name = "no node leaves its own final record"
@@ -103,11 +104,6 @@ class OwnFinal(Invariant):
     def __init__(self) -> None:
         super().__init__()
         self._final: dict[int, Finalised] = {}
-        self._parents: dict[bytes, bytes] = {}
-
-    def on_record(self, actor: "Actor", record: Record) -> None:
-        """Nodes forget their oldest records; this does not."""
-        self._parents[record.hash] = record.parent
 
     def on_up(self, actor: "Actor") -> None:
         """What a node wrote down before it must not leave now."""
@@ -131,30 +127,15 @@ class OwnFinal(Invariant):
         head = chain[actor.view.head]
         steps = head.state.height - final.height
         if steps >= 0:
-            left = self._find_before(head.hash, steps, chain) != final.record
+            left = actor.world.find_before(head.hash, steps) != final.record
         else:  # it catches up, or a heavier branch is shorter
-            left = self._find_before(final.record, -steps, chain) != head.hash
+            left = actor.world.find_before(final.record, -steps) != head.hash
         if left:
             self.report(
                 f"node {actor.index} stands on {_show(head)}, which does not descend from"
                 f" r{final.round}/{final.record.hex()[:6]}, which it holds to be final",
                 actor.index,
             )
-
-    def _find_before(self, name: bytes, steps: int, chain: Chain) -> bytes:
-        """So many records before this one; where nobody honest knew one of these, the last known.
-
-        In memory first: what a liar alone proposed was never looked at here.
-        """
-        for _ in range(steps):
-            record = chain.records.get(name)
-            if record is not None and record.proposal is not None:
-                name = record.parent
-            elif name in self._parents:
-                name = self._parents[name]
-            else:
-                break
-        return name
 
 
 class OneFinal(Invariant):

@@ -327,6 +327,14 @@ class World:
             self._records[proposal.hash] = known
         return known
 
+    def find_before(self, record: bytes, steps: int) -> bytes:
+        """The record so many before this one, or the first there is; whoever knows them."""
+        for _ in range(steps):
+            if record not in self._records:
+                break
+            record = self._records[record].parent
+        return record
+
     def apply(self, parent_digest: bytes, effect: Apply) -> bytes:
         """The digest after a record: a hash of its parent's and of all payloads, in order."""
         key = (parent_digest, effect.round, effect.payload_hashes)
