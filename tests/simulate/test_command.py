@@ -86,6 +86,7 @@ def test_a_process_takes_as_many_seeds_as_there_are() -> None:
     ("arguments", "line"),
     [
         (["--seed", "1", "--seeds", "1..3"], "--seed and --seeds: choose one"),
+        (["--seed", "1", "--jobs", "2"], "--jobs shares out several runs"),
         (["--seeds", "3..1"], "'3..1' is not a range"),
         (["--seeds", "7"], "'7' is not like 1..200"),
         (["--nodes", "0"], "0 is not in the range"),

@@ -74,9 +74,7 @@ class SeedRange(click.ParamType[range]):
 @click.option(
     "--jobs",
     type=click.IntRange(1, 256),
-    default=1,
-    show_default=True,
-    help="With --seeds: so many processes.",
+    help="With --seeds: so many processes.  [default: 1]",
 )
 @click.option(
     "--json",
@@ -91,7 +89,7 @@ def simulate(
     seed: int | None,
     contributors: int | None,
     seeds: range | None,
-    jobs: int,
+    jobs: int | None,
     as_json: bool,
 ) -> None:
     """Simulate a swarm and check that nothing is ever broken that must hold.
@@ -105,13 +103,15 @@ def simulate(
     """
     if seed is not None and seeds is not None:
         raise click.UsageError("--seed and --seeds: choose one")
+    if jobs is not None and seeds is None:
+        raise click.UsageError("--jobs shares out several runs; say which by --seeds A..B")
     given = {"nodes": nodes, "rounds": rounds, "seed": seed, "contributors": contributors}
     wanted = _choose_scenario(scenario, {k: v for k, v in given.items() if v is not None})
     try:
         if seeds is None:
             reports = _announce(_run_all(wanted, range(wanted.seed, wanted.seed + 1), 1), 1)
         else:
-            reports = _announce(_run_all(wanted, seeds, jobs), len(seeds))
+            reports = _announce(_run_all(wanted, seeds, jobs or 1), len(seeds))
         is_broken = _print_all(reports, scenario, as_json=as_json, many=seeds is not None)
     except KeyboardInterrupt:
         click.echo("interrupted", err=True)
