@@ -1,8 +1,7 @@
-"""Contributor sortition: whose turn it is, as a function of a record; nobody else is heard."""
+"""Contributor sortition: whose turn it is, as a function of a record; nobody else is listed."""
 
 import time
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
@@ -10,14 +9,9 @@ import pytest
 from demo_node.sim.keys import cheap_sign, peer_name
 from demo_protocol.answers import decode_chain_state, encode_chain_state
 from demo_protocol.assignment import compute_draw
-from demo_protocol.effects import Announce, Restore, Train
-from demo_protocol.errors import Ignore, Reject
-from demo_protocol.events import Tick
-from demo_protocol.forkchoice import Votes, choose_head
-from demo_protocol.identity import Kind
+from demo_protocol.errors import Reject
 from demo_protocol.manifest import Agreement
 from demo_protocol.messages import Membership, Sealed, decode_membership, seal_membership
-from demo_protocol.propose import make_proposal
 from demo_protocol.roster import (
     CANDIDATES_DRAWN,
     DUE_ROUNDS,
@@ -28,44 +22,17 @@ from demo_protocol.roster import (
     compute_rank,
     compute_slot,
     get_candidates,
-    get_committee,
     get_contributors,
     get_member_names,
     get_voters,
     was_due,
 )
-from demo_protocol.round import Round
 from demo_protocol.validate import is_wish_usable
-from tests.builders import Tree, header, manifest, proposal, run_id_of, view
-from tests.protocol.stage import SLOT_0, TRAIN_END, Stage, announced_headers, only, time_of
-
-C = 3
-RUN = manifest(agreement=Agreement(contributors=C, expire_rounds=5, forget_rounds=200))
-AGREEMENT = RUN.agreement
-USUAL = manifest(agreement=Agreement(contributors=C))
-NUMBERS = {peer_name(n): n for n in range(64)}
+from tests.builders import Tree, header, proposal, run_id_of
+from tests.protocol.turns import AGREEMENT, RUN, C, drawn, grow, outsider
 
 
-def drawn(tree: Tree, parent: bytes, round_: int) -> list[int]:
-    """Who contributes in a round on top of a record."""
-    due = get_contributors(tree.state(parent), round_, tree.run.agreement)
-    assert due is not None
-    return sorted(NUMBERS[peer] for peer in due)
-
-
-def grow(
-    tree: Tree, record: bytes, rounds: Iterable[int], *, silent: Iterable[int] = ()
-) -> list[bytes]:
-    """A record for each of these rounds; all whose turn it is contribute, the silent not."""
-    records = [record]
-    for round_ in rounds:
-        heard = [n for n in drawn(tree, records[-1], round_) if n not in silent]
-        if heard:
-            records.append(tree.grow(records[-1], round_, heard))
-    return records[1:]
-
-
-def crowd(members: int, candidates: int = 0, run: Agreement = AGREEMENT) -> ChainState:
+def crowd(members: int, candidates: int = 0) -> ChainState:
     """A state with so many members, and candidates."""
     known = {}
     for number in range(members + candidates):
@@ -177,12 +144,14 @@ def test_a_rank_beyond_all_slots_is_still_told_and_its_slot_is_none() -> None:
         assert compute_slot(state, peer, 10, AGREEMENT) == (rank if rank < 16 else None)
 
 
+def test_a_state_asked_by_another_manifest_answers_by_that_one() -> None:
+    state = crowd(40)
+    assert len(get_contributors(state, 10, AGREEMENT) or ()) == C
+    wider = replace(AGREEMENT, contributors=9)
+    assert len(get_contributors(state, 10, wider) or ()) == 9
+
+
 # --- what a record may list ----------------------------------------------------------------------
-
-
-def outsider(tree: Tree, parent: bytes, round_: int, members: int = 8) -> int:
-    """A member whose turn it is not."""
-    return next(n for n in range(members) if n not in drawn(tree, parent, round_))
 
 
 def test_a_record_lists_contributions_of_its_parents_contributors_only() -> None:
@@ -238,209 +207,6 @@ def test_whose_turn_it_was_is_remembered_for_as_long_as_it_is_asked() -> None:
     assert decode_chain_state(encode_chain_state(state)) == state  # a joiner judges alike
 
 
-# --- membership ----------------------------------------------------------------------------------
-
-
-def test_rule_7_expiry_counts_a_members_own_turns() -> None:
-    """8 members, 3 a round: twenty turns take 53 rounds and a third, whoever is drawn when."""
-    tree = Tree(USUAL)
-    records = grow(tree, tree.start(8), range(1, 100), silent=[7])
-    assert tree.state(records[0]).turns == TURN + TURN * C // 8
-    for record in records:
-        turns = tree.state(record).turns - TURN  # 7 was credited in round 0
-        assert (peer_name(7) in tree.members(record)) == (turns < 20 * TURN)
-    gone = next(r for r in records if peer_name(7) not in tree.members(r))
-    assert tree.state(gone).round == 54
-    assert {peer_name(n) for n in range(7)} <= tree.members(records[-1])
-
-
-def test_a_member_that_expired_is_drawn_like_a_candidate_and_so_comes_back() -> None:
-    tree = Tree(USUAL)
-    records = grow(tree, tree.start(8), range(1, 60), silent=[7])
-    assert peer_name(7) not in tree.members(records[-1])
-    assert 7 in drawn(tree, records[-1], 60)
-    assert peer_name(7) in tree.members(grow(tree, records[-1], [60])[0])
-
-
-def test_who_expired_long_ago_is_forgotten_and_joins_again() -> None:
-    tree = Tree(RUN)
-    forgotten = RUN.agreement.forget_rounds + 60
-    record = grow(tree, tree.start(8), range(1, forgotten), silent=[7])[-1]
-    assert peer_name(7) not in tree.state(record).known
-    again = tree.grow(record, forgotten, drawn(tree, record, forgotten), joins=[7])
-    assert any(7 in drawn(tree, again, forgotten + later) for later in range(1, 20))
-    assert tree.member(again, 7).admitted_by == b""
-
-
-def test_rule_7_that_a_swarm_shrinks_expires_nobody_sooner() -> None:
-    """Were turns told from today's members alone, those not drawn lately would all be gone."""
-    tree = Tree(RUN)
-    record = tree.start(30)
-    record = grow(tree, record, range(1, 30))[-1]
-    staying = tree.members(record)
-    leaves = [n for n in range(30) if n % 6 and peer_name(n) in staying]
-    record = tree.grow(record, 30, drawn(tree, record, 30), leaves=leaves)
-    rest = {peer_name(n) for n in range(0, 30, 6)} & staying
-    assert tree.members(record) == rest
-    assert len(rest) >= 4
-
-
-def test_a_candidate_gets_through_probation_by_its_own_turns() -> None:
-    tree = Tree(RUN)
-    record = grow(tree, tree.start(8), range(1, 5))[-1]
-    record = tree.grow(record, 5, drawn(tree, record, 5), joins=[9])
-    records = grow(tree, record, range(6, 9))
-    assert [tree.member(r, 9).included for r in records] == [1, 2, 3]
-    assert peer_name(9) in tree.members(records[-1])
-
-
-def test_rule_t5_the_cursor_moves_by_the_intervals_of_those_whose_turn_it_is() -> None:
-    tree = Tree(RUN)
-    record = grow(tree, tree.start(8), range(1, 6))[-1]
-    state = tree.state(record)
-    due = drawn(tree, record, 6)
-    dealt = [compute_interval(state, peer_name(n), 6, RUN) for n in due]
-    assert {key for _, key in dealt} == {b""}
-    numbers = sorted(n for i, _ in dealt for n in range(i.first, i.first + i.count))
-    assert numbers == list(range(state.cursor, state.cursor + len(numbers)))
-    child = tree.grow(record, 6, due)
-    assert tree.state(child).cursor == state.cursor + len(numbers)
-    _, key = compute_interval(state, peer_name(outsider(tree, record, 6)), 6, RUN)
-    assert key  # it trains on samples of its own, as on probation
-
-
-# --- rule 19 -------------------------------------------------------------------------------------
-
-
-def test_rule_19_the_committee_is_whoever_was_due_in_the_last_eight_rounds() -> None:
-    tree = Tree(RUN)
-    records = grow(tree, tree.start(30), range(1, 12))
-    state = tree.state(records[-1])
-    expected = {
-        peer_name(n)
-        for r in range(4, 12)
-        for n in drawn(tree, tree.chain[records[r - 1]].parent, r)
-    }
-    committee = get_committee(state, AGREEMENT)
-    assert committee.peers == expected
-    assert committee.size == len(expected) < len(get_voters(state, AGREEMENT))
-
-
-def test_rule_19_voters_beyond_a_cut_count_though_nobody_draws_them_any_more() -> None:
-    """A side that the others have expired on would else be final alone."""
-    tree = Tree(RUN)
-    records = grow(tree, tree.start(30), range(1, 90), silent=range(12, 30))
-    state = tree.state(records[-1])
-    assert get_member_names(state, AGREEMENT) == {peer_name(n) for n in range(12)}
-    assert len(get_voters(state, AGREEMENT)) == 30
-    committee = get_committee(state, AGREEMENT)
-    assert len(committee.peers) <= 12
-    assert committee.size == -(-len(committee.peers) * 30 // 12)
-    assert 3 * len(committee.peers) < 2 * committee.size
-
-
-def test_rule_19_where_everybody_contributes_the_committee_is_all_voters() -> None:
-    tree = Tree(manifest(agreement=Agreement(contributors=0)))
-    record = tree.grow(tree.start(4), 1, range(4))
-    voters = get_voters(tree.state(record), tree.run.agreement)
-    committee = get_committee(tree.state(record), tree.run.agreement)
-    assert (committee.peers, committee.size) == (voters, 4)
-
-
-# --- what a node does ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("is_due", [True, False])
-def test_who_has_no_turn_trains_and_sends_no_header_at_all(is_due: bool) -> None:
-    tree = Tree(RUN)
-    record = tree.start(8)
-    me = drawn(tree, record, 1)[0] if is_due else outsider(tree, record, 1)
-    stage = Stage(tree, record, me)
-    (order,) = only(Train, stage.tick(1))
-    assert order.sends == is_due
-    assert (order.probation_key == b"") == is_due
-    effects = stage.trained(1)
-    assert bool(announced_headers(effects)) == is_due
-    assert bool(only(Restore, effects)) != is_due
-    assert not announced_headers(stage.tick(1, TRAIN_END + 100))
-
-
-def test_who_has_no_turn_sends_no_heartbeat_either() -> None:
-    tree = Tree(RUN)
-    record = tree.start(8)
-    for number in range(8):
-        stage = Stage(tree, record, number)
-        stage.machine.paused = True
-        beats = announced_headers(stage.tick(1, TRAIN_END + 1))
-        assert bool(beats) == (number in drawn(tree, record, 1))
-
-
-def test_a_header_out_of_turn_is_ignored_where_its_vote_is_known_and_heard_where_not() -> None:
-    tree = Tree(RUN)
-    record = tree.start(8)
-    stage = Stage(tree, record, drawn(tree, record, 1)[0])
-    stranger = outsider(tree, record, 1)
-    with pytest.raises(Ignore, match="no turn"):
-        stage.hear(header(stranger, 1, run=RUN, vote=record), TRAIN_END)
-    stage.hear(header(stranger, 1, run=RUN, vote=b"?" * 32), TRAIN_END)
-    other = drawn(tree, record, 1)[1]
-    stage.hear(header(other, 1, run=RUN, vote=record), TRAIN_END)
-
-
-def test_a_proposal_lists_those_whose_turn_it_was_and_no_others() -> None:
-    tree = Tree(RUN)
-    record = tree.start(8)
-    due = drawn(tree, record, 1)
-    proposer = tree.ranked(record, 1)[0]
-    believed = view(RUN, proposer, tree.state(record))
-    believed.round = 1
-    for number in range(8):
-        sealed = header(number, 1, run=RUN, vote=record)
-        believed.pool.add_header(sealed)
-        believed.pool.add_payload(sealed.body.payload_hash, 1)
-    made = make_proposal(believed, time_of(1, SLOT_0))
-    assert made is not None
-    listed = {believed.pool.headers[h].body.peer for h in made.body.contributions}
-    assert listed == {peer_name(n) for n in due}
-
-
-def test_rule_17_coverage_asks_for_those_whose_turn_it_was() -> None:
-    tree = Tree(RUN)
-    record = tree.start(8)
-    due = drawn(tree, record, 1)
-    child = tree.chain[tree.grow(record, 1, due[:2])]
-    believed = view(RUN, 0, tree.state(record))
-    held = [header(n, 1, run=RUN, vote=record) for n in range(8)]
-    for sealed in held:
-        believed.pool.add_header(sealed)
-    believed.held_at_cut[1] = frozenset(h.hash for h in held)
-    assert believed.is_covered(child)  # two of three; of all eight it would be a quarter
-    lesser = tree.chain[tree.grow(record, 1, due[:1])]
-    assert not believed.is_covered(lesser)
-
-
-@pytest.mark.parametrize(("staying", "stays"), [(1, False), (2, True)])
-def test_rule_18_most_of_one_rounds_contributors_are_enough_to_stay(
-    staying: int, stays: bool
-) -> None:
-    """Of twenty members three are heard of in a round: ten cannot have spoken yet."""
-    tree = Tree(RUN)
-    parent = tree.start(20)
-    child = tree.grow(parent, 1, drawn(tree, parent, 1))
-    votes = Votes()
-    for number in drawn(tree, parent, 2)[:staying]:
-        votes.add(peer_name(number), 2, parent)
-    chosen = choose_head(tree.chain, parent, votes, usable=lambda _: True, covered=lambda _: True)
-    assert chosen == (parent if stays else child)
-
-
-def test_a_state_asked_by_another_manifest_answers_by_that_one() -> None:
-    state = crowd(40)
-    assert len(get_contributors(state, 10, AGREEMENT) or ()) == C
-    wider = replace(AGREEMENT, contributors=9)
-    assert len(get_contributors(state, 10, wider) or ()) == 9
-
-
 # --- who is never drawn --------------------------------------------------------------------------
 
 
@@ -486,19 +252,3 @@ def test_a_leave_does_not_say_how_its_author_joins() -> None:
     sealed = seal_membership(odd, run_id_of(RUN), cheap_sign(peer))
     with pytest.raises(Reject, match="a leave that says"):
         decode_membership(sealed.raw, run_id_of(RUN))
-
-
-@pytest.mark.parametrize(("contributors", "says_so"), [(C, True), (0, False)])
-def test_a_node_that_does_not_train_says_so_where_contributors_are_drawn(
-    contributors: int, says_so: bool
-) -> None:
-    """Where everybody contributes in every round, its heartbeats make it a member."""
-    run = manifest(agreement=Agreement(contributors=contributors))
-    believed = view(run, me=5)
-    machine = Round(believed, contributes=False)
-    wishes = [
-        decode_membership(e.raw, believed.run_id).body
-        for e in only(Announce, machine.step(Tick(time_of(0))))
-        if e.kind is Kind.MEMBERSHIP
-    ]
-    assert [w.never_drawn for w in wishes] == [says_so]
