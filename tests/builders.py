@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from demo_node.sim.keys import cheap_sign, cheap_verify, peer_name
 from demo_node.sim.whole.virtual_loop import EPOCH_MS
+from demo_protocol.answers import Link
 from demo_protocol.chain import Chain, Record
 from demo_protocol.manifest import (
     Agreement,
@@ -191,6 +192,12 @@ class Tree:
         """Where everything descends from."""
         return self.chain.root.record
 
+    @property
+    def links(self) -> dict[bytes, Link]:
+        """All records that were grown, as a peer tells of them (rule 22)."""
+        records = [record for record in self.chain.records.values() if record.proposal]
+        return {r.hash: Link(r.hash, r.parent, r.round) for r in records}
+
     def state(self, record: bytes) -> ChainState:
         """What the chain says at a record."""
         return self.chain[record].state
@@ -280,6 +287,15 @@ class Tree:
             vote=vote,
         )
         return self.add(sealed).hash
+
+    def grow_all(
+        self, parent: bytes, rounds: Iterable[int], contributors: Sequence[int]
+    ) -> list[bytes]:
+        """Records of these rounds with these contributors, one below the other."""
+        records = [parent]
+        for round_ in rounds:
+            records.append(self.grow(records[-1], round_, contributors))
+        return records[1:]
 
     def start(self, count: int) -> bytes:
         """The record of round 0 in which nodes 0 to `count` - 1 join and contribute."""

@@ -43,15 +43,6 @@ def entries_of(tree: Tree) -> list[ChainEntry]:
     ]
 
 
-def grow(tree: Tree, parent: bytes, rounds: range, contributors: list[int]) -> list[bytes]:
-    """A branch of a record per round."""
-    made = []
-    for round_ in rounds:
-        parent = tree.grow(parent, round_, contributors)
-        made.append(parent)
-    return made
-
-
 def audit(tree: Tree) -> RecordAudit:
     made = RecordAudit(manifest=tree.run, run_id=run_id_of(tree.run), roots={}, held=set())
     for entry in entries_of(tree):
@@ -63,7 +54,7 @@ def audit(tree: Tree) -> RecordAudit:
 def test_a_long_log_is_checked_to_its_end_though_old_records_are_forgotten() -> None:
     tree = Tree(SHORT)
     start = tree.start(2)
-    grow(tree, start, range(1, 200), [0, 1])
+    tree.grow_all(start, range(1, 200), [0, 1])
     whole = audit(tree)
     assert whole.findings == []
     assert (whole.records, whole.headers, whole.unchecked, whole.gaps) == (200, 400, 0, {})
@@ -73,9 +64,9 @@ def test_a_long_log_is_checked_to_its_end_though_old_records_are_forgotten() -> 
 def test_a_branch_off_a_forgotten_record_is_checked_by_signatures_and_links_only() -> None:
     tree = Tree(SHORT)
     start = tree.start(2)
-    line = grow(tree, start, range(1, 120), [0, 1])
-    grow(tree, line[-20], range(120, 122), [0])  # young enough
-    grow(tree, line[10], range(122, 125), [0])  # nobody has kept what it builds on
+    line = tree.grow_all(start, range(1, 120), [0, 1])
+    tree.grow_all(line[-20], range(120, 122), [0])  # young enough
+    tree.grow_all(line[10], range(122, 125), [0])  # nobody has kept what it builds on
     whole = audit(tree)
     assert whole.findings == []
     assert (whole.unchecked, whole.gaps) == (3, {})
@@ -84,8 +75,8 @@ def test_a_branch_off_a_forgotten_record_is_checked_by_signatures_and_links_only
 def test_the_branch_with_most_votes_is_replayed_though_another_is_longer() -> None:
     tree = Tree(SHORT)
     start = tree.start(3)
-    long = grow(tree, start, range(1, 5), [2])
-    short = grow(tree, start, range(5, 7), [0, 1])
+    long = tree.grow_all(start, range(1, 5), [2])
+    short = tree.grow_all(start, range(5, 7), [0, 1])
     entries = entries_of(tree)
     branch = choose_branch(lambda: entries, tree.genesis, set(), None, None)
     assert [link.record for link in branch.links] == [start, *short]
@@ -99,7 +90,7 @@ def test_the_branch_with_most_votes_is_replayed_though_another_is_longer() -> No
 def test_rounds_without_a_record_cannot_be_replayed() -> None:
     tree = Tree(SHORT)
     start = tree.start(2)
-    grow(tree, grow(tree, start, range(1, 3), [0, 1])[-1], range(5, 7), [0, 1])
+    tree.grow_all(tree.grow_all(start, range(1, 3), [0, 1])[-1], range(5, 7), [0, 1])
     entries = entries_of(tree)
     with pytest.raises(ConfigError, match="no record of rounds 3 to 4"):
         choose_branch(lambda: entries, tree.genesis, set(), 3, 4)
@@ -110,8 +101,8 @@ def test_rounds_without_a_record_cannot_be_replayed() -> None:
 def test_digests_count_whichever_branch_gives_them() -> None:
     tree = Tree(SHORT)
     start = tree.start(3)
-    grow(tree, start, range(1, 3), [2])
-    grow(tree, start, range(3, 6), [0, 1])
+    tree.grow_all(start, range(1, 3), [2])
+    tree.grow_all(start, range(3, 6), [0, 1])
     entries = entries_of(tree)
     branch = choose_branch(lambda: entries, tree.genesis, set(), None, None)
     evidence = collect_evidence(lambda: entries, tree.genesis, branch, -1)

@@ -1,46 +1,18 @@
-"""Rule 22: whom a joiner among strangers believes; rule 21: which snapshot it may take."""
+"""Rule 22: whom a joiner among strangers believes, and which snapshots it is pointed to."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demo_node.sim.keys import cheap_verify, peer_name
+from demo_node.sim.keys import peer_name
 from demo_protocol.answers import Link
-from demo_protocol.chain import listed_headers
-from demo_protocol.finality import Final
-from demo_protocol.joining import (
-    Answer,
-    Choice,
-    Refusal,
-    choose,
-    choose_offer,
-    explain_trust,
-    is_built_on,
-    is_enough,
-)
-from demo_protocol.manifest import Agreement
-from demo_protocol.messages import Header, Sealed
-from tests.builders import MANIFEST, RUN_ID, Tree, header, manifest, root_after, view
+from demo_protocol.joining import Answer, Choice, Refusal, choose, explain_trust, is_enough
+from tests.builders import RUN_ID, Tree
 
 Links = Mapping[bytes, Link]
-
-
-def links_of(*trees: Tree) -> dict[bytes, Link]:
-    """All records that were grown."""
-    records = [r for tree in trees for r in tree.chain.records.values() if r.proposal]
-    return {r.hash: Link(r.hash, r.parent, r.round) for r in records}
-
-
-def chain(rounds: range, authors: Sequence[int], below: bytes, tree: Tree) -> list[bytes]:
-    """Records of these rounds with these contributors, one below the other."""
-    records = []
-    for round_ in rounds:
-        below = tree.grow(below, round_, authors)
-        records.append(below)
-    return records
 
 
 def answer(number: int, head: bytes, **changes: object) -> Answer:
@@ -70,14 +42,14 @@ def tree() -> Tree:
 @pytest.fixture
 def run(tree: Tree) -> list[bytes]:
     first = tree.start(4)
-    return [first, *chain(range(1, 10), range(4), first, tree)]
+    return [first, *tree.grow_all(first, range(1, 10), range(4))]
 
 
 @pytest.fixture
 def forged(tree: Tree) -> list[bytes]:
     sybils = range(20, 30)
     first = tree.grow(tree.genesis, 0, sybils, joins=sybils)
-    return [first, *chain(range(1, 12), sybils, first, tree)]
+    return [first, *tree.grow_all(first, range(1, 12), sybils)]
 
 
 # --- rule 22: at least three networks -------------------------------------------------------------
@@ -122,7 +94,7 @@ def test_who_believes_fewer_than_three_networks_says_so() -> None:
 def test_peers_that_agree_are_followed_to_where_most_are(tree: Tree, run: list[bytes]) -> None:
     answers = [answer(n, run[-1], final=run[4]) for n in range(3)]
     answers.append(answer(3, run[-2], final=run[3]))
-    found = chosen(answers, links_of(tree))
+    found = chosen(answers, tree.links)
     assert (found.head, found.final) == (run[-1], run[4])
     assert set(found.trail) == set(run)
     assert found.set_aside == ()
@@ -132,7 +104,7 @@ def test_an_old_chain_shown_again_is_only_a_peer_that_is_behind(
     tree: Tree, run: list[bytes]
 ) -> None:
     answers = [answer(0, run[2], final=run[0]), *(answer(n, run[-1]) for n in (1, 2, 3))]
-    found = chosen(answers, links_of(tree))
+    found = chosen(answers, tree.links)
     assert (found.head, found.set_aside) == (run[-1], ())
 
 
@@ -142,7 +114,7 @@ def test_a_chain_of_made_up_voters_with_more_work_does_not_win_against_three_net
 ) -> None:
     honest = [answer(n, run[-1], final=run[4] if final else b"") for n in range(3)]
     liar = answer(9, forged[-1], final=forged[8])
-    found = chosen([liar, *honest], links_of(tree))
+    found = chosen([liar, *honest], tree.links)
     assert found.head == run[-1]
     if final:
         assert (found.final, found.set_aside) == (run[4], (liar.peer,))
@@ -152,15 +124,15 @@ def test_a_heavier_branch_of_admitted_sybils_does_not_win_against_three_networks
     tree: Tree, run: list[bytes]
 ) -> None:
     first = tree.grow(run[5], 6, range(2), joins=range(40, 48))
-    sybil = [first, *chain(range(7, 14), [0, 1, *range(40, 48)], first, tree)]
+    sybil = [first, *tree.grow_all(first, range(7, 14), [0, 1, *range(40, 48)])]
     answers = [answer(9, sybil[-1]), *(answer(n, run[-1]) for n in range(3))]
-    assert chosen(answers, links_of(tree)).head == run[-1]
+    assert chosen(answers, tree.links).head == run[-1]
 
 
 def test_peers_of_one_network_count_once(tree: Tree, run: list[bytes], forged: list[bytes]) -> None:
     liars = [answer(n, forged[-1], network="one house") for n in range(10, 20)]
     answers = [*liars, answer(0, run[-1]), answer(1, run[-1])]
-    assert chosen(answers, links_of(tree)).head == run[-1]
+    assert chosen(answers, tree.links).head == run[-1]
 
 
 def test_what_one_peer_put_on_top_is_left_where_more_stand_below(
@@ -168,19 +140,19 @@ def test_what_one_peer_put_on_top_is_left_where_more_stand_below(
 ) -> None:
     on_top = tree.grow(run[-1], 10, range(4))
     answers = [answer(9, on_top), answer(0, run[-1]), answer(1, run[-1])]
-    assert chosen(answers, links_of(tree)).head == run[-1]
-    assert chosen(answers[:2], links_of(tree)).head == on_top, "one against one: the newer"
+    assert chosen(answers, tree.links).head == run[-1]
+    assert chosen(answers[:2], tree.links).head == on_top, "one against one: the newer"
 
 
 @pytest.mark.parametrize("authors", [1, 2, 3])
 def test_of_branches_with_equally_many_networks_the_one_that_goes_on_longer_is_taken(
     tree: Tree, run: list[bytes], authors: int
 ) -> None:
-    longer = chain(range(8, 12), range(authors), run[7], tree)
+    longer = tree.grow_all(run[7], range(8, 12), range(authors))
     shorter = [run[-1], tree.grow(run[7], 9, range(authors, 4))]
     for other in shorter:
         answers = [answer(0, longer[-1]), answer(1, other)]
-        assert chosen(answers, links_of(tree)).head == longer[-1]
+        assert chosen(answers, tree.links).head == longer[-1]
 
 
 def test_the_choice_does_not_depend_on_the_order_of_the_answers(
@@ -194,7 +166,7 @@ def test_the_choice_does_not_depend_on_the_order_of_the_answers(
         answer(3, run[-1], snapshot=run[5]),
         answer(9, forged[-1], final=forged[6], snapshot=forged[5]),
     ]
-    links = links_of(tree)
+    links = tree.links
     found = chosen(answers, links)
     again = chosen(answers[::-1], dict(reversed(links.items())))
     assert (again.head, again.final, again.set_aside) == (found.head, found.final, found.set_aside)
@@ -205,8 +177,8 @@ def test_one_that_is_syncing_counts_only_where_all_are(
     tree: Tree, run: list[bytes], forged: list[bytes]
 ) -> None:
     syncing = [answer(n, forged[3], is_syncing=True) for n in range(5, 9)]
-    assert chosen([answer(0, run[-1]), *syncing], links_of(tree)).head == run[-1]
-    assert chosen(syncing, links_of(tree)).head == forged[3]
+    assert chosen([answer(0, run[-1]), *syncing], tree.links).head == run[-1]
+    assert chosen(syncing, tree.links).head == forged[3]
 
 
 def test_a_young_run_has_nothing_but_the_genesis() -> None:
@@ -223,7 +195,7 @@ def test_peers_that_disagree_on_finals_are_both_named_and_an_anchor_asked_for(
 ) -> None:
     answers = [answer(n, run[-1], final=run[4]) for n in range(honest)]
     answers += [answer(n, forged[-1], final=forged[7]) for n in range(9, 9 + others)]
-    why = refused(answers, links_of(tree))
+    why = refused(answers, tree.links)
     assert run[4].hex()[:16] in why
     assert forged[7].hex()[:16] in why
     assert "--anchor" in why
@@ -236,7 +208,7 @@ def test_less_than_a_third_of_the_networks_are_outvoted(
 ) -> None:
     answers = [answer(n, run[-1], final=run[4]) for n in range(honest)]
     liars = [answer(n, forged[-1], final=forged[7]) for n in range(19, 19 + others)]
-    found = chosen([*liars, *answers], links_of(tree))
+    found = chosen([*liars, *answers], tree.links)
     assert found.set_aside == tuple(sorted(liar.peer for liar in liars))
 
 
@@ -244,7 +216,7 @@ def test_peers_of_one_network_do_not_outvote(
     tree: Tree, run: list[bytes], forged: list[bytes]
 ) -> None:
     answers = [answer(n, run[-1], final=run[4], network="one house") for n in range(7)]
-    assert "--anchor" in refused([*answers, answer(9, forged[-1], final=forged[7])], links_of(tree))
+    assert "--anchor" in refused([*answers, answer(9, forged[-1], final=forged[7])], tree.links)
 
 
 def test_two_networks_do_not_outvote_one_even_where_it_is_one_of_the_two(
@@ -252,7 +224,7 @@ def test_two_networks_do_not_outvote_one_even_where_it_is_one_of_the_two(
 ) -> None:
     answers = [answer(n, run[-1], final=run[4]) for n in range(2)]
     liar = answer(9, forged[-1], final=forged[7], network="net 1")
-    assert "--anchor" in refused([*answers, liar], links_of(tree))
+    assert "--anchor" in refused([*answers, liar], tree.links)
 
 
 def test_a_lone_peer_that_calls_the_newest_record_final_makes_it_so_for_nobody(
@@ -260,22 +232,22 @@ def test_a_lone_peer_that_calls_the_newest_record_final_makes_it_so_for_nobody(
 ) -> None:
     answers = [answer(n, run[-1], final=run[4]) for n in range(3)]
     answers.append(answer(9, run[-1], final=run[-1]))
-    assert chosen(answers, links_of(tree)).final == run[4]
+    assert chosen(answers, tree.links).final == run[4]
     answers[0] = answer(0, run[-1], final=run[2])
-    assert chosen(answers, links_of(tree)).final == run[4], "three of four networks"
+    assert chosen(answers, tree.links).final == run[4], "three of four networks"
     answers[1] = answer(1, run[-1])
-    assert chosen(answers, links_of(tree)).final == run[2]
+    assert chosen(answers, tree.links).final == run[2]
     answers[2] = answer(2, run[-1])
-    assert chosen(answers, links_of(tree)).final == b""
-    assert chosen([answer(0, run[-1], final=run[4])], links_of(tree)).final == run[4]
+    assert chosen(answers, tree.links).final == b""
+    assert chosen([answer(0, run[-1], final=run[4])], tree.links).final == run[4]
 
 
 def test_one_that_is_behind_takes_no_side(tree: Tree, run: list[bytes]) -> None:
-    aside = chain(range(4, 9), range(1), run[3], tree)
+    aside = tree.grow_all(run[3], range(4, 9), range(1))
     answers = [answer(n, run[-1], final=run[7]) for n in range(3)]
     answers += [answer(n, run[3], final=run[1]) for n in range(3, 6)]
     liar = answer(9, aside[-1], final=aside[1])
-    found = chosen([*answers, liar], links_of(tree))
+    found = chosen([*answers, liar], tree.links)
     assert (found.head, found.set_aside) == (run[-1], (liar.peer,))
 
 
@@ -283,9 +255,9 @@ def test_a_final_that_is_not_on_its_own_chain_is_a_lie(
     tree: Tree, run: list[bytes], forged: list[bytes]
 ) -> None:
     liar = answer(9, run[-1], final=forged[3])
-    found = chosen([answer(0, run[-1], final=run[4]), liar], links_of(tree))
+    found = chosen([answer(0, run[-1], final=run[4]), liar], tree.links)
     assert (found.final, found.set_aside) == (run[4], (liar.peer,))
-    assert "no peer gave a chain" in refused([liar], links_of(tree))
+    assert "no peer gave a chain" in refused([liar], tree.links)
 
 
 # --- rule 22: --anchor ----------------------------------------------------------------------------
@@ -295,23 +267,23 @@ def test_an_anchor_decides_whatever_the_others_say(
     tree: Tree, run: list[bytes], forged: list[bytes]
 ) -> None:
     liars = [answer(n, forged[-1], final=forged[7]) for n in range(9, 20)]
-    found = chosen([*liars, answer(0, run[-1], final=run[4])], links_of(tree), anchor=run[5])
+    found = chosen([*liars, answer(0, run[-1], final=run[4])], tree.links, anchor=run[5])
     assert (found.head, found.believed) == (run[-1], (peer_name(0),))
 
 
 def test_an_anchor_that_no_peer_has_is_refused(tree: Tree, run: list[bytes]) -> None:
-    why = refused([answer(0, run[-1])], links_of(tree), anchor=b"x" * 32)
+    why = refused([answer(0, run[-1])], tree.links, anchor=b"x" * 32)
     assert (b"x" * 32).hex()[:16] in why
     assert "no peer" in why
 
 
-# --- rule 21: which snapshot ----------------------------------------------------------------------
+# --- rule 21: which snapshots it is pointed to ---------------------------------------------------
 
 
 def test_snapshots_that_all_stand_on_come_first_and_the_newest_of_them(
     tree: Tree, run: list[bytes]
 ) -> None:
-    branch = chain(range(7, 10), range(2), run[6], tree)
+    branch = tree.grow_all(run[6], range(7, 10), range(2))
     answers = [
         answer(0, run[-1], snapshot=run[2]),
         answer(1, run[-1], snapshot=run[5]),
@@ -319,7 +291,7 @@ def test_snapshots_that_all_stand_on_come_first_and_the_newest_of_them(
         answer(3, branch[-1], snapshot=branch[1]),
         answer(4, run[3], snapshot=run[2]),
     ]
-    offers = chosen(answers, links_of(tree)).offers
+    offers = chosen(answers, tree.links).offers
     assert [(o.record, o.is_common) for o in offers] == [
         (run[5], True),
         (run[2], True),
@@ -333,108 +305,7 @@ def test_a_snapshot_beside_its_holders_chain_is_not_offered(
     tree: Tree, run: list[bytes], forged: list[bytes]
 ) -> None:
     answers = [answer(0, run[-1], snapshot=forged[3]), answer(1, run[-1], snapshot=b"?" * 32)]
-    assert chosen(answers, links_of(tree)).offers == ()
-
-
-def built_on(tree: Tree, record: bytes) -> bool:
-    headers = [h for r in tree.chain.records.values() for h in listed_headers(r)]
-    state = tree.state(tree.chain[record].parent)
-    agreement = MANIFEST.agreement
-    links = links_of(tree)
-    return is_built_on(record, state, links, headers, agreement=agreement, verify=cheap_verify)
-
-
-def test_rule_21_two_thirds_of_the_voters_built_on_it() -> None:
-    tree = Tree()
-    first = tree.start(6)
-    record = tree.grow(first, 1, range(6))
-    assert not built_on(tree, record), "all voted for its parent"
-    three = tree.grow(record, 2, range(3))
-    assert not built_on(tree, record)
-    tree.grow(three, 3, [3])
-    assert built_on(tree, record), "four of six"
-
-
-def test_rule_21_sybils_on_a_branch_are_no_voters_below_it() -> None:
-    tree = Tree()
-    first = tree.start(6)
-    record = tree.grow(first, 1, range(6))
-    sybils = range(50, 70)
-    below = tree.grow(record, 2, range(2), joins=sybils)
-    chain(range(3, 8), [0, 1, *sybils], below, tree)
-    assert not built_on(tree, record), "two of six, whoever else joined since"
-
-
-def test_rule_21_only_the_newest_vote_of_a_voter_counts() -> None:
-    tree = Tree()
-    first = tree.start(3)
-    record = tree.grow(first, 1, range(3))
-    on_it = tree.grow(record, 2, range(3))
-    assert built_on(tree, record)
-    other = tree.grow(first, 3, range(3))
-    tree.grow(other, 4, range(2))
-    assert not built_on(tree, record), "two of three have left it"
-    assert built_on(tree, on_it) is False
-
-
-def test_rule_21_who_signed_twice_and_who_did_not_sign_counts_nowhere() -> None:
-    tree = Tree()
-    first = tree.start(3)
-    record = tree.grow(first, 1, range(3))
-    tree.grow(record, 2, range(2))
-    headers = [h for r in tree.chain.records.values() for h in listed_headers(r)]
-    state, links = tree.state(first), links_of(tree)
-
-    def holds(extra: list[Sealed[Header]]) -> bool:
-        return is_built_on(
-            record,
-            state,
-            links,
-            [*headers, *extra],
-            agreement=MANIFEST.agreement,
-            verify=cheap_verify,
-        )
-
-    assert holds([])
-    again = header(0, 2, vote=first)
-    assert not holds([again])
-    assert holds([replace(again, signature=b"0" * 64)])
-    unsigned = replace(header(0, 1, vote=b"?" * 32), signature=b"0" * 64)
-    assert holds([unsigned]), "beside what it signed in an older round"
-    assert not holds([header(0, 3, vote=first)])
-    assert holds([replace(header(0, 3, vote=first), signature=b"0" * 64)])
-
-
-# --- rule 21: which snapshot is offered -----------------------------------------------------------
-
-
-def test_the_newest_snapshot_below_what_is_final_is_offered_else_one_with_two_records_on_top() -> (
-    None
-):
-    agreement = Agreement(snapshot_every=2, contributors=0)
-    tree = Tree(manifest(agreement=agreement))
-    records = [tree.start(4)]
-    for round_ in range(1, 9):
-        records.append(tree.grow(records[-1], round_, range(4)))
-    # Records of even heights carry the roots of those before them: 1, 3, 5 and 7 in this list.
-    held = [(records[at], root_after(records[at])) for at in (0, 2, 4, 6)]
-    believed = view(tree.run)
-    believed.chain, believed.head = tree.chain, records[7]
-
-    def offered(names: Iterable[tuple[bytes, bytes]]) -> bytes | None:
-        found = choose_offer(believed, names)
-        return found[0] if found else None
-
-    assert offered(held) == records[4], "two records follow the one that carries it"
-    assert offered(held[3:]) == records[6], "there is no other"
-    believed.final = Final(records[3], 3, 4)
-    assert offered(held) == records[2]
-    believed.final = Final(records[0], 0, 1)
-    assert offered(held[1:]) == records[4], "none is final"
-    assert offered([(records[4], b"another root".ljust(32))]) is None
-    assert offered([(records[5], b"")]) is None, "no record carries its root"
-    believed.head = records[0]
-    assert offered(held) is None, "nothing is on our chain"
+    assert chosen(answers, tree.links).offers == ()
 
 
 # --- bounds ---------------------------------------------------------------------------------------
