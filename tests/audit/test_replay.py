@@ -18,15 +18,8 @@ from demo_node.store.snapshot_info import compute_checksum_line, compute_checksu
 from demo_protocol.digest import compute_digest
 from demo_protocol.errors import ConfigError
 from demo_protocol.schema import compute_schema
-from tests.audit.builders import (
-    LAST_ROUND,
-    PEERS,
-    ROOT_ROUND,
-    SNAPSHOT_ROUNDS,
-    Swarm,
-    make_key,
-)
-from tests.audit.test_verify import hash_files
+from tests.audit.builders import LAST_ROUND, PEERS, ROOT_ROUND, SNAPSHOT_ROUNDS, Swarm, make_key
+from tests.audit.damage import hash_files
 from tests.cli.command import demo_node
 
 LIE = b"a lie..."
