@@ -4,15 +4,21 @@ import json
 import re
 import signal
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from demo_node.cli.simulate import simulate
+from demo_node.cli.simulate.command import simulate
 from demo_node.sim.trainer import ModelTrainer
 from demo_protocol.effects import Apply
 from tests.cli.command import COMMAND, demo_node, environment
+from tests.trainer.processes import descendants, is_alive
+from tests.waiting import wait_until_sync
+
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 FIRST_KEYS = [
     "schema",
@@ -124,20 +130,12 @@ def test_what_was_broken_is_told_and_can_be_seen_again(
     assert ended.stderr.rstrip().endswith(f"to see it again: {command}")
 
 
-def test_an_interrupt_ends_all_its_processes() -> None:
+@pytest.fixture
+def night() -> Iterator[subprocess.Popen[str]]:
+    """Thousands of runs in two processes, the first of which is over."""
+    night = ["simulate", "--nodes=8", "--rounds=10", "--seeds=1..9999", "--jobs=2"]
     process = subprocess.Popen(
-        [
-            *COMMAND,
-            "simulate",
-            "--nodes",
-            "8",
-            "--rounds",
-            "10",
-            "--seeds",
-            "1..9999",
-            "--jobs",
-            "2",
-        ],
+        [*COMMAND, *night],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -146,7 +144,29 @@ def test_an_interrupt_ends_all_its_processes() -> None:
     )
     assert process.stderr is not None
     assert "1/9999" in process.stderr.readline()
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130
+    yield process
+    process.kill()
+    process.communicate()
+
+
+@on_linux
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_all_its_processes(
+    night: subprocess.Popen[str], number: signal.Signals
+) -> None:
+    workers = descendants(night.pid)
+    assert len(workers) >= 2
+    night.send_signal(number)
+    _, said = night.communicate(timeout=60)
+    assert night.returncode == 128 + number
     assert said.rstrip().endswith("interrupted")
+    assert "Traceback" not in said
+    wait_until_sync(lambda: not any(map(is_alive, workers)))
+
+
+@on_linux
+def test_whatever_kills_it_kills_its_processes(night: subprocess.Popen[str]) -> None:
+    workers = descendants(night.pid)
+    assert len(workers) >= 2
+    night.kill()
+    wait_until_sync(lambda: not any(map(is_alive, workers)))

@@ -16,7 +16,7 @@ from demo_node.cli.init import init
 from demo_node.cli.key import key
 from demo_node.cli.pause import pause, resume
 from demo_node.cli.runs import runs
-from demo_node.cli.simulate import simulate
+from demo_node.cli.simulate.command import simulate
 from demo_node.cli.start import start
 from demo_node.cli.swarm.command import swarm
 from demo_node.cli.top.command import top
