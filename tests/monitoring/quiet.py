@@ -12,7 +12,8 @@ from typing import Final
 
 from prometheus_client import Histogram
 
-from demo_node.observe.metrics import METRICS, OF_A_ROUND
+from demo_node.observe.buckets import OF_A_ROUND
+from demo_node.observe.metrics import METRICS
 from demo_node.views import READY, NodeState
 
 Level = Callable[[float], float]
