@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from demo_node.cli.simulate.command import simulate
 from demo_node.sim.trainer import ModelTrainer
 from demo_protocol.effects import Apply
-from tests.cli.command import COMMAND, demo_node, environment
+from tests.cli.command import COMMAND, ROOT, demo_node, environment
 from tests.trainer.processes import descendants, is_alive
 from tests.waiting import wait_until_sync
 
@@ -44,6 +44,17 @@ def test_json_has_the_promised_keys_first() -> None:
     assert len(document["event_log_digest"]) == 64
     assert document["faults"] == sum(document["faults_by_kind"].values())
     assert document["bytes_in_per_node_per_round"] > 1_000
+
+
+def test_every_key_of_the_documents_is_on_the_page() -> None:
+    page = (ROOT / "docs/simulator.md").read_text()
+    section = page.split("\n## The JSON document\n", 1)[1].split("\n## ", 1)[0]
+    rows = [line.split(" | ")[0] for line in section.splitlines() if line.startswith("| `")]
+    documented = [key for row in rows for key in re.findall(r"`(\w+)`", row)]
+    ended = CliRunner().invoke(simulate, ["--nodes=3", "--rounds=1", "--seeds=1..1", "--json"])
+    document, total = map(json.loads, ended.stdout.splitlines())
+    assert documented[: len(document)] == list(document)
+    assert sorted(documented[len(document) :]) == sorted(total.keys() - {"schema"})
 
 
 def test_a_report_says_what_happened() -> None:
