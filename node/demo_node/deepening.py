@@ -31,7 +31,7 @@ from demo_protocol.limits import (
     RECORDS_PER_REPLY_MAX,
     RECORDS_REPLY_BYTES_MAX,
 )
-from demo_protocol.receive import on_records
+from demo_protocol.recording import on_records
 from demo_protocol.roster import ChainState
 from demo_protocol.view import View
 

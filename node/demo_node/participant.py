@@ -43,7 +43,7 @@ from demo_protocol.errors import Ignore, Reject
 from demo_protocol.events import Bundle, RecordsFetched
 from demo_protocol.identity import Kind, Sign, Verify
 from demo_protocol.manifest import Manifest, compute_run_id
-from demo_protocol.receive import on_records
+from demo_protocol.recording import on_records
 from demo_protocol.roster import genesis_state
 from demo_protocol.round import Round
 from demo_protocol.schedule import round_at

@@ -1,53 +1,26 @@
-"""What comes from others: judged, remembered, and turned into records (rules 2, 8, 13, 15)."""
-
-import contextlib
-from collections import ChainMap
-from collections.abc import Mapping
+"""Gossip is judged, and headers that were asked for (rules 2, 8, 13 and 26)."""
 
 from demo_protocol.admission import is_admitted
-from demo_protocol.effects import DigestAccused, Effect, KeepRecord, KeyInUse, PullProposal, Refused
+from demo_protocol.effects import Effect, KeyInUse, PullProposal, Refused
 from demo_protocol.errors import Ignore, Reject
-from demo_protocol.events import (
-    Bundle,
-    GossipBatch,
-    GossipReceived,
-    HeadersFetched,
-    ProposalFetched,
-    RecordsFetched,
-)
-from demo_protocol.evidence import make_offence
+from demo_protocol.events import GossipBatch, GossipReceived, HeadersFetched
 from demo_protocol.identity import Kind
 from demo_protocol.limits import HEADERS_PER_ROUND_MAX
 from demo_protocol.manifest import has_ended
 from demo_protocol.messages import (
     Header,
     Membership,
-    Notice,
-    Proposal,
     Sealed,
     check_signature,
     decode_announcement,
     decode_membership,
-    decode_proposal,
-    make_notice,
 )
-from demo_protocol.pulling import (
-    drop_repeats,
-    find_missing_headers,
-    lacks_headers,
-    pull_headers,
-    pull_payload,
-    pull_payloads,
-    pull_towards,
-)
-from demo_protocol.rooting import check_root
+from demo_protocol.pulling import drop_repeats, find_missing_headers, pull_payload, pull_towards
+from demo_protocol.recording import resolve_pending, take_proposal
+from demo_protocol.remembering import check_header, remember_header, remember_notice
 from demo_protocol.roster import was_due
-from demo_protocol.schedule import round_start_ms
-from demo_protocol.validate import (
-    accepted_rounds,
-    validate_round,
-    validate_slot,
-)
+from demo_protocol.schedule import has_begun
+from demo_protocol.validate import accepted_rounds, validate_round, validate_slot
 from demo_protocol.view import View
 
 
@@ -58,7 +31,7 @@ def on_gossip(view: View, event: GossipReceived) -> list[Effect]:
             header = view.decode_header(event.raw, view.run_id)
             return _on_header(view, header, event.sender, _accepted_rounds(view, event.now_ms))
         case Kind.PROPOSAL:
-            return _on_proposal(view, event)
+            return _on_announcement(view, event)
         case Kind.MEMBERSHIP:
             return _on_membership(view, decode_membership(event.raw, view.run_id), event)
 
@@ -97,12 +70,12 @@ def on_headers(view: View, event: HeadersFetched) -> list[Effect]:
     headers = {h.hash: h for h in (view.decode_header(raw, view.run_id) for raw in event.raws)}
     for name, header in headers.items():
         if name in wanted or _is_news(view, header, event.now_ms):
-            _check_header(view, header)
+            check_header(view, header)
     effects: list[Effect] = []
     for name, header in headers.items():
-        has_begun = _has_begun(view, header.body.round, event.now_ms)
-        if name in wanted and has_begun and _has_room(view, header.body):
-            effects += _take_header(view, header)
+        is_timely = has_begun(view.manifest.schedule, header.body.round, event.now_ms)
+        if name in wanted and is_timely and _has_room(view, header.body):
+            effects += remember_header(view, header)
         elif _is_news(view, header, event.now_ms):  # asked again: one before it may be its twin
             effects += _take_news(view, header, event.sender)
     return effects + resolve_pending(view)
@@ -117,61 +90,9 @@ def _is_news(view: View, header: Sealed[Header], now_ms: int) -> bool:
     return True
 
 
-def on_proposal(view: View, event: ProposalFetched) -> list[Effect]:
-    """Take a whole proposal of which the notice was heard (rule 15).
-
-    Raises Ignore where none such is awaited, Reject where it is not what the notice named.
-    """
-    proposal = decode_proposal(event.raw, view.run_id)
-    if proposal.hash not in view.pool.awaited:
-        raise Ignore("a proposal that nobody waits for")
-    check_signature(proposal, view.verify)
-    del view.pool.awaited[proposal.hash]
-    effects: list[Effect] = []
-    with contextlib.suppress(Reject):  # whoever gave it passed on what its author signed
-        effects = _take_proposal(view, proposal, (proposal.body.peer, event.sender))
-    return effects + resolve_pending(view)
-
-
-def on_records(view: View, event: RecordsFetched) -> list[Effect]:
-    """Take part of a chain. Raises Reject, having changed nothing, on what no honest peer gives."""
-    checked = [_check_bundle(view, bundle) for bundle in event.bundles]
-    effects: list[Effect] = []
-    for proposal, headers in checked:
-        round_ = proposal.body.round
-        if proposal.hash in view.chain or round_ <= view.chain.root.round:
-            continue
-        if not _has_begun(view, round_, event.now_ms):
-            continue
-        if not _may_have_slot(view, proposal.body):
-            continue
-        view.pool.add_pending(proposal, headers)
-        effects += resolve_pending(view)
-        if proposal.hash in view.pool.pending:
-            holders = (proposal.body.peer, event.sender)
-            effects += pull_towards(view, proposal.body.parent, None, holders)
-    return effects
-
-
-def resolve_pending(view: View) -> list[Effect]:
-    """Turn every waiting proposal whose parent and headers are here into a record."""
-    effects: list[Effect] = []
-    while ready := [
-        proposal
-        for proposal in view.pool.pending.values()
-        if proposal.body.parent in view.chain and not lacks_headers(view, proposal)
-    ]:
-        for proposal in ready:
-            brought = view.pool.drop_pending(proposal.hash)
-            # It came by way of others, perhaps rounds ago: nobody here is to blame for it.
-            with contextlib.suppress(Reject):
-                effects += _add_record(view, proposal, brought)
-    return effects
-
-
 def _on_header(view: View, header: Sealed[Header], sender: bytes, accepted: range) -> list[Effect]:
     _check_news(view, header, accepted)
-    _check_header(view, header)
+    check_header(view, header)
     return _take_news(view, header, sender)
 
 
@@ -207,7 +128,7 @@ def _take_news(view: View, header: Sealed[Header], sender: bytes) -> list[Effect
     body = header.body
     is_first = body.peer not in view.pool.by_round.get(body.round, ())
     is_twins = body.peer == view.me and _is_twins(view, header)
-    effects = _take_header(view, header)
+    effects = remember_header(view, header)
     effects += resolve_pending(view)
     if is_twins:
         effects.append(KeyInUse(body.round))
@@ -237,47 +158,7 @@ def _is_twins(view: View, header: Sealed[Header]) -> bool:
     return body.round > view.signed_round if own is None else own.hash != header.hash
 
 
-def _check_header(view: View, header: Sealed[Header]) -> None:
-    if header.hash not in view.pool.headers:
-        view.check_header(header, view.manifest, view.schema, view.verify)
-
-
-def _take_header(view: View, header: Sealed[Header]) -> list[Effect]:
-    """Remember a checked header and count its vote."""
-    body = header.body
-    first = view.pool.by_round.get(body.round, {}).get(body.peer, header)
-    if first.hash != header.hash:
-        view.votes.add_equivocation(body.peer, body.round)
-        _add_offence(view, first, header)
-    view.pool.add_header(header)
-    view.votes.add(body.peer, body.round, body.vote)
-    return [DigestAccused(body.peer, body.base)] if view.is_accused(body) else []
-
-
-def _check_bundle(view: View, bundle: Bundle) -> tuple[Sealed[Proposal], list[Sealed[Header]]]:
-    """A record as a peer gave it, its signatures checked, with the headers it lists and no more."""
-    proposal = decode_proposal(bundle.proposal, view.run_id)
-    if proposal.hash in view.chain:
-        return proposal, []
-    listed = {*proposal.body.contributions, *proposal.body.late}
-    headers = [view.decode_header(raw, view.run_id) for raw in bundle.headers]
-    for header in headers:
-        if header.hash not in listed or header.body.round > proposal.body.round:
-            raise Reject("a record with headers that are not its own")
-        _check_header(view, header)
-    check_signature(proposal, view.verify)
-    children = (p for p in view.pool.pending.values() if p.body.parent == proposal.hash)
-    if any(child.body.round <= proposal.body.round for child in children):
-        raise Reject("a record's round follows its parent's")  # so every descent has an end
-    return proposal, headers
-
-
-def _has_begun(view: View, round_: int, now_ms: int) -> bool:
-    schedule = view.manifest.schedule
-    return now_ms + schedule.skew_max_ms >= round_start_ms(schedule, round_)
-
-
-def _on_proposal(view: View, event: GossipReceived) -> list[Effect]:
+def _on_announcement(view: View, event: GossipReceived) -> list[Effect]:
     notice, proposal = decode_announcement(event.raw, view.run_id)
     body = notice.body
     # [IGNORE] it is of a round that gossip still carries
@@ -303,45 +184,13 @@ def _on_proposal(view: View, event: GossipReceived) -> list[Effect]:
     holders = (body.peer, event.sender)
     if proposal is not None and known is None:
         # [REJECT] it is valid by content
-        effects = _take_proposal(view, proposal, holders)
+        effects = take_proposal(view, proposal, holders)
     elif known is None:
         view.pool.await_proposal(notice)
         effects = [PullProposal(notice.hash, drop_repeats(holders))]
         effects += pull_towards(view, body.parent, body.round, holders)
-    _note(view, notice)
+    remember_notice(view, notice)
     return effects + resolve_pending(view)
-
-
-def _take_proposal(
-    view: View, proposal: Sealed[Proposal], holders: tuple[bytes, ...]
-) -> list[Effect]:
-    """Make it a record, or have it wait for what is missing. Raises Reject, see `_add_record`."""
-    body = proposal.body
-    if body.parent not in view.chain:
-        view.pool.add_pending(proposal)
-        return pull_towards(view, body.parent, body.round, holders)
-    if not lacks_headers(view, proposal):
-        return _add_record(view, proposal, {})
-    validate_slot(body, view.chain[body.parent].state, view.manifest)
-    view.pool.add_pending(proposal)
-    return pull_headers(view, proposal, holders)
-
-
-def _note(view: View, notice: Sealed[Notice]) -> None:
-    """Remember who proposed in a round, and who did so twice (rule 13)."""
-    place = notice.body.round, notice.body.peer
-    first = view.pool.notices.setdefault(place, notice)
-    if first.hash != notice.hash:
-        view.pool.repeated.add(place)
-        _add_offence(view, first, notice)
-
-
-def _add_offence(
-    view: View, one: Sealed[Header] | Sealed[Notice], other: Sealed[Header] | Sealed[Notice]
-) -> None:
-    """Rule 26: keep the evidence; against strangers there is nothing to be done."""
-    if one.body.peer in view.head_state.known:
-        view.pool.add_offence(make_offence(one, other))
 
 
 def _on_membership(view: View, wish: Sealed[Membership], event: GossipReceived) -> list[Effect]:
@@ -374,47 +223,3 @@ def _on_membership(view: View, wish: Sealed[Membership], event: GossipReceived) 
 
 def _accepted_rounds(view: View, now_ms: int) -> range:
     return accepted_rounds(view.manifest.schedule, view.manifest.agreement.late_rounds, now_ms)
-
-
-def _may_have_slot(view: View, body: Proposal) -> bool:
-    """Might its author propose in its round on its parent? Told once that is here."""
-    if body.parent not in view.chain:
-        return True
-    try:
-        validate_slot(body, view.chain[body.parent].state, view.manifest)
-    except Reject:
-        return False
-    return True
-
-
-def _add_record(
-    view: View, proposal: Sealed[Proposal], brought: Mapping[bytes, Sealed[Header]]
-) -> list[Effect]:
-    """Raises Reject, having changed nothing, where it is not valid by content (rule 15).
-
-    `brought`: the headers that came with it; only now that it is valid are they remembered.
-    """
-    headers = ChainMap({**brought}, view.pool.headers) if brought else view.pool.headers
-    record = view.chain.add(proposal, headers, view.verify)
-    view.pool.awaited.pop(record.hash, None)
-    effects: list[Effect] = [KeepRecord(record.hash)]
-    for header in brought.values():
-        effects += _take_header(view, header)
-    if record.round >= view.round - view.manifest.agreement.late_rounds:
-        _note(view, make_notice(proposal, view.run_id))
-    for offence in record.offences:
-        if offence.first.kind is Kind.HEADER:  # also for who has not heard both headers (rule 18)
-            view.votes.add_equivocation(offence.peer, offence.round)
-    effects += [*check_root(view, record), *pull_payloads(view, record)]
-    return effects + _pull_for_children(view, record.hash)
-
-
-def _pull_for_children(view: View, parent: bytes) -> list[Effect]:
-    """What waited for this record alone needs its headers now, if its author has a slot at all."""
-    effects: list[Effect] = []
-    for child in [p for p in view.pool.pending.values() if p.body.parent == parent]:
-        if not _may_have_slot(view, child.body):
-            view.pool.drop_pending(child.hash)
-        elif lacks_headers(view, child):
-            effects += pull_headers(view, child, (child.body.peer,))
-    return effects

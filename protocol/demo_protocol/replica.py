@@ -10,7 +10,7 @@ from demo_protocol.finality import find_final
 from demo_protocol.forkchoice import choose_head
 from demo_protocol.limits import STATES_KEPT
 from demo_protocol.pulling import pull_payloads
-from demo_protocol.receive import resolve_pending
+from demo_protocol.recording import resolve_pending
 from demo_protocol.rooting import ask_root, on_root
 from demo_protocol.schedule import settle_start_ms
 from demo_protocol.view import View

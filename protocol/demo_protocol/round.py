@@ -5,8 +5,8 @@ record to follow. It does no I/O and reads no clock: the daemon drives it with r
 sockets, the simulator with virtual ones.
 
 What the node believes is in `view.py`. Messages are judged in `receive.py`, proposals made in
-`propose.py`, the head chosen in `forkchoice.py` and followed in `replica.py`; this file is the
-order of things in a round.
+`propose.py` and turned into records in `recording.py`, the head chosen in `forkchoice.py` and
+followed in `replica.py`; this file is the order of things in a round.
 """
 
 from collections.abc import Mapping
@@ -46,15 +46,9 @@ from demo_protocol.messages import (
 )
 from demo_protocol.propose import make_proposal
 from demo_protocol.pulling import pull_again
-from demo_protocol.receive import (
-    on_gossip,
-    on_gossip_batch,
-    on_headers,
-    on_proposal,
-    on_records,
-    resolve_pending,
-)
+from demo_protocol.receive import on_gossip, on_gossip_batch, on_headers
 from demo_protocol.reconcile import on_compared
+from demo_protocol.recording import on_proposal, on_records, resolve_pending
 from demo_protocol.replica import Replica
 from demo_protocol.rooting import ask_root
 from demo_protocol.roster import compute_interval, was_due

@@ -34,6 +34,11 @@ def round_start_ms(schedule: Schedule, round_: int) -> int:
     return schedule.genesis_ms + round_ * schedule.round_ms
 
 
+def has_begun(schedule: Schedule, round_: int, now_ms: int) -> bool:
+    """By somebody's clock that is as far ahead of ours as clocks may be."""
+    return now_ms + schedule.skew_max_ms >= round_start_ms(schedule, round_)
+
+
 def _boundary_ms(schedule: Schedule, round_: int, bps: int) -> int:
     return round_start_ms(schedule, round_) + schedule.round_ms * bps // BPS
 

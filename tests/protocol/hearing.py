@@ -8,7 +8,8 @@ from demo_protocol.chain import make_bundle
 from demo_protocol.effects import Effect
 from demo_protocol.events import Bundle, GossipReceived, HeadersFetched, RecordsFetched
 from demo_protocol.messages import Header, Membership, Proposal, Sealed, seal_header
-from demo_protocol.receive import on_gossip, on_headers, on_records
+from demo_protocol.receive import on_gossip, on_headers
+from demo_protocol.recording import on_records
 from demo_protocol.schedule import round_start_ms
 from demo_protocol.view import View
 from tests.builders import MANIFEST, RUN_ID, Tree

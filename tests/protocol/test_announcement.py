@@ -29,7 +29,8 @@ from demo_protocol.messages import (
     make_notice,
     seal_proposal,
 )
-from demo_protocol.receive import on_gossip, on_proposal
+from demo_protocol.receive import on_gossip
+from demo_protocol.recording import on_proposal
 from demo_protocol.view import View
 from tests.builders import RUN_ID, Tree, header, proposal, view
 from tests.protocol.hearing import SENDER, bundle, give, grown, time_of

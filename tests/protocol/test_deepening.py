@@ -8,7 +8,7 @@ from demo_protocol.chain import make_bundle
 from demo_protocol.errors import LocalFault
 from demo_protocol.events import RecordsFetched
 from demo_protocol.finality import Final
-from demo_protocol.receive import on_records
+from demo_protocol.recording import on_records
 from demo_protocol.round import Round
 from demo_protocol.view import View
 from tests.builders import Tree, header, view

@@ -53,7 +53,7 @@ from demo_protocol.events import Bundle, Event, GossipBatch, RecordsFetched, Sta
 from demo_protocol.finality import Final
 from demo_protocol.identity import Kind
 from demo_protocol.limits import RECORDS_PER_REPLY_MAX
-from demo_protocol.receive import on_records
+from demo_protocol.recording import on_records
 from demo_protocol.roster import ChainState
 from demo_protocol.round import Round
 from demo_protocol.schedule import round_at
