@@ -1,8 +1,10 @@
 """What a node has heard and not yet forgotten: headers, payloads held, proposals that wait."""
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from demo_protocol.evidence import Offence
 from demo_protocol.identity import compute_lot
@@ -15,11 +17,15 @@ from demo_protocol.limits import (
 )
 from demo_protocol.messages import Header, Membership, Notice, Proposal, Sealed
 
+T = TypeVar("T")
+
 
 @dataclass(slots=True)
 class Pool:
     """Headers by hash and by (round, peer); the first of a peer and round is the one used.
 
+    `names` are the hashes of all headers of a round, `payloads` those of the payloads held that
+    headers of a round name: what is over is forgotten without a look at what is not.
     `notices` are of the first proposal of a peer and round, `repeated` has those who made two,
     `awaited` those notices whose proposals are being pulled. `brought` are the headers that came
     with those `pending` records which are part of a chain: they are nobody's until it is valid.
@@ -32,8 +38,10 @@ class Pool:
     headers: dict[bytes, Sealed[Header]] = field(default_factory=dict)
     by_round: dict[int, dict[bytes, Sealed[Header]]] = field(default_factory=dict)
     second: dict[int, dict[bytes, Sealed[Header]]] = field(default_factory=dict)
+    names: dict[int, list[bytes]] = field(default_factory=dict)
     fingerprints: dict[int, bytes] = field(default_factory=dict)
-    payload_rounds: dict[bytes, int] = field(default_factory=dict)
+    payloads: dict[int, set[bytes]] = field(default_factory=dict)
+    payload_changes: int = 0
     notices: dict[tuple[int, bytes], Sealed[Notice]] = field(default_factory=dict)
     repeated: set[tuple[int, bytes]] = field(default_factory=set)
     offences: dict[bytes, Offence] = field(default_factory=dict)
@@ -45,8 +53,10 @@ class Pool:
 
     def add_header(self, header: Sealed[Header]) -> None:
         """Remember a header whose signature holds."""
-        self.headers[header.hash] = header
         round_, peer = header.body.round, header.body.peer
+        if header.hash not in self.headers:
+            self.headers[header.hash] = header
+            self.names.setdefault(round_, []).append(header.hash)
         first = self.by_round.setdefault(round_, {}).setdefault(peer, header)
         if first.hash != header.hash:
             self.second.setdefault(round_, {}).setdefault(peer, header)
@@ -79,12 +89,18 @@ class Pool:
 
     def is_held(self, header: Header) -> bool:
         """Is everything here that applying it needs? A heartbeat needs nothing."""
-        return header.k == 0 or header.payload_hash in self.payload_rounds
+        return header.k == 0 or header.payload_hash in self.payloads.get(header.round, ())
 
     def add_payload(self, payload_hash: bytes, round_: int) -> None:
-        """A payload is here, kept as one of `round_`."""
-        known = self.payload_rounds.get(payload_hash, round_)
-        self.payload_rounds[payload_hash] = max(known, round_)
+        """A payload is here, which headers of `round_` name."""
+        self.payloads.setdefault(round_, set()).add(payload_hash)
+        self.payload_changes += 1
+
+    def drop_payload(self, payload_hash: bytes) -> None:
+        """It is not here after all."""
+        for held in self.payloads.values():
+            held.discard(payload_hash)
+        self.payload_changes += 1
 
     def await_proposal(self, notice: Sealed[Notice]) -> None:
         """A proposal is being pulled; the oldest makes room."""
@@ -159,19 +175,26 @@ class Pool:
         Proposals that wait go with the headers, records of a chain that is walked back with the
         payloads: walking takes rounds, and what is found at its end is still to be applied.
         """
-        self.by_round = {r: peers for r, peers in self.by_round.items() if r >= round_}
-        self.second = {r: peers for r, peers in self.second.items() if r >= round_}
-        self.fingerprints = {r: f for r, f in self.fingerprints.items() if r >= round_}
-        self.headers = {h: s for h, s in self.headers.items() if s.body.round >= round_}
+        for name in itertools.chain(*_take_older(self.names, round_)):
+            self.headers.pop(name, None)
+        _take_older(self.by_round, round_)
+        _take_older(self.second, round_)
+        _take_older(self.fingerprints, round_)
+        if _take_older(self.payloads, payload_round):
+            self.payload_changes += 1
         self.notices = {k: v for k, v in self.notices.items() if k[0] >= round_}
         self.repeated = {k for k in self.repeated if k[0] >= round_}
         self.awaited = {h: n for h, n in self.awaited.items() if n.body.round >= round_}
         self.wishes = {p: w for p, w in self.wishes.items() if w.body.round >= round_}
         self.lots = {p: lot for p, lot in self.lots.items() if p in self.wishes}
-        self.payload_rounds = {h: r for h, r in self.payload_rounds.items() if r >= payload_round}
         self.pending = {
             h: p
             for h, p in self.pending.items()
             if p.body.round >= (payload_round if h in self.brought else round_)
         }
         self.brought = {h: b for h, b in self.brought.items() if h in self.pending}
+
+
+def _take_older(table: dict[int, T], round_: int) -> list[T]:
+    """Take what is of rounds before `round_` out of the table."""
+    return [table.pop(old) for old in [r for r in table if r < round_]]

@@ -44,7 +44,7 @@ class Replica:
         """What was to be applied cannot be yet."""
         self.at_rest = None
         for payload_hash in event.payload_hashes:
-            self.view.pool.payload_rounds.pop(payload_hash, None)
+            self.view.pool.drop_payload(payload_hash)
         record, self.applying = self.applying, None
         return pull_payloads(self.view, self.view.chain[record]) if record else []
 
@@ -160,7 +160,7 @@ class Replica:
         Cheap, as it is asked for every message.
         """
         view, chain = self.view, self.view.chain
-        payloads = len(view.pool.payload_rounds) if self.lacks else 0
+        payloads = view.pool.payload_changes if self.lacks else 0
         known = (len(chain.records), chain.root.record, len(view.roots))
         return (view.votes.changes, payloads, *known, view.round, settles)
 

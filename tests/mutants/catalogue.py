@@ -98,13 +98,14 @@ LISTED = (
 OWN = (
     # --- replay ---
     Mutation(
-        name="payloads-as-they-came",
+        name="payloads-in-ones-own-order",
         rule="T6: a record's payloads are combined in the order in which it lists them",
         file=REPLICA,
         old="        payloads = tuple(h.body.payload_hash for h in step.contributions"
         " if h.body.k)\n",
-        new="        listed = {h.body.payload_hash for h in step.contributions if h.body.k}\n"
-        "        payloads = tuple(p for p in view.pool.payload_rounds if p in listed)\n",
+        new="        listed = (h.body.payload_hash for h in step.contributions if h.body.k)\n"
+        "        mine = int.from_bytes(view.me, 'big')\n"
+        "        payloads = tuple(sorted(listed, key=lambda p: int.from_bytes(p, 'big') ^ mine))\n",
         scenario="deaths",
     ),
     Mutation(

@@ -135,15 +135,24 @@ def test_rounds_that_are_over_are_forgotten() -> None:
     assert {w.body.round for w in pool.wishes.values()} == set(range(4, 10))
     assert {round_ for round_, _ in pool.notices} == set(range(4, 10))
     assert {round_ for round_, _ in pool.repeated} == set(range(4, 10))
-    assert set(pool.payload_rounds.values()) == set(range(2, 10))
+    assert set(pool.payloads) == set(range(2, 10))
+    assert set(pool.names) == set(range(4, 10))
     walked = {p.hash for p in pool.pending.values() if p.body.peer == peer_name(1)}
     assert {pool.pending[p].body.round for p in walked} == set(range(2, 10))
     assert {pool.pending[p].body.round for p in pool.pending.keys() - walked} == set(range(4, 10))
     assert pool.brought.keys() == walked
 
 
-def test_a_payload_two_headers_share_is_kept_as_one_of_the_later_round() -> None:
+def test_a_payload_two_headers_share_is_held_for_each_until_its_round_is_over() -> None:
     pool = Pool()
-    pool.add_payload(b"hash", 7)
+    early = replace(header(0, 3).body, payload_hash=b"hash")
+    late = replace(header(0, 7).body, payload_hash=b"hash")
     pool.add_payload(b"hash", 3)
-    assert pool.payload_rounds == {b"hash": 7}
+    assert pool.is_held(early)
+    assert not pool.is_held(late)  # it is asked for, and found on the disk: kept as one of round 7
+    pool.add_payload(b"hash", 7)
+    pool.forget_before(4, payload_round=4)
+    assert not pool.is_held(early)
+    assert pool.is_held(late)
+    pool.drop_payload(b"hash")
+    assert not pool.is_held(late)
