@@ -16,7 +16,7 @@ from demo_protocol.asking import Asking
 from demo_protocol.astray import find_way_back
 from demo_protocol.conflict import judge_conflict
 from demo_protocol.doubt import Doubts
-from demo_protocol.effects import Announce, Effect, Persist, Release, Restore, RoundEnded, Train
+from demo_protocol.effects import Announce, Effect, Persist, Restore, RoundEnded, Train
 from demo_protocol.events import (
     Event,
     GossipBatch,
@@ -38,12 +38,7 @@ from demo_protocol.events import (
 )
 from demo_protocol.identity import Kind
 from demo_protocol.manifest import has_ended
-from demo_protocol.messages import (
-    Header,
-    encode_announcement,
-    make_notice,
-    seal_header,
-)
+from demo_protocol.messages import Header, encode_announcement, make_notice, seal_header
 from demo_protocol.propose import make_proposal
 from demo_protocol.pulling import pull_again
 from demo_protocol.receive import on_gossip, on_gossip_batch, on_headers
@@ -52,12 +47,8 @@ from demo_protocol.recording import on_proposal, on_records, resolve_pending
 from demo_protocol.replica import Replica
 from demo_protocol.rooting import ask_root
 from demo_protocol.roster import compute_interval, was_due
-from demo_protocol.schedule import (
-    coverage_cut_ms,
-    next_boundary_ms,
-    round_at,
-    train_end_ms,
-)
+from demo_protocol.schedule import coverage_cut_ms, next_boundary_ms, round_at, train_end_ms
+from demo_protocol.sent import Sent
 from demo_protocol.view import View
 
 
@@ -85,16 +76,17 @@ class Round:
     replica: Replica = field(init=False)
     asking: Asking = field(init=False)
     doubts: Doubts = field(init=False)
+    sent: Sent = field(init=False)
     training: int | None = field(init=False, default=None)
     ordered_round: int = field(init=False, default=-1)
     announced_round: int = field(init=False)
     proposed_round: int = field(init=False)
-    sent: dict[int, bytes] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.replica = Replica(self.view)
         self.asking = Asking(self.view)
         self.doubts = Doubts(self.view)
+        self.sent = Sent(self.view)
         self.announced_round = self.signed_until.get(Kind.HEADER, -1)
         self.view.signed_round = self.announced_round
         self.proposed_round = self.signed_until.get(Kind.PROPOSAL, -1)
@@ -196,7 +188,7 @@ class Round:
         view.round = round_
         agreement = view.manifest.agreement
         effects += self.replica.finalise()
-        effects += self._settle_sent(round_ - agreement.late_rounds)
+        effects += self.sent.settle(round_ - agreement.late_rounds)
         effects += pull_again(view) + self.replica.pull_missing()
         if self.replica.applying is None:
             effects += self.doubts.judge_root()
@@ -363,7 +355,7 @@ class Round:
         sealed = seal_header(header, view.run_id, view.sign)
         self.announced_round = view.signed_round = done.round
         if done.k:
-            self.sent[done.round] = sealed.hash
+            self.sent.add(done.round, sealed.hash)
         view.pool.add_header(sealed)
         view.votes.add(view.me, header.round, header.vote)
         return [
@@ -387,21 +379,3 @@ class Round:
             Announce(Kind.PROPOSAL, encode_announcement(proposal, view.run_id)),
             *resolve_pending(view),
         ]
-
-    def _settle_sent(self, before_round: int) -> list[Effect]:
-        """Rule 24: after L rounds, or when it is final what the round came to.
-
-        What the chain did not take goes back into the residual.
-        """
-        final = self.view.final
-        settled = before_round if final is None else max(before_round, final.round + 1)
-        due = [round_ for round_ in self.sent if round_ < settled]
-        effects: list[Effect] = []
-        for round_ in due:
-            sealed_hash = self.sent.pop(round_)
-            record = self.view.chain.ancestor_before(self.view.head, round_ + 1)
-            counted = record.round == round_ and any(
-                h.hash == sealed_hash for h in record.contributions
-            )
-            effects.append(Release(round_) if counted else Restore(round_))
-        return effects

@@ -12,6 +12,7 @@ RECONCILE = "protocol/demo_protocol/reconcile.py"
 REPLICA = "protocol/demo_protocol/replica.py"
 ROSTER = "protocol/demo_protocol/roster.py"
 ROUND = "protocol/demo_protocol/round.py"
+SENT = "protocol/demo_protocol/sent.py"
 VIEW = "protocol/demo_protocol/view.py"
 FRAMES = "node/demo_node/store/frames.py"
 JOURNAL = "node/demo_node/store/journal.py"
@@ -194,7 +195,7 @@ OWN = (
     Mutation(
         name="nothing-is-added-back",
         rule="24: what no record lists goes back into the residual",
-        file=ROUND,
+        file=SENT,
         old="Release(round_) if counted else Restore(round_)",
         new="Release(round_)",
         scenario="lossy",
