@@ -266,7 +266,12 @@ def test_what_cannot_happen_to_real_nodes_is_named_a_line_each() -> None:
             Scenario(
                 links=Links(loss=0.1, up_mbit=1),
                 mix=Mix(liars=0.2),
-                events=(event(Do.LIE), event(Do.LIE), event(Do.CLOCK), event(Do.POWER_CUT)),
+                events=(
+                    event(Do.LIE),
+                    event(Do.LIE),
+                    event(Do.CLOCK),
+                    event(Do.POWER_CUT, round=20),
+                ),
             )
         )
     )
@@ -274,6 +279,7 @@ def test_what_cannot_happen_to_real_nodes_is_named_a_line_each() -> None:
         "links.loss",
         "links.up_mbit",
         "mix",
+        "event 4: there is no round 20, the last one is 19",
         "lie",
         "clock",
         "power_cut",

@@ -2,6 +2,7 @@
 
 import functools
 import random
+from collections import Counter
 from collections.abc import Callable
 
 from demo_node.sim.actor import Actor
@@ -37,6 +38,9 @@ class Director:
         self._left: set[int] = set()
         """Who went with a good-bye, the last time that it went."""
         self._owed_liars = self._owed_slow = 0.0
+        self._to_come: Counter[int] = Counter()
+        """How often each planned event has still to be tried, by its number in the file."""
+        self._happened: set[int] = set()
 
     def run(self, nodes: int, rounds: int) -> int:
         """From the first birth to the end of the last round; less where the watcher has seen
@@ -44,12 +48,13 @@ class Director:
         world = self.world
         for actor in [world.add() for _ in range(nodes)]:
             self._shape(actor)
-        for index, event in enumerate(self.scenario.plan()):
+        for index, (number, event) in enumerate(self.scenario.number_plan()):
+            self._to_come[number] += 1
             begin_ms = round_start_ms(world.manifest.schedule, event.round)
             moment_ms = begin_ms + int(event.at * world.manifest.schedule.round_ms)
             if event.round == 0 and event.do is Do.CUT:
                 moment_ms = world.begin_ms  # who starts apart has never met
-            world.timeline.at(moment_ms, functools.partial(self._happen, index, event))
+            world.timeline.at(moment_ms, functools.partial(self._happen, index, number, event))
         world.timeline.run_until(world.begin_ms)
         for actor in world.actors:
             actor.boot()
@@ -60,6 +65,16 @@ class Director:
             if world.watcher.has_seen_enough:
                 return round_ + 1
         return rounds
+
+    def list_without_effect(self) -> tuple[int, ...]:
+        """Numbers, from 1, of the file's events that happened to nobody and will not any more."""
+        nodes = len(self.world.actors)
+        return tuple(
+            number
+            for number, event in enumerate(self.scenario.events, 1)
+            if not self._to_come[number]
+            and (number not in self._happened or not _has_two_sides(event, nodes))
+        )
 
     def _shape(self, actor: Actor) -> None:
         """What a node is from its birth. Parts of a whole are kept exactly, not left to luck."""
@@ -183,18 +198,20 @@ class Director:
 
     # --- what is planned -------------------------------------------------------------------------
 
-    def _happen(self, index: int, event: Event) -> None:
-        faults = self.faults
+    def _happen(self, index: int, number: int, event: Event) -> None:
+        self._to_come[number] -= 1
+        if self._let_happen(index, event):
+            self._happened.add(number)
+
+    def _let_happen(self, index: int, event: Event) -> bool:
+        """Did it happen to anybody?"""
         if event.do is Do.HEAL:
-            faults.heal()
-        elif event.do is Do.CUT:
-            self._cut_as_planned(index, event)
-        elif event.do is Do.JOIN:
-            for _ in range(event.count_of(len(self.world.up))):
-                self._join()
-        else:
-            for actor in self._choose(index, event):
-                self._befall(event, actor)
+            return self.faults.heal()
+        if event.do is Do.CUT:
+            return self._cut_as_planned(index, event)
+        if event.do is Do.JOIN:
+            return bool([self._join() for _ in range(event.count_of(len(self.world.up)))])
+        return any([self._befall(event, actor) for actor in self._choose(index, event)])
 
     def _choose(self, index: int, event: Event) -> list[Actor]:
         """Whom it happens to, of those it can happen to."""
@@ -210,46 +227,53 @@ class Director:
                 able = [a.index for a in actors if is_able(a)]
         return [actors[i] for i in choose(event, index, self.world.seed, able)]
 
-    def _cut_as_planned(self, index: int, event: Event) -> None:
+    def _cut_as_planned(self, index: int, event: Event) -> bool:
         chosen = [actor.index for actor in self._choose(index, event)]
         left, right = split(event, chosen, range(len(self.world.actors)))
-        if left and right:
-            kind = "one_way_cut" if event.one_way else "two_way_cut"
-            cut = Cut(left, right, event.one_way)
-            parting = self.faults.cut(cut, kind, parts_all=not event.sides)
-            self._undo_later(event, functools.partial(self.faults.heal, parting))
+        if not left or not right:
+            return False
+        kind = "one_way_cut" if event.one_way else "two_way_cut"
+        cut = Cut(left, right, event.one_way)
+        parting = self.faults.cut(cut, kind, parts_all=not event.sides)
+        self._undo_later(event, functools.partial(self.faults.heal, parting))
+        return True
 
-    def _befall(self, event: Event, actor: Actor) -> None:
+    def _befall(self, event: Event, actor: Actor) -> bool:
+        """Did it happen?"""
         faults = self.faults
         restart = functools.partial(self._revive, actor)
         undo: Callable[[], object] | None = None
+        is_hit = False
         match event.do:
-            case Do.KILL if faults.kill(actor):
-                undo = restart
-            case Do.POWER_CUT if faults.power_cut(actor):
-                undo = restart
-            case Do.FULL_DISK if faults.fill_disk(actor):
-                undo = restart
-            case Do.LEAVE if faults.leave(actor):
-                undo = restart
-            case Do.STOP if faults.hang(actor):
-                undo = functools.partial(faults.run_on, actor)
+            case Do.KILL:
+                is_hit, undo = faults.kill(actor), restart
+            case Do.POWER_CUT:
+                is_hit, undo = faults.power_cut(actor), restart
+            case Do.FULL_DISK:
+                is_hit, undo = faults.fill_disk(actor), restart
+            case Do.LEAVE:
+                is_hit, undo = faults.leave(actor), restart
+            case Do.STOP:
+                is_hit, undo = faults.hang(actor), functools.partial(faults.run_on, actor)
             case Do.CONTINUE:
-                faults.run_on(actor)
+                is_hit = faults.run_on(actor)
             case Do.RESTART:
-                faults.restart(actor)
-            case Do.CLOCK if faults.step_clock(actor, event.ms):
+                is_hit = faults.restart(actor)
+            case Do.CLOCK:
+                is_hit = faults.step_clock(actor, event.ms)
                 undo = functools.partial(faults.step_clock, actor, -event.ms)
-            case Do.SLOW if faults.slow_down(actor, event.factor):
+            case Do.SLOW:
+                is_hit = faults.slow_down(actor, event.factor)
                 undo = functools.partial(faults.slow_down, actor, 1)
             case Do.TRAINER_DIES:
-                faults.kill_trainer(actor)
+                is_hit = faults.kill_trainer(actor)
             case Do.LIE:
-                faults.turn(actor, event.how)
-            case _:  # it did not happen
-                pass
-        if undo is not None:
+                is_hit = faults.turn(actor, event.how)
+            case Do.JOIN | Do.CUT | Do.HEAL:
+                raise AssertionError(f"{event.do} is no matter of one node")
+        if is_hit and undo is not None:
             self._undo_later(event, undo)
+        return is_hit
 
     def _revive(self, actor: Actor) -> None:
         if actor.disk.files.operations_left is not None:
@@ -259,3 +283,8 @@ class Director:
     def _undo_later(self, event: Event, undo: Callable[[], object]) -> None:
         if event.rounds:
             self._after_rounds(event.rounds, undo)
+
+
+def _has_two_sides(event: Event, nodes: int) -> bool:
+    """Was there ever anybody on both sides of a cut, of so many nodes that there were?"""
+    return all(any(node < nodes for node in side) for side in event.sides)

@@ -197,13 +197,17 @@ class Scenario:
 
     def plan(self) -> tuple[Event, ...]:
         """Every event of the run once, in the order in which they happen."""
+        return tuple(event for _, event in self.number_plan())
+
+    def number_plan(self) -> tuple[tuple[int, Event], ...]:
+        """The same, each with its number in the file, from 1: its repetitions have one number."""
         planned = [
-            replace(event, round=round_, every=0, until=ROUNDS_MAX)
-            for event in self.events
+            (number, replace(event, round=round_, every=0, until=ROUNDS_MAX))
+            for number, event in enumerate(self.events, 1)
             for round_ in _list_rounds(event, self.rounds)
         ]
         # Stable: of one moment, those first that are first in the file.
-        return tuple(sorted(planned, key=lambda event: (event.round, event.at)))
+        return tuple(sorted(planned, key=lambda planned: (planned[1].round, planned[1].at)))
 
     def adjust(self, agreement: Agreement) -> Agreement:
         """A manifest's agreement as this scenario wants it; the manifest's validation judges it."""

@@ -40,6 +40,8 @@ class Report:
     messages: Counter[str]
     violations: tuple[Violation, ...]
     transcript: tuple[str, ...]
+    events_without_effect: tuple[int, ...]
+    """Numbers, from 1, of the file's events that happened to nobody."""
     rounds: int
     records: int
     nodes: int
@@ -75,6 +77,7 @@ class Report:
             "comings": dict(sorted(self.comings.items())),
             "lies": self._lies(),
             "broken": [f"{v.invariant}: {v.text}" for v in self.violations],
+            "events_without_effect": list(self.events_without_effect),
             "nodes_at_end": self.nodes_at_end,
             "liars": self.liars,
             "contributors_per_record": round(self.contributors, 2),
@@ -165,6 +168,7 @@ def simulate(scenario: Scenario, seed: int) -> Report:
         messages=world.counts,
         violations=tuple(watcher.violations),
         transcript=tuple(_write_transcript(world, watcher)),
+        events_without_effect=director.list_without_effect(),
         rounds=rounds,
         records=records,
         nodes=scenario.nodes,

@@ -111,7 +111,9 @@ def simulate(
     try:
         with terminable(), contextlib.closing(run_all(wanted, chosen, jobs or 1)) as runs:
             reports = announce(runs, len(chosen))
-            is_broken = print_all(reports, scenario, as_json=as_json, many=seeds is not None)
+            is_broken = print_all(
+                reports, wanted, scenario, as_json=as_json, many=seeds is not None
+            )
     except KeyboardInterrupt as stopped:
         click.echo("interrupted", err=True)
         sys.exit(TERMINATED if isinstance(stopped, Terminated) else INTERRUPTED)
@@ -119,8 +121,12 @@ def simulate(
         sys.exit(BROKEN)
 
 
-def _choose_scenario(path: Path | None, given: dict[str, int]) -> "Scenario":
-    """The file's, or the full mix; what the command line names overrides it."""
+def _choose_scenario(path: Path | None, given: dict[str, Any]) -> "Scenario":
+    """The file's, or the full mix; what the command line names overrides it.
+
+    Says what of a file can never happen.
+    """
+    from demo_node.sim.impossible import list_impossible
     from demo_node.sim.scenario import read_scenario, standard_mix
     from demo_node.sim.simulation import plan_run
 
@@ -128,4 +134,7 @@ def _choose_scenario(path: Path | None, given: dict[str, int]) -> "Scenario":
     changed: dict[str, Any] = dict(given)
     scenario = replace(scenario, **changed)
     plan_run(scenario, scenario.seed)  # what cannot be is said before anything runs
+    if path is not None:
+        for line in list_impossible(scenario):
+            click.echo(f"{path}: {line}", err=True)
     return scenario

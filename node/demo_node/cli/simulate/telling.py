@@ -1,14 +1,19 @@
 """What `simulate` prints of its runs: a report, a line for each of many, what was broken."""
 
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 if TYPE_CHECKING:
+    from demo_node.sim.scenario import Scenario
     from demo_node.sim.simulation import Report
+
+NEVER_SHOWN: Final = 10
+"""Events that happened to nobody, a line each."""
 
 
 def announce(reports: "Iterator[Report]", count: int) -> "Iterator[Report]":
@@ -25,43 +30,90 @@ def announce(reports: "Iterator[Report]", count: int) -> "Iterator[Report]":
         yield report
 
 
-def print_all(reports: "Iterator[Report]", path: Path | None, *, as_json: bool, many: bool) -> bool:
-    """Print each as it comes, and their sum where there are many. Was anything broken?"""
-    sums = {"runs": 0, "faults": 0, "violations": 0, "rounds": 0, "records": 0}
-    seconds, broken = 0.0, []
-    for report in reports:
-        document = report.document()
-        if as_json:
-            click.echo(json.dumps(document))
-        elif not many:
-            _print_report(report)
+class Sum:
+    """Of the runs of several seeds."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._seconds = 0.0
+        self._never: set[int] = set()
+        self.broken_seeds: list[int] = []
+
+    def add(self, report: "Report") -> None:
+        """One more run."""
+        never = set(report.events_without_effect)
+        self._never = self._never & never if self._counts["runs"] else never
+        self._counts["runs"] += 1
+        self._counts["faults"] += report.faults.total()
+        self._counts["violations"] += len(report.violations)
+        self._counts["rounds"] += report.rounds
+        self._counts["records"] += report.records
+        self._seconds += report.seconds
         if report.violations:
-            broken.append(report.seed)
+            self.broken_seeds.append(report.seed)
+
+    def document(self) -> dict[str, object]:
+        """For machines. An event is without effect where it happened to nobody in any run."""
+        return {
+            **self._counts,
+            "seconds": round(self._seconds, 1),
+            "broken_seeds": self.broken_seeds,
+            "events_without_effect": sorted(self._never),
+        }
+
+
+def print_all(
+    reports: "Iterator[Report]",
+    scenario: "Scenario",
+    path: Path | None,
+    *,
+    as_json: bool,
+    many: bool,
+) -> bool:
+    """Print each as it comes, and their sum where there are many. Was anything broken?"""
+    total = Sum()
+    for report in reports:
+        if as_json:
+            click.echo(json.dumps(report.document()))
+        elif not many:
+            _print_report(report, path)
+        if report.violations:
             _print_violations(report, path)
-        sums["runs"] += 1
-        sums["faults"] += report.faults.total()
-        sums["violations"] += len(report.violations)
-        sums["rounds"] += report.rounds
-        sums["records"] += report.records
-        seconds += report.seconds
+        total.add(report)
     if many:
-        _print_sum({**sums, "seconds": round(seconds, 1), "broken_seeds": broken}, as_json=as_json)
-    return bool(broken)
+        _print_sum(total.document(), scenario, path, as_json=as_json)
+    return bool(total.broken_seeds)
 
 
-def _print_sum(sums: dict[str, object], *, as_json: bool) -> None:
+def _print_sum(
+    sums: dict[str, Any], scenario: "Scenario", path: Path | None, *, as_json: bool
+) -> None:
     from demo_node.sim.simulation import SCHEMA
 
     if as_json:
         click.echo(json.dumps({"schema": SCHEMA, **sums}))
-    else:
-        click.echo(
-            f"{sums['runs']} runs, {sums['rounds']} rounds, {sums['records']} records,"
-            f" {sums['faults']} faults, {sums['violations']} violations, {sums['seconds']} s"
-        )
+        return
+    click.echo(
+        f"{sums['runs']} runs, {sums['rounds']} rounds, {sums['records']} records,"
+        f" {sums['faults']} faults, {sums['violations']} violations, {sums['seconds']} s"
+    )
+    _print_never(scenario, path, sums["events_without_effect"])
 
 
-def _print_report(report: "Report") -> None:
+def _print_never(scenario: "Scenario", path: Path | None, never: Sequence[int]) -> None:
+    """What was planned and happened to nobody. Only a file's: nobody wrote the full mix for this
+    many rounds."""
+    if path is None:
+        return
+    for number in never[:NEVER_SHOWN]:
+        event = scenario.events[number - 1]
+        again = f" and every {event.every} rounds" if event.every else ""
+        click.echo(f"  never happened: event {number}, {event.do} in round {event.round}{again}")
+    if more := len(never[NEVER_SHOWN:]):
+        click.echo(f"  never happened: {more} more events")
+
+
+def _print_report(report: "Report", path: Path | None) -> None:
     def list_counts(counts: dict[str, int]) -> str:
         return ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"
 
@@ -90,6 +142,7 @@ def _print_report(report: "Report") -> None:
     click.echo(f"  bytes in     {report.bytes_in_per_node_per_round:,.0f} per node and round")
     click.echo(f"  event log    {report.steps} steps, {report.event_log_digest[:16]}")
     click.echo(f"  took         {report.seconds:.1f} s")
+    _print_never(report.scenario, path, report.events_without_effect)
     click.echo(
         "  all held" if not report.violations else f"  BROKEN {len(report.violations)} times"
     )

@@ -2,11 +2,12 @@
 
 import sys
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Final
 
 from demo_node.cli.swarm.drive import plan_manifest
 from demo_node.cli.swarm.nodes import SwarmOptions
+from demo_node.sim.impossible import list_impossible
 from demo_node.sim.scenario import Do, Expect, Links, Mix
 from demo_node.sim.scenario_keys import IGNORED, get_keys
 from demo_protocol.errors import ConfigError
@@ -54,6 +55,7 @@ def _list_ignored(options: SwarmOptions) -> Iterator[str]:
         yield "mix is ignored: real nodes suffer what is planned, in [[event]]"
     if scenario.expect != Expect():
         yield "expect is ignored: of real nodes the report says what came of them"
+    yield from list_impossible(replace(scenario, mix=Mix()))
     for do in dict.fromkeys(event.do for event in scenario.events):
         if do in IMPOSSIBLE:
             yield f"{do.value} is ignored: {IMPOSSIBLE[do]}"
