@@ -6,6 +6,7 @@ from pathlib import Path
 
 from demo_node.sim.director import Director
 from demo_node.sim.founding import found
+from demo_node.sim.learning import make_first
 from demo_node.sim.scenario import Scenario
 from demo_node.sim.simulation import plan_run
 from demo_node.sim.watching import Invariant, Watcher
@@ -26,12 +27,13 @@ class Stage:
     def __init__(self, scenario: Scenario, *invariants: Invariant, seed: int = 1) -> None:
         self.scenario = scenario
         manifest = plan_run(scenario, seed)
+        root = found(compute_run_id(manifest), 0 if scenario.from_genesis else scenario.nodes)
         self.watcher = Watcher(invariants)
         self.world = World(
             manifest,
             scenario,
             seed=seed,
-            root=found(compute_run_id(manifest), 0 if scenario.from_genesis else scenario.nodes),
+            first=make_first(manifest, root, scenario.learner),
             watcher=self.watcher,
         )
         self.director = Director(self.world, scenario)

@@ -43,7 +43,9 @@ from demo_protocol.effects import (
     PullProposal,
     PullRecords,
     Refused,
+    Release,
     Replay,
+    Restore,
     Resync,
     RoundEnded,
     Train,
@@ -346,6 +348,10 @@ class Actor:
                 self.world.watcher.on_head_changed(self, effect)
             case ForgetStates(records):
                 self.trainer.forget(records)
+            case Restore(round_):
+                self.trainer.restore(round_)
+            case Release(round_):
+                self.trainer.release(round_)
             case KeyInUse():
                 if not self.traits.how:  # a liar hears its own lies
                     self.world.watcher.on_fault(self, LocalFault("its key is in use elsewhere"))
@@ -411,7 +417,7 @@ class Actor:
         agreement = self.world.manifest.agreement
         if state.height % agreement.snapshot_every == 0 and state.record in self.trainer.states:
             window = agreement.payload_window_rounds
-            self.disk.snapshots.keep(state, self.trainer.states[state.record], window)
+            self.disk.snapshots.keep(self.trainer.snapshot(state), window)
 
 
 def _new_disk(shared: dict[bytes, bytes]) -> MemoryDisk:

@@ -56,6 +56,9 @@ LIES: Final = (
 )
 """Kinds of dishonest nodes."""
 
+LEARNERS: Final = ("modelled", "real")
+"""What trainers compute: digests alone, or a tiny model."""
+
 REQUIRED: Final = ("do", "round")
 """Keys that no event is without."""
 
@@ -183,6 +186,9 @@ class Scenario:
     round_seconds: float = keys.number(10, 0.5, 3_600, "length of a round")
     contributors: int | None = keys.whole(
         None, 0, NODES_MAX, "the manifest's, 0 is every member; --contributors overrides"
+    )
+    learner: str = keys.choice(
+        "modelled", LEARNERS, "what trainers compute; --learner overrides", "always real"
     )
     from_genesis: bool = keys.switch(
         "nobody is a member at first; else all nodes are, as in a run that is under way",

@@ -15,6 +15,7 @@ from demo_node.sim.director import Director
 from demo_node.sim.expecting import AsExpected
 from demo_node.sim.founding import EPOCH_MS, found, plan_manifest
 from demo_node.sim.invariants import Bounds, EqualStates, HonestWords, SamplesOnce, SignsOnce
+from demo_node.sim.learning import make_first
 from demo_node.sim.scenario import Expect, Mix, Scenario
 from demo_node.sim.transcript import Names
 from demo_node.sim.watching import Invariant, Violation, Watcher
@@ -58,6 +59,8 @@ class Report:
     steps: int
     seconds: float
     bytes_in_per_node_per_round: float
+    losses: tuple[float, float] | None
+    """Held-out, at the beginning and at the end, nats per byte, where training is real."""
 
     def document(self) -> dict[str, object]:
         """For machines; the first keys are the issue's, in its order."""
@@ -88,6 +91,9 @@ class Report:
             "final_lag": self.final_lag,
             "excused": dict(sorted(self.excused.items())),
             "steps": self.steps,
+            "learner": self.scenario.learner,
+            "loss_first": self.losses and round(self.losses[0], 4),
+            "loss_last": self.losses and round(self.losses[1], 4),
         }
 
     def _lies(self) -> dict[str, int]:
@@ -143,7 +149,8 @@ def simulate(scenario: Scenario, seed: int) -> Report:
         invariants.append(expected)
     watcher = Watcher(invariants)
     root = found(compute_run_id(manifest), 0 if scenario.from_genesis else scenario.nodes)
-    world = World(manifest, scenario, seed=seed, root=root, watcher=watcher)
+    first = make_first(manifest, root, scenario.learner)
+    world = World(manifest, scenario, seed=seed, first=first, watcher=watcher)
     director = Director(world, scenario)
     with _no_garbage_collection():
         rounds = director.run(scenario.nodes, scenario.rounds)
@@ -187,6 +194,7 @@ def simulate(scenario: Scenario, seed: int) -> Report:
         steps=watcher.log.steps,
         seconds=time.perf_counter() - begin_s,
         bytes_in_per_node_per_round=float(world.bytes_in.sum()) / (scenario.nodes * rounds),
+        losses=_measure_losses(world, speaker),
     )
 
 
@@ -215,6 +223,18 @@ def _find_speaker(world: World) -> Actor | None:
     honest = [world.actors[i] for i in sorted(world.up) if not world.actors[i].traits.how]
     heads = Counter(actor.view.head for actor in honest)
     return max(honest, key=lambda a: (heads[a.view.head], a.view.head, -a.index), default=None)
+
+
+def _measure_losses(world: World, speaker: Actor | None) -> tuple[float, float] | None:
+    if world.scenario.learner == "modelled" or speaker is None:
+        return None
+    from demo_node.sim.real_learning import measure_loss  # it brings torch
+
+    states = speaker.trainer.states
+    way = speaker.view.chain.ancestors(speaker.view.head)
+    newest = next((step.state for step in way if step.hash in states), world.root)
+    last = speaker.trainer.snapshot(newest) if newest is not world.root else world.first
+    return measure_loss(world.manifest, world.first), measure_loss(world.manifest, last)
 
 
 def _count_contributors(speaker: Actor | None) -> float:

@@ -1,4 +1,4 @@
-"""Snapshots of a simulated node: of a state there is its digest, and what the chain says there."""
+"""Snapshots of a simulated node: a state's digest, as a rule no more, and what the chain says."""
 
 from dataclasses import dataclass, field
 
@@ -11,10 +11,15 @@ NEWEST = 2
 
 @dataclass(frozen=True, slots=True)
 class ModelSnapshot:
-    """The state after a record."""
+    """The state after a record. `leaves`: of its parameters (rule 21).
+
+    `raw`: those as safetensors bytes where training is real.
+    """
 
     state: ChainState
     digest: bytes
+    leaves: tuple[bytes, ...]
+    raw: bytes = b""
 
 
 @dataclass(slots=True)
@@ -23,10 +28,10 @@ class ModelSnapshots:
 
     kept: list[ModelSnapshot] = field(default_factory=list)
 
-    def keep(self, state: ChainState, digest: bytes, window: int) -> None:
+    def keep(self, new: ModelSnapshot, window: int) -> None:
         """Keep one more; older ones go as on a real disk. `window` in rounds."""
-        others = [s for s in self.kept if s.state.record != state.record]
+        others = [s for s in self.kept if s.state.record != new.state.record]
         older = [Kept(s.state.record.hex(), s.state.round, 1) for s in others[:-1]]
-        spare = choose_spare(older, state.round, window, 0)
+        spare = choose_spare(older, new.state.round, window, 0)
         self.kept = [s for s in others[:-1] if s.state.record.hex() in spare]
-        self.kept += [*others[-1:], ModelSnapshot(state, digest)]
+        self.kept += [*others[-1:], new]

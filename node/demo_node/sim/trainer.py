@@ -1,12 +1,12 @@
-"""A modelled trainer: of parameters there is only their digest, of local work only its end.
+"""A simulated trainer: when what is computed is there, and how it gets a lost state back.
 
-It holds states as `demo_node.trainer` does, and finds its way back to one when they are lost.
+It holds states as `demo_node.trainer` does. What it computes is in `learning.py`.
 """
 
 import functools
-import hashlib
 from typing import TYPE_CHECKING
 
+from demo_node.sim.learning import make_learning
 from demo_node.sim.snapshots import ModelSnapshot
 from demo_protocol.astray import find_wanted
 from demo_protocol.effects import Apply, BeginAgain, Leap, Replay, Train
@@ -18,6 +18,7 @@ from demo_protocol.events import (
     StatesLost,
     TrainingDone,
 )
+from demo_protocol.roster import ChainState
 
 if TYPE_CHECKING:
     from demo_node.sim.actor import Actor
@@ -39,7 +40,8 @@ class ModelTrainer:
         self._actor = actor
         self._world = actor.world
         self._finding_way = False
-        self.states = {start.state.record: start.digest}
+        self._learning = make_learning(actor.world, actor.name)
+        self._hold(start)
 
     # --- rounds ----------------------------------------------------------------------------------
 
@@ -51,20 +53,21 @@ class ModelTrainer:
     def _trained(self, effect: Train) -> None:
         if effect.base not in self.states:
             return
-        actor, payload = self._actor, b""
-        if effect.sends:
-            payload = hashlib.sha256(actor.name + effect.round.to_bytes(8, "big")).digest()
-            actor.disk.payloads.add(payload, effect.round)
+        actor = self._actor
+        samples = min(effect.sample_count, SAMPLES_MAX) // self._slowness
+        work = self._learning.train(effect, samples)
+        if work.payload_hash:
+            actor.disk.payloads.add(work.payload_hash, effect.round)
         actor.post(
             TrainingDone(
                 now_ms=actor.now_ms(),
                 round=effect.round,
                 base=effect.base,
-                payload_hash=payload,
-                payload_bytes=self._world.payload_bytes if payload else 0,
-                k=self._world.manifest.learning.k if payload else 0,
-                samples=min(effect.sample_count, SAMPLES_MAX) // self._slowness if payload else 0,
-                loss_micronats=1_000_000 if payload else 0,
+                payload_hash=work.payload_hash,
+                payload_bytes=work.payload_bytes,
+                k=self._world.manifest.learning.k if work.payload_hash else 0,
+                samples=work.samples,
+                loss_micronats=work.loss_micronats,
             )
         )
 
@@ -82,7 +85,7 @@ class ModelTrainer:
         if lost:
             actor.post(PayloadsLost(actor.now_ms(), lost))
             return
-        digest = self._world.apply(self.states[effect.parent], effect)
+        digest = self._learning.apply(effect, self.states[effect.parent])
         self.states[effect.record] = digest
         actor.post(StateApplied(actor.now_ms(), effect.record, digest))
 
@@ -94,13 +97,26 @@ class ModelTrainer:
     def _computed_root(self, record: bytes) -> None:
         chain = self._actor.view.chain
         if record in self.states and record in chain:
-            root = self._world.compute_root(chain[record].state, self.states[record])
+            root = self._world.compute_root(self.snapshot(chain[record].state))
             self._actor.post(RootComputed(self._actor.now_ms(), record, root))
 
     def forget(self, records: tuple[bytes, ...]) -> None:
         """These states are not needed any more."""
         for record in records:
             self.states.pop(record, None)
+        self._learning.forget(records)
+
+    def restore(self, round_: int) -> None:
+        """What was sent in `round_` did not count (rule 24)."""
+        self._learning.restore(round_)
+
+    def release(self, round_: int) -> None:
+        """What was sent in `round_` counted."""
+        self._learning.release(round_)
+
+    def snapshot(self, state: ChainState) -> ModelSnapshot:
+        """The state after a record, which is held."""
+        return self._learning.snapshot(state, self.states[state.record])
 
     # --- ways back -------------------------------------------------------------------------------
 
@@ -148,12 +164,12 @@ class ModelTrainer:
 
     def _load_again(self, found: ModelSnapshot) -> None:
         """A state that was applied here, and no other: all after it are computed again."""
-        self.states = {found.state.record: found.digest}
+        self._hold(found)
         self._actor.post(StatesLost(self._actor.now_ms(), found.state.record, found.digest))
 
     def _move(self, found: ModelSnapshot) -> None:
         """A state to which no record of ours leads."""
-        self.states = {found.state.record: found.digest}
+        self._hold(found)
         self._actor.post(StartMoved(self._actor.now_ms(), found.state, found.digest))
 
     def find_way(self, effect: Leap | BeginAgain) -> None:
@@ -172,6 +188,11 @@ class ModelTrainer:
                 found = self._world.find_elsewhere(actor, above)
         if found is not None and found.state.record not in actor.view.digests:
             self._move(found)
+
+    def _hold(self, found: ModelSnapshot) -> None:
+        """This state and no other."""
+        self.states = {found.state.record: found.digest}
+        self._learning.begin(found)
 
     @property
     def _slowness(self) -> int:

@@ -32,7 +32,6 @@ from demo_protocol.identity import Kind, Verify
 from demo_protocol.joining import choose_offer
 from demo_protocol.limits import DIGEST_BYTES
 from demo_protocol.manifest import Manifest, compute_run_id
-from demo_protocol.merkle import compute_leaf
 from demo_protocol.messages import Header, Proposal, Sealed, decode_header
 from demo_protocol.payload import payload_bytes
 from demo_protocol.roster import ChainState
@@ -58,15 +57,15 @@ class World:
         scenario: Scenario,
         *,
         seed: int,
-        root: ChainState,
-        root_digest: bytes = b"state 0\0",
+        first: ModelSnapshot,
         watcher: Watcher,
     ) -> None:
-        """`root`: the record that every node's first life begins with. `root_digest`: its state."""
+        """`first`: the state that every node's first life begins with, and its record."""
         self.manifest = manifest
         self.scenario = scenario
         self.seed = seed
-        self.root = root
+        self.first = first
+        self.root = first.state
         self.watcher = watcher
         self.run_id = compute_run_id(manifest)
         self.begin_ms = EPOCH_MS
@@ -82,7 +81,8 @@ class World:
         self.counts: Counter[str] = Counter()
         self.bytes_in = np.zeros(0, dtype=np.int64)
         self.payload_bytes = payload_bytes(compute_schema(manifest.model), manifest.learning.k)
-        self._first = ModelSnapshot(root, root_digest)
+        self.payloads: dict[bytes, bytes] = {}
+        """Bytes of all that were ever sent, where training is real."""
         self._inbox: dict[int, dict[int, list[Message]]] = {}
         self._everybody: Numbers | None = None
         self._moment_ms = 1
@@ -209,7 +209,7 @@ class World:
 
     def choose_start(self, actor: Actor) -> ModelSnapshot:
         """A snapshot of its own on the way to where most peers are; else one of theirs."""
-        own = [self._first, *actor.disk.snapshots.kept]
+        own = [self.first, *actor.disk.snapshots.kept]
         places = [peer for peer in self.peers_of(actor, ASKED) if not _is_syncing(peer)]
         votes = Counter(peer.view.head for peer in places)
         for peer in sorted(places, key=lambda p: (-votes[p.view.head], p.index)):
@@ -233,15 +233,12 @@ class World:
     def _reach(self, own: ModelSnapshot) -> int:
         """Rounds that are replayed rather than skipped: as `StartFinder._reach`."""
         agreement = self.manifest.agreement
-        is_first = own is self._first
+        is_first = own is self.first
         return agreement.snapshot_every if is_first else agreement.payload_window_rounds // 2
 
     def _offered_by(self, peer: Actor) -> list[ModelSnapshot]:
         """What a joiner is given: as a rule one that is final there (rule 21)."""
-        held = {
-            (s.state.record, self.compute_root(s.state, s.digest)): s
-            for s in peer.disk.snapshots.kept
-        }
+        held = {(s.state.record, self.compute_root(s)): s for s in peer.disk.snapshots.kept}
         offer = choose_offer(peer.view, held)
         return [] if offer is None else [held[offer]]
 
@@ -260,7 +257,7 @@ class World:
 
     def find_among(self, actor: Actor, records: Set[bytes]) -> ModelSnapshot | None:
         """A snapshot of one of these, its own before a peer's, whose digest most confirm."""
-        own = [s for s in (self._first, *actor.disk.snapshots.kept) if s.state.record in records]
+        own = [s for s in (self.first, *actor.disk.snapshots.kept) if s.state.record in records]
         if own:
             return own[-1]
         for peer in self.peers_of(actor, ASKED):
@@ -344,11 +341,11 @@ class World:
             known = self._applied[key] = _make_digest(content + b"".join(effect.payload_hashes))
         return known
 
-    def compute_root(self, state: ChainState, digest: bytes) -> bytes:
-        """The Merkle root of a state (rule 21), whose parameters are the digest."""
-        key = (state.record, digest)
+    def compute_root(self, snapshot: ModelSnapshot) -> bytes:
+        """The Merkle root of a state (rule 21)."""
+        key = (snapshot.state.record, snapshot.digest)
         if key not in self._roots:
-            self._roots[key] = compute_state_root(state, [compute_leaf(digest)])
+            self._roots[key] = compute_state_root(snapshot.state, snapshot.leaves)
         return self._roots[key]
 
     def bundle(self, record: Record) -> Bundle:

@@ -66,6 +66,12 @@ class SeedRange(click.ParamType[range]):
     help="So many contribute in a round; 0 is every member. Without it the manifest's default.",
 )
 @click.option(
+    "--learner",
+    type=click.Choice(["modelled", "real"]),
+    help="What trainers compute: digests alone, or a tiny model, with the daemon's own code. "
+    " [default: modelled]",
+)
+@click.option(
     "--seeds",
     type=SeedRange(),
     metavar="A..B",
@@ -88,6 +94,7 @@ def simulate(
     rounds: int | None,
     seed: int | None,
     contributors: int | None,
+    learner: str | None,
     seeds: range | None,
     jobs: int | None,
     as_json: bool,
@@ -105,7 +112,13 @@ def simulate(
         raise click.UsageError("--seed and --seeds: choose one")
     if jobs is not None and seeds is None:
         raise click.UsageError("--jobs shares out several runs; say which by --seeds A..B")
-    given = {"nodes": nodes, "rounds": rounds, "seed": seed, "contributors": contributors}
+    given: dict[str, Any] = {
+        "nodes": nodes,
+        "rounds": rounds,
+        "seed": seed,
+        "contributors": contributors,
+        "learner": learner,
+    }
     wanted = _choose_scenario(scenario, {k: v for k, v in given.items() if v is not None})
     chosen = range(wanted.seed, wanted.seed + 1) if seeds is None else seeds
     try:
@@ -131,8 +144,7 @@ def _choose_scenario(path: Path | None, given: dict[str, Any]) -> "Scenario":
     from demo_node.sim.simulation import plan_run
 
     scenario = standard_mix() if path is None else read_scenario(path)
-    changed: dict[str, Any] = dict(given)
-    scenario = replace(scenario, **changed)
+    scenario = replace(scenario, **given)
     plan_run(scenario, scenario.seed)  # what cannot be is said before anything runs
     if path is not None:
         for line in list_impossible(scenario):

@@ -139,6 +139,9 @@ def _print_report(report: "Report", path: Path | None) -> None:
         if report.final_lag >= 0
         else "  final        no record"
     )
+    if report.losses is not None:
+        first, last = report.losses
+        click.echo(f"  loss         {first:.2f} -> {last:.2f} nats per byte, held out")
     click.echo(f"  bytes in     {report.bytes_in_per_node_per_round:,.0f} per node and round")
     click.echo(f"  event log    {report.steps} steps, {report.event_log_digest[:16]}")
     click.echo(f"  took         {report.seconds:.1f} s")
@@ -163,4 +166,6 @@ def _print_violations(report: "Report", path: Path | None) -> None:
     words.append(f"--nodes {scenario.nodes} --rounds {scenario.rounds} --seed {report.seed}")
     if scenario.contributors is not None:
         words.append(f"--contributors {scenario.contributors}")
+    if scenario.learner != "modelled":
+        words.append(f"--learner {scenario.learner}")
     click.echo(f"to see it again: {' '.join(words)}", err=True)
