@@ -29,9 +29,10 @@ def _look(actor: "Actor", shown: int, stalled_round: int) -> None:
     """Pull what they stand on; look again in a while, unless level with every peer that answers."""
     view, world = actor.view, actor.world
     peers = world.peers_of(actor, ASKED)
-    for peer in peers:
-        if peer.view.head not in view.chain:
-            actor.perform(PullRecords(peer.view.head, (peer.name,)))
+    for head in dict.fromkeys(peer.view.head for peer in peers):
+        if head not in view.chain:
+            holders = tuple(peer.name for peer in peers if peer.view.head == head)
+            actor.perform(PullRecords(head, holders, only=True))
     theirs = [p.view.head for p in peers if p.machine is not None and not p.machine.syncing]
     heights = [view.chain[h].state.height for h in theirs if h in view.chain]
     height, now_round = view.head_state.height, round_at(view.manifest.schedule, actor.now_ms())
