@@ -42,9 +42,12 @@ class Director:
         """How often each planned event has still to be tried, by its number in the file."""
         self._happened: set[int] = set()
 
-    def run(self, nodes: int, rounds: int) -> int:
+    def run(
+        self, nodes: int, rounds: int, on_round: Callable[[int], object] = lambda played: None
+    ) -> int:
         """From the first birth to the end of the last round; less where the watcher has seen
-        enough. Returns the rounds that were run."""
+        enough. Returns the rounds that were run. Each time, calls `on_round` with how many were:
+        first with 0."""
         world = self.world
         for actor in [world.add() for _ in range(nodes)]:
             self._shape(actor)
@@ -58,10 +61,12 @@ class Director:
         world.timeline.run_until(world.begin_ms)
         for actor in world.actors:
             actor.boot()
+        on_round(0)
         for round_ in range(rounds):
             self._draw_round(round_)
             world.run_until_round(round_ + 1)
             world.watcher.on_round_ended(world, round_)
+            on_round(round_ + 1)
             if world.watcher.has_seen_enough:
                 return round_ + 1
         return rounds

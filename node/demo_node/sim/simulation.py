@@ -4,7 +4,7 @@ import contextlib
 import gc
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -27,6 +27,17 @@ SCHEMA: Final = 1
 
 STANDARD_CHURN: Final = 0.05
 """Of the nodes, at most, leave or die in a round: then records are owed in 95 rounds of 100."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Of a run that is under way. `round`: so many are over. `records` as in its report."""
+
+    round: int
+    rounds: int
+    nodes_up: int
+    records: int
+    faults: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,8 +133,13 @@ def plan_run(scenario: Scenario, seed: int) -> Manifest:
     return manifest
 
 
-def simulate(scenario: Scenario, seed: int) -> Report:
-    """Run it to its end, or to the end of the round in which something was broken."""
+def simulate(
+    scenario: Scenario, seed: int, on_round: Callable[[Progress], None] | None = None
+) -> Report:
+    """Run it to its end, or to the end of the round in which something was broken.
+
+    Calls `on_round` before the first round and after every one: it sees all and changes nothing.
+    """
     begin_s = time.perf_counter()
     manifest = plan_run(scenario, seed)
     samples, chain, bounds = SamplesOnce(), OneChain(), Bounds()
@@ -152,10 +168,23 @@ def simulate(scenario: Scenario, seed: int) -> Report:
     first = make_first(manifest, root, scenario.learner)
     world = World(manifest, scenario, seed=seed, first=first, watcher=watcher)
     director = Director(world, scenario)
+
+    def tell(played: int) -> None:
+        if on_round is not None:
+            on_round(
+                Progress(
+                    round=played,
+                    rounds=scenario.rounds,
+                    nodes_up=len(world.up),
+                    records=_count_records(_find_speaker(world), root.height),
+                    faults=director.faults.counts.total(),
+                )
+            )
+
     with _no_garbage_collection():
-        rounds = director.run(scenario.nodes, scenario.rounds)
+        rounds = director.run(scenario.nodes, scenario.rounds, tell)
     speaker = _find_speaker(world)
-    records = 0 if speaker is None else speaker.view.head_state.height - root.height
+    records = _count_records(speaker, root.height)
     view = speaker.view if speaker is not None else None
     final_lag = -1
     if view is not None and view.final is not None:
@@ -235,6 +264,10 @@ def _measure_losses(world: World, speaker: Actor | None) -> tuple[float, float] 
     newest = next((step.state for step in way if step.hash in states), world.root)
     last = speaker.trainer.snapshot(newest) if newest is not world.root else world.first
     return measure_loss(world.manifest, world.first), measure_loss(world.manifest, last)
+
+
+def _count_records(speaker: Actor | None, root_height: int) -> int:
+    return 0 if speaker is None else speaker.view.head_state.height - root_height
 
 
 def _count_contributors(speaker: Actor | None) -> float:

@@ -4,15 +4,17 @@ import concurrent.futures
 import contextlib
 import multiprocessing
 import signal
-from collections.abc import Generator, Iterator
+import sys
+from collections.abc import Callable, Generator, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from demo_node.cli.simulate.progress import show_progress
 from demo_node.trainer.leash import name_parent, tie_to_parent
 
 if TYPE_CHECKING:
     from demo_node.sim.scenario import Scenario
-    from demo_node.sim.simulation import Report
+    from demo_node.sim.simulation import Progress, Report
 
 
 class Terminated(KeyboardInterrupt):
@@ -37,6 +39,11 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 def run_all(scenario: "Scenario", seeds: range, jobs: int) -> "Generator[Report]":
     """In the order of the seeds. Close it: processes that still run end then."""
+    if len(seeds) == 1:
+        with show_progress(sys.stderr) as on_round:
+            report = _run(scenario, seeds[0], on_round)
+        yield report
+        return
     if jobs == 1:
         for seed in seeds:
             yield _run(scenario, seed)
@@ -58,7 +65,9 @@ def run_all(scenario: "Scenario", seeds: range, jobs: int) -> "Generator[Report]
     pool.shutdown()
 
 
-def _run(scenario: "Scenario", seed: int) -> "Report":
+def _run(
+    scenario: "Scenario", seed: int, on_round: "Callable[[Progress], None] | None" = None
+) -> "Report":
     from demo_node.sim.simulation import simulate as run
 
-    return run(scenario, seed)
+    return run(scenario, seed, on_round)
