@@ -7,20 +7,17 @@ when the answer comes. A life ends with `crash`; what it left on its disk begins
 import functools
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from demo_node.sim.catching_up import catch_up, take_part
 from demo_node.sim.keys import cheap_sign, peer_name
 from demo_node.sim.pulls import Pulls
-from demo_node.sim.shelf import Shelf
-from demo_node.sim.snapshots import ModelSnapshot, ModelSnapshots
+from demo_node.sim.snapshots import ModelSnapshot
+from demo_node.sim.store import Disk, Store, make_disk
 from demo_node.sim.timekeeping import Timekeeper
 from demo_node.sim.trainer import ModelTrainer
-from demo_node.store.chainlog import ChainEntry, ChainLog
-from demo_node.store.memory import MemoryDisk, PowerCut
-from demo_node.store.signed import SignedLog
+from demo_node.store.memory import PowerCut
 from demo_node.system_clock import SystemClock
 from demo_protocol.admission import search_stamp
 from demo_protocol.answers import decode_bundle
@@ -51,12 +48,9 @@ from demo_protocol.effects import (
     Train,
 )
 from demo_protocol.errors import LocalFault
-from demo_protocol.events import Bundle, Event, GossipBatch, RecordsFetched, StampMade, Tick
-from demo_protocol.finality import Final
+from demo_protocol.events import Event, GossipBatch, RecordsFetched, StampMade, Tick
 from demo_protocol.identity import Kind
-from demo_protocol.limits import RECORDS_PER_REPLY_MAX
 from demo_protocol.recording import on_records
-from demo_protocol.roster import ChainState
 from demo_protocol.round import Round
 from demo_protocol.schedule import round_at
 from demo_protocol.view import View
@@ -69,18 +63,6 @@ Message = tuple[Kind, bytes, bytes]
 
 STAMP_MS = 1_000
 """What the work for a join takes, whatever it is."""
-
-
-@dataclass(slots=True)
-class Disk:
-    """What of a node outlives a crash. Payload bytes and states are modelled by their names."""
-
-    files: MemoryDisk
-    payloads: Shelf
-    is_full: bool = False
-    final: Final | None = None
-    final_state: ChainState | None = None
-    snapshots: ModelSnapshots = field(default_factory=ModelSnapshots)
 
 
 @dataclass(slots=True)
@@ -128,14 +110,13 @@ class Actor:
         self.offset_ms = 0
         self.drift_ppm = 0
         self.machine: Round | None = None
-        self.disk = disk or Disk(_new_disk(world.shared_pieces), Shelf(world.catalogue))
+        self.disk = disk or make_disk(world.shared_pieces, world.catalogue)
         self.trainer: ModelTrainer
         self.life = 0
         self.clock = SystemClock(boot_ms=self._boot_ms, wall_ms=self._wall_ms)
         self.hung: list[Callable[[], None]] | None = None
         self.pulls = Pulls(self)
-        self._signed: SignedLog
-        self._chain_log: ChainLog
+        self.store: Store
 
     @property
     def view(self) -> View:
@@ -167,20 +148,18 @@ class Actor:
         timekeeper = Timekeeper(self)
         timekeeper.settle()
         self.pulls = Pulls(self)
-        files, path = self.disk.files, Path("/node")
         now_round = round_at(world.manifest.schedule, self.now_ms())
-        self._chain_log = ChainLog(files, path / "chain.log", world.run_id)
-        self._signed = SignedLog(files, path / "signed.log", world.run_id, now_round)
+        self.store = Store(self, now_round)
         start = world.choose_start(self)
         self.trainer = ModelTrainer(self, start)
         self.machine = Round(
             self._make_view(start),
-            signed_until={kind: self._signed.newest(kind) for kind in Kind},
+            signed_until=self.store.signed_until,
             syncing=True,
         )
         world.on_up(self)
         timekeeper.run()
-        for entry in self._chain_log.entries(start.state.round):
+        for entry in self.store.entries(start.state.round):
             self.post(RecordsFetched(self.now_ms(), (decode_bundle(entry.raw),), self.name))
         if self.machine is None:
             return  # what its own log says is not to be borne
@@ -208,7 +187,7 @@ class Actor:
         oldest = self.disk.final_state or world.root
         if oldest.height < start.state.height:
             view = make_view(root=oldest)
-            for entry in self._chain_log.entries(oldest.round):
+            for entry in self.store.entries(oldest.round):
                 if entry.round <= start.state.round:
                     bundles = (decode_bundle(entry.raw),)
                     on_records(view, RecordsFetched(self.now_ms(), bundles, self.name))
@@ -223,8 +202,7 @@ class Actor:
             return
         self.machine = self.hung = None
         self.life += 1
-        self._signed.close()
-        self._chain_log.close()
+        self.store.close()
         files = self.disk.files
         if (power_cut or files.operations_left is not None) and not self.disk.is_full:
             self.disk.files = self.disk.files.after_power_cut(self.rng)
@@ -309,8 +287,8 @@ class Actor:
     def perform(self, effect: Effect) -> None:
         """Do what the machine asks for, or see to it that it is done later."""
         match effect:
-            case Persist(kind, round_, _, raw):
-                self._signed.put(kind, round_, raw)
+            case Persist():
+                self.store.keep_signed(effect)
                 self.world.watcher.on_signed(self, effect)
             case Announce(kind, raw):
                 if self.traits.announce is None:
@@ -339,12 +317,11 @@ class Actor:
             case Leap() | BeginAgain():
                 self.trainer.find_way(effect)
             case KeepRecord(record):
-                self._keep_record(record)
-            case Finalised(record, round_, height):
-                self.disk.final = Final(record, round_, height)
-                self.disk.final_state = self.view.chain[record].state
+                self.store.keep_record(record)
+            case Finalised():
+                self.store.keep_final(effect)
             case HeadChanged():
-                self._keep_snapshot()
+                self.store.keep_snapshot()
                 self.world.watcher.on_head_changed(self, effect)
             case ForgetStates(records):
                 self.trainer.forget(records)
@@ -360,7 +337,7 @@ class Actor:
                 made = functools.partial(self._make_stamp, hour, seed, bits)
                 self.later(STAMP_MS, made)
             case RoundEnded(round_):
-                self._forget_payloads(round_)
+                self.store.forget_payloads(round_)
                 self.pulls.compare_this_round()
             case _:
                 self.world.watcher.on_effect(self, effect)
@@ -369,58 +346,3 @@ class Actor:
         nonce = search_stamp(seed, bits, 0, 1 << (bits + 8))
         if nonce is not None:
             self.post(StampMade(self.now_ms(), hour, nonce))
-
-    # --- the store -------------------------------------------------------------------------------
-
-    def give_records(self, record: bytes, count: int) -> tuple[Bundle, ...]:
-        """A record and its ancestors, oldest first, from memory or from the log."""
-        chain, found = self.view.chain, list[Bundle]()
-        while len(found) < min(count, RECORDS_PER_REPLY_MAX):
-            step = chain.records.get(record)
-            if step is not None and step.proposal is not None:
-                found.append(self.world.bundle(step))
-                record = step.parent
-                continue
-            entry = self._chain_log.get(record)
-            if entry is None:
-                break
-            found.append(decode_bundle(entry.raw))
-            record = entry.parent
-        return tuple(reversed(found))
-
-    def list_trail(self, final: Final | None) -> dict[bytes, int]:
-        """Its records and their rounds, back to that of `final` if its log goes so far."""
-        chain = self.view.chain
-        trail = {step.hash: step.round for step in chain.ancestors(self.view.head)}
-        name, round_ = chain.root.record, chain.root.round
-        while final is not None and round_ > final.round:
-            entry = self._chain_log.get(name)
-            if entry is None:
-                break
-            trail[name] = round_ = entry.round
-            name = entry.parent
-        return trail
-
-    def _forget_payloads(self, round_: int) -> None:
-        window = self.world.manifest.agreement.payload_window_rounds
-        self.disk.payloads.forget_before(min(round_, self.view.head_state.round) - window)
-
-    def _keep_record(self, record: bytes) -> None:
-        step = self.view.chain.records.get(record)
-        if step is not None:
-            raw = self.world.encoded_bundle(step)
-            self._chain_log.append(ChainEntry(record, step.parent, step.round, raw))
-            self._chain_log.sync()
-
-    def _keep_snapshot(self) -> None:
-        state = self.view.head_state
-        agreement = self.world.manifest.agreement
-        if state.height % agreement.snapshot_every == 0 and state.record in self.trainer.states:
-            window = agreement.payload_window_rounds
-            self.disk.snapshots.keep(self.trainer.snapshot(state), window)
-
-
-def _new_disk(shared: dict[bytes, bytes]) -> MemoryDisk:
-    disk = MemoryDisk(shared=shared)
-    disk.make_folder(Path("/node"))
-    return disk

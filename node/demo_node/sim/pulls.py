@@ -139,7 +139,7 @@ class Pulls:
     def pull_records(self, effect: PullRecords) -> None:
         """Part of a chain, from the first of its holders that has it."""
         for holder in self._holders(effect.holders, only=effect.only):
-            bundles = holder.give_records(effect.record, effect.count)
+            bundles = holder.store.give_records(effect.record, effect.count)
             if bundles:
                 size = sum(len(b.proposal) + sum(map(len, b.headers)) for b in bundles)
                 arrive = functools.partial(self._receive_records, bundles, holder)

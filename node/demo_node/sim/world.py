@@ -13,13 +13,14 @@ from collections.abc import Iterable, Mapping, Set
 import numpy as np
 
 from demo_node.believing import leads_through
-from demo_node.sim.actor import Actor, Disk, Message
+from demo_node.sim.actor import Actor, Message
 from demo_node.sim.founding import EPOCH_MS
 from demo_node.sim.keys import cheap_verify
 from demo_node.sim.links import Links, Numbers
 from demo_node.sim.scenario import Scenario
 from demo_node.sim.shelf import Catalogue
 from demo_node.sim.snapshots import ModelSnapshot
+from demo_node.sim.store import Disk
 from demo_node.sim.timeline import Timeline
 from demo_node.sim.watching import Watcher
 from demo_protocol.answers import encode_bundle
@@ -213,7 +214,7 @@ class World:
         places = [peer for peer in self.peers_of(actor, ASKED) if not _is_syncing(peer)]
         votes = Counter(peer.view.head for peer in places)
         for peer in sorted(places, key=lambda p: (-votes[p.view.head], p.index)):
-            trail = peer.list_trail(actor.disk.final)
+            trail = peer.store.list_trail(actor.disk.final)
             if not self._leads_through(trail, actor.disk.final):
                 continue
             here = [snapshot for snapshot in own if snapshot.state.record in trail]
@@ -283,7 +284,7 @@ class World:
                 continue
             if named and not any(vote in theirs.chain for vote in named):
                 continue
-            if not self._leads_through(peer.list_trail(view.final), view.final):
+            if not self._leads_through(peer.store.list_trail(view.final), view.final):
                 continue
             for snapshot in reversed(peer.disk.snapshots.kept):
                 record = snapshot.state.record
