@@ -1,6 +1,8 @@
 """What `simulate` prints of its runs: a report, a line for each of many, what was broken."""
 
 import json
+import sys
+import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,12 +10,20 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from demo_node.cli.simulate.width import find_columns
+
 if TYPE_CHECKING:
     from demo_node.sim.scenario import Scenario
     from demo_node.sim.simulation import Report
 
 NEVER_SHOWN: Final = 10
 """Events that happened to nobody, a line each."""
+
+REPORT_COLUMNS: Final = 100
+"""Of a report in a file or a pipe."""
+
+GLUE: Final = "\N{NO-BREAK SPACE}"
+"""Stands for a blank at which no line may end."""
 
 
 def announce(reports: "Iterator[Report]", count: int) -> "Iterator[Report]":
@@ -114,41 +124,52 @@ def _print_never(scenario: "Scenario", path: Path | None, never: Sequence[int]) 
 
 
 def _print_report(report: "Report", path: Path | None) -> None:
-    def list_counts(counts: dict[str, int]) -> str:
-        return ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"
-
     document: Any = report.document()
     name = report.scenario.name or "a scenario without a name"
     click.echo(f"{name}: {report.nodes} nodes, {report.rounds} rounds, seed {report.seed}")
-    click.echo(f"  faults       {report.faults.total()}: {list_counts(document['faults_by_kind'])}")
-    click.echo(
-        f"  comings      {list_counts(document['comings'])}; {report.nodes_at_end} at the end"
-    )
-    click.echo(f"  lies         of {report.liars} liars: {list_counts(document['lies'])}")
+    _print_line("faults", f"{report.faults.total()}: {_list_counts(document['faults_by_kind'])}")
+    comings = _list_counts(document["comings"])
+    _print_line("comings", f"{comings}; {report.nodes_at_end} at the end")
+    _print_line("lies", f"of {report.liars} liars: {_list_counts(document['lies'])}")
     share = 100 * report.records / max(report.rounds, 1)
-    click.echo(
-        f"  records      {report.records} in {report.rounds} rounds ({share:.1f} %),"
-        f" each of {report.contributors:.1f} contributions"
+    _print_line(
+        "records",
+        f"{report.records} in {report.rounds} rounds ({share:.1f} %),"
+        f" each of {report.contributors:.1f} contributions",
     )
-    click.echo(
-        f"  forks        {report.rollbacks} times a node changed branch,"
-        f" by {report.rollback_max} records at most"
+    _print_line(
+        "forks",
+        f"{report.rollbacks} times a node changed branch, by {report.rollback_max} records at most",
     )
-    click.echo(
-        f"  final        {report.final_lag} records below the head"
-        if report.final_lag >= 0
-        else "  final        no record"
-    )
+    has_final = report.final_lag >= 0
+    _print_line("final", f"{report.final_lag} records below the head" if has_final else "no record")
     if report.losses is not None:
         first, last = report.losses
-        click.echo(f"  loss         {first:.2f} -> {last:.2f} nats per byte, held out")
-    click.echo(f"  bytes in     {report.bytes_in_per_node_per_round:,.0f} per node and round")
-    click.echo(f"  event log    {report.steps} steps, {report.event_log_digest[:16]}")
-    click.echo(f"  took         {report.seconds:.1f} s")
+        _print_line("loss", f"{first:.2f} -> {last:.2f} nats per byte, held out")
+    _print_line("bytes in", f"{report.bytes_in_per_node_per_round:,.0f} per node and round")
+    _print_line("event log", f"{report.steps} steps, {report.event_log_digest[:16]}")
+    _print_line("took", f"{report.seconds:.1f} s")
     _print_never(report.scenario, path, report.events_without_effect)
     click.echo(
         "  all held" if not report.violations else f"  BROKEN {len(report.violations)} times"
     )
+
+
+def _list_counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name}{GLUE}{count}" for name, count in counts.items()) or "none"
+
+
+def _print_line(label: str, text: str) -> None:
+    """One line of a report, or several where it is wider than what it is written to."""
+    lines = textwrap.wrap(
+        text,
+        find_columns(sys.stdout, REPORT_COLUMNS),
+        initial_indent=f"  {label:<13}",
+        subsequent_indent=" " * 15,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    click.echo("\n".join(lines).replace(GLUE, " "))
 
 
 def _print_violations(report: "Report", path: Path | None) -> None:
