@@ -1,6 +1,8 @@
 """How a dashboard of ours is put together: queries, kinds of panels, variables, layout.
 
-build.py says what is on the dashboards. In a query `@` stands for the nodes chosen at the top.
+swarm.py and node.py say what is on the dashboards. In a query `@` stands for the nodes chosen at
+the top. What comes once a round is averaged and counted over `$window`, which must hold several
+rounds; what flows all the time over `$__rate_interval`.
 """
 
 import copy
