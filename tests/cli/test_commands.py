@@ -1,15 +1,18 @@
 import json
 import math
 import os
+import re
 import stat
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
-from demo_node.cli.show import format_status
+from demo_node.cli.show import describe_view, format_status
+from demo_node.cli.start import start
 from demo_node.control.address import socket_path
 from demo_node.views import NodeState
 from demo_protocol.manifest import compute_run_id, decode_manifest
@@ -200,6 +203,15 @@ def test_adopting_where_nothing_conflicts_is_refused_with_one_line(fake_node: Pa
     assert done.stderr == (
         "Error: no chain conflicts with what is final here: there is nothing to adopt\n"
     )
+
+
+def test_where_an_anchor_is_read_is_a_key_of_the_status() -> None:
+    anchor = next(option for option in start.params if option.name == "anchor")
+    assert isinstance(anchor, click.Option)
+    assert anchor.help is not None
+    named = re.search(r"--json \((\w+) or (\w+)\)", anchor.help)
+    assert named is not None
+    assert set(named.groups()) <= describe_view(status_view()).keys()
 
 
 def test_a_status_shows_what_is_final_and_what_conflicts_with_it() -> None:
