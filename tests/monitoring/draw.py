@@ -8,7 +8,6 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -21,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Wedge
 
 from tests.monitoring.boards import Ask, Json, Mark, name_series, read_marks
+from tests.monitoring.values import format_time, format_value
 
 mpl.use("agg")
 
@@ -39,12 +39,6 @@ NAMED: Final = {
 CLASSIC: Final = ("#7eb26d", "#eab839", "#6ed0e0", "#ef843c", "#e24d42", "#1f78c1", "#ba43a9")
 CLASSIC_MORE: Final = ("#705da0", "#508642", "#cca300", "#447ebc", "#c15c17", "#890f02")
 HEAT: Final = LinearSegmentedColormap.from_list("heat", [PANEL, "#7f2704", "#fd8d3c", "#fff5eb"])
-SIZES: Final = {
-    "s": ((1e-6, "µs"), (1e-3, "ms"), (1, "s")),
-    "Bps": ((1, "B/s"), (1e3, "kB/s"), (1e6, "MB/s"), (1e9, "GB/s")),
-    "bytes": ((1, "B"), (2**10, "KiB"), (2**20, "MiB"), (2**30, "GiB"), (2**40, "TiB")),
-}
-"""Units that are written with prefixes, smallest first."""
 TICKS_S: Final = (10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400)
 CENTRED: Final[dict[str, Any]] = {"ha": "center", "va": "center", "weight": "bold"}
 LABEL: Final = "equivalent rendering of the panels, not a Grafana screenshot"
@@ -138,32 +132,6 @@ def read(panel: Json, ask: Ask, span: Span) -> list[Series]:
             labels: Mapping[str, str] = result["metric"]
             found.append(Series(name_series(target["legendFormat"], labels), labels, values))
     return found
-
-
-def format_value(value: float, unit: str, decimals: int | None = None) -> str:
-    """As Grafana writes it, more or less."""
-    if math.isnan(value):
-        return "–"
-    if unit == "percentunit":
-        return f"{round(100 * value, 1 if decimals is None else decimals):g}%"
-    if unit in SIZES:
-        return _scale(value, SIZES[unit], decimals)
-    if unit == "short" and abs(value) >= 1000:
-        return _scale(value, ((1e3, "K"), (1e6, "M"), (1e9, "B")), decimals)
-    return f"{value:.{decimals}f}" if decimals is not None else f"{value:.3g}"
-
-
-def format_time(at_s: float) -> str:
-    """Of day, of a Unix time."""
-    return f"{datetime.fromtimestamp(at_s, UTC):%H:%M:%S}"
-
-
-def _scale(value: float, sizes: Sequence[tuple[float, str]], decimals: int | None) -> str:
-    """In the largest of `sizes` that the value fills; 0 in the one that has no prefix."""
-    filled = [each for each in sizes if abs(value) >= each[0]] or list(sizes[:1])
-    size, name = filled[-1] if value else next(each for each in sizes if each[0] == 1)
-    number = f"{value / size:.3g}" if decimals is None else f"{value / size:.{decimals}f}"
-    return f"{number} {name}"
 
 
 def style(panel: Json, name: str, index: int) -> dict[str, Any]:

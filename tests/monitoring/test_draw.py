@@ -8,7 +8,8 @@ import matplotlib.image
 import pytest
 
 from tests.monitoring.boards import BOARDS, Mark, load, panels, read_marks
-from tests.monitoring.draw import COLUMN_PX, UNIT_PX, Span, draw, format_value, pick_colour, read
+from tests.monitoring.draw import COLUMN_PX, UNIT_PX, Span, draw, pick_colour, read
+from tests.monitoring.values import format_value
 
 SPAN = Span(1_000_000.0, 1_000_060.0, 2.0)
 
