@@ -47,8 +47,8 @@ from demo_node.config import (
     "--anchor",
     metavar="HEX",
     help="A record that is on the run's chain, as somebody you trust sees it in demo-node status"
-    " --json (head or final_record). Peers whose chain lacks it are not believed while this node has no"
-    " chain of its own.",
+    " --json (head or final_record). Peers whose chain lacks it are not believed while this node"
+    " has no chain of its own.",
 )
 @click.option(
     "--role",
