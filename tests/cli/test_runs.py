@@ -89,10 +89,14 @@ def test_what_happened_to_a_folder_breaks_nothing(home: Path) -> None:
     (damaged / "manifest.json").write_text("{")
     registry = find_registry({"XDG_STATE_HOME": str(home / "state")})
     (registry / "note.txt").write_text("dear Ada")
-    assert [(run["datadir"], run["state"]) for run in ask()] == [
+    found = ask()
+    assert [(run["datadir"], run["state"]) for run in found] == [
         (str(damaged), "unreadable"),
         (str(kept), "stopped"),
     ]
+    reason = "the manifest is not JSON; copy the file again from a peer's data folder"
+    assert [run["fault"] for run in found] == [reason, ""]
+    assert demo_node("runs").stdout.splitlines()[-1] == f"unreadable: {reason}"
 
 
 def test_a_folder_is_remembered_once_and_never_in_the_way(tmp_path: Path) -> None:

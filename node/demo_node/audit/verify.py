@@ -27,7 +27,7 @@ from demo_node.audit.snapshots import (
 from demo_node.mesh.peer_id import encode_peer_id
 from demo_node.store.datadir import DataDir
 from demo_node.store.disk import Disk
-from demo_node.store.manifest_file import load_manifest
+from demo_node.store.manifest_file import OtherProtocol, load_manifest
 from demo_node.store.tensorfile import NotTensors
 from demo_protocol.errors import ConfigError
 from demo_protocol.manifest import Manifest, compute_run_id
@@ -35,7 +35,7 @@ from demo_protocol.schema import compute_schema
 
 
 def verify_folder(disk: Disk, folder: Path, say: Say = say_nothing) -> Report:
-    """Check a data folder. Raises ConfigError where there is no run in it."""
+    """Check a data folder. Raises ConfigError where there is no run in it that we can read."""
     datadir, report = DataDir(folder), Report()
     manifest = _verify_manifest(disk, datadir, report)
     if manifest is None:
@@ -69,6 +69,8 @@ def _verify_manifest(disk: Disk, datadir: DataDir, report: Report) -> Manifest |
     file = datadir.manifest.name
     try:
         manifest = load_manifest(disk, datadir.manifest)
+    except OtherProtocol:
+        raise  # nothing is wrong with it
     except ConfigError as error:
         text = str(error).removeprefix(f"{datadir.manifest}: ")
         report.found(Finding(file=file, text=text, remedy=_MANIFEST_REMEDY))

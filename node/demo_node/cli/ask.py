@@ -25,6 +25,7 @@ from demo_node.cli.show_contributors import (
     format_contributors_csv,
 )
 from demo_node.views import HealthView, StatusView
+from demo_protocol.errors import ConfigError
 
 if TYPE_CHECKING:
     from demo_node.control.client import ControlClient
@@ -106,7 +107,11 @@ def _show_contributors(datadir: Path, *, as_json: bool, as_csv: bool) -> None:
 
 def ask_node(datadir: Path, question: Callable[["ControlClient"], Awaitable[Answer]]) -> Answer:
     """The node's answer. Exits with 69 where none runs, with 1 where it refuses."""
-    from demo_node.control.client import Refused, control_client  # grpc: not for --help
+    from demo_node.control.client import (  # grpc: not for --help
+        NotRunning,
+        Refused,
+        control_client,
+    )
 
     async def ask() -> Answer:
         async with control_client(datadir) as client:
@@ -114,5 +119,21 @@ def ask_node(datadir: Path, question: Callable[["ControlClient"], Awaitable[Answ
 
     try:
         return asyncio.run(ask())
+    except NotRunning:
+        _check_protocol(datadir)
+        raise
     except Refused as error:
         raise click.ClickException(str(error)) from None
+
+
+def _check_protocol(datadir: Path) -> None:
+    """Raises OtherProtocol: `start`, which we would name else, could only say the same."""
+    from demo_node.store.disk import FileDisk
+    from demo_node.store.manifest_file import OtherProtocol, load_manifest
+
+    try:
+        load_manifest(FileDisk(), datadir / "manifest.json")
+    except OtherProtocol:
+        raise
+    except (ConfigError, OSError):
+        pass  # `start` says what is wrong with it

@@ -24,7 +24,10 @@ STOPPED, UNREADABLE, HUNG = "stopped", "unreadable", "hung"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One data folder. `round` is the clock's; `records` None where nobody runs to be asked."""
+    """One data folder. `round` is the clock's; `records` None where nobody runs to be asked.
+
+    `fault`: why its manifest cannot be read, and what to do; empty where it can.
+    """
 
     run_name: str
     run_id: str
@@ -32,6 +35,7 @@ class Run:
     round: int
     records: int | None
     datadir: str
+    fault: str
 
 
 @click.command()
@@ -53,6 +57,8 @@ def runs(as_json: bool) -> None:
         return
     header = ("run", "id", "state", "round", "records", "folder")
     click.echo(format_table(header, [_format(run) for run in found]))
+    for fault in dict.fromkeys(run.fault for run in found if run.fault):
+        click.echo(f"{UNREADABLE}: {fault}")
 
 
 async def _look_at_all(folders: Sequence[Path]) -> list[Run]:
@@ -69,21 +75,27 @@ async def _look_at(folder: Path) -> Run:
     from demo_node.store.disk import FileDisk
     from demo_node.store.manifest_file import load_manifest
 
-    name, run_id, state, round_, records = "?", "", UNREADABLE, -1, None
+    name, run_id, state, round_, records, fault = "?", "", UNREADABLE, -1, None, ""
+    path = folder / "manifest.json"
     try:
-        manifest = load_manifest(FileDisk(), folder / "manifest.json")
+        manifest = load_manifest(FileDisk(), path)
         if manifest is not None:
             name, run_id = manifest.name, compute_run_id(manifest).hex()
             round_ = round_at(manifest.schedule, time.time_ns() // 1_000_000)
             round_ = min(round_, manifest.rounds_total or round_)
             state = STOPPED
+    except OSError as error:
+        fault = error.strerror or str(error)
+    except ConfigError as error:
+        fault = str(error).removeprefix(f"{path}: ")
+    try:
         async with control_client(folder) as client:
             status = await client.status()
             state, records = status.state.value, status.height
     except NotAnswering:
         state = HUNG
     except (ConfigError, Refused, OSError):
-        pass  # no node runs there, it cannot answer, or its files cannot be read
+        pass  # no node runs there, or it cannot answer
     return Run(
         run_name=name,
         run_id=run_id,
@@ -91,6 +103,7 @@ async def _look_at(folder: Path) -> Run:
         round=round_,
         records=records,
         datadir=str(folder),
+        fault=fault,
     )
 
 
