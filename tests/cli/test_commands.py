@@ -201,7 +201,7 @@ def test_adopting_where_nothing_conflicts_is_refused_with_one_line(fake_node: Pa
     done = demo_node("adopt", "ab" * 4, "--datadir", fake_node)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        "Error: no chain conflicts with what is final here: there is nothing to adopt\n"
+        "demo-node: no chain conflicts with what is final here: there is nothing to adopt\n"
     )
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import sys
 import traceback
 from typing import Final, NoReturn
@@ -25,6 +26,9 @@ from demo_protocol.errors import ConfigError
 
 INTERNAL: Final = 70
 """Our bug (sysexits.h: EX_SOFTWARE)."""
+
+INTERRUPTED: Final = 128 + signal.SIGINT
+"""Ctrl-C, where a command does nothing else with it."""
 
 UNPRINTED: Final = 74
 """Nobody can read the answer (EX_IOERR)."""
@@ -68,7 +72,16 @@ for _command in (
 def main() -> NoReturn:
     """Run the command line; exit with its code."""
     try:
-        commands(prog_name="demo-node")
+        code = commands(prog_name="demo-node", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        click.echo(f"demo-node: {_tell(error)}", err=True)
+        sys.exit(error.exit_code)
+    except click.Abort:
+        click.echo("interrupted", err=True)
+        sys.exit(INTERRUPTED)
     except ConfigError as error:
         click.echo(f"demo-node: {error}", err=True)
         sys.exit(error.exit_code)
@@ -80,7 +93,16 @@ def main() -> NoReturn:
         sys.exit(UNPRINTED)
     except Exception:  # the outermost door: a bug ends with its traceback and a code of its own
         _end_with_traceback()
-    sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)  # of --help and such; commands return nothing
+
+
+def _tell(error: click.ClickException) -> str:
+    """In one line, as our own errors are; of wrong use with the way to the help."""
+    message = " ".join(error.format_message().split())
+    if not isinstance(error, click.UsageError) or error.ctx is None:
+        return message
+    end = "" if message.endswith((".", "?")) else "."
+    return f"{message}{end} See {error.ctx.command_path} --help"
 
 
 def _end_with_traceback() -> NoReturn:
