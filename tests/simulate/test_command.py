@@ -153,11 +153,13 @@ def night() -> Iterator[subprocess.Popen[str]]:
         env=environment(),
         start_new_session=True,
     )
-    assert process.stderr is not None
-    assert "1/9999" in process.stderr.readline()
-    yield process
-    process.kill()
-    process.communicate()
+    try:
+        assert process.stderr is not None
+        assert "1/9999" in process.stderr.readline()
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 @on_linux
