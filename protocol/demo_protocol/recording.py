@@ -95,9 +95,12 @@ def take_proposal(
 
 
 def _check_bundle(view: View, bundle: Bundle) -> tuple[Sealed[Proposal], list[Sealed[Header]]]:
-    """A record as a peer gave it, its signatures checked, with the headers it lists and no more."""
+    """A record as a peer gave it, its signatures checked, with the headers it lists and no more.
+
+    What is known, or older than our chain, is not looked into: answers reach further than asked.
+    """
     proposal = decode_proposal(bundle.proposal, view.run_id)
-    if proposal.hash in view.chain:
+    if proposal.hash in view.chain or proposal.body.round <= view.chain.root.round:
         return proposal, []
     listed = {*proposal.body.contributions, *proposal.body.late}
     headers = [view.decode_header(raw, view.run_id) for raw in bundle.headers]
