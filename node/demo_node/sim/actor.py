@@ -78,6 +78,8 @@ class Traits:
     withholds: Callable[[int, bytes], bool] = lambda asking, payload: False
     announce: Callable[[Kind, bytes], None] | None = None
     """What a liar says in place of what its machine wants to (`liars.py`)."""
+    answer: Callable[[bytes], bytes] | None = None
+    """What a liar answers in place of the truth (`garbling.py`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from demo_node.sim.garbling import Garbler
 from demo_node.sim.keys import cheap_sign, peer_name
 from demo_node.sim.scenario import LIES
 from demo_protocol.chain import make_record
@@ -57,6 +58,9 @@ def make_dishonest(actor: "Actor", how: str) -> None:
             actor.traits.withholds = functools.partial(_withholds, actor, lambda asking: True)
         case "half_serve":
             actor.traits.withholds = functools.partial(_withholds, actor, _is_odd)
+        case "garble":
+            garbler = Garbler(actor)
+            actor.traits.announce, actor.traits.answer = garbler.announce, garbler.answer
         case _:
             actor.traits.announce = _Liar(actor, how).announce
 

@@ -5,13 +5,13 @@ nobody gives is asked for again.
 """
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from demo_protocol.answers import decode_records, encode_records
 from demo_protocol.effects import PullHeaders, PullPayload, PullProposal, PullRecords
 from demo_protocol.errors import Ignore, Reject
 from demo_protocol.events import (
-    Bundle,
     HeadersFetched,
     PayloadsHeld,
     ProposalFetched,
@@ -20,7 +20,14 @@ from demo_protocol.events import (
 )
 from demo_protocol.reconcile import compare, compute_comparison_ms, summarise
 from demo_protocol.schedule import BPS
-from demo_protocol.sets import Difference
+from demo_protocol.sets import (
+    decode_difference,
+    decode_headers,
+    decode_summary,
+    encode_difference,
+    encode_headers,
+    encode_summary,
+)
 
 if TYPE_CHECKING:
     from demo_node.sim.actor import Actor
@@ -28,12 +35,11 @@ if TYPE_CHECKING:
 AGAIN_MS, AGAIN_MAX_MS = 500, 4_000
 """Until what nobody gave is asked for again."""
 
-HASH_BYTES = 32
-SUMMARY_BYTES = 200
-"""A summary and its frame."""
-
 Given = list[tuple[PullPayload, "Actor"]]
 """What is under way, and from whom."""
+
+Arrive = Callable[[bytes, "Actor"], None]
+"""What is done with an answer, and with whose it is. May raise Ignore or Reject."""
 
 
 class Pulls:
@@ -43,6 +49,7 @@ class Pulls:
         self._actor = actor
         self._world = actor.world
         self._pulling: set[bytes] = set()
+        self._chains: set[bytes] = set()
         self._downlink_free_ms = 0.0
 
     # --- payloads --------------------------------------------------------------------------------
@@ -114,12 +121,11 @@ class Pulls:
             headers = holder.view.pool.headers
             raws = tuple(headers[name].raw for name in effect.hashes if name in headers)
             if raws:
-                size = sum(map(len, raws))
-                self._answer(holder, size, functools.partial(self._receive_headers, raws, holder))
+                self._answer(holder, encode_headers(raws), self._receive_headers)
                 return
 
-    def _receive_headers(self, raws: tuple[bytes, ...], holder: "Actor") -> None:
-        self._post(HeadersFetched(self._actor.now_ms(), raws, holder.name))
+    def _receive_headers(self, raw: bytes, holder: "Actor") -> None:
+        self._actor.post(HeadersFetched(self._actor.now_ms(), decode_headers(raw), holder.name))
 
     def pull_proposal(self, effect: PullProposal) -> None:
         """The body of a proposal whose notice came; again and again while it is awaited."""
@@ -128,26 +134,28 @@ class Pulls:
         for holder in self._holders(effect.holders):
             raw = holder.view.find_proposal(effect.proposal)
             if raw is not None:
-                arrive = functools.partial(self._receive_proposal, raw, holder)
-                self._answer(holder, len(raw), arrive)
+                self._answer(holder, raw, self._receive_proposal)
                 return
         self._actor.later(AGAIN_MS, functools.partial(self.pull_proposal, effect))
 
     def _receive_proposal(self, raw: bytes, holder: "Actor") -> None:
-        self._post(ProposalFetched(self._actor.now_ms(), raw, holder.name))
+        self._actor.post(ProposalFetched(self._actor.now_ms(), raw, holder.name))
 
     def pull_records(self, effect: PullRecords) -> None:
-        """Part of a chain, from the first of its holders that has it."""
+        """Part of a chain, from the first of its holders that has it; once at a time."""
+        if effect.record in self._chains:
+            return
         for holder in self._holders(effect.holders, only=effect.only):
             bundles = holder.store.give_records(effect.record, effect.count)
             if bundles:
-                size = sum(len(b.proposal) + sum(map(len, b.headers)) for b in bundles)
-                arrive = functools.partial(self._receive_records, bundles, holder)
-                self._answer(holder, size, arrive)
+                self._chains.add(effect.record)
+                arrive = functools.partial(self._receive_records, effect.record)
+                self._answer(holder, encode_records(bundles), arrive)
                 return
 
-    def _receive_records(self, bundles: tuple[Bundle, ...], holder: "Actor") -> None:
-        self._post(RecordsFetched(self._actor.now_ms(), bundles, holder.name))
+    def _receive_records(self, record: bytes, raw: bytes, holder: "Actor") -> None:
+        self._chains.discard(record)
+        self._actor.post(RecordsFetched(self._actor.now_ms(), decode_records(raw), holder.name))
 
     # --- rule 23 ---------------------------------------------------------------------------------
 
@@ -160,15 +168,13 @@ class Pulls:
     def _compare(self) -> None:
         for peer in self._world.peers_of(self._actor, 1):
             if peer.view.round >= 0:
-                difference = compare(peer.view, summarise(self._actor.view))
-                size = SUMMARY_BYTES + HASH_BYTES * (
-                    len(difference.headers) + len(difference.records)
-                )
-                arrive = functools.partial(self._receive_difference, difference, peer)
-                self._answer(peer, size, arrive)
+                summary = encode_summary(summarise(self._actor.view))
+                self._count(len(summary))
+                difference = compare(peer.view, decode_summary(summary))
+                self._answer(peer, encode_difference(difference), self._receive_difference)
 
-    def _receive_difference(self, difference: Difference, peer: "Actor") -> None:
-        self._post(SetsCompared(self._actor.now_ms(), difference, peer.name))
+    def _receive_difference(self, raw: bytes, peer: "Actor") -> None:
+        self._actor.post(SetsCompared(self._actor.now_ms(), decode_difference(raw), peer.name))
 
     # --- what all have in common -----------------------------------------------------------------
 
@@ -188,17 +194,20 @@ class Pulls:
         self._downlink_free_ms = begin_ms + self._world.links.download_ms(size)
         return int(self._downlink_free_ms - now_ms)
 
-    def _answer(self, holder: "Actor", size: int, arrive: "functools.partial[None]") -> None:
-        self._count(size)
-        self._actor.later(self._way_ms(holder, size), arrive)
+    def _answer(
+        self, holder: "Actor", raw: bytes, arrive: Callable[[bytes, "Actor"], None]
+    ) -> None:
+        """What a peer sends, if it sends what it should; here it is decoded, and may be refused."""
+        answer = raw if holder.traits.answer is None else holder.traits.answer(raw)
+        self._count(len(answer))
+        taken = functools.partial(self._take, arrive, answer, holder)
+        self._actor.later(self._way_ms(holder, len(answer)), taken)
+
+    def _take(self, arrive: Arrive, raw: bytes, holder: "Actor") -> None:
+        try:
+            arrive(raw, holder)
+        except (Ignore, Reject) as error:
+            self._world.watcher.on_rejected(self._actor, error, holder.name)
 
     def _count(self, size: int) -> None:
         self._world.bytes_in[self._actor.index] += size
-
-    def _post(
-        self, event: HeadersFetched | ProposalFetched | RecordsFetched | SetsCompared
-    ) -> None:
-        try:
-            self._actor.post(event)
-        except (Ignore, Reject) as error:
-            self._world.watcher.on_rejected(self._actor, error, event.sender)

@@ -53,6 +53,7 @@ LIES: Final = (
     "sybil_silent",
     "sybil_active",
     "old_chain",
+    "garble",
 )
 """Kinds of dishonest nodes."""
 

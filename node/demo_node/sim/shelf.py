@@ -1,5 +1,6 @@
 """Payloads on a simulated disk: a bit for each, since a thousand nodes hold thousands of them."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -9,6 +10,16 @@ class Catalogue:
 
     places: dict[bytes, tuple[int, int]] = field(default_factory=dict)
     _sizes: dict[int, int] = field(default_factory=dict)
+    _listed: dict[bytes, dict[int, int]] = field(default_factory=dict)
+
+    def bits_of(self, record: bytes, payloads: Sequence[bytes]) -> Mapping[int, int]:
+        """By round, the bits of what a record lists: looked up by the first who asks."""
+        bits = self._listed.get(record)
+        if bits is None:
+            bits = self._listed[record] = {}
+            for round_, bit in map(self.places.__getitem__, payloads):
+                bits[round_] = bits.get(round_, 0) | bit
+        return bits
 
     def add(self, payload: bytes, round_: int) -> None:
         """There is one more. What is known already keeps its place."""
@@ -28,6 +39,13 @@ class Shelf:
     def __contains__(self, payload: object) -> bool:
         entry = self.catalogue.places.get(payload)  # type: ignore[call-overload]
         return entry is not None and bool(self._held.get(entry[0], 0) & entry[1])
+
+    def list_missing(self, record: bytes, payloads: Sequence[bytes]) -> tuple[bytes, ...]:
+        """What a record lists and is not held."""
+        wanted = self.catalogue.bits_of(record, payloads)
+        if all(bits & ~self._held.get(round_, 0) == 0 for round_, bits in wanted.items()):
+            return ()
+        return tuple(name for name in payloads if name not in self)
 
     def add(self, payload: bytes, round_: int) -> None:
         """Hold one more."""

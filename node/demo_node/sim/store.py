@@ -10,12 +10,10 @@ from demo_node.sim.snapshots import ModelSnapshots
 from demo_node.store.chainlog import ChainEntry, ChainLog
 from demo_node.store.memory import MemoryDisk
 from demo_node.store.signed import SignedLog
-from demo_protocol.answers import decode_bundle
 from demo_protocol.effects import Finalised, Persist
-from demo_protocol.events import Bundle
 from demo_protocol.finality import Final
 from demo_protocol.identity import Kind
-from demo_protocol.limits import RECORDS_PER_REPLY_MAX
+from demo_protocol.limits import RECORDS_PER_REPLY_MAX, RECORDS_REPLY_BYTES_MAX
 from demo_protocol.roster import ChainState
 
 if TYPE_CHECKING:
@@ -98,21 +96,26 @@ class Store:
         window = actor.world.manifest.agreement.payload_window_rounds
         actor.disk.payloads.forget_before(min(round_, actor.view.head_state.round) - window)
 
-    def give_records(self, record: bytes, count: int) -> tuple[Bundle, ...]:
-        """A record and its ancestors, oldest first, from memory or from the log."""
-        chain, found = self._actor.view.chain, list[Bundle]()
+    def give_records(self, record: bytes, count: int) -> list[bytes]:
+        """A record and its ancestors, oldest first, from memory or from the log.
+
+        As `Server._records`: no more than an answer may hold.
+        """
+        chain, found = self._actor.view.chain, list[bytes]()
+        size = 0
         while len(found) < min(count, RECORDS_PER_REPLY_MAX):
             step = chain.records.get(record)
             if step is not None and step.proposal is not None:
-                found.append(self._actor.world.bundle(step))
-                record = step.parent
-                continue
-            entry = self._chain_log.get(record)
-            if entry is None:
+                raw, record = self._actor.world.encoded_bundle(step), step.parent
+            elif (entry := self._chain_log.get(record)) is not None:
+                raw, record = entry.raw, entry.parent
+            else:
                 break
-            found.append(decode_bundle(entry.raw))
-            record = entry.parent
-        return tuple(reversed(found))
+            size += len(raw)
+            if size > RECORDS_REPLY_BYTES_MAX:
+                break
+            found.append(raw)
+        return found[::-1]
 
     def list_trail(self, final: Final | None) -> dict[bytes, int]:
         """Its records and their rounds, back to that of `final` if its log goes so far."""

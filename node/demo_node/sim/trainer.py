@@ -80,8 +80,7 @@ class ModelTrainer:
         assert actor.machine is not None
         if actor.machine.replica.applying != effect.record:
             return
-        shelf = actor.disk.payloads
-        lost = tuple(name for name in effect.payload_hashes if name not in shelf)
+        lost = actor.disk.payloads.list_missing(effect.record, effect.payload_hashes)
         if lost:
             actor.post(PayloadsLost(actor.now_ms(), lost))
             return

@@ -27,7 +27,6 @@ from demo_protocol.answers import encode_bundle
 from demo_protocol.astray import find_votes_elsewhere
 from demo_protocol.chain import Record, make_bundle, make_record
 from demo_protocol.effects import Apply, PullPayload
-from demo_protocol.events import Bundle
 from demo_protocol.finality import Final
 from demo_protocol.identity import Kind, Verify
 from demo_protocol.joining import choose_offer
@@ -93,7 +92,7 @@ class World:
         self._verified: dict[tuple[bytes, bytes], bool] = {}
         self._applied: dict[tuple[bytes, int, tuple[bytes, ...]], bytes] = {}
         self._roots: dict[tuple[bytes, bytes], bytes] = {}
-        self._bundles: dict[bytes, tuple[Bundle, bytes]] = {}
+        self._bundles: dict[bytes, bytes] = {}
 
     # --- nodes -----------------------------------------------------------------------------------
 
@@ -349,19 +348,11 @@ class World:
             self._roots[key] = compute_state_root(snapshot.state, snapshot.leaves)
         return self._roots[key]
 
-    def bundle(self, record: Record) -> Bundle:
-        """A record as peers give it to each other."""
-        return self._bundle(record)[0]
-
     def encoded_bundle(self, record: Record) -> bytes:
-        """The same, as the chain log keeps it."""
-        return self._bundle(record)[1]
-
-    def _bundle(self, record: Record) -> tuple[Bundle, bytes]:
+        """A record as peers give it to each other, and as the chain log keeps it."""
         known = self._bundles.get(record.hash)
         if known is None:
-            bundle = make_bundle(record)
-            known = self._bundles[record.hash] = (bundle, encode_bundle(bundle))
+            known = self._bundles[record.hash] = encode_bundle(make_bundle(record))
         return known
 
 
