@@ -8,7 +8,7 @@ import functools
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from demo_protocol.answers import decode_records, encode_records
+from demo_protocol.answers import decode_links, decode_records, encode_records
 from demo_protocol.effects import PullHeaders, PullPayload, PullProposal, PullRecords
 from demo_protocol.errors import Ignore, Reject
 from demo_protocol.events import (
@@ -18,13 +18,16 @@ from demo_protocol.events import (
     RecordsFetched,
     SetsCompared,
 )
+from demo_protocol.limits import HEADERS_PER_REQUEST_MAX
 from demo_protocol.reconcile import compare, compute_comparison_ms, summarise
 from demo_protocol.schedule import BPS
 from demo_protocol.sets import (
     decode_difference,
+    decode_header_names,
     decode_headers,
     decode_summary,
     encode_difference,
+    encode_header_names,
     encode_headers,
     encode_summary,
 )
@@ -116,10 +119,16 @@ class Pulls:
     # --- headers, proposals, records -------------------------------------------------------------
 
     def pull_headers(self, effect: PullHeaders) -> None:
-        """From the first of its holders that has any."""
+        """As many as one question may name, each from the first of its holders that has any."""
+        for start in range(0, len(effect.hashes), HEADERS_PER_REQUEST_MAX):
+            names = effect.hashes[start : start + HEADERS_PER_REQUEST_MAX]
+            self._pull_some_headers(encode_header_names(names), effect)
+
+    def _pull_some_headers(self, key: bytes, effect: PullHeaders) -> None:
+        self._count(len(key))
         for holder in self._holders(effect.holders, only=effect.only):
             headers = holder.view.pool.headers
-            raws = tuple(headers[name].raw for name in effect.hashes if name in headers)
+            raws = [headers[name].raw for name in decode_header_names(key) if name in headers]
             if raws:
                 self._answer(holder, encode_headers(raws), self._receive_headers)
                 return
@@ -155,7 +164,9 @@ class Pulls:
 
     def _receive_records(self, record: bytes, raw: bytes, holder: "Actor") -> None:
         self._chains.discard(record)
-        self._actor.post(RecordsFetched(self._actor.now_ms(), decode_records(raw), holder.name))
+        bundles = decode_records(raw)
+        decode_links(bundles, self._world.run_id, record)
+        self._actor.post(RecordsFetched(self._actor.now_ms(), bundles, holder.name))
 
     # --- rule 23 ---------------------------------------------------------------------------------
 
