@@ -15,14 +15,16 @@ class Votes:
     """The newest vote of every peer; votes do not expire. Equivocators count nowhere.
 
     `equivocators` says in which round a peer last signed two headers. `by_record` are the same
-    votes by what they name. `changes` counts what may move a node from the head it stands on, so
-    that the fork choice is not asked in vain; votes for that head, `favoured`, do not. Of rounds
-    after `counted_until` votes wait: they are `early`.
+    votes by what they name, `last_rounds` the newest round in which a record was voted for.
+    `changes` counts what may move a node from the head it stands on, so that the fork choice is
+    not asked in vain; votes for that head, `favoured`, do not. Of rounds after `counted_until`
+    votes wait: they are `early`.
     """
 
     newest: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)
     equivocators: dict[bytes, int] = field(default_factory=dict)
     by_record: dict[bytes, set[bytes]] = field(default_factory=dict)
+    last_rounds: dict[bytes, int] = field(default_factory=dict)
     favoured: bytes = b""
     changes: int = 0
     counted_until: int = EVERY_ROUND
@@ -41,6 +43,8 @@ class Votes:
             if before is not None:
                 self._take_out(peer, before[1])
             self.by_record.setdefault(vote, set()).add(peer)
+        if round_ > self.last_rounds.get(vote, -1):
+            self.last_rounds[vote] = round_
         if vote != self.favoured:
             self.changes += 1
 
@@ -87,7 +91,7 @@ class Votes:
         peers = self.by_record[record]
         peers.discard(peer)
         if not peers:
-            del self.by_record[record]
+            del self.by_record[record], self.last_rounds[record]
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,16 +194,18 @@ def _prefers_parent(choice: _Choice, parent: Record, child: Record) -> bool:
     Where contributors are drawn, most of as many as are drawn in one: more have not spoken yet.
     With overlap the round after the child's does not count: it may not have been applied by then.
     """
-    agreement = choice.chain.manifest.agreement
+    agreement, votes = choice.chain.manifest.agreement, choice.votes
+    answered_after = child.round + agreement.overlap_rounds
+    if votes.last_rounds.get(parent.hash, -1) <= answered_after:
+        return False  # as a rule: it was born just now
     drawn = agreement.contributors
     asked = min(drawn, len(parent.members)) if drawn else len(parent.members)
-    votes = choice.votes
     staying = [
         peer
         for peer in votes.by_record.get(parent.hash, ())
         if peer in parent.members
         and peer not in votes.equivocators
-        and votes.newest[peer][0] > child.round + agreement.overlap_rounds
+        and votes.newest[peer][0] > answered_after
     ]
     return len(staying) * 2 > asked
 

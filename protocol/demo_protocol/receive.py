@@ -12,8 +12,6 @@ from demo_protocol.messages import (
     Membership,
     Sealed,
     check_signature,
-    decode_announcement,
-    decode_membership,
 )
 from demo_protocol.pulling import drop_repeats, find_missing_headers, pull_payload, pull_towards
 from demo_protocol.recording import resolve_pending, take_proposal
@@ -33,7 +31,7 @@ def on_gossip(view: View, event: GossipReceived) -> list[Effect]:
         case Kind.PROPOSAL:
             return _on_announcement(view, event)
         case Kind.MEMBERSHIP:
-            return _on_membership(view, decode_membership(event.raw, view.run_id), event)
+            return _on_membership(view, view.decode_membership(event.raw, view.run_id), event)
 
 
 def on_gossip_batch(view: View, event: GossipBatch) -> list[Effect]:
@@ -159,7 +157,7 @@ def _is_twins(view: View, header: Sealed[Header]) -> bool:
 
 
 def _on_announcement(view: View, event: GossipReceived) -> list[Effect]:
-    notice, proposal = decode_announcement(event.raw, view.run_id)
+    notice, proposal = view.decode_announcement(event.raw, view.run_id)
     body = notice.body
     # [IGNORE] it is of a round that gossip still carries
     validate_round(body.round, _accepted_rounds(view, event.now_ms))

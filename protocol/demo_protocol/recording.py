@@ -16,7 +16,6 @@ from demo_protocol.messages import (
     Proposal,
     Sealed,
     check_signature,
-    decode_proposal,
     make_notice,
 )
 from demo_protocol.pulling import lacks_headers, pull_headers, pull_payloads, pull_towards
@@ -32,7 +31,7 @@ def on_proposal(view: View, event: ProposalFetched) -> list[Effect]:
 
     Raises Ignore where none such is awaited, Reject where it is not what the notice named.
     """
-    proposal = decode_proposal(event.raw, view.run_id)
+    proposal = view.decode_proposal(event.raw, view.run_id)
     if proposal.hash not in view.pool.awaited:
         raise Ignore("a proposal that nobody waits for")
     check_signature(proposal, view.verify)
@@ -99,7 +98,7 @@ def _check_bundle(view: View, bundle: Bundle) -> tuple[Sealed[Proposal], list[Se
 
     What is known, or older than our chain, is not looked into: answers reach further than asked.
     """
-    proposal = decode_proposal(bundle.proposal, view.run_id)
+    proposal = view.decode_proposal(bundle.proposal, view.run_id)
     if proposal.hash in view.chain or proposal.body.round <= view.chain.root.round:
         return proposal, []
     listed = {*proposal.body.contributions, *proposal.body.late}

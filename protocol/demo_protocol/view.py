@@ -10,7 +10,17 @@ from demo_protocol.finality import Final
 from demo_protocol.forkchoice import Votes
 from demo_protocol.identity import Sign, Verify
 from demo_protocol.manifest import Manifest, compute_run_id
-from demo_protocol.messages import Header, Sealed, decode_header
+from demo_protocol.messages import (
+    Header,
+    Membership,
+    Notice,
+    Proposal,
+    Sealed,
+    decode_announcement,
+    decode_header,
+    decode_membership,
+    decode_proposal,
+)
 from demo_protocol.pool import Pool
 from demo_protocol.roster import ChainState, get_contributors, get_voters
 from demo_protocol.schema import Schema, compute_schema
@@ -41,6 +51,11 @@ class View:
     root: ChainState
     digest: bytes
     decode_header: Callable[[bytes, bytes], Sealed[Header]] = decode_header
+    decode_membership: Callable[[bytes, bytes], Sealed[Membership]] = decode_membership
+    decode_proposal: Callable[[bytes, bytes], Sealed[Proposal]] = decode_proposal
+    decode_announcement: Callable[
+        [bytes, bytes], tuple[Sealed[Notice], Sealed[Proposal] | None]
+    ] = decode_announcement
     check_header: Callable[[Sealed[Header], Manifest, Schema, Verify], None] = check_header
     make_record: MakeRecord = make_record
     """Functions of their arguments alone: a simulator computes them once for all its nodes."""

@@ -75,7 +75,7 @@ class Traits:
     how: str = ""
 
     slowness: int = 1
-    withholds: Callable[[int, bytes], bool] = lambda asking, payload: False
+    withholds: Callable[[int, bytes], bool] | None = None
     announce: Callable[[Kind, bytes], None] | None = None
     """What a liar says in place of what its machine wants to (`liars.py`)."""
     answer: Callable[[bytes], bytes] | None = None
@@ -183,6 +183,9 @@ class Actor:
             digest=start.digest,
             final=self.disk.final,
             decode_header=world.decode_header,
+            decode_membership=world.decode_membership,
+            decode_proposal=world.decode_proposal,
+            decode_announcement=world.decode_announcement,
             check_header=world.check_header,
             make_record=world.make_record,
         )

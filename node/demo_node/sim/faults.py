@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from demo_node.sim.actor import Actor, Traits
+from demo_node.sim.actor import Actor
 from demo_node.sim.liars import make_dishonest
 from demo_node.sim.links import Cut
 from demo_node.sim.world import World
@@ -145,7 +145,7 @@ class Faults:
 
     def give_again(self, actor: Actor) -> None:
         """It gives what it has, as everybody does."""
-        actor.traits.withholds = Traits().withholds
+        actor.traits.withholds = None
         self._note(actor, "gives payloads again")
 
     def turn(self, actor: Actor, how: str) -> bool:

@@ -193,7 +193,7 @@ class Pulls:
         return self._world.holders(self._actor, named, only=only)
 
     def _reaches(self, holder: "Actor") -> bool:
-        return holder.is_up and self._world.links.is_linked(self._actor.index, holder.index)
+        return self._world.can_ask(self._actor, holder.index)
 
     def _way_ms(self, holder: "Actor", size: int) -> int:
         return self._world.links.pull_delay_ms(self._actor.index, holder.index, size)

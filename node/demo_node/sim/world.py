@@ -32,7 +32,15 @@ from demo_protocol.identity import Kind, Verify
 from demo_protocol.joining import choose_offer
 from demo_protocol.limits import DIGEST_BYTES
 from demo_protocol.manifest import Manifest, compute_run_id
-from demo_protocol.messages import Header, Proposal, Sealed, decode_header
+from demo_protocol.messages import (
+    Header,
+    Proposal,
+    Sealed,
+    decode_announcement,
+    decode_header,
+    decode_membership,
+    decode_proposal,
+)
 from demo_protocol.payload import payload_bytes
 from demo_protocol.roster import ChainState
 from demo_protocol.schedule import round_at, round_start_ms
@@ -86,7 +94,10 @@ class World:
         self._inbox: dict[int, dict[int, list[Message]]] = {}
         self._everybody: Numbers | None = None
         self._moment_ms = 1
-        self.decode_header = functools.lru_cache(maxsize=None)(decode_header)
+        self.decode_header = functools.cache(decode_header)
+        self.decode_membership = functools.cache(decode_membership)
+        self.decode_proposal = functools.cache(decode_proposal)
+        self.decode_announcement = functools.cache(decode_announcement)
         self._checked: set[bytes] = set()
         self._records: dict[bytes, Record] = {}
         self._verified: dict[tuple[bytes, bytes], bool] = {}
@@ -198,11 +209,12 @@ class World:
         return None
 
     def _gives(self, holder: Actor, asking: Actor, payload: bytes) -> bool:
+        withholds = holder.traits.withholds
         return (
-            holder.is_up
+            holder.index in self.up
             and payload in holder.disk.payloads
             and self.links.is_linked(asking.index, holder.index)
-            and not holder.traits.withholds(asking.index, payload)
+            and not (withholds is not None and withholds(asking.index, payload))
         )
 
     # --- where a life begins ---------------------------------------------------------------------
