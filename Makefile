@@ -1,4 +1,5 @@
-# make setup | swarm | test | check | conformance | mutants | proto      (README.md says what each is for)
+# make setup | swarm | test | check | conformance | mutants | coverage | nightly | proto
+# README.md says what each is for.
 #
 # TORCH and PYTHON3 choose another build of torch or another Python: see deploy/setup.sh.
 
@@ -7,9 +8,12 @@ READY = .venv/ready
 PROTOC = PATH=.venv/bin:$$PATH $(PYTHON) -m grpc_tools.protoc
 ARGS ?=
 TESTS ?= tests
+SEEDS ?= 1..200
+SLICE ?= 1..4
+JOBS ?= 2
 VECTORS ?= ../shared/vectors/demo
 
-.PHONY: setup swarm test check conformance mutants proto
+.PHONY: setup swarm test check conformance mutants coverage nightly proto
 
 setup: $(READY)
 
@@ -20,14 +24,16 @@ swarm: $(READY)  ## four real nodes on this machine train one model
 	@.venv/bin/demo-node swarm $(ARGS)
 
 test: $(READY)  ## the whole suite: what needs no other node first, then real swarms
-	@echo "tier 1 of 3: one process, or two"
+	@echo "tier 1 of 4: one process, or two"
 	$(PYTHON) -m pytest $(TESTS) -m "not swarm and not monitoring" || [ $$? -eq 5 ]  # 5: there are none
-	@echo "tier 2 of 3: real nodes over loopback sockets"
+	@echo "tier 2 of 4: a slice of the night's simulations"
+	$(if $(filter tests,$(TESTS)),$(MAKE) --no-print-directory nightly SEEDS=$(SLICE),@echo "left out: TESTS names some")
+	@echo "tier 3 of 4: real nodes over loopback sockets"
 	$(PYTHON) -m pytest $(TESTS) -m "swarm and not monitoring" || [ $$? -eq 5 ]
-	@echo "tier 3 of 3: Prometheus, Alertmanager, Grafana's schema"
+	@echo "tier 4 of 4: Prometheus, Alertmanager, Grafana's schema"
 	$(PYTHON) -m pytest $(TESTS) -m monitoring -rs || [ $$? -eq 5 ]
 	@bash deploy/install-tools.sh --check || \
-	    echo "tier 3 skipped the tests that need them: sudo bash deploy/install-tools.sh"
+	    echo "tier 4 skipped the tests that need them: sudo bash deploy/install-tools.sh"
 
 check: $(READY)  ## style, types, import contracts, stubs
 	.venv/bin/ruff check .
@@ -42,6 +48,16 @@ conformance: $(READY)  ## our DeMo against vectors of the public reference
 
 mutants: $(READY)  ## does the simulator see mistakes that are planted into the sources?
 	$(PYTHON) -m tests.mutants $(ARGS)
+
+coverage: $(READY)  ## how much of protocol/ do simulations alone come to?
+	$(PYTHON) -m coverage erase
+	$(PYTHON) -m coverage run -m tests.simulate.everything
+	$(PYTHON) -m coverage run -m pytest tests/sim -q --timeout 600
+	$(PYTHON) -m coverage combine -q
+	$(PYTHON) -m coverage report --show-missing --skip-covered
+
+nightly: $(READY)  ## everything at once, 100 nodes and 200 rounds, with 200 seeds
+	.venv/bin/demo-node simulate --seeds $(SEEDS) --jobs $(JOBS)
 
 proto: $(READY)  ## the protobuf stubs, which are checked in
 	$(PROTOC) -Idemo_protocol/pb=proto/demo/v1 --python_out=protocol --mypy_out=quiet:protocol \

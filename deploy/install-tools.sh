@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Programs that tier 3 of `make test` needs and pip does not have: Prometheus, Alertmanager,
+# Programs that tier 4 of `make test` needs and pip does not have: Prometheus, Alertmanager,
 # npm. Installs what is missing by name with apt, as root; starts nothing.
 #
 #   install-tools.sh           install what is missing
