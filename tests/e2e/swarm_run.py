@@ -85,11 +85,11 @@ def audit(run: SwarmRun, index: int) -> Audit:
     return Audit(read_books(run.datadir(index)), run.last_looks[index].status.head)
 
 
-def run_swarm(folder: Path) -> SwarmRun:
-    """Run a swarm to its end, looking at its nodes all the while."""
+def run_swarm(folder: Path, *flags: str) -> SwarmRun:
+    """Run a swarm to its end, looking at its nodes all the while. `flags` come last, and win."""
     run = SwarmRun(folder)
     command = [*COMMAND, "swarm", "--nodes", str(NODES), "--rounds", str(ROUNDS), "--json"]
-    command += ["--keep", str(folder / "nodes")]
+    command += ["--keep", str(folder / "nodes"), *flags]
     with (
         (folder / "stdout").open("w") as stdout,
         (folder / "stderr").open("w") as stderr,

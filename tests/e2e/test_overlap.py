@@ -1,23 +1,27 @@
-"""Three real nodes that train a round while they exchange the one before (overlap_rounds 1)."""
+"""Real nodes that train a round while they exchange the one before (overlap_rounds 1)."""
 
-import json
+from pathlib import Path
 
 import pytest
 
-from tests.cli.command import demo_node
+from demo_protocol.schedule import BPS
+from tests.e2e.swarm_run import run_swarm
 
 pytestmark = [pytest.mark.swarm, pytest.mark.slow, pytest.mark.timeout(300)]
 
 ROUNDS, ROUND_S = 10, 5
 
 
-def test_nodes_hardly_ever_wait_and_hold_the_same_parameters() -> None:
-    run = ("--nodes", 3, "--rounds", ROUNDS, "--round-seconds", ROUND_S, "--overlap", 1, "--json")
-    done = demo_node("swarm", *run, timeout_s=280)
-    assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout.splitlines()[-1])
+def test_nodes_train_in_every_phase_and_hold_the_same_parameters(tmp_path: Path) -> None:
+    flags = ("--overlap", "1", "--rounds", str(ROUNDS), "--round-seconds", str(ROUND_S))
+    run = run_swarm(tmp_path, *flags)
+    assert run.exit_code == 0, run.stderr
+    document = run.document
     assert document["digests_equal"] is True
     assert document["rounds_completed"] >= ROUNDS - 2
     assert document["loss_last"] < document["loss_first"]
-    # Without overlap no more than 0.55 of a round is there to train in; measured: 0.91.
-    assert document["train_share"] > 0.7
+    for look in run.last_looks:
+        # How much of a round is spent in steps depends on the machine, and grows with the samples
+        # that are dealt. More of one than its train phase has is only there with overlap.
+        train_phase_ms = look.status.round_ms * look.status.train_bps // BPS
+        assert max(view.train_ms for view in look.rounds) > 1.1 * train_phase_ms
