@@ -66,7 +66,7 @@ class Asking:
         elif asked <= JOINS_MAX // 2 and len(pool.lots) <= JOINS_KEPT_MAX // 2:
             self.patience = max(self.patience - 1, 0)
         lot = compute_lot(self.view.me, round_, self.view.me)
-        return int.from_bytes(lot) % (1 << self.patience) == 0
+        return int.from_bytes(lot) % 2**self.patience == 0
 
     def _order_stamp(self, hour: int) -> list[Effect]:
         """Everybody drops a join without its work (rule 26)."""
