@@ -1,32 +1,25 @@
 """What a node asks of the chain: to be let in, or out (rules 6, 7 and 26)."""
 
 from dataclasses import dataclass, field
-from typing import Final
 
 from demo_protocol.admission import compute_hour
 from demo_protocol.effects import Announce, Effect, MakeStamp
 from demo_protocol.events import StampMade
-from demo_protocol.identity import Kind, compute_lot, compute_stamp_seed
-from demo_protocol.limits import JOINS_KEPT_MAX, JOINS_MAX
+from demo_protocol.identity import Kind, compute_stamp_seed
 from demo_protocol.messages import Membership, seal_membership
 from demo_protocol.view import View
-
-PATIENCE_MAX: Final = 10
-"""Even of a crowd without end each asks every three hours of ten-second rounds."""
 
 
 @dataclass(slots=True)
 class Asking:
     """It is said in every round, until the chain says so too; where a join wants a stamp, with one.
 
-    A stamp is made once an hour at most, and only while the node is not in. Where more want in than
-    a record can list, each asks in one round of `2 ** patience`: everybody hears every join.
+    A stamp is made once an hour at most, and only while the node is not in.
     """
 
     view: View
     ordered_hour: int = field(init=False, default=-1)
     stamp: StampMade | None = field(init=False, default=None)
-    patience: int = field(init=False, default=0)
 
     def ask(self, round_: int, *, leaving: bool, never_drawn: bool) -> list[Effect]:
         """Say what the chain does not say of us yet. Who is removed asks in vain, and waits."""
@@ -37,8 +30,6 @@ class Asking:
         else:
             is_as_wished = not leaving and known.never_drawn == never_drawn
         if is_as_wished or (known is not None and known.removed_until > round_):
-            return []
-        if (known is None or known.left) and not self._has_turn(round_):
             return []
         nonce = 0
         if not leaving and view.manifest.agreement.admission == "stamp":
@@ -56,17 +47,6 @@ class Asking:
         sealed = seal_membership(wish, view.run_id, view.sign)
         view.pool.add_wish(sealed)
         return [Announce(Kind.MEMBERSHIP, sealed.raw)]
-
-    def _has_turn(self, round_: int) -> bool:
-        """Twice as patient after a round in which too many asked, half as after one of few."""
-        pool = self.view.pool
-        asked = sum(pool.wishes[peer].body.round == round_ - 1 for peer in pool.lots)
-        if asked > JOINS_MAX or len(pool.lots) >= JOINS_KEPT_MAX:
-            self.patience = min(self.patience + 1, PATIENCE_MAX)
-        elif asked <= JOINS_MAX // 2 and len(pool.lots) <= JOINS_KEPT_MAX // 2:
-            self.patience = max(self.patience - 1, 0)
-        lot = compute_lot(self.view.me, round_, self.view.me)
-        return int.from_bytes(lot) % 2**self.patience == 0
 
     def _order_stamp(self, hour: int) -> list[Effect]:
         """Everybody drops a join without its work (rule 26)."""

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from demo_node.sim.keys import cheap_sign, peer_name
 from demo_protocol.admission import HOUR_MS, compute_hour, is_admitted, search_stamp
-from demo_protocol.asking import PATIENCE_MAX, Asking
+from demo_protocol.asking import Asking
 from demo_protocol.effects import Announce, MakeStamp
 from demo_protocol.errors import ConfigError, Reject
 from demo_protocol.events import GossipReceived, StampMade
 from demo_protocol.identity import Kind, compute_stamp_seed
-from demo_protocol.limits import ALLOWED_MAX, JOINS_MAX, MEMBERSHIP_BYTES_MAX
+from demo_protocol.limits import ALLOWED_MAX, MEMBERSHIP_BYTES_MAX
 from demo_protocol.manifest import (
     Agreement,
     Manifest,
@@ -29,7 +29,7 @@ from demo_protocol.receive import on_gossip
 from demo_protocol.round import Round
 from demo_protocol.schedule import round_start_ms
 from demo_protocol.view import View
-from tests.builders import Tree, manifest, proposal, run_id_of, schedule, view, wish
+from tests.builders import Tree, manifest, proposal, run_id_of, schedule, view
 
 BITS = 8
 STAMPED = manifest(agreement=Agreement(admission="stamp", stamp_bits=BITS))
@@ -235,53 +235,6 @@ def test_who_leaves_makes_no_stamp_and_who_is_in_asks_for_nothing() -> None:
     assert asked(believed, asking, 5) is None
     (leave,) = asking.ask(5, leaving=True, never_drawn=False)
     assert isinstance(leave, Announce)
-
-
-def ask_in_a_crowd(askers: int, rounds: int, crowd: range) -> list[int]:
-    """How many of `askers`, who hear each other and `crowd`, ask in each round."""
-    believers = [(view(me=number), number) for number in range(askers)]
-    asking = [Asking(believed) for believed, _ in believers]
-    counts = []
-    for round_ in range(5, 5 + rounds):
-        wishes = [wish(number, round_) for number in crowd]
-        for (believed, number), each in zip(believers, asking, strict=True):
-            believed.round = round_
-            if asked(believed, each, round_) is not None:
-                wishes.append(wish(number, round_))
-        counts.append(len(wishes) - len(crowd))
-        for believed, _ in believers:
-            for heard in wishes:
-                believed.pool.add_wish(heard)
-            believed.pool.forget_before(round_ - 6, 0)
-    return counts
-
-
-def test_rule_6_a_few_ask_in_every_round() -> None:
-    assert ask_in_a_crowd(6, 5, range(100, 100 + JOINS_MAX - 6)) == [6] * 5
-
-
-def test_rule_6_of_a_crowd_not_many_ask_in_a_round_and_each_some_day() -> None:
-    counts = ask_in_a_crowd(100, 16, range(0))
-    assert counts[:2] == [100, pytest.approx(50, abs=20)]
-    assert max(counts[2:]) <= 70
-    assert sum(counts[2:]) > 14 * 15
-
-
-def test_rule_6_patience_ends_with_the_crowd_and_has_a_bound() -> None:
-    believed = view(me=0)
-    asking = Asking(believed)
-    for round_ in range(5, 40):
-        for number in range(100, 200):
-            believed.pool.add_wish(wish(number, round_))
-        believed.pool.forget_before(round_ - 6, 0)
-        asked(believed, asking, round_ + 1)
-    assert asking.patience == PATIENCE_MAX
-    believed.pool.wishes.clear()
-    believed.pool.lots.clear()
-    for round_ in range(41, 41 + PATIENCE_MAX):
-        asked(believed, asking, round_)
-    assert asking.patience == 0
-    assert asked(believed, asking, 60) is not None
 
 
 # --- the manifest --------------------------------------------------------------------------------
