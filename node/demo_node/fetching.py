@@ -42,7 +42,8 @@ class Fetcher:
         self.observer = observer
         self._post = post
         self._verifier = verifier
-        self._pulling: set[tuple[bytes, int]] = set()
+        self._pulling: dict[tuple[bytes, int], set[int]] = {}
+        """What is under way, and the rounds whose headers name it."""
         self._is_window_short = False
         self._is_unwritable = False
         self._payloads: Counter[str] = Counter()
@@ -80,24 +81,27 @@ class Fetcher:
             )
 
     async def pull_payload(self, effect: PullPayload) -> None:
-        """Get a payload and keep it, unless that is under way already."""
+        """Get a payload and keep it, unless that is under way already: once for each round."""
         # By length too: a header that names it with a wrong one must not be in the way.
         pull = (effect.payload_hash, effect.payload_bytes)
-        if pull in self._pulling:
+        under_way = self._pulling.get(pull)
+        if under_way is not None:
+            under_way.add(effect.round)
             return
-        self._pulling.add(pull)
+        rounds = self._pulling[pull] = {effect.round}
         try:
             raw = await self.store.read_payload(effect.payload_hash)
             if raw is None:
                 raw = await self._pull_from_others(effect)
             elif not self._is_payload_sound(effect, raw):
                 raw = None
-            if raw is not None:
-                await self.keep_payload(effect.round, effect.payload_hash, raw)
-                now_ms = self.clock.now_ms()
-                self._post(PayloadHeld(now_ms, effect.payload_hash, effect.round))
+            while raw is not None and rounds:  # one more may be named meanwhile
+                round_ = min(rounds)
+                await self.keep_payload(round_, effect.payload_hash, raw)
+                rounds.discard(round_)
+                self._post(PayloadHeld(self.clock.now_ms(), effect.payload_hash, round_))
         finally:
-            self._pulling.discard(pull)
+            del self._pulling[pull]
 
     async def _pull_from_others(self, effect: PullPayload) -> bytes | None:
         """The payload, if anybody gives a sound one for as long as it is wanted."""
