@@ -3,7 +3,7 @@
 Every decoder raises Reject on bytes no honest peer would send.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -20,7 +20,7 @@ from demo_protocol.limits import (
     PEER_BYTES,
     RECORDS_PER_REPLY_MAX,
 )
-from demo_protocol.messages import decode_proposal
+from demo_protocol.messages import Proposal, Sealed, decode_proposal
 from demo_protocol.pb import wire_pb2
 from demo_protocol.roster import SAMPLES_HISTORY, ChainState, Member
 
@@ -88,7 +88,12 @@ class Link:
     root: bytes = b""
 
 
-def decode_links(bundles: Sequence[Bundle], run_id: bytes, record: bytes) -> list[Link]:
+def decode_links(
+    bundles: Sequence[Bundle],
+    run_id: bytes,
+    record: bytes,
+    decode_proposal: Callable[[bytes, bytes], Sealed[Proposal]] = decode_proposal,
+) -> list[Link]:
     """`record` and its ancestors, newest first, as an answer that was asked for it holds them.
 
     Raises Reject where it holds anything else: whoever follows such an answer to the parent of

@@ -41,6 +41,7 @@ GOOD: dict[str, dict[str, tuple[str, Any]]] = {
         "seed": ("4294967295", 2**32 - 1),
         "round_seconds": ("2.5", 2.5),
         "contributors": ("0", 0),
+        "learner": ('"real"', "real"),
         "from_genesis": ("true", True),
     },
     "links": {

@@ -1,4 +1,4 @@
-"""All that is ever simulated, once each: what of the protocol do simulations come to?
+"""Every scenario that is kept, once each: what of the protocol do simulations come to?
 
 make coverage runs this and the scenarios of whole nodes (tests/sim) and looks at nothing else.
 """
@@ -17,7 +17,7 @@ from tests.simulate.stages import sized
 TESTS = Path(__file__).parents[1]
 FOLDERS = ("scenarios", "sim/seeds", "mutants/scenarios")
 
-LARGE = 3_000
+LARGE = 4_000
 """Nodes times rounds of a file that is left out: a night's."""
 
 

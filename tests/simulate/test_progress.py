@@ -76,7 +76,7 @@ def test_a_terminal_shows_it_and_is_clean_at_the_end(
     said = os.read(ours, 10_000).decode()
     os.close(ours)
     assert process.returncode == 0
-    assert ("round 0 of 3, 4 nodes up, 0 records, 0 faults, 0 s" in said) == shows
+    assert ("round 0 of 3, 4 nodes up, 0 records, 0 faults, " in said) == shows
     if shows:
         *_, blanks, rest = said.split("\r")
         assert (blanks.strip(), rest) == ("", "")

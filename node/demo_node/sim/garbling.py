@@ -47,16 +47,19 @@ class Garbler:
         """In place of a gossiped message of the machine, or beside it."""
         if self._rng.random() < 0.5:
             self._world.publish(self._actor, kind, raw)
-        self._count()
         lie = garble(raw, self._rng) if self._rng.random() < 0.3 else self._contradict(kind, raw)
-        self._world.publish(self._actor, kind, lie)
+        if lie != raw:
+            self._count()
+            self._world.publish(self._actor, kind, lie)
 
     def answer(self, raw: bytes) -> bytes:
         """In place of an answer, half of the time."""
         if self._rng.random() < 0.5:
             return raw
-        self._count()
-        return garble(raw, self._rng)
+        lie = garble(raw, self._rng)
+        if lie != raw:
+            self._count()
+        return lie
 
     def _count(self) -> None:
         self._world.counts["lie.garble"] += 1
@@ -88,7 +91,7 @@ class Garbler:
         return [
             {"round": header.round + 3},
             {"round": max(header.round - 9, 0)},
-            {"peer": peer_name(0)},
+            {"peer": peer_name(STRANGERS_FROM)},
             {"vote": self._rng.randbytes(HASH_BYTES)},
             {"base": self._rng.randbytes(HASH_BYTES)},
             {"k": 0},
@@ -142,7 +145,7 @@ def _wish_lies(wish: Membership) -> list[dict[str, Any]]:
     return [
         {"round": wish.round + 3},
         {"round": max(wish.round - 9, 0)},
-        {"peer": peer_name(0)},
+        {"peer": peer_name(STRANGERS_FROM)},
         {"joins": False, "never_drawn": True},
         {"joins": not wish.joins},
         {"nonce": LARGE},

@@ -38,10 +38,16 @@ if TYPE_CHECKING:
 AGAIN_MS, AGAIN_MAX_MS = 500, 4_000
 """Until what nobody gave is asked for again."""
 
+PEERS_ASKED = 5
+"""For what its author does not give; of those named each is asked, too."""
+
 Given = list[tuple[PullPayload, "Actor"]]
 """What is under way, and from whom."""
 
-Arrive = Callable[[bytes, "Actor"], None]
+Give = Callable[["Actor"], bytes | None]
+"""A peer's answer to a question; None where it has nothing."""
+
+Take = Callable[[bytes, "Actor"], None]
 """What is done with an answer, and with whose it is. May raise Ignore or Reject."""
 
 
@@ -51,7 +57,8 @@ class Pulls:
     def __init__(self, actor: "Actor") -> None:
         self._actor = actor
         self._world = actor.world
-        self._pulling: set[bytes] = set()
+        self._pulling: dict[bytes, tuple[int, ...]] = {}
+        """Payloads under way, and the rounds whose headers name them."""
         self._chains: set[bytes] = set()
         self._downlink_free_ms = 0.0
 
@@ -60,25 +67,31 @@ class Pulls:
     def pull_payloads(self, effects: Iterable[PullPayload]) -> None:
         """Get what nobody is asked for yet; what is on the disk is only read."""
         held, pulling = self._actor.disk.payloads, self._pulling
-        here, missing = [], []
+        here, missing = list[tuple[bytes, int]](), []
         for effect in effects:
-            name = effect.payload_hash
+            name, round_ = effect.payload_hash, effect.round
             if name in held:
-                here.append(effect)
+                here.append((name, round_))
             elif name not in pulling:
                 missing.append(effect)
-                pulling.add(name)
+                pulling[name] = (round_,)
+            elif round_ not in pulling[name]:
+                pulling[name] += (round_,)
         if here:
             self._actor.later(1, functools.partial(self._hold, here))
         self._ask_for_payloads(missing, AGAIN_MS)
 
     def _ask_for_payloads(self, effects: list[PullPayload], pause_ms: int) -> None:
-        """From their authors, or whoever has them."""
-        find = self._world.find_holder
+        """From their authors, or whoever has them of those named and of some others."""
+        actor, world = self._actor, self._world
         given: Given = []
         refused = []
+        others: list[Actor] | None = None
         for effect in effects:
-            holder = find(self._actor, effect)
+            holder = world.find_author(actor, effect)
+            if holder is None:
+                others = world.peers_of(actor, PEERS_ASKED) if others is None else others
+                holder = world.find_holder(actor, effect, others)
             if holder is None:
                 refused.append(effect)
             else:
@@ -95,7 +108,9 @@ class Pulls:
         """What is older than the payload window is not wanted any more."""
         window = self._world.manifest.agreement.payload_window_rounds
         oldest = self._actor.view.round - window
-        self._pulling.difference_update(e.payload_hash for e in effects if e.round < oldest)
+        for effect in effects:
+            if effect.round < oldest:
+                self._pulling.pop(effect.payload_hash, None)
         self._ask_for_payloads([e for e in effects if e.round >= oldest], pause_ms)
 
     def _receive_payloads(self, given: Given) -> None:
@@ -104,17 +119,17 @@ class Pulls:
         if len(came) < len(given):
             broken = [effect for effect, holder in given if not self._reaches(holder)]
             self._ask_for_payloads(broken, AGAIN_MS)
-        shelf = self._actor.disk.payloads
+        shelf, held = self._actor.disk.payloads, list[tuple[bytes, int]]()
         for effect in came:
-            self._pulling.discard(effect.payload_hash)
-            shelf.add(effect.payload_hash, effect.round)
+            name = effect.payload_hash
+            shelf.add(name, effect.round)
+            held += [(name, round_) for round_ in self._pulling.pop(name, (effect.round,))]
         self._count(sum(effect.payload_bytes for effect in came))
-        self._hold(came)
+        self._hold(held)
 
-    def _hold(self, effects: list[PullPayload]) -> None:
-        if effects:
-            held = tuple((effect.payload_hash, effect.round) for effect in effects)
-            self._actor.post(PayloadsHeld(self._actor.now_ms(), held))
+    def _hold(self, held: list[tuple[bytes, int]]) -> None:
+        if held:
+            self._actor.post(PayloadsHeld(self._actor.now_ms(), tuple(held)))
 
     # --- headers, proposals, records -------------------------------------------------------------
 
@@ -122,50 +137,40 @@ class Pulls:
         """As many as one question may name, each from the first of its holders that has any."""
         for start in range(0, len(effect.hashes), HEADERS_PER_REQUEST_MAX):
             names = effect.hashes[start : start + HEADERS_PER_REQUEST_MAX]
-            self._pull_some_headers(encode_header_names(names), effect)
+            key = encode_header_names(names)
+            self._count(len(key))
+            give = functools.partial(_give_headers, key)
+            self._ask(self._holders(effect.holders, only=effect.only), give, self._take_headers)
 
-    def _pull_some_headers(self, key: bytes, effect: PullHeaders) -> None:
-        self._count(len(key))
-        for holder in self._holders(effect.holders, only=effect.only):
-            headers = holder.view.pool.headers
-            raws = [headers[name].raw for name in decode_header_names(key) if name in headers]
-            if raws:
-                self._answer(holder, encode_headers(raws), self._receive_headers)
-                return
-
-    def _receive_headers(self, raw: bytes, holder: "Actor") -> None:
+    def _take_headers(self, raw: bytes, holder: "Actor") -> None:
         self._actor.post(HeadersFetched(self._actor.now_ms(), decode_headers(raw), holder.name))
 
     def pull_proposal(self, effect: PullProposal) -> None:
         """The body of a proposal whose notice came; again and again while it is awaited."""
         if effect.proposal not in self._actor.view.pool.awaited:
             return
-        for holder in self._holders(effect.holders):
-            raw = holder.view.find_proposal(effect.proposal)
-            if raw is not None:
-                self._answer(holder, raw, self._receive_proposal)
-                return
-        self._actor.later(AGAIN_MS, functools.partial(self.pull_proposal, effect))
+        holders, name = self._holders(effect.holders), effect.proposal
+        is_given = self._ask(holders, lambda h: h.view.find_proposal(name), self._take_body)
+        again = functools.partial(self.pull_proposal, effect)
+        self._actor.later(AGAIN_MAX_MS if is_given else AGAIN_MS, again)
 
-    def _receive_proposal(self, raw: bytes, holder: "Actor") -> None:
+    def _take_body(self, raw: bytes, holder: "Actor") -> None:
         self._actor.post(ProposalFetched(self._actor.now_ms(), raw, holder.name))
 
     def pull_records(self, effect: PullRecords) -> None:
         """Part of a chain, from the first of its holders that has it; once at a time."""
-        if effect.record in self._chains:
+        record, count = effect.record, effect.count
+        if record in self._chains:
             return
-        for holder in self._holders(effect.holders, only=effect.only):
-            bundles = holder.store.give_records(effect.record, effect.count)
-            if bundles:
-                self._chains.add(effect.record)
-                arrive = functools.partial(self._receive_records, effect.record)
-                self._answer(holder, encode_records(bundles), arrive)
-                return
+        holders = self._holders(effect.holders, only=effect.only)
+        take = functools.partial(self._take_records, record)
+        if self._ask(holders, lambda holder: _give_records(holder, record, count), take):
+            self._chains.add(record)
 
-    def _receive_records(self, record: bytes, raw: bytes, holder: "Actor") -> None:
+    def _take_records(self, record: bytes, raw: bytes, holder: "Actor") -> None:
         self._chains.discard(record)
         bundles = decode_records(raw)
-        decode_links(bundles, self._world.run_id, record)
+        decode_links(bundles, self._world.run_id, record, self._world.decode_proposal)
         self._actor.post(RecordsFetched(self._actor.now_ms(), bundles, holder.name))
 
     # --- rule 23 ---------------------------------------------------------------------------------
@@ -181,10 +186,11 @@ class Pulls:
             if peer.view.round >= 0:
                 summary = encode_summary(summarise(self._actor.view))
                 self._count(len(summary))
-                difference = compare(peer.view, decode_summary(summary))
-                self._answer(peer, encode_difference(difference), self._receive_difference)
+                self._ask(
+                    [peer], functools.partial(_give_difference, summary), self._take_difference
+                )
 
-    def _receive_difference(self, raw: bytes, peer: "Actor") -> None:
+    def _take_difference(self, raw: bytes, peer: "Actor") -> None:
         self._actor.post(SetsCompared(self._actor.now_ms(), decode_difference(raw), peer.name))
 
     # --- what all have in common -----------------------------------------------------------------
@@ -205,20 +211,43 @@ class Pulls:
         self._downlink_free_ms = begin_ms + self._world.links.download_ms(size)
         return int(self._downlink_free_ms - now_ms)
 
-    def _answer(
-        self, holder: "Actor", raw: bytes, arrive: Callable[[bytes, "Actor"], None]
-    ) -> None:
-        """What a peer sends, if it sends what it should; here it is decoded, and may be refused."""
-        answer = raw if holder.traits.answer is None else holder.traits.answer(raw)
-        self._count(len(answer))
-        taken = functools.partial(self._take, arrive, answer, holder)
-        self._actor.later(self._way_ms(holder, len(answer)), taken)
+    def _ask(self, holders: list["Actor"], give: Give, take: Take) -> bool:
+        """One after the other, until one gives something that can be taken. Does any give?"""
+        for number, holder in enumerate(holders):
+            raw = give(holder) if holder.is_up else None
+            if raw:
+                answer = raw if holder.traits.answer is None else holder.traits.answer(raw)
+                self._count(len(answer))
+                others = holders[number + 1 :]
+                arrive = functools.partial(self._arrive, answer, holder, take, give, others)
+                self._actor.later(self._way_ms(holder, len(answer)), arrive)
+                return True
+        return False
 
-    def _take(self, arrive: Arrive, raw: bytes, holder: "Actor") -> None:
+    def _arrive(
+        self, raw: bytes, holder: "Actor", take: Take, give: Give, others: list["Actor"]
+    ) -> None:
+        """Here an answer is decoded, and may be refused: then the others are asked."""
         try:
-            arrive(raw, holder)
+            take(raw, holder)
         except (Ignore, Reject) as error:
             self._world.watcher.on_rejected(self._actor, error, holder.name)
+            self._ask(others, give, take)
 
     def _count(self, size: int) -> None:
         self._world.bytes_in[self._actor.index] += size
+
+
+def _give_headers(key: bytes, holder: "Actor") -> bytes | None:
+    headers = holder.view.pool.headers
+    raws = [headers[name].raw for name in decode_header_names(key) if name in headers]
+    return encode_headers(raws) if raws else None
+
+
+def _give_records(holder: "Actor", record: bytes, count: int) -> bytes | None:
+    bundles = holder.store.give_records(record, count)
+    return encode_records(bundles) if bundles else None
+
+
+def _give_difference(summary: bytes, holder: "Actor") -> bytes:
+    return encode_difference(compare(holder.view, decode_summary(summary)))

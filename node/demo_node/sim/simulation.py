@@ -261,8 +261,10 @@ def _measure_losses(world: World, speaker: Actor | None) -> tuple[float, float] 
 
     states = speaker.trainer.states
     way = speaker.view.chain.ancestors(speaker.view.head)
-    newest = next((step.state for step in way if step.hash in states), world.root)
-    last = speaker.trainer.snapshot(newest) if newest is not world.root else world.first
+    newest = next((step.state for step in way if step.hash in states), None)
+    if newest is None:
+        return None  # it lost them all just now
+    last = speaker.trainer.snapshot(newest)
     return measure_loss(world.manifest, world.first), measure_loss(world.manifest, last)
 
 

@@ -124,6 +124,7 @@ class ModelTrainer:
         machine = self._actor.machine
         if machine is None or machine.replica.applying is not None:
             return False
+        self._learning = make_learning(self._world, self._actor.name)
         self._load_towards(self._actor.view.head)
         return True
 

@@ -93,6 +93,8 @@ class World:
         """Bytes of all that were ever sent, where training is real."""
         self._inbox: dict[int, dict[int, list[Message]]] = {}
         self._everybody: Numbers | None = None
+        self._alive: list[int] | None = None
+        """Both of `up`, made when they are asked for."""
         self._moment_ms = 1
         self.decode_header = functools.cache(decode_header)
         self.decode_membership = functools.cache(decode_membership)
@@ -120,14 +122,14 @@ class World:
     def on_up(self, actor: Actor) -> None:
         """A node's life has begun."""
         self.up[actor.index] = None
-        self._everybody = None
+        self._everybody = self._alive = None
         self.links.forget_reach()
         self.watcher.on_up(actor)
 
     def on_down(self, actor: Actor) -> None:
         """A node's life has ended."""
         self.up.pop(actor.index, None)
-        self._everybody = None
+        self._everybody = self._alive = None
         self.links.forget_reach()
         self.watcher.on_down(actor)
 
@@ -178,8 +180,9 @@ class World:
 
     def peers_of(self, actor: Actor, count: int) -> list[Actor]:
         """Up to `count` living nodes that `actor` can talk to, at random."""
-        alive = list(self.up)
-        picked = actor.rng.sample(alive, min(count + 1, len(alive)))
+        if self._alive is None:
+            self._alive = list(self.up)
+        picked = actor.rng.sample(self._alive, min(count + 1, len(self._alive)))
         others = [i for i in picked if i != actor.index and self.links.is_linked(actor.index, i)]
         return [self.actors[i] for i in others[:count]]
 
@@ -198,12 +201,18 @@ class World:
         """The node with this key."""
         return self._named.get(name)
 
-    def find_holder(self, actor: Actor, effect: PullPayload) -> Actor | None:
-        """Somebody who gives these bytes: as a rule, their author."""
+    def find_author(self, actor: Actor, effect: PullPayload) -> Actor | None:
+        """Whose payload it is, if that gives it: as a rule, it does."""
         author = self._named.get(effect.holders[0])
         if author is not None and self._gives(author, actor, effect.payload_hash):
             return author
-        for holder in self.holders(actor, effect.holders):
+        return None
+
+    def find_holder(
+        self, actor: Actor, effect: PullPayload, others: Iterable[Actor]
+    ) -> Actor | None:
+        """Somebody who gives these bytes, of those who are named or of `others`."""
+        for holder in (*self.holders(actor, effect.holders, only=True), *others):
             if self._gives(holder, actor, effect.payload_hash):
                 return holder
         return None
