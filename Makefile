@@ -24,9 +24,10 @@ swarm: $(READY)  ## four real nodes on this machine train one model
 	@.venv/bin/demo-node swarm $(ARGS)
 
 test: $(READY)  ## the whole suite: what needs no other node first, then real swarms
-	@echo "tier 1 of 4: one process, or two"
-	$(PYTHON) -m pytest $(TESTS) -m "not swarm and not monitoring" || [ $$? -eq 5 ]  # 5: there are none
-	@echo "tier 2 of 4: a slice of the night's simulations"
+	@echo "tier 1 of 4: what takes seconds"
+	$(PYTHON) -m pytest $(TESTS) -m "not slow and not swarm and not monitoring" || [ $$? -eq 5 ]  # 5: none
+	@echo "tier 2 of 4: what takes longer, and a slice of the night's simulations"
+	$(PYTHON) -m pytest $(TESTS) -m "slow and not swarm and not monitoring" || [ $$? -eq 5 ]
 	$(if $(filter tests,$(TESTS)),$(MAKE) --no-print-directory nightly SEEDS=$(SLICE),@echo "left out: TESTS names some")
 	@echo "tier 3 of 4: real nodes over loopback sockets"
 	$(PYTHON) -m pytest $(TESTS) -m "swarm and not monitoring" || [ $$? -eq 5 ]

@@ -238,6 +238,7 @@ class SteadyLearner(ModelLearner):
         return replace(await super().train(order), samples=100)
 
 
+@pytest.mark.slow
 def test_clocks_that_drift_stay_together() -> None:
     """100 ppm is the worst of ordinary quartz: 400 ms in these 400 rounds."""
 

@@ -8,6 +8,7 @@ from tests.builders import manifest
 from tests.sim.scenes import assert_agree, height, play
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("survivors", [0, 1, 2])
 def test_newcomers_of_the_smaller_half_come_to_the_larger_ones_chain(survivors: int) -> None:
     """Two of five, with four newcomers, are more than three; but nobody voted for those."""

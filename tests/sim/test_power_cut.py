@@ -159,6 +159,7 @@ def find_firsts(error: BaseException) -> Iterator[BaseException]:
         yield error
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_whatever_is_cut_off_the_newest_snapshot_counts_and_nothing_is_signed_twice(
     monkeypatch: pytest.MonkeyPatch,

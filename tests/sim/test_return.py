@@ -30,6 +30,7 @@ async def stop_all(swarm: SimSwarm) -> dict[int, MemoryDisk]:
     return disks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", list(permutations(range(4)))[::9], ids=str)
 @pytest.mark.parametrize("power", ["stopped", "power cut"])
 def test_everything_stopped_and_started_a_week_later_in_any_order_goes_on(
@@ -121,6 +122,7 @@ def test_a_lone_node_replays_its_own_log_before_it_votes_however_slow_its_disk()
 SHORT_WINDOW = Agreement(payload_window_rounds=40)
 
 
+@pytest.mark.slow
 def test_a_joiner_at_record_500_of_a_run_with_a_shorter_window_starts_from_a_snapshot() -> None:
     async def scenario(swarm: SimSwarm) -> None:
         await swarm.start(3)

@@ -103,6 +103,7 @@ class Storm:
                 await self.add(len(self.numbers))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [*range(16), *FOUND], ids=lambda seed: f"seed{seed}")
 def test_after_any_storm_everybody_is_on_one_chain(seed: int) -> None:
     async def scenario(swarm: SimSwarm) -> None:

@@ -16,6 +16,7 @@ def check(scenario: Scenario, seed: int) -> Report:
     return report
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(1, 7))
 def test_the_full_mix_breaks_nothing(seed: int) -> None:
     report = check(sized(standard_mix(), 24, 40), seed)
@@ -31,6 +32,7 @@ OFTEN = replace(standard_mix().mix, cut=0.2, mass_leave=0.1, slow=0.1, full_disk
 """As often as it takes to happen within a few rounds."""
 
 
+@pytest.mark.slow
 def test_over_some_seeds_everything_of_the_mix_happens() -> None:
     faults: Counter[str] = Counter()
     scenario = sized(standard_mix(), 14, 20)
@@ -54,6 +56,7 @@ def test_over_some_seeds_everything_of_the_mix_happens() -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_under_the_standard_churn_most_rounds_get_a_record(seed: int) -> None:
     report = check(sized(churn(), 30, 40), seed)

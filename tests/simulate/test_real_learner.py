@@ -13,6 +13,7 @@ from tests.simulate.stages import sized
 QUIET = Scenario(nodes=4, rounds=12, learner="real")
 
 
+@pytest.mark.slow
 def test_a_quiet_swarm_learns() -> None:
     report = simulate(QUIET, 1)
     assert not report.violations, report.transcript
@@ -30,6 +31,7 @@ def test_equal_seeds_give_equal_bits_and_others_do_not() -> None:
     assert other.losses != one.losses
 
 
+@pytest.mark.slow
 def test_replicas_agree_whatever_befalls_them() -> None:
     """Deaths, cuts, joiners, lost trainers, liars: states come from snapshots and by replaying."""
     report = simulate(replace(sized(standard_mix(), 8, 30), learner="real"), 3)
@@ -53,6 +55,7 @@ def test_one_wrong_bit_in_one_replica_is_seen(monkeypatch: pytest.MonkeyPatch) -
     assert {v.invariant for v in report.violations} == {"equal records have equal digests"}
 
 
+@pytest.mark.slow
 def test_a_trainer_that_dies_loads_a_real_snapshot_and_agrees() -> None:
     dies = Event(do=Do.TRAINER_DIES, round=9, nodes=(1,))
     report = simulate(replace(QUIET, events=(dies,)), 1)

@@ -16,6 +16,7 @@ from tests.simulate.stages import QUIET, Stage, sized
 OVERLAP = (("overlap_rounds", 1),)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize(
     ("contributors", "agreement"),

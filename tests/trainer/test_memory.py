@@ -154,6 +154,7 @@ def run_cramped(folder: Path, run_changes: Model, room_mb: int) -> dict[str, str
     return dict(line.split("=", 1) for line in done.stdout.splitlines())
 
 
+@pytest.mark.slow
 def test_real_short_memory_halves_and_still_contributes(tmp_path: Path) -> None:
     # 64 samples of 1024 positions keep some 1.3 GB of activations for backward.
     found = run_cramped(tmp_path, Model(layers=4, width=64, hidden=256, heads=1, context=1024), 700)
