@@ -127,7 +127,8 @@ def _take_news(view: View, header: Sealed[Header], sender: bytes) -> list[Effect
     is_first = body.peer not in view.pool.by_round.get(body.round, ())
     is_twins = body.peer == view.me and _is_twins(view, header)
     effects = remember_header(view, header)
-    effects += resolve_pending(view)
+    if view.pool.pending:
+        effects += resolve_pending(view)
     if is_twins:
         effects.append(KeyInUse(body.round))
     wants_payload = is_first and not view.pool.is_held(body)
