@@ -189,4 +189,6 @@ def test_another_digest_is_divergence_here_and_a_dispute_elsewhere(
     # Until most headers of the window differ, the one astray takes its peers for the few.
     disputed = told.pop("DemoDigestDisputed")
     assert disputed - instances(astray) == instances(*others)
+    # Rule 20: it computes its state again, and where that says the same it is told, too.
+    assert told.pop("DemoStateFault", instances(astray)) == instances(astray)
     assert told == {"DemoDigestDiverged": instances(astray)}
