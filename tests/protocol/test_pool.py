@@ -130,7 +130,10 @@ def test_rounds_that_are_over_are_forgotten() -> None:
         pool.add_pending(proposal(1, round_, RUN_ID), [header(1, round_)])  # part of a chain
         pool.notices[round_, b""] = make_notice(proposal(0, round_, RUN_ID), RUN_ID)
         pool.repeated.add((round_, b""))
+        pool.add_header(header(0, round_, samples=9))
+        pool.fingerprint(round_)
     pool.forget_before(4, payload_round=2)
+    assert set(pool.second) == set(pool.fingerprints) == set(range(4, 10))
     assert {h.body.round for h in pool.headers.values()} == set(pool.by_round) == set(range(4, 10))
     assert {w.body.round for w in pool.wishes.values()} == set(range(4, 10))
     assert {round_ for round_, _ in pool.notices} == set(range(4, 10))

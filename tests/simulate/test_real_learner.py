@@ -3,12 +3,13 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from demo_node.sim.real_learning import RealLearning
 from demo_node.sim.scenario import Do, Event, Scenario, standard_mix
 from demo_node.sim.simulation import simulate
-from demo_protocol.effects import Apply
-from tests.simulate.stages import sized
+from demo_protocol.effects import Apply, Train
+from tests.simulate.stages import Stage, sized
 
 QUIET = Scenario(nodes=4, rounds=12, learner="real")
 
@@ -62,3 +63,25 @@ def test_a_trainer_that_dies_loads_a_real_snapshot_and_agrees() -> None:
     assert report.faults["trainer_dies"] == 1
     assert not report.violations, report.transcript
     assert report.records == 12
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_rule_24_what_did_not_count_comes_back_and_what_did_does_not(released: bool) -> None:
+    world = Stage(QUIET).world
+    learning = RealLearning(world)
+    learning.begin(world.first)
+    order = Train(
+        round=0,
+        base=world.root.record,
+        deadline_ms=1,
+        sample_first=0,
+        sample_count=8,
+        probation_key=b"",
+    )
+    assert learning.train(order, 8).payload_bytes > 0
+    residual = learning._learner._encoder.residual
+    before = residual.clone()
+    if released:
+        learning.release(0)
+    learning.restore(0)
+    assert torch.equal(before, learning._learner._encoder.residual) == released
