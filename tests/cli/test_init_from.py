@@ -16,7 +16,7 @@ from demo_node.store.initial import adopt_initial, load_initial
 from demo_node.store.snapshot_info import SnapshotInfo
 from demo_node.store.snapshots import SnapshotStore
 from demo_protocol.errors import Reject
-from demo_protocol.manifest import Manifest, compute_run_id, decode_manifest
+from demo_protocol.manifest import PROTOCOL_VERSION, Manifest, compute_run_id, decode_manifest
 from demo_protocol.presets import PRESETS
 from demo_protocol.schema import compute_schema
 from tests.cli.command import demo_node
@@ -122,6 +122,27 @@ def test_a_manifest_of_another_run_nearby_says_nothing(tmp_path: Path, snapshot:
     strange = tmp_path / "other" / "snapshots" / "x.safetensors"
     strange.write_bytes(snapshot.read_bytes())
     assert go_on(tmp_path / "new", strange).name == "demo"
+
+
+def test_settings_that_cannot_be_read_are_not_dropped_in_silence(tmp_path: Path) -> None:
+    """A run of protocol 1, say: its parameters can still be had, and the line says how."""
+    folder, new = tmp_path / "old", tmp_path / "new"
+    assert demo_node("init", "--datadir", folder).returncode == 0
+    snapshot = save_snapshot(folder)
+    path = DataDir(folder).manifest
+    version = f'"version":{PROTOCOL_VERSION}'.encode()
+    path.write_bytes(path.read_bytes().replace(version, b'"version":1'))
+    done = demo_node("init", "--datadir", new, "--from", snapshot)
+    assert (done.returncode, done.stdout) == (76, "")
+    assert done.stderr == (
+        f"demo-node: {path}: the manifest is of protocol version 1, this node speaks"
+        f" {PROTOCOL_VERSION}; install the demo-node release that made it, or copy {snapshot.name} into a folder of its own: its"
+        " parameters alone are enough to go on from\n"
+    )
+    assert not new.exists(), "nothing is left behind"
+    (alone := tmp_path / "alone" / snapshot.name).parent.mkdir()
+    alone.write_bytes(snapshot.read_bytes())
+    assert go_on(new, alone).model == PRESETS["tiny"].model
 
 
 def refuse(folder: Path, source: Path, *flags: object) -> str:

@@ -28,7 +28,8 @@ def find_origin(disk: Disk, path: Path, preset: str | None) -> Origin:
     """Look at a snapshot and at what lies around it.
 
     Without `preset` its run's manifest says how to train it, else the preset of its shape.
-    Raises ConfigError where the file is no snapshot, or of another model.
+    Raises ConfigError where the file is no snapshot, or of another model, or lies beside a manifest
+    that cannot be read: settings of an old run are not dropped in silence.
     """
     parameters = inspect_parameters(disk, path)
     manifest, folder = _find_manifest(disk, parameters)
@@ -47,11 +48,18 @@ def find_origin(disk: Disk, path: Path, preset: str | None) -> Origin:
 
 
 def _find_manifest(disk: Disk, parameters: Parameters) -> tuple[Manifest | None, DataDir]:
-    """The manifest of the snapshot's own run, and the folder where it lies."""
+    """The manifest of the snapshot's own run, and the folder where it lies. Raises ConfigError."""
     folder = DataDir(parameters.path.parent)
     for place in (parameters.path.parent.parent, parameters.path.parent):
         folder = DataDir(place)
-        manifest = load_manifest(disk, folder.manifest)
+        try:
+            manifest = load_manifest(disk, folder.manifest)
+        except ConfigError as error:
+            raise ConfigError(
+                f"{error}, or copy {parameters.path.name} into a folder of its own: its parameters"
+                " alone are enough to go on from",
+                exit_code=error.exit_code,
+            ) from None
         if manifest is not None and compute_run_id(manifest).hex() == parameters.run_id:
             return manifest, folder
     return None, folder
