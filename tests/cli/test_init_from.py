@@ -136,8 +136,9 @@ def test_settings_that_cannot_be_read_are_not_dropped_in_silence(tmp_path: Path)
     assert (done.returncode, done.stdout) == (76, "")
     assert done.stderr == (
         f"demo-node: {path}: the manifest is of protocol version 1, this node speaks"
-        f" {PROTOCOL_VERSION}; install the demo-node release that made it, or copy {snapshot.name} into a folder of its own: its"
-        " parameters alone are enough to go on from\n"
+        f" {PROTOCOL_VERSION}; install the demo-node release that made it, or copy"
+        f" {snapshot.name} into a folder of its own: its parameters alone are enough to go on"
+        " from\n"
     )
     assert not new.exists(), "nothing is left behind"
     (alone := tmp_path / "alone" / snapshot.name).parent.mkdir()
