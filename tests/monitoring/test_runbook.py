@@ -1,12 +1,9 @@
 """docs/runbook.md has an entry for every alert, and speaks of nothing that does not exist."""
 
 import re
-from collections.abc import Iterator
 
-import click
 import pytest
 
-from demo_node.cli.root import commands
 from demo_node.observe.events import EVENTS
 from demo_node.observe.metrics import METRICS
 from tests.cli.command import ROOT
@@ -17,20 +14,6 @@ ENTRIES = dict(re.findall(r"\n## (\w+)\n(.*?)(?=\n## |\Z)", TEXT, re.DOTALL))
 CODE = re.findall(r"`([^`]+)`", TEXT.replace("\n", " "))
 
 METRIC_LABELS = {value for m in METRICS for values in m.labels.values() for value in values}
-
-
-def find_commands(group: click.Group, before: str) -> Iterator[tuple[str, set[str]]]:
-    """Every command with its options."""
-    for name, command in group.commands.items():
-        yield (
-            f"{before} {name}",
-            {option for parameter in command.params for option in parameter.opts},
-        )
-        if isinstance(command, click.Group):
-            yield from find_commands(command, f"{before} {name}")
-
-
-COMMANDS = dict(find_commands(commands, "demo-node"))
 
 
 def test_every_alert_has_an_entry_in_the_order_of_the_rules() -> None:
@@ -67,24 +50,3 @@ def test_every_event_in_it_exists() -> None:
     files = {"node.key"}
     assert len(named) > 8
     assert named <= set(EVENTS) | files
-
-
-def test_every_command_and_option_in_it_exists() -> None:
-    named = {code for code in CODE if code.startswith("demo-node ")}
-    assert len(named) > 8
-    for line in named:
-        words = line.split()
-        name = " ".join(word for word in words if not word.startswith("-"))
-        assert name in COMMANDS, line
-        assert {word for word in words if word.startswith("--")} <= COMMANDS[name], line
-    options = {word for code in CODE for word in re.findall(r"--[a-z-]+", code)}
-    assert options <= set().union(*COMMANDS.values())
-
-
-@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)]+)\)", TEXT))))
-def test_every_link_in_it_leads_somewhere(link: str) -> None:
-    page, _, anchor = link.partition("#")
-    text = (ROOT / "docs" / page).read_text() if page else TEXT
-    headings = re.findall(r"^## (.+)$", text, re.MULTILINE)
-    anchors = {title.lower().replace(" ", "-") for title in headings}
-    assert not anchor or anchor in anchors

@@ -74,11 +74,6 @@ def test_the_page_lists_the_manifests_keys_and_no_others() -> None:
     assert set(re.findall(r"^\| `([\w.]+)` \|", table, re.MULTILINE)) == manifest_keys(Manifest)
 
 
-def test_links_lead_somewhere() -> None:
-    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", PAGE + WIRE):
-        assert (ROOT / "docs" / target).exists(), target
-
-
 def test_every_domain_of_a_hash_is_named() -> None:
     """What the protocol hashes or draws by; those of a node's own files are its own affair."""
     sources = "".join(path.read_text() for path in (ROOT / "protocol/demo_protocol").glob("*.py"))
