@@ -123,8 +123,8 @@ def test_commands_and_options_it_names_exist(page: Path) -> None:
     for name, options in find_commands_given(text):
         assert name in COMMANDS, name
         assert set(options) <= list_options(COMMANDS[name]) | {"--help"}, (name, options)
-    options = {code for code in find_quoted(text) if re.fullmatch(r"--[a-z-]+", code)}
-    assert options <= set().union(*map(list_options, COMMANDS.values())), options
+    alone = {code for code in find_quoted(text) if re.fullmatch(r"--[a-z-]+", code)}
+    assert alone <= set().union(*map(list_options, COMMANDS.values())), alone
 
 
 @each_page
