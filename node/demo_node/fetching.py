@@ -12,7 +12,13 @@ from demo_node.views import Figure, RoundObserver
 from demo_protocol.answers import decode_links, decode_records
 from demo_protocol.effects import PullHeaders, PullPayload, PullProposal, PullRecords
 from demo_protocol.errors import ConfigError, Ignore, Reject
-from demo_protocol.events import Event, HeadersFetched, PayloadHeld, ProposalFetched, RecordsFetched
+from demo_protocol.events import (
+    Event,
+    HeadersFetched,
+    PayloadsHeld,
+    ProposalFetched,
+    RecordsFetched,
+)
 from demo_protocol.payload import decode_payload
 from demo_protocol.sets import decode_headers
 from demo_protocol.view import View
@@ -99,7 +105,7 @@ class Fetcher:
                 round_ = min(rounds)
                 await self.keep_payload(round_, effect.payload_hash, raw)
                 rounds.discard(round_)
-                self._post(PayloadHeld(self.clock.now_ms(), effect.payload_hash, round_))
+                self._post(PayloadsHeld(self.clock.now_ms(), round_, (effect.payload_hash,)))
         finally:
             del self._pulling[pull]
 

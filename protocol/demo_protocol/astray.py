@@ -54,7 +54,7 @@ def _find_leap(view: View, held: Container[bytes]) -> Leap | None:
     for step in view.chain.ancestors(wanted):
         if step.hash in held or step.hash == view.head:
             break
-        if not all(view.pool.is_held(h.body) for h in step.contributions):
+        if not view.holds_payloads(step):
             missing = step
     if missing is None or missing.round >= view.round - view.manifest.agreement.late_rounds:
         return None

@@ -22,7 +22,8 @@ from demo_protocol.validate import validate_proposal
 class Record:
     """A valid proposal with the headers it lists, the chain's state after it, its members there.
 
-    The chain's first record (genesis, or where a snapshot starts) has no proposal.
+    `payloads`: the hashes of those that applying it needs, all of its round. The chain's first
+    record (genesis, or where a snapshot starts) has no proposal.
     """
 
     hash: bytes
@@ -35,6 +36,7 @@ class Record:
     offences: tuple[Offence, ...]
     state: ChainState
     members: frozenset[bytes]
+    payloads: frozenset[bytes] = frozenset()
 
     @property
     def state_root(self) -> bytes:
@@ -84,6 +86,7 @@ def make_record(
         offences=listed.offences,
         state=state,
         members=get_member_names(state, manifest.agreement),
+        payloads=frozenset(h.body.payload_hash for h in listed.contributions if h.body.k),
     )
 
 

@@ -4,6 +4,7 @@ Effects are carried out in the order given.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from demo_protocol.errors import Ignore, Reject
 from demo_protocol.identity import Kind
@@ -40,9 +41,11 @@ class MakeStamp:
     bits: int
 
 
-@dataclass(frozen=True, slots=True)
-class PullPayload:
-    """Get a payload from any of its holders; answer with PayloadHeld."""
+class PullPayload(NamedTuple):
+    """Get a payload from any of its holders; answer with PayloadsHeld.
+
+    A tuple, which is made in half the time: there is one for every header.
+    """
 
     payload_hash: bytes
     payload_bytes: int

@@ -83,20 +83,15 @@ class RecordsFetched:
 
 
 @dataclass(frozen=True, slots=True)
-class PayloadHeld:
-    """A payload is here, hashed and parsed. It is kept as one of `round`."""
-
-    now_ms: int
-    payload_hash: bytes
-    round: int
-
-
-@dataclass(frozen=True, slots=True)
 class PayloadsHeld:
-    """Payloads are here that came within one millisecond: (hash, round it is kept as one of)."""
+    """Payloads are here, hashed and parsed, that came within one millisecond.
+
+    They are kept as those of `round`: its headers name them.
+    """
 
     now_ms: int
-    payloads: tuple[tuple[bytes, int], ...]
+    round: int
+    hashes: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +173,6 @@ Event = (
     | ProposalFetched
     | SetsCompared
     | RecordsFetched
-    | PayloadHeld
     | PayloadsHeld
     | PayloadsLost
     | TrainingDone

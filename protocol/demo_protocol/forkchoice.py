@@ -18,7 +18,7 @@ class Votes:
     votes by what they name, `last_rounds` the newest round in which a record was voted for.
     `changes` counts what may move a node from the head it stands on, so that the fork choice is
     not asked in vain; votes for that head, `favoured`, do not. Of rounds after `counted_until`
-    votes wait: they are `early`.
+    votes wait: they are `early`, by round.
     """
 
     newest: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)
@@ -28,12 +28,12 @@ class Votes:
     favoured: bytes = b""
     changes: int = 0
     counted_until: int = EVERY_ROUND
-    early: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)
+    early: dict[int, dict[bytes, bytes]] = field(default_factory=dict)
 
     def add(self, peer: bytes, round_: int, vote: bytes) -> None:
         """A header of `round_` by `peer` votes for a record. Older headers change nothing."""
         if round_ > self.counted_until:
-            self.early[peer] = max(self.early.get(peer, (round_, vote)), (round_, vote))
+            self.early.setdefault(round_, {}).setdefault(peer, vote)
             return
         before = self.newest.get(peer)
         if before is not None and round_ <= before[0]:
@@ -55,17 +55,14 @@ class Votes:
         others could, would make newborn siblings unequal: nobody would ask which one is covered.
         """
         self.counted_until = round_
-        for peer in [peer for peer, vote in self.early.items() if vote[0] <= round_]:
-            self.add(peer, *self.early.pop(peer))
+        for early in sorted(r for r in self.early if r <= round_):
+            for peer, vote in self.early.pop(early).items():
+                self.add(peer, early, vote)
 
     def add_equivocation(self, peer: bytes, round_: int) -> None:
         """A peer signed two headers of `round_`."""
         self.equivocators[peer] = max(round_, self.equivocators.get(peer, round_))
         self.changes += 1
-
-    def get(self, peer: bytes) -> tuple[int, bytes] | None:
-        """(round of the header, record) of a peer that counts."""
-        return None if peer in self.equivocators else self.newest.get(peer)
 
     def forget(self, known: Container[bytes], stranger_round: int, equivocator_round: int) -> None:
         """Drop votes and equivocations of strangers, and equivocations, of rounds before these."""

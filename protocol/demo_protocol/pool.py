@@ -2,7 +2,7 @@
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -51,16 +51,17 @@ class Pool:
     wishes: dict[bytes, Sealed[Membership]] = field(default_factory=dict)
     lots: dict[bytes, bytes] = field(default_factory=dict)
 
-    def add_header(self, header: Sealed[Header]) -> None:
-        """Remember a header whose signature holds."""
-        round_, peer = header.body.round, header.body.peer
-        if header.hash not in self.headers:
-            self.headers[header.hash] = header
-            self.names.setdefault(round_, []).append(header.hash)
+    def add_header(self, header: Sealed[Header]) -> Sealed[Header]:
+        """Remember a header whose signature holds. Its author's first of that round."""
+        name, round_, peer = header.hash, header.body.round, header.body.peer
+        if name not in self.headers:
+            self.headers[name] = header
+            self.names.setdefault(round_, []).append(name)
         first = self.by_round.setdefault(round_, {}).setdefault(peer, header)
-        if first.hash != header.hash:
+        if first.hash != name:
             self.second.setdefault(round_, {}).setdefault(peer, header)
         self.fingerprints.pop(round_, None)
+        return first
 
     def of_round(self, round_: int) -> Iterable[Sealed[Header]]:
         """The first header of every peer in `round_`."""
@@ -87,13 +88,26 @@ class Pool:
         heard = (*self.of_round(round_), *self.second.get(round_, {}).values())
         return [header.hash for header in heard]
 
+    def held_payloads(self, round_: int) -> Set[bytes]:
+        """Payloads held that headers of `round_` name."""
+        return self.payloads.get(round_, frozenset())
+
+    def held_of_round(self, round_: int) -> frozenset[bytes]:
+        """The hash of every peer's first header of `round_`, where all that it needs is here."""
+        held = self.held_payloads(round_)
+        return frozenset(
+            header.hash
+            for header in self.of_round(round_)
+            if header.body.k == 0 or header.body.payload_hash in held
+        )
+
     def is_held(self, header: Header) -> bool:
         """Is everything here that applying it needs? A heartbeat needs nothing."""
         return header.k == 0 or header.payload_hash in self.payloads.get(header.round, ())
 
-    def add_payload(self, payload_hash: bytes, round_: int) -> None:
-        """A payload is here, which headers of `round_` name."""
-        self.payloads.setdefault(round_, set()).add(payload_hash)
+    def add_payloads(self, round_: int, payload_hashes: Iterable[bytes]) -> None:
+        """Payloads are here, which headers of `round_` name."""
+        self.payloads.setdefault(round_, set()).update(payload_hashes)
         self.payload_changes += 1
 
     def drop_payload(self, payload_hash: bytes) -> None:

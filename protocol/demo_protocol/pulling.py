@@ -1,5 +1,6 @@
 """What is asked of others: headers, records and payloads that are named and not here."""
 
+import itertools
 from collections.abc import Iterator
 
 from demo_protocol.chain import Record
@@ -15,13 +16,17 @@ def pull_again(view: View) -> list[Effect]:
     Also the record itself, though the peer be long gone: nodes must count the same votes.
     """
     effects: list[Effect] = []
-    seen: set[bytes] = set()
-    for peer, (round_, vote) in view.votes.newest.items():
-        if vote not in view.chain:
-            if peer in view.head_state.known and round_ > view.chain.root.round:
+    chain, votes = view.chain, view.votes
+    if any(vote not in chain for vote in votes.by_record):
+        known, oldest = view.head_state.known, chain.root.round
+        for peer, (round_, vote) in votes.newest.items():
+            if vote not in chain and peer in known and round_ > oldest:
                 effects += pull_towards(view, vote, round_, (peer,))
+    seen: set[bytes] = set()
+    for vote in votes.by_record:
+        if vote not in chain:
             continue
-        for step in view.chain.ancestors(vote):
+        for step in chain.ancestors(vote):
             if step.hash in view.digests or step.hash in seen:
                 break
             seen.add(step.hash)
@@ -31,6 +36,8 @@ def pull_again(view: View) -> list[Effect]:
 
 def pull_payloads(view: View, record: Record) -> list[Effect]:
     """Get what a record lists and is not here."""
+    if view.holds_payloads(record):
+        return []
     proposer = record.proposal.body.peer if record.proposal else view.me
     return [
         pull_payload(header.body, proposer)
@@ -42,9 +49,9 @@ def pull_payloads(view: View, record: Record) -> list[Effect]:
 def find_missing_headers(view: View, proposal: Sealed[Proposal]) -> Iterator[bytes]:
     """Headers that a proposal lists and that are not here, by their hashes."""
     brought = view.pool.brought.get(proposal.hash, {})
-    for name in (*proposal.body.contributions, *proposal.body.late):
-        if name not in view.pool.headers and name not in brought:
-            yield name
+    named = itertools.chain(proposal.body.contributions, proposal.body.late)
+    missing = itertools.filterfalse(view.pool.headers.__contains__, named)
+    return itertools.filterfalse(brought.__contains__, missing)
 
 
 def lacks_headers(view: View, proposal: Sealed[Proposal]) -> bool:

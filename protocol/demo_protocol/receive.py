@@ -90,19 +90,19 @@ def _is_news(view: View, header: Sealed[Header], now_ms: int) -> bool:
 
 def _on_header(view: View, header: Sealed[Header], sender: bytes, accepted: range) -> list[Effect]:
     _check_news(view, header, accepted)
-    check_header(view, header)
+    view.check_header(header, view.manifest, view.schema, view.verify)
     return _take_news(view, header, sender)
 
 
 def _check_news(view: View, header: Sealed[Header], accepted: range) -> None:
-    body = header.body
+    body, pool = header.body, view.pool
     # [IGNORE] it is of a round that gossip still carries
     validate_round(body.round, accepted)
     # [IGNORE] the run goes on, or ended so recently that votes still decide what its end was
     if has_ended(view.manifest, body.round - view.manifest.agreement.late_rounds):
         raise Ignore("the run has ended")
     # [IGNORE] it is new
-    if header.hash in view.pool.headers:
+    if header.hash in pool.headers:
         raise Ignore("header is known")
     # [IGNORE] there is room, or the chain knows its author
     if not _has_room(view, body):
@@ -111,7 +111,7 @@ def _check_news(view: View, header: Sealed[Header], accepted: range) -> None:
     if not _may_be_due(view, body):
         raise Ignore("its author has no turn in this round")
     # [IGNORE] it is its author's first of this round, or the second: then others shall know, too
-    if body.peer in view.pool.second.get(body.round, {}):
+    if pool.second and body.peer in pool.second.get(body.round, ()):
         raise Ignore("its author is known to sign several headers")
 
 
@@ -123,15 +123,15 @@ def _has_room(view: View, body: Header) -> bool:
 
 def _take_news(view: View, header: Sealed[Header], sender: bytes) -> list[Effect]:
     """Take a header that was checked, from gossip or from a peer that was asked for news."""
-    body = header.body
-    is_first = body.peer not in view.pool.by_round.get(body.round, ())
+    body, pool = header.body, view.pool
     is_twins = body.peer == view.me and _is_twins(view, header)
     effects = remember_header(view, header)
-    if view.pool.pending:
+    if pool.pending:
         effects += resolve_pending(view)
     if is_twins:
         effects.append(KeyInUse(body.round))
-    wants_payload = is_first and not view.pool.is_held(body)
+    is_first = pool.by_round[body.round][body.peer].hash == header.hash
+    wants_payload = is_first and not pool.is_held(body)
     wants_record = body.vote not in view.chain
     if not (wants_payload or wants_record) or not view.is_followed(body.peer):
         return effects

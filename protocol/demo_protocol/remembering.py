@@ -18,11 +18,10 @@ def check_header(view: View, header: Sealed[Header]) -> None:
 def remember_header(view: View, header: Sealed[Header]) -> list[Effect]:
     """Remember a checked header and count its vote."""
     body = header.body
-    first = view.pool.by_round.get(body.round, {}).get(body.peer, header)
+    first = view.pool.add_header(header)
     if first.hash != header.hash:
         view.votes.add_equivocation(body.peer, body.round)
         _add_offence(view, first, header)
-    view.pool.add_header(header)
     view.votes.add(body.peer, body.round, body.vote)
     return [DigestAccused(body.peer, body.base)] if view.is_accused(body) else []
 

@@ -148,7 +148,7 @@ class Replica:
             self.applying = target  # nothing else is applied until a snapshot is loaded
             return [Resync(target)]
         step = view.chain.path(held, target)[0]
-        if not all(view.pool.is_held(h.body) for h in step.contributions):
+        if not view.holds_payloads(step):
             return []  # applied once, and lost since: it is pulled again
         self.applying = step.hash
         payloads = tuple(h.body.payload_hash for h in step.contributions if h.body.k)

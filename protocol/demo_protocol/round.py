@@ -22,7 +22,6 @@ from demo_protocol.events import (
     GossipBatch,
     GossipReceived,
     HeadersFetched,
-    PayloadHeld,
     PayloadsHeld,
     PayloadsLost,
     ProposalFetched,
@@ -111,12 +110,8 @@ class Round:
                 effects = on_records(self.view, event)
             case SetsCompared():
                 effects = on_compared(self.view, event)
-            case PayloadHeld():
-                self.view.pool.add_payload(event.payload_hash, event.round)
-                effects = []
             case PayloadsHeld():
-                for payload_hash, round_ in event.payloads:
-                    self.view.pool.add_payload(payload_hash, round_)
+                self.view.pool.add_payloads(event.round, event.hashes)
                 effects = []
             case PayloadsLost():
                 effects = self.replica.on_payloads_lost(event)
@@ -239,9 +234,7 @@ class Round:
         cut_ms = coverage_cut_ms(view.manifest.schedule, view.round)
         if view.round in view.held_at_cut or now_ms < cut_ms:
             return False
-        view.held_at_cut[view.round] = frozenset(
-            h.hash for h in view.pool.of_round(view.round) if view.pool.is_held(h.body)
-        )
+        view.held_at_cut[view.round] = view.pool.held_of_round(view.round)
         return True
 
     # --- training and contributing ---------------------------------------------------------------
@@ -308,7 +301,7 @@ class Round:
         if event.round <= self.announced_round or is_stale or not self._may_announce(event.round):
             return [Restore(event.round)] if event.k else []
         if event.k:
-            self.view.pool.add_payload(event.payload_hash, event.round)
+            self.view.pool.add_payloads(event.round, (event.payload_hash,))
         return self._announce(event)
 
     def _announce_heartbeat(self, now_ms: int) -> list[Effect]:

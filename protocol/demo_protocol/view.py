@@ -41,7 +41,7 @@ class View:
     never left but by command; after a restart it is what it was (rule 19). `conflict` is a heavier
     chain without it, `rivals` are records of that chain and the rounds they were named in,
     `undisputed` is the last round in which there was none. `lacking` has of records that are not
-    usable one header whose payload is missing.
+    usable one payload that is missing.
     """
 
     manifest: Manifest
@@ -79,7 +79,7 @@ class View:
     held_at_cut: dict[int, frozenset[bytes]] = field(init=False, default_factory=dict)
     pulled: dict[bytes, int] = field(init=False, default_factory=dict)
     is_faulty: bool = field(init=False, default=False)
-    lacking: dict[bytes, Header] = field(init=False, default_factory=dict)
+    lacking: dict[bytes, bytes] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.run_id = compute_run_id(self.manifest)
@@ -190,15 +190,20 @@ class View:
             return False
         if record in self.digests:
             return True
+        step = self.chain[record]
+        held = self.pool.held_payloads(step.round)
         known = self.lacking.get(record)  # asked first: of a thousand one may be missing
-        if known is not None and not self.pool.is_held(known):
+        if known is not None and known not in held:
             return False
-        for header in self.chain[record].contributions:
-            if not self.pool.is_held(header.body):
-                self.lacking[record] = header.body
-                return False
+        if not step.payloads <= held:
+            self.lacking[record] = next(iter(step.payloads - held))
+            return False
         self.lacking.pop(record, None)
         return True
+
+    def holds_payloads(self, record: Record) -> bool:
+        """Are all payloads here that applying it needs?"""
+        return record.payloads <= self.pool.held_payloads(record.round)
 
     def is_root_wrong(self, record: Record) -> bool:
         """Rule 21: does it name another root of its parent's state than we computed?"""
@@ -278,7 +283,7 @@ class View:
         self.pool.forget_before(round_, payload_round)
         self.held_at_cut = {r: held for r, held in self.held_at_cut.items() if r >= round_}
         self.pulled = {name: r for name, r in self.pulled.items() if r >= round_}
-        self.lacking = {name: h for name, h in self.lacking.items() if name in self.chain}
+        self.lacking = {name: p for name, p in self.lacking.items() if name in self.chain}
         self.roots = {name: root for name, root in self.roots.items() if name in self.chain}
         forget_rounds = self.manifest.agreement.forget_rounds
         self.votes.forget(self.head_state.known, round_, self.round - forget_rounds)

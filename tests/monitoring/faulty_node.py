@@ -7,7 +7,7 @@ folder that the environment variable FAULTS_FOLDER names.
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -87,7 +87,7 @@ def patch_clock() -> None:
 
 def patch_trainer() -> None:
     """UNSOUND and DIVERGED: what comes out of the trainer is not what it should be."""
-    train, apply, add_payload = TrainerClient.train, TrainerClient.apply, Pool.add_payload
+    train, apply, add_payloads = TrainerClient.train, TrainerClient.apply, Pool.add_payloads
     unsound: set[bytes] = set()
 
     async def train_unsound(self: TrainerClient, order: TrainOrder) -> Trained:
@@ -99,16 +99,16 @@ def patch_trainer() -> None:
         unsound.add(hashlib.sha256(payload).digest())
         return replace(trained, payload=payload)
 
-    def add_sound_payload(self: Pool, payload_hash: bytes, round_: int) -> None:
-        if payload_hash not in unsound:  # a liar does not fall for what it made up itself
-            add_payload(self, payload_hash, round_)
+    def add_sound_payloads(self: Pool, round_: int, payload_hashes: Iterable[bytes]) -> None:
+        sound = [name for name in payload_hashes if name not in unsound]
+        add_payloads(self, round_, sound)  # a liar does not fall for what it made up itself
 
     async def apply_diverged(self: TrainerClient, order: ApplyOrder) -> bytes:
         digest = await apply(self, order)
         return bytes(byte ^ 0xFF for byte in digest) if has(Fault.DIVERGED) else digest
 
     TrainerClient.train = train_unsound  # type: ignore[method-assign]
-    Pool.add_payload = add_sound_payload  # type: ignore[method-assign]
+    Pool.add_payloads = add_sound_payloads  # type: ignore[method-assign]
     TrainerClient.apply = apply_diverged  # type: ignore[method-assign]
 
 

@@ -38,8 +38,8 @@ LISTED = (
         name="all-is-usable",
         rule="16: a record whose payloads are withheld is nobody's head",
         file=VIEW,
-        old="        for header in self.chain[record].contributions:\n            if not self.pool",
-        new="        for header in ():\n            if not self.pool",
+        old="        if not step.payloads <= held:\n            self.lacking",
+        new="        if False:\n            self.lacking",
         scenario="withholders",
     ),
     Mutation(

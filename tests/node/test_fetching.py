@@ -9,7 +9,7 @@ import numpy as np
 from demo_node.fetching import Fetcher
 from demo_node.sim.whole.silent_observer import SilentObserver
 from demo_protocol.effects import PullPayload
-from demo_protocol.events import Event, PayloadHeld
+from demo_protocol.events import Event, PayloadsHeld
 from demo_protocol.payload import Payload, encode_payload
 from tests.builders import view
 
@@ -78,4 +78,4 @@ def test_it_is_pulled_once_and_held_for_both_rounds() -> None:
     peers, shelf = asyncio.run(pull())
     assert peers.asked == 1
     assert shelf.rounds == {name: [EARLY, LATE]}
-    assert told == [PayloadHeld(0, name, EARLY), PayloadHeld(0, name, LATE)]
+    assert told == [PayloadsHeld(0, EARLY, (name,)), PayloadsHeld(0, LATE, (name,))]

@@ -40,7 +40,7 @@ def test_a_peer_is_shown_by_its_newest_header_and_by_the_chain() -> None:
     mine.pool.add_header(header(1, 0))
     newest = header(1, 1, base=mine.head, digest=b"digest 1", k=2, samples=16)
     mine.pool.add_header(newest)
-    mine.pool.add_payload(newest.body.payload_hash, 1)
+    mine.pool.add_payloads(1, (newest.body.payload_hash,))
     mine.pool.add_header(header(2, 1, base=mine.head, digest=b"another.", k=0, samples=0))
     peers = show(mine, 1, 9)
 

@@ -7,6 +7,7 @@ from demo_node.sim.keys import cheap_sign, peer_name
 from demo_protocol.chain import make_bundle
 from demo_protocol.effects import Effect
 from demo_protocol.events import Bundle, GossipReceived, HeadersFetched, RecordsFetched
+from demo_protocol.forkchoice import Votes
 from demo_protocol.messages import Header, Membership, Proposal, Sealed, seal_header
 from demo_protocol.receive import on_gossip, on_headers
 from demo_protocol.recording import on_records
@@ -28,6 +29,11 @@ def gossip(
 ) -> list[Effect]:
     now_ms = time_of(sealed.body.round if round_ is None else round_)
     return on_gossip(believed, GossipReceived(now_ms, sealed.kind, sealed.raw, SENDER))
+
+
+def counted(votes: Votes, peer: bytes) -> tuple[int, bytes] | None:
+    """(round of the header, record) of the newest vote of a peer that counts."""
+    return None if peer in votes.equivocators else votes.newest.get(peer)
 
 
 def bundle(tree: Tree, record: bytes) -> Bundle:

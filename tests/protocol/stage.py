@@ -13,7 +13,7 @@ from demo_protocol.effects import Announce, Apply, ComputeRoot, Effect, Train
 from demo_protocol.events import (
     Event,
     GossipReceived,
-    PayloadHeld,
+    PayloadsHeld,
     RecordsFetched,
     RootComputed,
     StateApplied,
@@ -95,7 +95,7 @@ class Stage:
     def hold(self, sealed: Sealed[Header], ms: int, *, round_: int | None = None) -> list[Effect]:
         """A header's payload comes."""
         at = sealed.body.round if round_ is None else round_
-        held = PayloadHeld(time_of(at, ms), sealed.body.payload_hash, sealed.body.round)
+        held = PayloadsHeld(time_of(at, ms), sealed.body.round, (sealed.body.payload_hash,))
         return self.step(held)
 
     def hear_all(self, record: bytes, ms: int = 2_000, *, round_: int | None = None) -> None:

@@ -3,6 +3,7 @@
 from demo_node.sim.keys import peer_name
 from demo_protocol.effects import KeepRecord, PullRecords
 from demo_protocol.events import Bundle, RecordsFetched
+from demo_protocol.forkchoice import Votes
 from demo_protocol.pulling import pull_again
 from demo_protocol.replica import Replica
 from demo_protocol.view import View
@@ -53,8 +54,7 @@ def test_our_chain_and_what_descends_from_our_head_are_kept_however_old() -> Non
     believed, _, records, replica = standing()
     believed.head = records[10]
     replica.states = {records[10]}
-    believed.votes.newest.clear()
-    believed.votes.by_record.clear()
+    believed.votes = Votes()
     for _ in range(2):
         replica.drop_dead_branches()
     assert set(records) <= set(believed.chain.records)

@@ -12,6 +12,7 @@ from demo_protocol.recording import on_records
 from demo_protocol.round import Round
 from demo_protocol.view import View
 from tests.builders import Tree, header, view
+from tests.protocol.hearing import counted
 from tests.protocol.stage import digest_after, time_of
 
 
@@ -70,10 +71,10 @@ def test_forks_below_the_first_record_are_judged_once_it_is_known_what_came_befo
 def test_what_came_before_brings_the_votes_that_were_cast_there() -> None:
     tree, _, branch = grown()
     machine = joined(tree, branch)
-    before = machine.view.votes.get(peer_name(4))
+    before = counted(machine.view.votes, peer_name(4))
     machine.deepen(replayed(tree, branch), time_of(60))
     assert before is None
-    assert machine.view.votes.get(peer_name(4)) == (9, branch[8])
+    assert counted(machine.view.votes, peer_name(4)) == (9, branch[8])
 
 
 def test_records_before_the_snapshot_count_as_applied_with_what_most_headers_say() -> None:

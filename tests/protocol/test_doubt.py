@@ -299,7 +299,7 @@ def test_what_was_applied_before_and_is_to_be_again_is_pulled_where_it_is_not_he
     replica = Replica(believed)
     replica.states = {records[-1]}
     listed = [h.body.payload_hash for r in records[3:] for h in believed.chain[r].contributions]
-    believed.pool.add_payload(listed.pop(), 5)
+    believed.pool.add_payloads(5, (listed.pop(),))
     effects = replica.on_states_lost(StatesLost(0, records[2], OURS))
     pulls = [effect.payload_hash for effect in effects if isinstance(effect, PullPayload)]
     assert sorted(pulls) == sorted(listed)

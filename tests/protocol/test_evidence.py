@@ -33,7 +33,7 @@ from demo_protocol.roster import get_candidates, get_voters
 from demo_protocol.validate import is_wish_usable
 from demo_protocol.view import View
 from tests.builders import RUN_ID, Tree, header, manifest, proposal, view, wish
-from tests.protocol.hearing import bundle, give, gossip, grown
+from tests.protocol.hearing import bundle, counted, give, gossip, grown
 
 SHORT = Agreement(contributors=0, expire_rounds=2, forget_rounds=40)
 
@@ -354,11 +354,11 @@ def test_strangers_fill_no_memory_with_what_they_signed_twice() -> None:
 def test_rule_18_evidence_in_a_record_takes_the_vote_also_where_nobody_heard_both_headers() -> None:
     tree, records, believed = beginning()
     gossip(believed, header(3, 4))
-    assert believed.votes.get(peer_name(3)) is not None
+    assert counted(believed.votes, peer_name(3)) is not None
     record = tree.grow(records[-1], 5, [0, 1, 2], evidence=[twice(3, 4)])
     effects = give(believed, bundle(tree, record))
     assert KeepRecord(record) in effects
-    assert believed.votes.get(peer_name(3)) is None
+    assert counted(believed.votes, peer_name(3)) is None
 
 
 def test_a_join_of_who_is_removed_is_not_passed_on() -> None:

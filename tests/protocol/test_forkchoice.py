@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from demo_node.sim.keys import peer_name
 from demo_protocol.forkchoice import Votes, choose_head
 from tests.builders import Tree
+from tests.protocol.hearing import counted
 
 
 def votes_of(cast: Iterable[tuple[int, int, bytes]]) -> Votes:
@@ -311,6 +312,6 @@ def test_an_equivocation_is_held_against_a_peer_until_forget_rounds_have_passed(
     votes.add_equivocation(peer_name(0), 5)
     votes.add_equivocation(peer_name(0), 4)
     votes.forget(known={peer_name(0)}, stranger_round=9, equivocator_round=5)
-    assert votes.get(peer_name(0)) is None
+    assert counted(votes, peer_name(0)) is None
     votes.forget(known={peer_name(0)}, stranger_round=9, equivocator_round=6)
-    assert votes.get(peer_name(0)) == (9, b"a")
+    assert counted(votes, peer_name(0)) == (9, b"a")

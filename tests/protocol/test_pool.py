@@ -26,7 +26,7 @@ def test_rule_t4_a_heartbeat_needs_no_payload() -> None:
     pool = Pool()
     assert pool.is_held(header(0, 5, k=0).body)
     assert not pool.is_held(header(0, 5).body)
-    pool.add_payload(header(0, 5).body.payload_hash, 5)
+    pool.add_payloads(5, (header(0, 5).body.payload_hash,))
     assert pool.is_held(header(0, 5).body)
 
 
@@ -124,7 +124,7 @@ def test_rounds_that_are_over_are_forgotten() -> None:
     pool = Pool()
     for round_ in range(10):
         pool.add_header(header(0, round_))
-        pool.add_payload(header(0, round_).body.payload_hash, round_)
+        pool.add_payloads(round_, (header(0, round_).body.payload_hash,))
         pool.add_wish(wish(round_, round_))
         pool.add_pending(proposal(0, round_, RUN_ID))
         pool.add_pending(proposal(1, round_, RUN_ID), [header(1, round_)])  # part of a chain
@@ -150,10 +150,10 @@ def test_a_payload_two_headers_share_is_held_for_each_until_its_round_is_over() 
     pool = Pool()
     early = replace(header(0, 3).body, payload_hash=b"hash")
     late = replace(header(0, 7).body, payload_hash=b"hash")
-    pool.add_payload(b"hash", 3)
+    pool.add_payloads(3, (b"hash",))
     assert pool.is_held(early)
     assert not pool.is_held(late)  # it is asked for, and found on the disk: kept as one of round 7
-    pool.add_payload(b"hash", 7)
+    pool.add_payloads(7, (b"hash",))
     pool.forget_before(4, payload_round=4)
     assert not pool.is_held(early)
     assert pool.is_held(late)

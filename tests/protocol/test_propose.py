@@ -43,7 +43,7 @@ def seated(grown: Grown, rank: int, *, round_: int = 4, hears: Iterable[int] = r
 def hear(believed: View, sealed: Sealed[Header], *, held: bool = True) -> None:
     believed.pool.add_header(sealed)
     if held and sealed.body.k:
-        believed.pool.add_payload(sealed.body.payload_hash, sealed.body.round)
+        believed.pool.add_payloads(sealed.body.round, (sealed.body.payload_hash,))
 
 
 def learn(believed: View, tree: Tree, parent: bytes, listed: list[int], by: int) -> None:
@@ -124,7 +124,7 @@ def test_rule_12_a_proposal_whose_payloads_are_not_here_is_not_enough(grown: Gro
     learned = tree.propose(record, 4, [0, 1, 2, 3], by=tree.ranked(record, 4)[0])
     second.chain.add(learned, second.pool.headers, cheap_verify)
     assert make_proposal(second, SLOT_1) is not None
-    second.pool.add_payload(hidden.body.payload_hash, 4)
+    second.pool.add_payloads(4, (hidden.body.payload_hash,))
     assert make_proposal(second, SLOT_1) is None
 
 

@@ -14,6 +14,7 @@ from tests.builders import RUN_ID, Tree, header, view, wish
 from tests.protocol.hearing import (
     SENDER,
     bundle,
+    counted,
     fetched,
     forged,
     give,
@@ -38,18 +39,18 @@ def test_a_new_header_is_remembered_counted_as_a_vote_and_its_payload_pulled() -
         )
     ]
     assert list(believed.pool.of_round(3)) == [sealed]
-    assert believed.votes.get(peer_name(1)) == (3, RUN_ID)
+    assert counted(believed.votes, peer_name(1)) == (3, RUN_ID)
 
 
 def test_rule_t4_a_heartbeat_is_a_vote_and_needs_no_pull() -> None:
     believed = view()
     assert gossip(believed, header(1, 3, k=0)) == []
-    assert believed.votes.get(peer_name(1)) == (3, RUN_ID)
+    assert counted(believed.votes, peer_name(1)) == (3, RUN_ID)
 
 
 def test_a_payload_that_is_here_is_not_pulled_again() -> None:
     believed, sealed = view(), header(1, 3)
-    believed.pool.add_payload(sealed.body.payload_hash, 3)
+    believed.pool.add_payloads(3, (sealed.body.payload_hash,))
     assert gossip(believed, sealed) == []
 
 
@@ -80,7 +81,7 @@ def test_rule_20_another_digest_for_our_base_is_an_accusation_and_no_more() -> N
     believed, sealed = view(), header(1, 3, digest=b"forged!!")
     assert DigestAccused(peer_name(1), RUN_ID) in gossip(believed, sealed)
     assert sealed in believed.pool.of_round(3)
-    assert believed.votes.get(peer_name(1)) == (3, RUN_ID)
+    assert counted(believed.votes, peer_name(1)) == (3, RUN_ID)
 
 
 def test_strangers_headers_are_bounded_and_members_are_heard_all_the_same() -> None:
@@ -112,10 +113,10 @@ def test_an_unknown_vote_is_pulled_once_a_round_and_as_deep_as_rounds_were_misse
 def test_rule_18_a_second_header_takes_its_authors_vote_away_and_is_passed_on() -> None:
     believed = view()
     gossip(believed, header(1, 3))
-    assert believed.votes.get(peer_name(1)) is not None
+    assert counted(believed.votes, peer_name(1)) is not None
     second = header(1, 3, samples=9)
     gossip(believed, second)  # no Ignore: gossip forwards it, and everybody knows
-    assert believed.votes.get(peer_name(1)) is None
+    assert counted(believed.votes, peer_name(1)) is None
     assert list(believed.pool.of_round(3)) == [header(1, 3)]
     with pytest.raises(Ignore):
         gossip(believed, second)
@@ -138,7 +139,7 @@ def test_rule_18_two_headers_of_which_one_came_inside_a_record_are_an_equivocati
     gossip(believed, header(1, 3, samples=9))
     give(believed, bundle(tree, records[3]))
     assert records[3] in believed.chain
-    assert believed.votes.get(peer_name(1)) is None
+    assert counted(believed.votes, peer_name(1)) is None
 
 
 def test_an_equivocation_without_a_signature_is_none() -> None:
@@ -146,7 +147,7 @@ def test_an_equivocation_without_a_signature_is_none() -> None:
     gossip(believed, header(1, 3))
     with pytest.raises(Reject):
         gossip(believed, forged(header(1, 3, samples=9)))
-    assert believed.votes.get(peer_name(1)) == (3, RUN_ID)
+    assert counted(believed.votes, peer_name(1)) == (3, RUN_ID)
 
 
 # --- proposals over gossip -----------------------------------------------------------------------

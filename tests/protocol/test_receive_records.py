@@ -11,6 +11,7 @@ from demo_node.sim.keys import peer_name
 from demo_protocol.effects import Effect, KeepRecord, PullHeaders, PullPayload, PullRecords
 from demo_protocol.errors import Ignore, Reject
 from demo_protocol.events import Bundle, GossipReceived, HeadersFetched
+from demo_protocol.forkchoice import Votes
 from demo_protocol.identity import Kind
 from demo_protocol.limits import RECORDS_PER_REPLY_MAX
 from demo_protocol.pulling import find_missing, pull_again
@@ -19,6 +20,7 @@ from tests.builders import RUN_ID, Tree, header, proposal, view
 from tests.protocol.hearing import (
     SENDER,
     bundle,
+    counted,
     fetched,
     forged,
     give,
@@ -36,7 +38,7 @@ def test_pulled_headers_nobody_waits_for_are_not_taken() -> None:
     believed = view()
     assert fetched(believed, header(1, 3)) == []
     assert not believed.pool.headers
-    assert believed.votes.get(peer_name(1)) is None
+    assert counted(believed.votes, peer_name(1)) is None
 
 
 def test_pulled_headers_are_all_checked_before_one_is_taken() -> None:
@@ -62,7 +64,7 @@ def test_rule_2_a_pulled_header_of_a_round_that_has_not_begun_is_not_taken() -> 
         believed, proposal(tree.ranked(records[-1], 4)[0], 4, records[-1], contributions=[early])
     )
     assert fetched(believed, early) == []
-    assert believed.votes.get(peer_name(1)) is None
+    assert counted(believed.votes, peer_name(1)) is None
 
 
 # --- pulled records ------------------------------------------------------------------------------
@@ -81,7 +83,7 @@ def test_the_vote_of_every_header_in_a_record_counts() -> None:
     tree, records = grown()
     believed = view()
     give(believed, *(bundle(tree, r) for r in records))
-    assert believed.votes.get(peer_name(2)) == (3, records[2])
+    assert counted(believed.votes, peer_name(2)) == (3, records[2])
 
 
 def test_an_answer_is_checked_whole_before_any_of_it_is_taken() -> None:
@@ -108,7 +110,7 @@ def test_records_of_rounds_that_have_not_begun_do_not_enter() -> None:
     give(believed, bundle(tree, tree.chain[record].parent), bundle(tree, record), round_=50)
     assert record not in believed.chain
     assert not believed.pool.pending
-    assert believed.votes.get(peer_name(0)) == (0, RUN_ID)
+    assert counted(believed.votes, peer_name(0)) == (0, RUN_ID)
 
 
 def test_records_older_than_the_chains_first_do_not_enter() -> None:
@@ -193,13 +195,13 @@ def test_rule_16_what_a_vote_builds_on_is_pulled_again_until_it_is_here() -> Non
     believed = view()
     for record in records:
         give(believed, bundle(tree, record))
-    believed.votes.newest.clear()
+    believed.votes = Votes()
     assert pull_again(believed) == []  # nobody votes for any of it
     believed.votes.add(peer_name(0), 3, records[1])
     wanted = {header(a, r).body.payload_hash for a in range(4) for r in (0, 1)}
     assert payloads_pulled(pull_again(believed)) == wanted
     held = header(0, 0).body.payload_hash
-    believed.pool.add_payload(held, 0)
+    believed.pool.add_payloads(0, (held,))
     assert payloads_pulled(pull_again(believed)) == wanted - {held}
     believed.digests[records[1]] = b"applied!"
     assert pull_again(believed) == []

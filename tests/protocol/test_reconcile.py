@@ -21,7 +21,17 @@ from demo_protocol.reconcile import compare, on_compared, summarise
 from demo_protocol.sets import Difference
 from demo_protocol.view import View
 from tests.builders import MANIFEST, RUN_ID, Tree, header, view
-from tests.protocol.hearing import SENDER, bundle, fetched, forged, give, gossip, grown, time_of
+from tests.protocol.hearing import (
+    SENDER,
+    bundle,
+    counted,
+    fetched,
+    forged,
+    give,
+    gossip,
+    grown,
+    time_of,
+)
 
 LATE = MANIFEST.agreement.late_rounds
 
@@ -75,7 +85,7 @@ def test_a_pulled_header_is_taken_as_one_of_gossip() -> None:
     believed, sealed = knowing(), header(3, 8, vote=records[-1])
     effects = fetched(believed, sealed, round_=9)
     assert list(believed.pool.of_round(8)) == [sealed]
-    assert believed.votes.get(peer_name(3)) == (8, records[-1])
+    assert counted(believed.votes, peer_name(3)) == (8, records[-1])
     size = sealed.body.payload_bytes
     named = (peer_name(3), SENDER)
     assert effects == [
@@ -115,7 +125,7 @@ def test_a_second_header_goes_round_too_and_a_third_one_does_not() -> None:
     one, other = knowing(first), knowing(first, second, me=1)
     assert ask(one, other) == [PullHeaders((second.hash,), (SENDER,), only=True)]
     fetched(one, second, round_=9)
-    assert one.votes.get(peer_name(1)) is None
+    assert counted(one.votes, peer_name(1)) is None
     # Each node may have heard another two: what all know is that there are two.
     assert ask(one, knowing(second, third, me=2)) == []
     assert fetched(one, third, round_=9) == []

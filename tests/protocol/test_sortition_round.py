@@ -64,7 +64,7 @@ def test_a_proposal_lists_those_whose_turn_it_was_and_no_others() -> None:
     for number in range(8):
         sealed = header(number, 1, run=RUN, vote=record)
         believed.pool.add_header(sealed)
-        believed.pool.add_payload(sealed.body.payload_hash, 1)
+        believed.pool.add_payloads(1, (sealed.body.payload_hash,))
     made = make_proposal(believed, time_of(1, SLOT_0))
     assert made is not None
     listed = {believed.pool.headers[h].body.peer for h in made.body.contributions}

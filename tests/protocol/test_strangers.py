@@ -10,7 +10,7 @@ from demo_protocol.limits import HEADERS_PER_ROUND_MAX, HEADERS_WAITING_MAX
 from demo_protocol.pool import Pool
 from demo_protocol.view import View
 from tests.builders import Tree, header, proposal, view, wish
-from tests.protocol.hearing import SENDER, bundle, fetched, give, gossip, grown
+from tests.protocol.hearing import SENDER, bundle, counted, fetched, give, gossip, grown
 
 NOWHERE = b"?" * 32
 
@@ -38,7 +38,7 @@ def asked(effects: list[Effect]) -> list[Effect]:
 def test_a_strangers_header_is_counted_and_nothing_it_names_is_asked_for() -> None:
     believed, _, _ = standing()
     assert asked(gossip(believed, header(9, 6, vote=NOWHERE))) == []
-    assert believed.votes.get(peer_name(9)) == (6, NOWHERE)  # astray.py weighs it
+    assert counted(believed.votes, peer_name(9)) == (6, NOWHERE)  # astray.py weighs it
 
 
 def test_a_members_payload_and_vote_are_asked_for() -> None:

@@ -18,6 +18,7 @@ from demo_protocol.messages import (
 from demo_protocol.roster import compute_rank
 from demo_protocol.schedule import round_start_ms
 from tests.builders import manifest
+from tests.protocol.hearing import counted
 from tests.sim.rogue import PROPOSE, TRAIN_END, Rogue
 from tests.sim.scenes import assert_agree, height, play
 
@@ -55,7 +56,7 @@ def test_an_equivocating_author_is_counted_nowhere_by_anybody() -> None:
         assert_agree(swarm)
         for node in swarm.nodes:
             assert height(node) == 12
-            assert node.view.votes.get(rogue.name) is None
+            assert counted(node.view.votes, rogue.name) is None
             assert node.view.votes.newest[rogue.name][0] == 9
 
     play(scenario)

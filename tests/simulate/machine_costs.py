@@ -102,8 +102,8 @@ class Follower:
         for header in headers:
             message = GossipReceived(begin_ms + 6_000, Kind.HEADER, header.raw, SENDER)
             self._step("headers", message)
-        held = tuple((h.body.payload_hash, round_) for h in headers)
-        self._step("rest", PayloadsHeld(begin_ms + 6_500, held))
+        held = tuple(h.body.payload_hash for h in headers)
+        self._step("rest", PayloadsHeld(begin_ms + 6_500, round_, held))
         self._step("rest", Tick(begin_ms + 7_400))
         told = encode_announcement(proposal, self.run_id)
         self._step("record", GossipReceived(begin_ms + 7_600, Kind.PROPOSAL, told, SENDER))

@@ -114,7 +114,7 @@ def test_a_node_that_leaves_its_own_final_record_is_seen() -> None:
     def believe_in_another(actor: Actor) -> None:
         height = actor.view.head_state.height
         claimed = Finalised(b"never seen by anybody else......", 2, height - 2)
-        actor.world.watcher.on_step(actor, Tick(actor.now_ms()), [claimed])
+        actor.world.watcher.on_step(actor, Tick(actor.now_ms()), [claimed], 0)
 
     assert what_breaks(OwnFinal(), believe_in_another) == {OwnFinal.name}
 
@@ -151,7 +151,7 @@ def test_two_final_records_of_one_height_are_seen() -> None:
 def test_a_witness_is_seen() -> None:
     def doubt_itself(actor: Actor) -> None:
         fault = StateFault(actor.view.head, 4)
-        actor.world.watcher.on_step(actor, Tick(actor.now_ms()), [fault])
+        actor.world.watcher.on_step(actor, Tick(actor.now_ms()), [fault], 0)
 
     assert what_breaks(NoWitness(), doubt_itself) == {NoWitness.name}
 

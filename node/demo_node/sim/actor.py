@@ -248,17 +248,19 @@ class Actor:
             self.world.watcher.on_fault(self, fault)
             self.crash()
             return
-        self.world.watcher.on_step(self, event, effects)
+        # Most effects by far, and they follow from the messages: nobody needs to see each.
+        payloads = [effect for effect in effects if type(effect) is PullPayload]
+        if payloads:
+            effects = [effect for effect in effects if type(effect) is not PullPayload]
+        self.world.watcher.on_step(self, event, effects, len(payloads))
+        if payloads:
+            self.pulls.pull_payloads(payloads)
         self._carry_out(effects)
 
     def _carry_out(self, effects: list[Effect]) -> None:
-        payloads = [effect for effect in effects if isinstance(effect, PullPayload)]
-        if payloads:
-            self.pulls.pull_payloads(payloads)
         try:
             for effect in effects:
-                if not isinstance(effect, PullPayload):
-                    self.perform(effect)
+                self.perform(effect)
         except PowerCut:
             self.crash(power_cut=True)
         except LocalFault as fault:

@@ -75,8 +75,8 @@ def _name_event(event: Event) -> bytes:
     match event:
         case GossipBatch(_, messages):  # the end of a signature, or of a proposal's content
             return b"".join([raw[-_ENDING_BYTES:] for _, raw, _ in messages])
-        case PayloadsHeld(_, payloads):
-            return b"".join([name[:_ENDING_BYTES] for name, _ in payloads])
+        case PayloadsHeld(_, _, hashes):
+            return b"".join([name[:_ENDING_BYTES] for name in hashes])
         case StateApplied(digest=digest):
             return digest[:_ENDING_BYTES]
         case RootComputed(_, record, root):

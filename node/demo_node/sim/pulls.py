@@ -66,17 +66,19 @@ class Pulls:
 
     def pull_payloads(self, effects: Iterable[PullPayload]) -> None:
         """Get what nobody is asked for yet; what is on the disk is only read."""
-        held, pulling = self._actor.disk.payloads, self._pulling
-        here, missing = list[tuple[bytes, int]](), []
+        shelf, pulling = self._actor.disk.payloads, self._pulling
+        here, missing = dict[int, list[bytes]](), []
         for effect in effects:
             name, round_ = effect.payload_hash, effect.round
-            if name in held:
-                here.append((name, round_))
-            elif name not in pulling:
+            rounds = pulling.get(name)
+            if rounds is not None:
+                if round_ not in rounds:
+                    pulling[name] = (*rounds, round_)
+            elif name in shelf:
+                here.setdefault(round_, []).append(name)
+            else:
                 missing.append(effect)
                 pulling[name] = (round_,)
-            elif round_ not in pulling[name]:
-                pulling[name] += (round_,)
         if here:
             self._actor.later(1, functools.partial(self._hold, here))
         self._ask_for_payloads(missing, AGAIN_MS)
@@ -87,8 +89,9 @@ class Pulls:
         given: Given = []
         refused = []
         others: list[Actor] | None = None
+        find_author = world.find_author
         for effect in effects:
-            holder = world.find_author(actor, effect)
+            holder = find_author(actor, effect)
             if holder is None:
                 others = world.peers_of(actor, PEERS_ASKED) if others is None else others
                 holder = world.find_holder(actor, effect, others)
@@ -115,21 +118,23 @@ class Pulls:
 
     def _receive_payloads(self, given: Given) -> None:
         """Those whose holder is still there to finish what it began to send."""
-        came = [effect for effect, holder in given if self._reaches(holder)]
+        can_ask, me = self._world.can_ask, self._actor
+        came = [effect for effect, holder in given if can_ask(me, holder.index)]
         if len(came) < len(given):
-            broken = [effect for effect, holder in given if not self._reaches(holder)]
+            broken = [effect for effect, holder in given if not can_ask(me, holder.index)]
             self._ask_for_payloads(broken, AGAIN_MS)
-        shelf, held = self._actor.disk.payloads, list[tuple[bytes, int]]()
-        for effect in came:
-            name = effect.payload_hash
-            shelf.add(name, effect.round)
-            held += [(name, round_) for round_ in self._pulling.pop(name, (effect.round,))]
-        self._count(sum(effect.payload_bytes for effect in came))
+        names = [effect.payload_hash for effect in came]
+        me.disk.payloads.add_all(names)
+        self._count(sum([effect.payload_bytes for effect in came]))
+        held: dict[int, list[bytes]] = {}
+        for name in names:
+            for round_ in self._pulling.pop(name, ()):
+                held.setdefault(round_, []).append(name)
         self._hold(held)
 
-    def _hold(self, held: list[tuple[bytes, int]]) -> None:
-        if held:
-            self._actor.post(PayloadsHeld(self._actor.now_ms(), tuple(held)))
+    def _hold(self, held: dict[int, list[bytes]]) -> None:
+        for round_, names in held.items():
+            self._actor.post(PayloadsHeld(self._actor.now_ms(), round_, tuple(names)))
 
     # --- headers, proposals, records -------------------------------------------------------------
 
@@ -197,9 +202,6 @@ class Pulls:
 
     def _holders(self, named: Iterable[bytes], *, only: bool = False) -> list["Actor"]:
         return self._world.holders(self._actor, named, only=only)
-
-    def _reaches(self, holder: "Actor") -> bool:
-        return self._world.can_ask(self._actor, holder.index)
 
     def _way_ms(self, holder: "Actor", size: int) -> int:
         return self._world.links.pull_delay_ms(self._actor.index, holder.index, size)

@@ -1,6 +1,6 @@
 """Payloads on a simulated disk: a bit for each, since a thousand nodes hold thousands of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -52,6 +52,15 @@ class Shelf:
         self.catalogue.add(payload, round_)
         round_, bit = self.catalogue.places[payload]
         self._held[round_] = self._held.get(round_, 0) | bit
+
+    def add_all(self, payloads: Iterable[bytes]) -> None:
+        """Hold these, which others held before."""
+        places, more = self.catalogue.places, dict[int, int]()
+        for payload in payloads:
+            round_, bit = places[payload]
+            more[round_] = more.get(round_, 0) | bit
+        for round_, bits in more.items():
+            self._held[round_] = self._held.get(round_, 0) | bits
 
     def forget_before(self, round_: int) -> None:
         """Drop what is of older rounds."""

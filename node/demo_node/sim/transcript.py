@@ -147,8 +147,8 @@ def _tell_event(event: Event, names: Names) -> str:
             return f"lost its states, loads {names.record(record)}, digest {digest.hex()[:SHORT]}"
         case StartMoved(_, state, digest):
             return f"begins anew at {names.record(state.record)}, digest {digest.hex()[:SHORT]}"
-        case PayloadsHeld(_, payloads):
-            return f"holds {len(payloads)} more payloads"
+        case PayloadsHeld(_, _, hashes):
+            return f"holds {len(hashes)} more payloads"
         case PayloadsLost(_, payload_hashes):
             return f"lost {len(payload_hashes)} payloads"
         case TrainingDone():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from demo_node.sim.eventlog import EventLog
 from demo_node.sim.transcript import Transcript
 from demo_protocol.chain import Record
-from demo_protocol.effects import Effect, HeadChanged, KeepRecord, Persist, PullPayload
+from demo_protocol.effects import Effect, HeadChanged, KeepRecord, Persist
 from demo_protocol.errors import Ignore, LocalFault, Reject
 from demo_protocol.events import Event
 
@@ -104,13 +104,9 @@ class Watcher:
         for invariant in self.invariants:
             invariant.on_down(actor)
 
-    def on_step(self, actor: "Actor", event: Event, effects: list[Effect]) -> None:
-        """A machine took one step."""
+    def on_step(self, actor: "Actor", event: Event, effects: list[Effect], pulls: int) -> None:
+        """A machine took one step. `pulls`: so many payloads, which are not among the effects."""
         now_ms = actor.world.timeline.now_ms
-        # Most effects by far, and they follow from the messages: nobody needs to see each.
-        pulls = len(effects)
-        effects = [effect for effect in effects if type(effect) is not PullPayload]
-        pulls -= len(effects)
         self.log.add_step(now_ms, actor.index, event, effects, pulls, actor.view.head)
         self.transcript.add(now_ms, self._round + 1, actor.index, event, effects)
         if not actor.traits.how:
