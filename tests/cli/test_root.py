@@ -41,6 +41,14 @@ def test_no_command_gets_the_list_of_them() -> None:
     assert done.stderr.startswith("Usage: demo-node ")
 
 
+@pytest.mark.parametrize("group", ["", "key", "bench"])
+def test_lists_of_commands_say_whole_sentences(group: str) -> None:
+    """On a terminal of 80 columns, too."""
+    listed = demo_node(*group.split(), "--help").stdout.split("\nCommands:\n")[1].splitlines()
+    assert listed
+    assert [line for line in listed if not line.endswith(".") or line.endswith("...")] == []
+
+
 def test_ctrl_c_is_told_from_what_a_command_found(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -137,3 +137,11 @@ def test_targets_need_the_name_of_a_file() -> None:
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine").touch()
     assert demo_node("swarm", "--keep", tmp_path).returncode == 2
+
+
+def test_a_folder_that_cannot_be_made_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "mine").touch()
+    refused = demo_node("swarm", "--keep", tmp_path / "mine" / "below")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "--keep: " in refused.stderr
+    assert "below cannot be made: Not a directory" in refused.stderr

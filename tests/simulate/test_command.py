@@ -107,6 +107,7 @@ def test_a_process_takes_as_many_seeds_as_there_are() -> None:
         (["--seeds", "3..1"], "'3..1' is not a range"),
         (["--seeds", "7"], "'7' is not like 1..200"),
         (["--nodes", "0"], "0 is not in the range"),
+        (["--nodes", "1e3"], "'1e3' is not a valid integer."),
         (["--contributors", "2000"], "manifest key agreement.contributors"),
         (["--scenario", "nowhere.toml"], "nowhere.toml: No such file"),
     ],
@@ -116,6 +117,38 @@ def test_wrong_input_is_one_line(arguments: list[str], line: str) -> None:
     assert ended.returncode in (2, 78)
     assert line in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_run_that_cannot_be_is_said_with_the_file_that_wants_it(tmp_path: Path) -> None:
+    file = tmp_path / "hasty.toml"
+    file.write_text("[agreement]\nfinal_depth = 1\n")
+    line = f"demo-node: {file}: manifest key agreement.final_depth: must be at least 3\n"
+    for command in ("simulate", "swarm"):
+        ended = demo_node(command, "--scenario", file)
+        assert (ended.returncode, ended.stderr) == (78, line)
+
+
+def test_without_standard_output_it_runs_all_the_same() -> None:
+    command = [*COMMAND, "simulate", "--nodes", "3", "--rounds", "2"]
+    ended = subprocess.run(
+        ["sh", "-c", '"$@" >&-', "sh", *command],
+        check=False,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_what_is_asked_at_the_end_is_no_nodes_doing(tmp_path: Path) -> None:
+    file = tmp_path / "many.toml"
+    file.write_text("nodes = 3\nrounds = 2\n[expect]\nmembers = 50\n")
+    ended = demo_node("simulate", "--scenario", file)
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[1:] == [
+        "  3 honest nodes are members, 50 at least",
+        f"to see it again: demo-node simulate --scenario {file} --nodes 3 --rounds 2 --seed 0",
+    ]
 
 
 def test_what_was_broken_is_told_and_can_be_seen_again(

@@ -19,7 +19,7 @@ def _check_record(context: click.Context, parameter: click.Parameter, value: str
 @click.argument("record", callback=_check_record)
 @datadir_option
 def adopt(record: str, datadir: str | None) -> None:
-    """Go over to the other chain that holds RECORD, though it lacks what is final here.
+    """Go over to the other chain that holds RECORD. It lacks what is final here.
 
     RECORD is what demo-node status shows under "conflict", or the first digits of it: as many
     peers as on this node's chain stand on one that was apart from it for too long. No node goes

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from demo_node.cli.lately import format_warnings
-from demo_node.cli.options import datadir_option, json_option, resolve_datadir
+from demo_node.cli.options import IntegerRange, datadir_option, json_option, resolve_datadir
 from demo_node.cli.show import (
     describe_peers,
     describe_rounds,
@@ -63,7 +63,7 @@ def peers(datadir: str | None, as_json: bool) -> None:
 @json_option
 @click.option(
     "--limit",
-    type=click.IntRange(1, 10_000),
+    type=IntegerRange(1, 10_000),
     default=20,
     show_default=True,
     help="How many of the newest rounds.",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from demo_node.cli.options import datadir_option, json_option, resolve_datadir
+from demo_node.cli.options import IntegerRange, datadir_option, json_option, resolve_datadir
 from demo_node.cli.show import SCHEMA
 from demo_node.mesh.peer_id import encode_peer_id
 
@@ -40,14 +40,14 @@ def verify(datadir: str | None, as_json: bool) -> None:
 @click.option(
     "--from",
     "first",
-    type=click.IntRange(min=0),
+    type=IntegerRange(min=0),
     metavar="ROUND",
     help="First round to do again. [default: the first that all payloads are here for]",
 )
 @click.option(
     "--to",
     "last",
-    type=click.IntRange(min=0),
+    type=IntegerRange(min=0),
     metavar="ROUND",
     help="Last round to do again. [default: the newest]",
 )

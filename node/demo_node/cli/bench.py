@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from demo_node.cli.options import json_option
+from demo_node.cli.options import IntegerRange, json_option
 from demo_protocol.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -24,10 +24,10 @@ def bench() -> None:
 
 @bench.command()
 @json_option
-@click.option("--seeds", type=click.IntRange(1, 100), default=3, show_default=True)
+@click.option("--seeds", type=IntegerRange(1, 100), default=3, show_default=True)
 @click.option(
     "--nodes",
-    type=click.IntRange(1, 64),
+    type=IntegerRange(1, 64),
     multiple=True,
     default=(1, 4, 8),
     show_default=True,
@@ -40,10 +40,10 @@ def bench() -> None:
     default=WHATS,
     help="Kinds of rows; name it once for each. [default: all]",
 )
-@click.option("--rounds", type=click.IntRange(1, 100_000), default=120, show_default=True)
+@click.option("--rounds", type=IntegerRange(1, 100_000), default=120, show_default=True)
 @click.option(
     "--micro-batches",
-    type=click.IntRange(1, 100_000),
+    type=IntegerRange(1, 100_000),
     default=8,
     show_default=True,
     help="Of each node in each round.",
@@ -67,10 +67,11 @@ def swarm(
     learning: tuple[str, ...],
     quick: bool,
 ) -> None:
-    """Compare swarms with one machine, published DeMo and averaged gradients.
+    """Compare swarms with one machine and with other methods.
 
-    Everything trains in this process, with the code of real nodes over a simulated network and
-    simulated time. Every node does the same number of micro-batches in every row.
+    These are published DeMo and averaged gradients. Everything trains in this process, with the
+    code of real nodes over a simulated network and simulated time. Every node does the same number
+    of micro-batches in every row.
     """
     from rich.console import Console
 

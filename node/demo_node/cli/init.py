@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from demo_node.cli.admitting import STAMP_BITS, describe_admission, parse_admission
-from demo_node.cli.options import NumberRange, datadir_option, resolve_datadir
+from demo_node.cli.options import IntegerRange, NumberRange, datadir_option, resolve_datadir
 from demo_node.cli.plan import plan_run, plan_schedule
 from demo_node.config import find_registry
 from demo_protocol.errors import ConfigError
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 @click.option("--name", help="What people will call this run. [default: demo, or that of --from]")
 @click.option(
     "--rounds",
-    type=click.IntRange(min=0),
+    type=IntegerRange(min=0),
     default=0,
     help="How many rounds the run has; its learning rate falls over them."
     " [default: 0, an open end]",
@@ -69,7 +69,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--overlap",
-    type=click.IntRange(0, 1),
+    type=IntegerRange(0, 1),
     help="1: a round is exchanged while the next one trains, so that machines never wait for the"
     " network; each update comes one round later. [default: 0, or that of --from]",
 )
@@ -86,7 +86,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--stamp-bits",
-    type=click.IntRange(1, STAMP_BITS_MAX),
+    type=IntegerRange(1, STAMP_BITS_MAX),
     help="With --admission stamp: 2 to the power of so many hashes are computed for a join, on"
     " average, in every hour in which it is asked for. 20 take a second, 28 some minutes; over 31"
     f" hardly anybody gets in. [default: {STAMP_BITS}]",
@@ -107,7 +107,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--seed",
-    type=click.IntRange(0, 2**32 - 1),
+    type=IntegerRange(0, 2**32 - 1),
     help="Seed of the run: of its parameters at genesis, without --from. [default: random]",
 )
 def init(datadir: str | None, snapshot: Path | None, genesis: str, **choices: Any) -> None:

@@ -18,7 +18,7 @@ _CANNOT_CREATE: Final = 73
 
 @click.group()
 def key() -> None:
-    """Make, show, export or import the key that makes this node itself.
+    """Make, show, export or import this node's key.
 
     Peers know a node by its key. A copy of it on another disk lets the same peer come back on
     another machine. Never run two nodes with one key: peers see one that contradicts itself.
@@ -28,9 +28,10 @@ def key() -> None:
 @key.command()
 @datadir_option
 def new(datadir: str | None) -> None:
-    """Make a key for a folder that has none, before it joins a run that lists its nodes.
+    """Make a key for a folder that has none.
 
-    demo-node init and start make one, too. A key that is there is never overwritten.
+    It is needed before the node joins a run that lists its nodes; else demo-node init and start
+    make one, too. A key that is there is never overwritten.
     """
     from demo_node.store.datadir import hold_lock, open_datadir  # cryptography: not for --help
     from demo_node.store.disk import FileDisk
@@ -68,7 +69,7 @@ def show(datadir: str | None, as_json: bool) -> None:
 @datadir_option
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 def export(datadir: str | None, file: Path) -> None:
-    """Copy the key to FILE, which must not exist yet; only you can read it.
+    """Copy the key to FILE, which only you can read. It must not exist yet.
 
     The format is libp2p's own for private keys.
     """
@@ -91,7 +92,7 @@ def export(datadir: str | None, file: Path) -> None:
 @datadir_option
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def import_(datadir: str | None, file: Path) -> None:
-    """Make the key in FILE this folder's own; a key that is there is never overwritten.
+    """Make the key in FILE this folder's own. A key that is there is never overwritten.
 
     The node that used the key before must have ended. FILE is left where it is.
     """

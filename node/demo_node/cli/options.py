@@ -1,14 +1,16 @@
 """Options that several commands share."""
 
+import contextlib
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
 from demo_node.config import find_datadir
+from demo_protocol.errors import ConfigError
 
 datadir_option: Callable[[Any], Any] = click.option(
     "--datadir",
@@ -21,8 +23,16 @@ json_option: Callable[[Any], Any] = click.option(
 )
 
 
+class IntegerRange(click.IntRange):
+    """'x' is no "integer range", as click calls what is wanted."""
+
+    name = "integer"
+
+
 class NumberRange(click.FloatRange):
     """A range that "nan" is not in: click compares, and no comparison refuses that."""
+
+    name = "number"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -32,6 +42,17 @@ class NumberRange(click.FloatRange):
         if math.isnan(number):
             self.fail(f"{value} is not a number.", param, ctx)
         return number
+
+
+@contextlib.contextmanager
+def naming(path: Path | None) -> Iterator[None]:
+    """What is wrong with what a file says is said with the file's name."""
+    try:
+        yield
+    except ConfigError as error:
+        if path is None:
+            raise
+        raise ConfigError(f"{path}: {error}", exit_code=error.exit_code) from None
 
 
 def resolve_datadir(flag: str | None) -> Path:

@@ -41,7 +41,7 @@ class Run:
 @click.command()
 @json_option
 def runs(as_json: bool) -> None:
-    """Show the runs that this user's nodes on this machine take part in.
+    """Show the runs that this user's nodes here take part in.
 
     One data folder holds one node in one run. It knows the folders that demo-node init and
     demo-node start were used on; one that is gone is not shown. The round is that of the clock.

@@ -5,7 +5,7 @@ import sys
 
 import click
 
-from demo_node.cli.options import datadir_option
+from demo_node.cli.options import IntegerRange, datadir_option
 from demo_node.config import (
     ANNOUNCE_EXAMPLE,
     DEFAULT_LISTEN,
@@ -74,37 +74,37 @@ from demo_node.config import (
 )
 @click.option(
     "--threads",
-    type=click.IntRange(min=0),
+    type=IntegerRange(min=0),
     help="Processor threads to train with. [default: 0, all that this process may use]",
 )
 @click.option(
     "--nice",
-    type=click.IntRange(0, 19),
+    type=IntegerRange(0, 19),
     help="How readily training gives way to other programs, 19 the most. [default: 10]",
 )
 @click.option(
     "--gpu-memory-mb",
-    type=click.IntRange(min=0),
+    type=IntegerRange(min=0),
     help="MiB of a graphics card's memory to use at most. [default: 0, all]",
 )
 @click.option(
     "--disk-budget-mb",
-    type=click.IntRange(min=0),
+    type=IntegerRange(min=0),
     help="MiB of disk for payloads and older snapshots. [default: 0, what the run asks for]",
 )
 @click.option(
     "--upload-kbit-s",
-    type=click.IntRange(min=0),
+    type=IntegerRange(min=0),
     help="Kilobits a second to send at most. [default: 0, no limit]",
 )
 @click.option(
     "--rounds",
-    type=click.IntRange(min=0),
+    type=IntegerRange(min=0),
     help="Stop training after this many rounds of the run, but stay. [default: 0, never]",
 )
 @click.option(
     "--evaluate-every",
-    type=click.IntRange(min=0),
+    type=IntegerRange(min=0),
     metavar="ROUNDS",
     help="Compute the held-out loss after every so many rounds. [default: 10; 0: never]",
 )
@@ -122,7 +122,7 @@ from demo_node.config import (
 )
 @click.option(
     "--trace-every",
-    type=click.IntRange(min=1),
+    type=IntegerRange(min=1),
     metavar="ROUNDS",
     help="Trace rounds that this number divides: the same number at all nodes, the same rounds."
     f" [default: {DEFAULT_TRACE_EVERY}]",
@@ -140,7 +140,7 @@ from demo_node.config import (
 @click.option("--wait-manifest", is_flag=True, default=None, hidden=True)
 @click.option("--clock-offset", metavar="SECONDS", hidden=True)
 def start(**flags: object) -> None:
-    """Run a node until Ctrl-C or SIGTERM; a second one ends it at once.
+    """Run a node until Ctrl-C or SIGTERM. A second one ends it at once.
 
     The node takes part in the run of its data folder (see demo-node init) or, with --peers, in
     the run of those peers. It prints the line that others paste to join.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from demo_node.cli.options import IntegerRange, naming
 from demo_node.cli.simulate.running import Terminated, run_all, terminable
 from demo_node.cli.simulate.telling import announce, print_all
 
@@ -56,12 +57,12 @@ class SeedRange(click.ParamType[range]):
     metavar="FILE",
     help="What is to happen (docs/scenarios.md). Without it: everything at once.",
 )
-@click.option("--nodes", type=click.IntRange(1, NODES_MAX), help="Nodes at the start.")
-@click.option("--rounds", type=click.IntRange(1, ROUNDS_MAX), help="How many rounds.")
-@click.option("--seed", type=click.IntRange(0, SEED_MAX), help="Of all that is drawn.")
+@click.option("--nodes", type=IntegerRange(1, NODES_MAX), help="Nodes at the start.")
+@click.option("--rounds", type=IntegerRange(1, ROUNDS_MAX), help="How many rounds.")
+@click.option("--seed", type=IntegerRange(0, SEED_MAX), help="Of all that is drawn.")
 @click.option(
     "--contributors",
-    type=click.IntRange(0, NODES_MAX),
+    type=IntegerRange(0, NODES_MAX),
     metavar="C",
     help="So many contribute in a round; 0 is every member. Without it the manifest's default.",
 )
@@ -79,7 +80,7 @@ class SeedRange(click.ParamType[range]):
 )
 @click.option(
     "--jobs",
-    type=click.IntRange(1, 256),
+    type=IntegerRange(1, 256),
     help="With --seeds: so many processes.  [default: 1]",
 )
 @click.option(
@@ -99,7 +100,7 @@ def simulate(
     jobs: int | None,
     as_json: bool,
 ) -> None:
-    """Simulate a swarm and check that nothing is ever broken that must hold.
+    """Simulate a swarm and check that what must hold does.
 
     The real round machine, chain and logs of every node run in virtual time, over modelled links,
     disks and clocks; nodes crash, lose power, are cut off, come, go and lie. What must hold is
@@ -145,7 +146,8 @@ def _choose_scenario(path: Path | None, given: dict[str, Any]) -> "Scenario":
 
     scenario = standard_mix() if path is None else read_scenario(path)
     scenario = replace(scenario, **given)
-    plan_run(scenario, scenario.seed)  # what cannot be is said before anything runs
+    with naming(path):
+        plan_run(scenario, scenario.seed)  # what cannot be is said before anything runs
     if path is not None:
         for line in list_impossible(scenario):
             click.echo(f"{path}: {line}", err=True)

@@ -178,7 +178,8 @@ def _print_violations(report: "Report", path: Path | None) -> None:
     for violation in report.violations[:3]:
         click.echo(f"broken in round {violation.round}: {violation.invariant}", err=True)
         click.echo(f"  {violation.text}", err=True)
-    click.echo("what these nodes did last:", err=True)
+    if lines:  # what is asked at the end is nobody's doing
+        click.echo("what these nodes did last:", err=True)
     for line in lines:
         click.echo(f"  {line}", err=True)
     words = ["demo-node simulate"]

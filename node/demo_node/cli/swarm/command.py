@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import click
 from click.core import ParameterSource
 
-from demo_node.cli.options import NumberRange
+from demo_node.cli.options import IntegerRange, NumberRange, naming
 from demo_protocol.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -29,11 +29,11 @@ TERMINATED: Final = 128 + signal.SIGTERM
 
 @click.command()
 @click.option(
-    "--nodes", type=click.IntRange(1, 64), default=4, show_default=True, help="How many nodes."
+    "--nodes", type=IntegerRange(1, 64), default=4, show_default=True, help="How many nodes."
 )
 @click.option(
     "--rounds",
-    type=click.IntRange(1, 9_000),
+    type=IntegerRange(1, 9_000),
     default=40,
     show_default=True,
     help="How many rounds of training, by the clock.",
@@ -54,7 +54,7 @@ TERMINATED: Final = 128 + signal.SIGTERM
 )
 @click.option(
     "--seed",
-    type=click.IntRange(0, 2**32 - 1),
+    type=IntegerRange(0, 2**32 - 1),
     default=0,
     show_default=True,
     help="Seed of the parameters at genesis, and of whom --kill-every hurts how.",
@@ -75,7 +75,7 @@ TERMINATED: Final = 128 + signal.SIGTERM
 )
 @click.option(
     "--overlap",
-    type=click.IntRange(0, 1),
+    type=IntegerRange(0, 1),
     default=0,
     show_default=True,
     help="1: a round is exchanged while the next one trains; see demo-node init.",
@@ -148,7 +148,9 @@ def swarm(
         targets=targets,
     )
     if scenario is not None:
-        for line in check_scenario(options):
+        with naming(scenario):
+            impossible = check_scenario(options)
+        for line in impossible:
             click.echo(f"{scenario}: {line}", err=True)
     try:
         with _folder(keep) as folder:
@@ -242,10 +244,15 @@ def _folder(keep: Path | None) -> Iterator[Path]:
                 yield folder
             except SwarmFailed as error:
                 stack.pop_all()
-                kept = f"all of its logs are in {folder}; remove that when you have seen them"
-                raise SwarmFailed(f"{error}\n{kept}") from None
+                kept = f"all logs are in {folder}; remove that when you have seen them"
+                raise SwarmFailed(f"{error}; {kept}") from None
         return
-    if keep.exists() and any(keep.iterdir()):
+    try:
+        keep.mkdir(parents=True, exist_ok=True)
+        is_empty = not any(keep.iterdir())
+    except OSError as error:
+        reason = f"{keep} cannot be made: {error.strerror}"
+        raise click.BadParameter(reason, param_hint="--keep") from None
+    if not is_empty:
         raise click.BadParameter(f"{keep} is not empty", param_hint="--keep")
-    keep.mkdir(parents=True, exist_ok=True)
     yield keep.absolute()

@@ -35,7 +35,7 @@ PIPE_SIZE: Final = (120, 40)
     help="Pause between two questions to the node.",
 )
 def top(datadir: str | None, as_json: bool, once: bool, interval: float) -> None:
-    """Watch the node and the swarm as it sees it; q ends it, ? explains words.
+    """Watch the node and the swarm as it sees it. Key q ends it, ? explains words.
 
     \b
     round    by the clock, and where in its phases it is now
