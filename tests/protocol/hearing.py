@@ -55,14 +55,6 @@ def snapshot(believed: View) -> object:
     return copy.deepcopy([*parts[:4], parts[4].records, parts[4].children])
 
 
-def grown(rounds: int = 4, members: int = 4) -> tuple[Tree, list[bytes]]:
-    tree = Tree()
-    records = [tree.start(members)]
-    for round_ in range(1, rounds):
-        records.append(tree.grow(records[-1], round_, range(members)))
-    return tree, records
-
-
 def forged(sealed: Sealed[Header]) -> Sealed[Header]:
     """Signed by somebody else than its author."""
     return seal_header(sealed.body, RUN_ID, cheap_sign(peer_name(99)))

@@ -33,7 +33,8 @@ from demo_protocol.receive import on_gossip
 from demo_protocol.recording import on_proposal
 from demo_protocol.view import View
 from tests.builders import RUN_ID, Tree, header, proposal, view
-from tests.protocol.hearing import SENDER, bundle, give, grown, time_of
+from tests.protocol.hearing import SENDER, bundle, give, time_of
+from tests.protocol.stage import grown_tree
 
 LONG = 1_000
 """So many header hashes are over the limit."""
@@ -148,7 +149,7 @@ def fetch(believed: View, raw: bytes) -> list[Effect]:
 
 def beginning(contributors: int = 4) -> tuple[Tree, View, Sealed[Proposal]]:
     """A node that has heard all headers of round 4, and a proposal that lists them."""
-    tree, records = grown()
+    tree, records = grown_tree()
     believed = view(root=tree.state(records[-1]))
     believed.round = 4
     sealed = tree.propose(records[-1], 4, range(contributors))
@@ -182,7 +183,7 @@ def test_who_has_the_whole_gives_it_also_while_headers_are_missing() -> None:
 
 @pytest.mark.usefixtures("short")
 def test_a_notice_under_an_unknown_parent_has_that_pulled_as_well() -> None:
-    tree, records = grown(6)
+    tree, records = grown_tree(6)
     believed = view(root=tree.state(records[2]))
     believed.round = 5
     sealed = tree.chain[records[5]].proposal
@@ -232,7 +233,7 @@ def test_what_is_not_what_the_notice_named_is_rejected_and_asked_for_again() -> 
 
 @pytest.mark.usefixtures("short")
 def test_a_proposal_that_turns_out_invalid_is_dropped_and_its_giver_not_blamed() -> None:
-    tree, records = grown()
+    tree, records = grown_tree()
     believed = view(root=tree.state(records[-1]))
     believed.round = 4
     sealed = tree.propose(records[-1], 4, [0, 1, 9])
@@ -245,7 +246,7 @@ def test_a_proposal_that_turns_out_invalid_is_dropped_and_its_giver_not_blamed()
 
 @pytest.mark.usefixtures("short")
 def test_a_notice_of_who_has_no_slot_or_did_not_sign_is_rejected() -> None:
-    tree, records = grown()
+    tree, records = grown_tree()
     believed = view(root=tree.state(records[-1]))
     believed.round = 4
     for sealed in (

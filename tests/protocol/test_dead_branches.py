@@ -8,8 +8,8 @@ from demo_protocol.pulling import pull_again
 from demo_protocol.replica import Replica
 from demo_protocol.view import View
 from tests.builders import MANIFEST, STATE_0, Tree, header, proposal, view
-from tests.protocol.hearing import SENDER, bundle, give, grown
-from tests.protocol.stage import Stage, time_of
+from tests.protocol.hearing import SENDER, bundle, give
+from tests.protocol.stage import Stage, grown_tree, time_of
 
 LATE = MANIFEST.agreement.late_rounds
 
@@ -27,7 +27,7 @@ def siblings(tree: Tree, parent: bytes, round_: int, count: int) -> list[Bundle]
 
 def standing(rounds: int = 20) -> tuple[View, Tree, list[bytes], Replica]:
     """On the newest of these records, all of them applied, 2 L rounds later."""
-    tree, records = grown(rounds)
+    tree, records = grown_tree(rounds)
     believed = view()
     give(believed, *(bundle(tree, record) for record in records))
     believed.digests |= dict.fromkeys(records, STATE_0)

@@ -33,7 +33,8 @@ from demo_protocol.roster import get_candidates, get_voters
 from demo_protocol.validate import is_wish_usable
 from demo_protocol.view import View
 from tests.builders import RUN_ID, Tree, header, manifest, proposal, view, wish
-from tests.protocol.hearing import bundle, counted, give, gossip, grown
+from tests.protocol.hearing import bundle, counted, give, gossip
+from tests.protocol.stage import grown_tree
 
 SHORT = Agreement(contributors=0, expire_rounds=2, forget_rounds=40)
 
@@ -136,7 +137,7 @@ def test_evidence_with_one_byte_changed_is_rejected(at: int, flip: int, which: b
 
 
 def test_a_record_with_evidence_removes_the_peer() -> None:
-    tree, records = grown()
+    tree, records = grown_tree()
     for shown in (twice(3, 2), proposed_twice(3, 2)):
         record = tree.grow(records[-1], 4, [0, 1, 2], evidence=[shown])
         assert tree.members(record) == {peer_name(a) for a in range(3)}
@@ -146,7 +147,7 @@ def test_a_record_with_evidence_removes_the_peer() -> None:
 
 
 def test_a_candidate_is_removed_as_well() -> None:
-    tree, records = grown()
+    tree, records = grown_tree()
     record = tree.grow(records[-1], 4, range(4), joins=[9])
     assert peer_name(9) in get_candidates(tree.state(record))
     record = tree.grow(record, 5, range(4), evidence=[twice(9, 5)])
@@ -154,7 +155,7 @@ def test_a_candidate_is_removed_as_well() -> None:
 
 
 def test_it_may_neither_propose_nor_be_listed_afterwards() -> None:
-    tree, records = grown()
+    tree, records = grown_tree()
     record = tree.grow(records[-1], 4, [0, 1, 2], evidence=[twice(3, 2)])
     with pytest.raises(Reject, match="no slot"):
         tree.grow(record, 5, [0, 1], by=3)
@@ -181,14 +182,14 @@ def test_no_join_of_it_counts_until_forget_rounds_later() -> None:
 
 
 def test_a_removal_is_part_of_what_a_snapshot_says_of_the_chain() -> None:
-    tree, records = grown()
+    tree, records = grown_tree()
     record = tree.grow(records[-1], 4, [0, 1, 2], evidence=[twice(3, 2)])
     state = tree.state(record)
     assert decode_chain_state(encode_chain_state(state)) == state
 
 
 def test_evidence_is_good_for_forget_rounds() -> None:
-    tree, records = grown()
+    tree, records = grown_tree()
     offence = open_evidence(twice(3, 2), RUN_ID)
     state = tree.state(records[-1])
     for round_, usable in ((1, False), (2, True), (401, True), (402, False)):
@@ -207,7 +208,7 @@ def test_what_was_listed_in_its_own_round_is_too_old_once_the_removal_ends() -> 
 
 
 def test_what_was_used_on_a_chain_is_never_usable_on_it_again() -> None:
-    tree, records = grown()
+    tree, records = grown_tree()
     offence = open_evidence(twice(3, 2), RUN_ID)
     record = tree.grow(records[-1], 4, [0, 1, 2], evidence=[offence.evidence])
     state = tree.state(record)
@@ -265,7 +266,7 @@ def with_its_leave(tree: Tree, parent: bytes) -> Sealed[Proposal]:
 def test_a_record_with_such_evidence_is_rejected_by_everybody(
     made: Callable[[Tree, bytes], Sealed[Proposal]],
 ) -> None:
-    tree, records = grown()
+    tree, records = grown_tree()
     sealed = made(tree, records[-1])
     before = dict(tree.chain.records)
     with pytest.raises(Reject):
@@ -278,7 +279,7 @@ def test_a_record_with_such_evidence_is_rejected_by_everybody(
 
 
 def beginning() -> tuple[Tree, list[bytes], View]:
-    tree, records = grown()
+    tree, records = grown_tree()
     believed = view(root=tree.state(records[-1]))
     believed.round = 4
     return tree, records, believed
@@ -293,7 +294,7 @@ def test_a_second_header_is_kept_as_evidence() -> None:
 
 
 def test_a_second_header_inside_a_record_is_evidence_as_well() -> None:
-    tree, records = grown()
+    tree, records = grown_tree()
     believed = view(root=tree.state(records[2]))
     gossip(believed, header(1, 3, samples=9))
     give(believed, bundle(tree, records[3]))
@@ -362,7 +363,7 @@ def test_rule_18_evidence_in_a_record_takes_the_vote_also_where_nobody_heard_bot
 
 
 def test_a_join_of_who_is_removed_is_not_passed_on() -> None:
-    tree, records = grown()
+    tree, records = grown_tree()
     record = tree.grow(records[-1], 4, [0, 1, 2], evidence=[twice(3, 2)])
     believed = view(root=tree.state(record))
     with pytest.raises(Ignore, match="removed"):

@@ -19,10 +19,10 @@ from tests.protocol.hearing import (
     forged,
     give,
     gossip,
-    grown,
     snapshot,
     wrong_length,
 )
+from tests.protocol.stage import grown_tree
 
 # --- headers over gossip -------------------------------------------------------------------------
 
@@ -85,7 +85,7 @@ def test_rule_20_another_digest_for_our_base_is_an_accusation_and_no_more() -> N
 
 
 def test_strangers_headers_are_bounded_and_members_are_heard_all_the_same() -> None:
-    tree, records = grown()
+    tree, records = grown_tree()
     believed = view(root=tree.state(records[-1]))
     crowd = believed.pool.by_round.setdefault(4, {})
     for number in range(HEADERS_PER_ROUND_MAX):
@@ -97,7 +97,7 @@ def test_strangers_headers_are_bounded_and_members_are_heard_all_the_same() -> N
 
 
 def test_an_unknown_vote_is_pulled_once_a_round_and_as_deep_as_rounds_were_missed() -> None:
-    tree, records = grown(9)
+    tree, records = grown_tree(9)
     believed = view(root=tree.state(records[1]))
     believed.round = 9
     first = gossip(believed, header(1, 9, k=0, vote=records[8]))
@@ -134,7 +134,7 @@ def test_an_equivocator_cannot_flood_gossip_with_more_headers_of_the_round() -> 
 
 
 def test_rule_18_two_headers_of_which_one_came_inside_a_record_are_an_equivocation() -> None:
-    tree, records = grown()
+    tree, records = grown_tree()
     believed = view(root=tree.state(records[2]))
     gossip(believed, header(1, 3, samples=9))
     give(believed, bundle(tree, records[3]))
@@ -159,7 +159,7 @@ def with_headers(believed: View, tree: Tree, sealed: Sealed[Proposal]) -> None:
 
 
 def test_a_proposal_becomes_a_record_when_parent_and_headers_are_here() -> None:
-    tree, records = grown()
+    tree, records = grown_tree()
     believed = view(root=tree.state(records[-1]))
     sealed = tree.propose(records[-1], 4, range(4))
     with_headers(believed, tree, sealed)
@@ -172,7 +172,7 @@ def test_a_proposal_becomes_a_record_when_parent_and_headers_are_here() -> None:
 
 
 def test_a_proposal_waits_for_its_headers_which_are_pulled_by_hash() -> None:
-    tree, records = grown()
+    tree, records = grown_tree()
     believed = view(root=tree.state(records[-1]))
     sealed = tree.propose(records[-1], 4, range(4))
     (pull,) = gossip(believed, sealed)
@@ -184,7 +184,7 @@ def test_a_proposal_waits_for_its_headers_which_are_pulled_by_hash() -> None:
 
 
 def test_a_proposal_waits_for_its_parent_which_is_pulled() -> None:
-    tree, records = grown(6)
+    tree, records = grown_tree(6)
     believed = view(root=tree.state(records[2]))
     believed.round = 5
     sealed = tree.chain[records[5]].proposal
@@ -198,7 +198,7 @@ def test_a_proposal_waits_for_its_parent_which_is_pulled() -> None:
 
 
 def test_rule_13_a_second_proposal_inside_a_chain_is_valid() -> None:
-    tree, records = grown()
+    tree, records = grown_tree()
     believed = view(root=tree.state(records[-1]))
     by = tree.ranked(records[-1], 4)[0]
     first, second = (tree.propose(records[-1], 4, authors, by=by) for authors in ([0], [0, 1]))
@@ -224,7 +224,7 @@ def with_a_stranger(tree: Tree, parent: bytes) -> Sealed[Proposal]:
 def test_rule_15_an_invalid_proposal_is_not_passed_on_and_changes_nothing(
     made: Callable[[Tree, bytes], Sealed[Proposal]],
 ) -> None:
-    tree, records = grown()
+    tree, records = grown_tree()
     believed = view(root=tree.state(records[-1]))
     sealed = made(tree, records[-1])
     with_headers(believed, tree, sealed)
@@ -235,7 +235,7 @@ def test_rule_15_an_invalid_proposal_is_not_passed_on_and_changes_nothing(
 
 
 def test_a_waiting_proposal_that_turns_out_invalid_is_dropped_and_nobody_is_blamed() -> None:
-    tree, records = grown()
+    tree, records = grown_tree()
     believed = view(root=tree.state(records[-1]))
     sealed = with_a_stranger(tree, records[-1])
     gossip(believed, sealed)
@@ -268,7 +268,7 @@ def test_a_leave_in_the_round_of_the_join_is_heard_and_the_join_then_is_not() ->
 
 
 def test_strangers_fill_no_memory_with_leaves() -> None:
-    tree, records = grown()
+    tree, records = grown_tree()
     believed = view(root=tree.state(records[-1]))
     with pytest.raises(Ignore, match="not in"):
         gossip(believed, wish(9, 4, joins=False))

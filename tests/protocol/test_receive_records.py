@@ -25,11 +25,11 @@ from tests.protocol.hearing import (
     forged,
     give,
     gossip,
-    grown,
     snapshot,
     time_of,
     wrong_length,
 )
+from tests.protocol.stage import grown_tree
 
 # --- pulled headers ------------------------------------------------------------------------------
 
@@ -42,7 +42,7 @@ def test_pulled_headers_nobody_waits_for_are_not_taken() -> None:
 
 
 def test_pulled_headers_are_all_checked_before_one_is_taken() -> None:
-    tree, records = grown()
+    tree, records = grown_tree()
     believed = view(root=tree.state(records[-1]))
     good = header(1, 4, vote=records[-1])
     bad = wrong_length(header(2, 4))
@@ -57,7 +57,7 @@ def test_pulled_headers_are_all_checked_before_one_is_taken() -> None:
 
 
 def test_rule_2_a_pulled_header_of_a_round_that_has_not_begun_is_not_taken() -> None:
-    tree, records = grown()
+    tree, records = grown_tree()
     believed = view(root=tree.state(records[-1]))
     early = header(1, 10**6, vote=records[-1])
     gossip(
@@ -72,7 +72,7 @@ def test_rule_2_a_pulled_header_of_a_round_that_has_not_begun_is_not_taken() -> 
 
 def test_rule_15_records_are_valid_whenever_they_come() -> None:
     """Rule 2 bounds gossip; a chain is as old as it is."""
-    tree, records = grown(12)
+    tree, records = grown_tree(12)
     believed = view()
     effects = give(believed, *(bundle(tree, r) for r in records), round_=10**6)
     assert set(records) <= set(believed.chain.records)
@@ -80,14 +80,14 @@ def test_rule_15_records_are_valid_whenever_they_come() -> None:
 
 
 def test_the_vote_of_every_header_in_a_record_counts() -> None:
-    tree, records = grown()
+    tree, records = grown_tree()
     believed = view()
     give(believed, *(bundle(tree, r) for r in records))
     assert counted(believed.votes, peer_name(2)) == (3, records[2])
 
 
 def test_an_answer_is_checked_whole_before_any_of_it_is_taken() -> None:
-    tree, records = grown()
+    tree, records = grown_tree()
     believed = view()
     before = snapshot(believed)
     other = bundle(tree, records[1])
@@ -114,14 +114,14 @@ def test_records_of_rounds_that_have_not_begun_do_not_enter() -> None:
 
 
 def test_records_older_than_the_chains_first_do_not_enter() -> None:
-    tree, records = grown(6)
+    tree, records = grown_tree(6)
     believed = view(root=tree.state(records[3]))
     assert give(believed, *(bundle(tree, r) for r in records[:4])) == []
     assert not believed.pool.pending
 
 
 def test_a_part_that_does_not_reach_our_chain_is_continued_below_and_only_there() -> None:
-    tree, records = grown(9)
+    tree, records = grown_tree(9)
     believed = view()
     effects = give(believed, *(bundle(tree, r) for r in records[5:]))
     assert [e for e in effects if isinstance(e, PullRecords)] == [
@@ -151,7 +151,7 @@ def test_whoever_is_led_from_parent_to_parent_comes_to_an_end() -> None:
 
 
 def test_a_chain_that_is_walked_back_keeps_its_headers_over_rounds_and_goes_on_below() -> None:
-    tree, records = grown(9)
+    tree, records = grown_tree(9)
     believed = view()
     believed.round = 9
     give(believed, *(bundle(tree, r) for r in records[5:]))
@@ -167,7 +167,7 @@ def test_a_chain_that_is_walked_back_keeps_its_headers_over_rounds_and_goes_on_b
 def test_a_record_that_came_without_its_headers_is_asked_for_again_once_its_parent_is_here() -> (
     None
 ):
-    tree, records = grown(4)
+    tree, records = grown_tree(4)
     believed = view()
     believed.round = 4
     give(believed, replace(bundle(tree, records[2]), headers=()))
@@ -191,7 +191,7 @@ def payloads_pulled(effects: Iterable[Effect]) -> set[bytes]:
 
 
 def test_rule_16_what_a_vote_builds_on_is_pulled_again_until_it_is_here() -> None:
-    tree, records = grown()
+    tree, records = grown_tree()
     believed = view()
     for record in records:
         give(believed, bundle(tree, record))
@@ -209,7 +209,7 @@ def test_rule_16_what_a_vote_builds_on_is_pulled_again_until_it_is_here() -> Non
 
 def test_the_record_a_member_voted_for_last_is_asked_for_though_the_member_be_gone() -> None:
     """Its vote for an orphan of one branch may decide a tie: everybody must be able to count it."""
-    tree, records = grown(6)
+    tree, records = grown_tree(6)
     orphan = tree.grow(records[3], 4, [0, 1], by=tree.ranked(records[3], 4)[1])
     believed = view(root=tree.state(records[3]))
     believed.round = 6
@@ -221,7 +221,7 @@ def test_the_record_a_member_voted_for_last_is_asked_for_though_the_member_be_go
 
 
 def test_a_vote_from_before_the_chains_first_record_is_not_asked_for() -> None:
-    tree, records = grown(6)
+    tree, records = grown_tree(6)
     believed = view(root=tree.state(records[3]))
     believed.votes.add(peer_name(2), 3, b"x" * 32)
     assert pull_again(believed) == []

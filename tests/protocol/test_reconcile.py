@@ -29,9 +29,9 @@ from tests.protocol.hearing import (
     forged,
     give,
     gossip,
-    grown,
     time_of,
 )
+from tests.protocol.stage import grown_tree
 
 LATE = MANIFEST.agreement.late_rounds
 
@@ -81,7 +81,7 @@ def test_who_knows_more_asks_for_nothing() -> None:
 
 def test_a_pulled_header_is_taken_as_one_of_gossip() -> None:
     """Though no proposal names it: its vote counts, its payload and its record are pulled."""
-    _, records = grown()
+    _, records = grown_tree()
     believed, sealed = knowing(), header(3, 8, vote=records[-1])
     effects = fetched(believed, sealed, round_=9)
     assert list(believed.pool.of_round(8)) == [sealed]
@@ -143,7 +143,7 @@ def test_two_of_one_author_in_one_answer_are_evidence_and_three_are_no_more() ->
 
 
 def test_a_proposal_that_gossip_lost_is_pulled_as_a_record() -> None:
-    tree, records = grown()
+    tree, records = grown_tree()
     sibling = tree.grow(records[2], 3, [0, 1], by=tree.ranked(records[2], 3)[1])
     one, other = (view(root=tree.state(records[2]), me=me) for me in (0, 1))
     one.round = other.round = 3
@@ -155,7 +155,7 @@ def test_a_proposal_that_gossip_lost_is_pulled_as_a_record() -> None:
 
 
 def test_an_unknown_head_is_pulled_with_what_lies_between() -> None:
-    tree, records = grown(rounds=6)
+    tree, records = grown_tree(rounds=6)
     one, other = (view(root=tree.state(records[1]), me=me) for me in (0, 1))
     one.round = other.round = 5
     give(other, *(bundle(tree, record) for record in records[2:]))

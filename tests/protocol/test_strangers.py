@@ -10,14 +10,15 @@ from demo_protocol.limits import HEADERS_PER_ROUND_MAX, HEADERS_WAITING_MAX
 from demo_protocol.pool import Pool
 from demo_protocol.view import View
 from tests.builders import Tree, header, proposal, view, wish
-from tests.protocol.hearing import SENDER, bundle, counted, fetched, give, gossip, grown
+from tests.protocol.hearing import SENDER, bundle, counted, fetched, give, gossip
+from tests.protocol.stage import grown_tree
 
 NOWHERE = b"?" * 32
 
 
 def standing(rounds: int = 6, members: int = 4) -> tuple[View, Tree, list[bytes]]:
     """A node on the newest of these records, one a round, in the round after it."""
-    tree, records = grown(rounds, members)
+    tree, records = grown_tree(rounds, members)
     believed = view()
     give(believed, *(bundle(tree, record) for record in records), round_=rounds)
     stand(believed, records[-1])
