@@ -38,6 +38,11 @@ STATE_0 = b"digest 0"
 """Digest of the parameters that every hand-made view starts from."""
 
 
+def names(*authors: int) -> set[bytes]:
+    """Public keys of these nodes."""
+    return {peer_name(author) for author in authors}
+
+
 def root_after(record: bytes) -> bytes:
     """Merkle root of the state after `record`, as everybody on the stage computes it (rule 21)."""
     return hashlib.sha256(b"root" + record).digest()
@@ -296,6 +301,11 @@ class Tree:
         for round_ in rounds:
             records.append(self.grow(records[-1], round_, contributors))
         return records[1:]
+
+    def extend(self, record: bytes, count: int, contributors: Sequence[int]) -> bytes:
+        """`count` more records, one a round; the last one's hash."""
+        first = self.state(record).round + 1
+        return self.grow_all(record, range(first, first + count), contributors)[-1]
 
     def start(self, count: int) -> bytes:
         """The record of round 0 in which nodes 0 to `count` - 1 join and contribute."""

@@ -13,6 +13,23 @@ def environment() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if not key.startswith("DEMO_NODE_")}
 
 
+def list_imported(*arguments: object) -> set[str]:
+    """The modules that a command has imported by its end. It must end with 0."""
+    script = (
+        "import atexit, sys\n"
+        "atexit.register(lambda: print(*sys.modules, file=sys.stderr))\n"
+        "import demo_node.cli; demo_node.cli.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=environment(),
+    )
+    return set(done.stderr.split())
+
+
 def demo_node(*arguments: object, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*COMMAND, *map(str, arguments)],

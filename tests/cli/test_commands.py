@@ -16,11 +16,11 @@ from demo_node.cli.start import start
 from demo_node.control.address import socket_path
 from demo_node.views import NodeState
 from demo_protocol.manifest import compute_run_id, decode_manifest
-from tests.cli.command import COMMAND, ROOT, demo_node, environment
+from tests.cli.command import COMMAND, ROOT, demo_node, environment, list_imported
 from tests.control.fake_node import status_view
 from tests.waiting import wait_until_sync
 
-HEAVY = ("torch", "libp2p", "aiohttp", "structlog", "rich", "numpy", "trio", "cryptography")
+HEAVY = {"torch", "libp2p", "aiohttp", "structlog", "rich", "numpy", "trio", "cryptography"}
 
 
 @pytest.fixture
@@ -248,23 +248,10 @@ def test_version_names_the_parts() -> None:
 
 
 def test_asking_is_cheap(fake_node: Path) -> None:
-    for arguments in (["--help"], ["version"], ["status", "--datadir", str(fake_node)]):
-        script = (
-            "import atexit, sys\n"
-            "atexit.register(lambda: print(*sys.modules, file=sys.stderr))\n"
-            f"sys.argv[1:] = {arguments!r}\n"
-            "import demo_node.cli; demo_node.cli.main()"
-        )
-        done = subprocess.run(
-            [sys.executable, "-c", script],
-            check=True,
-            capture_output=True,
-            text=True,
-            env=environment(),
-        )
-        loaded = set(done.stderr.split())
-        assert "demo_node.cli" in loaded
-        assert not loaded.intersection(HEAVY), arguments
+    for arguments in (["--help"], ["version"], ["status", "--datadir", fake_node]):
+        imported = list_imported(*arguments)
+        assert "demo_node.cli" in imported
+        assert not imported & HEAVY, arguments
 
 
 def test_help_costs_little_processor_time() -> None:

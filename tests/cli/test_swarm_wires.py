@@ -2,14 +2,13 @@
 
 import asyncio
 import contextlib
-import functools
 import os
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass, field
-from typing import Final, ParamSpec
+from typing import Final
 
 import pytest
 
@@ -17,22 +16,13 @@ from demo_node.cli.swarm.links import find_diallers
 from demo_node.cli.swarm.processes import find_free_ports
 from demo_node.cli.swarm.wires import CHUNK_BYTES, CHUNKS_MAX, Connection, Wires, relay_host
 from demo_node.sim.links import Cut
+from tests.cli.test_swarm_processes import on_loop
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel says who dials")
 
 QUIET_S: Final = 0.2
 """Long enough for loopback; what a cut holds stays away however long."""
-
-Given = ParamSpec("Given")
-
-
-def on_loop(test: Callable[Given, Coroutine[None, None, None]]) -> Callable[Given, None]:
-    @functools.wraps(test)
-    def run(*args: Given.args, **kwargs: Given.kwargs) -> None:
-        asyncio.run(test(*args, **kwargs))
-
-    return run
 
 
 @dataclass

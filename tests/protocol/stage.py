@@ -170,7 +170,5 @@ def announced_proposals(effects: list[Effect]) -> list[Proposal]:
 def grown_tree(rounds: int = 4, members: int = 4) -> tuple[Tree, list[bytes]]:
     """A chain of `rounds` records, one a round, of this many members."""
     tree = Tree()
-    records = [tree.start(members)]
-    for round_ in range(1, rounds):
-        records.append(tree.grow(records[-1], round_, range(members)))
-    return tree, records
+    first = tree.start(members)
+    return tree, [first, *tree.grow_all(first, range(1, rounds), range(members))]

@@ -1,6 +1,5 @@
 """Whom the chain forgets, so that nobody can make it grow; who votes is not touched by it."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -15,20 +14,9 @@ from demo_protocol.limits import CANDIDATES_MAX, JOINS_MAX
 from demo_protocol.manifest import Agreement
 from demo_protocol.roster import ChainState, count_places, get_voters
 from demo_protocol.validate import is_wish_usable, validate_proposal
-from tests.builders import Tree, header, manifest, run_id_of, wish
+from tests.builders import Tree, header, manifest, names, run_id_of, wish
 
 SHORT = manifest(agreement=Agreement(expire_rounds=5, forget_rounds=100, contributors=0))
-
-
-def names(*authors: int) -> set[bytes]:
-    return {peer_name(author) for author in authors}
-
-
-def extend(tree: Tree, record: bytes, count: int, authors: Sequence[int]) -> bytes:
-    """`count` more records, one a round, all with contributions of these."""
-    for _ in range(count):
-        record = tree.grow(record, tree.state(record).round + 1, authors)
-    return record
 
 
 def known(tree: Tree, record: bytes) -> set[bytes]:
@@ -37,11 +25,11 @@ def known(tree: Tree, record: bytes) -> set[bytes]:
 
 def test_a_candidate_that_never_contributes_is_forgotten_after_expire_rounds() -> None:
     tree = Tree(SHORT)
-    record = extend(tree, tree.start(2), 3, [0, 1])
+    record = tree.extend(tree.start(2), 3, [0, 1])
     record = tree.grow(record, 4, [0, 1], joins=[9])
-    record = extend(tree, record, 4, [0, 1])
+    record = tree.extend(record, 4, [0, 1])
     assert peer_name(9) in known(tree, record)
-    record = extend(tree, record, 1, [0, 1])
+    record = tree.extend(record, 1, [0, 1])
     assert tree.state(record).round == 4 + SHORT.agreement.expire_rounds
     assert known(tree, record) == names(0, 1)
     record = tree.grow(record, 10, [0, 1], joins=[9])  # and it may join again
@@ -50,20 +38,20 @@ def test_a_candidate_that_never_contributes_is_forgotten_after_expire_rounds() -
 
 def test_a_candidate_that_contributes_now_and_then_is_not_forgotten() -> None:
     tree = Tree(manifest(agreement=replace(SHORT.agreement, probation=9)))
-    record = extend(tree, tree.start(2), 9, [0, 1])
+    record = tree.extend(tree.start(2), 9, [0, 1])
     record = tree.grow(record, 10, [0, 1, 9], joins=[9])
     for _ in range(4):
-        record = extend(tree, record, 4, [0, 1])
-        record = extend(tree, record, 1, [0, 1, 9])
+        record = tree.extend(record, 4, [0, 1])
+        record = tree.extend(record, 1, [0, 1, 9])
     assert tree.member(record, 9).included == 5
-    record = extend(tree, record, 5, [0, 1])
+    record = tree.extend(record, 5, [0, 1])
     assert known(tree, record) == names(0, 1)
 
 
 def test_who_left_is_forgotten_when_no_old_join_of_it_counts_any_more() -> None:
     tree = Tree(SHORT)
     late = SHORT.agreement.late_rounds
-    record = extend(tree, tree.start(2), 3, [0, 1])
+    record = tree.extend(tree.start(2), 3, [0, 1])
     record = tree.grow(record, 4, [0, 1], joins=[9])
     record = tree.grow(record, 5, [0, 1], leaves=[9])
     for round_ in range(6, 6 + late):
@@ -72,7 +60,7 @@ def test_who_left_is_forgotten_when_no_old_join_of_it_counts_any_more() -> None:
         assert not usable
         record = tree.grow(record, round_, [0, 1])
     assert peer_name(9) in known(tree, record)
-    record = extend(tree, record, 1, [0, 1])
+    record = tree.extend(record, 1, [0, 1])
     assert peer_name(9) not in known(tree, record)
     state = tree.state(record)
     assert not any(
@@ -83,12 +71,12 @@ def test_who_left_is_forgotten_when_no_old_join_of_it_counts_any_more() -> None:
 
 def test_who_contributed_and_is_no_voter_any_more_is_forgotten() -> None:
     tree = Tree(SHORT)
-    record = extend(tree, tree.start(3), 104, [0, 1])  # 2 was a member in round 4 for the last time
+    record = tree.extend(tree.start(3), 104, [0, 1])  # 2 was a member in round 4 for the last time
     assert get_voters(tree.state(record), SHORT.agreement) == names(0, 1) == known(tree, record)
     left = tree.grow(tree.start(3), 1, [0, 1], leaves=[2])
-    left = extend(tree, left, 99, [0, 1])
+    left = tree.extend(left, 99, [0, 1])
     assert peer_name(2) in known(tree, left)
-    assert known(tree, extend(tree, left, 1, [0, 1])) == names(0, 1)
+    assert known(tree, tree.extend(left, 1, [0, 1])) == names(0, 1)
 
 
 def test_who_is_removed_is_known_until_it_may_join_again() -> None:
@@ -96,9 +84,9 @@ def test_who_is_removed_is_known_until_it_may_join_again() -> None:
     one, other = (header(2, 1, run=tree.run, samples=count) for count in (8, 9))
     record = tree.grow(tree.start(3), 1, [0, 1], evidence=[make_offence(one, other).evidence])
     until = tree.member(record, 2).removed_until
-    record = extend(tree, record, until - 2, [0, 1])
+    record = tree.extend(record, until - 2, [0, 1])
     assert peer_name(2) in known(tree, record)
-    record = extend(tree, record, 1, [0, 1])
+    record = tree.extend(record, 1, [0, 1])
     assert tree.state(record).round == until
     assert peer_name(2) not in known(tree, record)
 
@@ -106,7 +94,7 @@ def test_who_is_removed_is_known_until_it_may_join_again() -> None:
 def crowded(candidates: int, *, contributors: int = 0) -> ChainState:
     """Two members, and so many candidates that joined in round 8."""
     tree = Tree(manifest(agreement=replace(SHORT.agreement, contributors=contributors)))
-    record = extend(tree, tree.start(2), 9, [0, 1])
+    record = tree.extend(tree.start(2), 9, [0, 1])
     state = tree.state(record)
     silent = state.known[peer_name(0)]
     crowd = {
@@ -133,7 +121,7 @@ def test_candidates_are_bounded_by_the_places_there_are_for_joins() -> None:
 
 def test_a_record_with_more_joins_than_places_is_rejected_and_nobody_proposes_one() -> None:
     tree = Tree(SHORT)
-    record = extend(tree, tree.start(2), 4, [0, 1])
+    record = tree.extend(tree.start(2), 4, [0, 1])
     state = tree.state(record)
     full = replace(state, known={**state.known, **crowded(CANDIDATES_MAX - 1).known})
     sealed = {n: tree.propose(record, 5, [0, 1], joins=range(9, 9 + n)) for n in (1, 2)}
@@ -168,7 +156,7 @@ def test_where_candidates_are_drawn_they_have_turns_not_rounds(
 def test_rule_7_candidates_are_no_voters_not_even_in_the_first_rounds_of_a_run() -> None:
     """Once they were, for `forget_rounds` after the genesis: the property below found it."""
     tree = Tree(SHORT)
-    record = extend(tree, tree.start(2), 3, [0, 1])
+    record = tree.extend(tree.start(2), 3, [0, 1])
     record = tree.grow(record, 4, [0, 1], joins=[9])
     assert get_voters(tree.state(record), SHORT.agreement) == names(0, 1)
 
@@ -242,10 +230,10 @@ def test_rule_7_voters_are_who_was_a_member_at_a_record_of_the_last_forget_round
 @given(joins=st.lists(st.sets(st.integers(20, 200), max_size=6), min_size=30, max_size=30))
 def test_strangers_that_come_and_say_nothing_leave_nothing_behind(joins: list[set[int]]) -> None:
     tree = Tree(SHORT)
-    record = extend(tree, tree.start(2), 4, [0, 1])
+    record = tree.extend(tree.start(2), 4, [0, 1])
     for crowd in joins:
         state = tree.state(record)
         new = [a for a in crowd if peer_name(a) not in state.known]
         record = tree.grow(record, state.round + 1, [0, 1], joins=new)
         assert len(known(tree, record)) <= 2 + SHORT.agreement.expire_rounds * 6
-    assert known(tree, extend(tree, record, SHORT.agreement.expire_rounds, [0, 1])) == names(0, 1)
+    assert known(tree, tree.extend(record, SHORT.agreement.expire_rounds, [0, 1])) == names(0, 1)

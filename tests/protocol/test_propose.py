@@ -10,7 +10,7 @@ from demo_protocol.messages import Header, Sealed, decode_membership
 from demo_protocol.propose import make_proposal
 from demo_protocol.schedule import settle_start_ms, slot_start_ms
 from demo_protocol.view import View
-from tests.builders import MANIFEST, RUN_ID, STATE_0, Tree, header, view, wish
+from tests.builders import MANIFEST, RUN_ID, STATE_0, Tree, header, names, view, wish
 
 TIMING = MANIFEST.schedule
 SLOT_0, SLOT_1 = (slot_start_ms(TIMING, 4, slot) for slot in (0, 1))
@@ -56,10 +56,6 @@ def learn(believed: View, tree: Tree, parent: bytes, listed: list[int], by: int)
 
 def authors(believed: View, hashes: Iterable[bytes]) -> set[bytes]:
     return {believed.pool.headers[h].body.peer for h in hashes}
-
-
-def names(*numbers: int) -> set[bytes]:
-    return {peer_name(number) for number in numbers}
 
 
 # --- rule 12: when -------------------------------------------------------------------------------

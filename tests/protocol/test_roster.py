@@ -23,20 +23,9 @@ from demo_protocol.roster import (
     get_member_names,
     get_voters,
 )
-from tests.builders import MANIFEST, Tree, header, manifest, proposal, wish
+from tests.builders import MANIFEST, Tree, header, manifest, names, proposal, wish
 
 AGREEMENT = MANIFEST.agreement
-
-
-def names(*authors: int) -> set[bytes]:
-    return {peer_name(author) for author in authors}
-
-
-def extend(tree: Tree, record: bytes, count: int, authors: Sequence[int]) -> bytes:
-    """`count` more records, one a round, all with contributions of these."""
-    for _ in range(count):
-        record = tree.grow(record, tree.state(record).round + 1, authors)
-    return record
 
 
 def test_rule_5_the_genesis_record_is_the_manifests_hash_and_knows_nobody() -> None:
@@ -62,19 +51,19 @@ def test_rule_6_while_the_chain_is_shorter_than_probation_joins_are_members() ->
 
 def test_rule_6_a_candidate_is_a_member_once_probation_contributions_are_included() -> None:
     tree = Tree()
-    record = extend(tree, tree.start(2), 3, [0, 1])
+    record = tree.extend(tree.start(2), 3, [0, 1])
     record = tree.grow(record, 4, [0, 1, 9], joins=[9])
     for included in (1, 2):
         assert tree.member(record, 9).included == included
         assert tree.members(record) == names(0, 1)
-        record = extend(tree, record, 1, [0, 1, 9])
+        record = tree.extend(record, 1, [0, 1, 9])
     assert tree.members(record) == names(0, 1, 9)
     assert tree.member(record, 9).admitted_by == record
 
 
 def test_rule_6_late_headers_do_not_count_for_probation() -> None:
     tree = Tree()
-    record = extend(tree, tree.start(2), 3, [0, 1])
+    record = tree.extend(tree.start(2), 3, [0, 1])
     record = tree.grow(record, 4, [0, 1, 9], joins=[9])
     for round_ in range(5, 9):
         record = tree.grow(record, round_, [0, 1], late=[header(9, round_ - 1)] * (round_ > 5))
@@ -88,33 +77,33 @@ def test_rule_6_at_most_two_or_an_eighth_of_the_members_become_members_per_recor
 ) -> None:
     tree = Tree()
     old, new = range(members), range(100, 106)
-    record = extend(tree, tree.start(members), 3, old)
+    record = tree.extend(tree.start(members), 3, old)
     record = tree.grow(record, 4, [*old, *new], joins=new)
-    record = extend(tree, record, 2, [*old, *new])
+    record = tree.extend(record, 2, [*old, *new])
     assert len(tree.members(record)) == members + per_record
-    record = extend(tree, record, 1, [*old, *new])
+    record = tree.extend(record, 1, [*old, *new])
     assert len(tree.members(record)) == members + min(2 * per_record, len(new))
 
 
 def test_rule_6_who_waits_longest_is_admitted_first_and_the_hash_breaks_ties() -> None:
     tree = Tree()
-    record = extend(tree, tree.start(2), 3, [0, 1])
+    record = tree.extend(tree.start(2), 3, [0, 1])
     record = tree.grow(record, 4, [0, 1], joins=[9])  # the first to wait
     record = tree.grow(record, 5, [0, 1], joins=[5, 6, 7, 8])
-    record = extend(tree, record, 3, [0, 1, 5, 6, 7, 8, 9])
+    record = tree.extend(record, 3, [0, 1, 5, 6, 7, 8, 9])
     among_equals = min(names(5, 6, 7, 8), key=lambda peer: compute_waiting_hash(record, peer))
     assert tree.members(record) == names(0, 1, 9) | {among_equals}
 
 
 def test_rule_6_a_peer_that_left_waits_again_under_a_new_key() -> None:
     tree = Tree()
-    record = extend(tree, tree.start(3), 3, [0, 1, 2])
+    record = tree.extend(tree.start(3), 3, [0, 1, 2])
     key = tree.member(record, 2).key
     record = tree.grow(record, 4, [0, 1, 2], leaves=[2])
     assert tree.members(record) == names(0, 1)
     record = tree.grow(record, 5, [0, 1, 2], joins=[2])
     assert tree.members(record) == names(0, 1)
-    record = extend(tree, record, 2, [0, 1, 2])
+    record = tree.extend(record, 2, [0, 1, 2])
     assert tree.members(record) == names(0, 1, 2)
     assert tree.member(record, 2).key == compute_key(record, peer_name(2)) != key
 
@@ -126,9 +115,9 @@ SHORT = manifest(agreement=Agreement(expire_rounds=5, forget_rounds=100))
 
 def test_rule_7_a_member_expires_after_expire_rounds_without_a_header() -> None:
     tree = Tree(SHORT)
-    record = extend(tree, tree.start(3), 4, [0, 1])  # 2 was last credited in round 0
+    record = tree.extend(tree.start(3), 4, [0, 1])  # 2 was last credited in round 0
     assert tree.members(record) == names(0, 1, 2)
-    record = extend(tree, record, 1, [0, 1])
+    record = tree.extend(record, 1, [0, 1])
     assert tree.state(record).round == 5
     assert tree.members(record) == names(0, 1)
 
@@ -141,7 +130,7 @@ def test_rule_7_expiry_counts_rounds_of_the_chain_not_records() -> None:
 
 def test_rule_7_a_header_credited_late_keeps_a_member_alive() -> None:
     tree = Tree(SHORT)
-    record = extend(tree, tree.start(3), 4, [0, 1])
+    record = tree.extend(tree.start(3), 4, [0, 1])
     record = tree.grow(record, 5, [0, 1], late=[header(2, 3)])
     assert tree.members(record) == names(0, 1, 2)
     assert tree.member(record, 2).credited_round == 3
@@ -149,7 +138,7 @@ def test_rule_7_a_header_credited_late_keeps_a_member_alive() -> None:
 
 def test_rule_7_who_expired_and_contributes_again_is_a_member_again_with_the_old_key() -> None:
     tree = Tree(SHORT)
-    record = extend(tree, tree.start(3), 5, [0, 1])
+    record = tree.extend(tree.start(3), 5, [0, 1])
     key = tree.member(record, 2).key
     record = tree.grow(record, 6, [0, 1, 2])
     assert tree.members(record) == names(0, 1, 2)
@@ -158,16 +147,16 @@ def test_rule_7_who_expired_and_contributes_again_is_a_member_again_with_the_old
 
 def test_rule_7_an_expired_member_stays_a_voter_until_forget_rounds_have_passed() -> None:
     tree = Tree(SHORT)
-    record = extend(tree, tree.start(3), 103, [0, 1])
+    record = tree.extend(tree.start(3), 103, [0, 1])
     assert tree.members(record) == names(0, 1)
     assert get_voters(tree.state(record), SHORT.agreement) == names(0, 1, 2)
-    record = extend(tree, record, 1, [0, 1])  # 2 was a member in round 4 for the last time
+    record = tree.extend(record, 1, [0, 1])  # 2 was a member in round 4 for the last time
     assert get_voters(tree.state(record), SHORT.agreement) == names(0, 1)
 
 
 def test_rule_7_a_candidate_is_no_voter_however_young_the_run_is() -> None:
     tree = Tree()
-    record = tree.grow(extend(tree, tree.start(3), 4, [0, 1, 2]), 5, [0, 1, 2], joins=[3])
+    record = tree.grow(tree.extend(tree.start(3), 4, [0, 1, 2]), 5, [0, 1, 2], joins=[3])
     assert set(get_candidates(tree.state(record))) == names(3)
     assert get_voters(tree.state(record), AGREEMENT) == names(0, 1, 2)
 
@@ -184,25 +173,25 @@ def test_rule_7_who_signed_a_leave_is_neither_member_nor_voter() -> None:
 
 def test_rule_8_credits_are_remembered_for_late_rounds() -> None:
     tree = Tree()
-    record = extend(tree, tree.start(1), 9, [0])
+    record = tree.extend(tree.start(1), 9, [0])
     assert tree.state(record).credits == {(r, peer_name(0)) for r in range(4, 10)}
 
 
 def test_rule_t2_the_last_eight_sample_counts_are_remembered_and_heartbeats_are_not() -> None:
     tree = Tree()
-    record = extend(tree, tree.start(2), 4, [0, 1])
+    record = tree.extend(tree.start(2), 4, [0, 1])
     beat = header(0, 5, k=0)
     tree.headers[beat.hash] = beat
     sealed = proposal(tree.ranked(record, 5)[0], 5, record, contributions=[beat])
     record = tree.add(sealed).hash
     assert tree.member(record, 0).samples == (8,) * 5
-    record = extend(tree, record, 9, [0, 1])
+    record = tree.extend(record, 9, [0, 1])
     assert tree.member(record, 0).samples == (8,) * SAMPLES_HISTORY
 
 
 def test_rule_t5_members_train_on_disjoint_intervals_from_the_cursor_and_candidates_apart() -> None:
     tree = Tree()
-    record = extend(tree, tree.start(3), 3, [0, 1, 2])
+    record = tree.extend(tree.start(3), 3, [0, 1, 2])
     record = tree.grow(record, 4, [0, 1, 2], joins=[9])
     state = tree.state(record)
     dealt = [compute_interval(state, peer_name(a), 5, tree.run) for a in range(3)]
@@ -212,7 +201,7 @@ def test_rule_t5_members_train_on_disjoint_intervals_from_the_cursor_and_candida
     interval, probation = compute_interval(state, peer_name(9), 5, tree.run)
     assert probation == peer_name(9)
     assert (interval.first, interval.count) == (0, tree.run.learning.samples_start)
-    child = tree.state(extend(tree, record, 1, [0, 1, 2]))
+    child = tree.state(tree.extend(record, 1, [0, 1, 2]))
     assert child.cursor == state.cursor + len(numbers)
 
 
@@ -221,7 +210,7 @@ def test_rule_t5_members_train_on_disjoint_intervals_from_the_cursor_and_candida
 
 def test_rule_11_members_are_ordered_by_the_hash_of_their_key_and_the_round() -> None:
     tree = Tree()
-    record = extend(tree, tree.start(5), 1, range(5))
+    record = tree.extend(tree.start(5), 1, range(5))
     keys = {a: tree.member(record, a).key for a in range(5)}
     for round_ in range(2, 12):
         expected = sorted(range(5), key=lambda a: compute_rank_hash(keys[a], round_))
@@ -231,7 +220,7 @@ def test_rule_11_members_are_ordered_by_the_hash_of_their_key_and_the_round() ->
 def test_rule_11_nothing_a_proposer_writes_moves_the_order() -> None:
     """Seeded by the parent, a proposer could try contents until its own id comes next."""
     tree = Tree()
-    parent = extend(tree, tree.start(6), 1, range(6))
+    parent = tree.extend(tree.start(6), 1, range(6))
     first, second = tree.ranked(parent, 2)[:2]
     siblings = [
         tree.grow(parent, 2, range(6), by=first),
@@ -285,9 +274,9 @@ def test_rule_14_under_a_parent_without_members_everybody_has_rank_0() -> None:
 def admitting() -> tuple[ChainState, Callable[[Sequence[int], Sequence[int]], ChainState]]:
     """A parent with ready candidates, and how it advances with things given in some order."""
     tree = Tree()
-    record = extend(tree, tree.start(4), 3, range(4))
+    record = tree.extend(tree.start(4), 3, range(4))
     record = tree.grow(record, 4, range(4), joins=[4, 5, 6, 7])
-    record = extend(tree, record, 2, range(8))
+    record = tree.extend(record, 2, range(8))
     parent = tree.state(record)
     sealed = proposal(0, 8, record)
     lates: list[Header] = [header(a, 6 + a % 2).body for a in range(4)]

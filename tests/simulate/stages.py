@@ -4,13 +4,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from demo_node.sim.director import Director
 from demo_node.sim.founding import found
 from demo_node.sim.learning import make_first
 from demo_node.sim.scenario import Scenario
 from demo_node.sim.simulation import plan_run
+from demo_node.sim.trainer import ModelTrainer
 from demo_node.sim.watching import Invariant, Watcher
 from demo_node.sim.world import World
+from demo_protocol.effects import Apply
 from demo_protocol.manifest import compute_run_id
 from demo_protocol.schedule import round_start_ms
 
@@ -51,6 +55,18 @@ class Stage:
         """The names of what was broken, in order."""
         self.director.run(self.scenario.nodes, self.scenario.rounds)
         return [violation.invariant for violation in self.watcher.violations]
+
+
+def let_stray(monkeypatch: pytest.MonkeyPatch, *, node: int, round_: int) -> None:
+    """From this round on the node computes with another state than it should have."""
+    honest = ModelTrainer.apply
+
+    def wrong(trainer: ModelTrainer, effect: Apply) -> None:
+        if trainer._actor.index == node and effect.round == round_:
+            trainer.states = dict.fromkeys(trainer.states, b"another!")
+        honest(trainer, effect)
+
+    monkeypatch.setattr(ModelTrainer, "apply", wrong)
 
 
 def sized(scenario: Scenario, nodes: int, rounds: int) -> Scenario:

@@ -12,9 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from demo_node.cli.simulate.command import simulate
-from demo_node.sim.trainer import ModelTrainer
-from demo_protocol.effects import Apply
 from tests.cli.command import COMMAND, ROOT, demo_node, environment
+from tests.simulate.stages import let_stray
 from tests.trainer.processes import descendants, is_alive
 from tests.waiting import wait_until_sync
 
@@ -157,14 +156,7 @@ def test_what_was_broken_is_told_and_can_be_seen_again(
     """Node 2 computes round 3 from another state than it should have."""
     file = tmp_path / "quiet.toml"
     file.write_text("nodes = 5\nrounds = 9\n")
-    honest = ModelTrainer.apply
-
-    def wrong(trainer: ModelTrainer, effect: Apply) -> None:
-        if trainer._actor.index == 2 and effect.round == 3:
-            trainer.states = dict.fromkeys(trainer.states, b"another!")
-        honest(trainer, effect)
-
-    monkeypatch.setattr(ModelTrainer, "apply", wrong)
+    let_stray(monkeypatch, node=2, round_=3)
     ended = CliRunner().invoke(simulate, ["--scenario", str(file), "--seed", "7"])
     assert ended.exit_code == 1
     assert "broken in round 3: equal records have equal digests" in ended.stderr

@@ -12,8 +12,7 @@ from demo_node.cli.simulate.command import simulate as command
 from demo_node.sim.impossible import list_impossible
 from demo_node.sim.scenario import Do, Event, Mix, Scenario
 from demo_node.sim.simulation import simulate
-from demo_node.sim.trainer import ModelTrainer
-from demo_protocol.effects import Apply
+from tests.simulate.stages import let_stray
 
 QUIET = Scenario(nodes=4, rounds=4)
 
@@ -142,14 +141,7 @@ def test_the_full_mix_is_nobodys_file() -> None:
 def test_what_was_still_to_come_when_something_broke_did_not_fail_to_happen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    honest = ModelTrainer.apply
-
-    def wrong(trainer: ModelTrainer, effect: Apply) -> None:
-        if trainer._actor.index == 1 and effect.round == 2:
-            trainer.states = dict.fromkeys(trainer.states, b"another!")
-        honest(trainer, effect)
-
-    monkeypatch.setattr(ModelTrainer, "apply", wrong)
+    let_stray(monkeypatch, node=1, round_=2)
     late = Event(do=Do.KILL, round=8)
     never = Event(do=Do.KILL, round=10)
     report = simulate(replace(QUIET, rounds=10, events=(late, never)), 0)
