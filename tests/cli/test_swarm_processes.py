@@ -76,6 +76,16 @@ async def test_a_killed_node_is_expected_and_starts_again_as_another_life(tmp_pa
 
 
 @on_loop
+async def test_a_node_shares_our_session_for_nice_to_count_and_not_our_group(
+    tmp_path: Path,
+) -> None:
+    node = await idle_node(tmp_path)
+    assert os.getsid(node.pid) == os.getsid(0)
+    assert os.getpgid(node.pid) == node.pid  # where the terminal's Ctrl-C does not go
+    await stop_nodes([node], deadline_s=10)
+
+
+@on_loop
 async def test_a_node_that_died_by_itself_fails_the_swarm(tmp_path: Path) -> None:
     node = await idle_node(tmp_path)
     node.log.write_text("the reason\n")

@@ -78,7 +78,9 @@ async def spawn(command: Sequence[str], log: Path, scratch: Path) -> asyncio.sub
             stdin=asyncio.subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            start_new_session=True,  # Ctrl-C is ours to handle, once
+            # Ctrl-C is ours to handle, once. A group and no session: Linux shares the processor
+            # out among sessions, and `nice` counts only inside of one (sched_autogroup).
+            process_group=0,
             preexec_fn=_die_with_parent,
         )
 
