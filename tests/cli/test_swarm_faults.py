@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from demo_node.cli.plan import plan_schedule
+from demo_node.cli.swarm.drive import compute_poll_s
 from demo_node.cli.swarm.faults import (
     KINDS,
     LEAST_MS,
@@ -18,6 +20,8 @@ from demo_node.cli.swarm.faults import (
 )
 from demo_node.cli.swarm.inflicting import Suffered
 from demo_node.cli.swarm.lives import (
+    ROUNDS_AGAIN,
+    ROUNDS_LOOKED_AT,
     Life,
     count_forks,
     count_joins,
@@ -153,6 +157,25 @@ def test_a_life_is_its_last_status_and_all_rounds_it_ever_showed() -> None:
     assert [view.round for view in merge_rounds([made])] == [0, 1, 2]
     assert not merge_rounds([made])[1].included
     assert count_replayed([made]) == 3
+
+
+def test_rounds_are_looked_at_again_while_something_of_theirs_may_still_come() -> None:
+    made = Life(100)
+    assert made.count_asked(status_view(round=70)) == ROUNDS_LOOKED_AT  # nothing was seen of it
+    made.look(status_view(round=70, state=NodeState.SYNCING), [])
+    assert made.count_asked(status_view(round=71)) == ROUNDS_LOOKED_AT  # it was catching up
+    made.look(status_view(round=71, forks_total=2), [])
+    assert made.count_asked(status_view(round=71, forks_total=2)) == ROUNDS_AGAIN
+    assert made.count_asked(status_view(round=74, forks_total=2)) == ROUNDS_AGAIN + 3
+    assert made.count_asked(status_view(round=171, forks_total=2)) == ROUNDS_LOOKED_AT
+    assert made.count_asked(status_view(round=71, forks_total=3)) == ROUNDS_LOOKED_AT
+
+
+@pytest.mark.parametrize(("round_ms", "poll_s"), [(500, 0.5), (3_000, 0.5), (10_000, 1), (3e6, 2)])
+def test_nodes_are_asked_some_times_a_round_and_no_slower_than_people_look(
+    round_ms: int, poll_s: float
+) -> None:
+    assert compute_poll_s(plan_schedule(0, int(round_ms))) == poll_s
 
 
 def test_a_later_life_does_not_overrule_what_an_earlier_one_saw() -> None:

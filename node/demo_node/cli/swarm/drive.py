@@ -26,8 +26,9 @@ from demo_node.views import NodeState
 from demo_protocol.manifest import Data, Manifest, validate_manifest
 from demo_protocol.schedule import Schedule, round_start_ms
 
-POLL_S: Final = 0.5
-"""How often all nodes are asked for their status."""
+POLL_S, POLLS_A_ROUND, POLL_MAX_S = 0.5, 10, 2.0
+"""How often all nodes are asked for their status; more seldom where a round is long, as each answer
+costs a node some milliseconds."""
 
 UP_DEADLINE_S: Final = 180.0
 """Starting is mostly importing; on a busy machine with cold disks that takes long."""
@@ -68,7 +69,9 @@ async def run_swarm(folder: Path, options: SwarmOptions, view: SwarmView) -> Swa
 
         async with _meanwhile(inflicter.run(scenario.plan(), scenario.seed)):
             deadline_s = (end_ms - _now_ms()) / 1000 + 60
-            await _until(nodes, lambda: _now_ms() >= end_ms, deadline_s, view, look)
+            await _until(
+                nodes, lambda: _now_ms() >= end_ms, deadline_s, view, look, compute_poll_s(schedule)
+            )
             sent = [count_sent(node.lives) for node in nodes]
             await _agree(nodes, schedule, rounds, view, look)
         view.say("reading the nodes' snapshot files")
@@ -160,7 +163,8 @@ async def _agree(
         return now_ms >= deadline_ms or (now_ms >= shown_ms and not missing() and len(heads) == 1)
 
     view.say("waiting for every node to hold the last record")
-    await _until(nodes, agreed, (deadline_ms - _now_ms()) / 1000 + 60, view, look)
+    deadline_s, poll_s = (deadline_ms - _now_ms()) / 1000 + 60, compute_poll_s(schedule)
+    await _until(nodes, agreed, deadline_s, view, look, poll_s)
     for node in missing():
         state = node.status.state.value if node.status else "silent"
         raise SwarmFailed(f"node {node.index} is not back at the end: {state}")
@@ -174,6 +178,7 @@ async def _until(
     deadline_s: float,
     view: SwarmView,
     look: Callable[[], None] = lambda: None,
+    poll_s: float = POLL_S,
 ) -> None:
     """Return once `holds()`; meanwhile look after the nodes and show them."""
     loop = asyncio.get_running_loop()
@@ -189,7 +194,12 @@ async def _until(
         if loop.time() > deadline:
             states = ", ".join(node.status.state if node.status else "silent" for node in nodes)
             raise SwarmFailed(f"the nodes did not come along within {deadline_s:.0f} s: {states}")
-        await asyncio.sleep(POLL_S)
+        await asyncio.sleep(poll_s)
+
+
+def compute_poll_s(schedule: Schedule) -> float:
+    """Seconds between two looks at all nodes while they train."""
+    return min(max(POLL_S, schedule.round_ms / 1000 / POLLS_A_ROUND), POLL_MAX_S)
 
 
 def _now_ms() -> int:

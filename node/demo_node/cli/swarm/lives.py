@@ -6,11 +6,19 @@ looked at again and again, and what the last look saw of a process that died is 
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from demo_node.views import NodeState, RoundView, StatusView
 
 TAKES_PART = (NodeState.ACTIVE, NodeState.PAUSED, NodeState.FINISHED)
 """States of a node that has caught up."""
+
+
+ROUNDS_LOOKED_AT: Final = 64
+"""At most: more than a node can show at once after it was stopped."""
+
+ROUNDS_AGAIN: Final = 8
+"""Looked at again, as headers and records of theirs may still come."""
 
 
 @dataclass(slots=True)
@@ -21,6 +29,22 @@ class Life:
     status: StatusView | None = None
     took_part: bool = False
     rounds: dict[int, RoundView] = field(default_factory=dict)
+
+    def count_asked(self, status: StatusView) -> int:
+        """Of how many rounds a look is worth the node's work, now that it says this of itself.
+
+        All of them while it catches up, and when it has left records: older ones change then.
+        """
+        before = self.status
+        is_steady = (
+            before is not None
+            and before.state in TAKES_PART
+            and status.state in TAKES_PART
+            and before.forks_total == status.forks_total
+        )
+        if before is None or not is_steady:
+            return ROUNDS_LOOKED_AT
+        return min(ROUNDS_AGAIN + max(0, status.round - before.round), ROUNDS_LOOKED_AT)
 
     def look(self, status: StatusView, rounds: Iterable[RoundView]) -> None:
         """Keep what it just answered."""

@@ -23,9 +23,6 @@ from demo_node.views import StatusView
 LOG_TAIL_BYTES: Final = 2_000
 """Of a failed node's log, enough for its last lines and a traceback."""
 
-ROUNDS_LOOKED_AT: Final = 64
-"""At every look: more than a node can show at once after it was stopped."""
-
 
 class SwarmFailed(Exception):
     """The swarm could not be run to its end; the message says why."""
@@ -80,7 +77,7 @@ class SwarmNode:
             async with self.client() as client:
                 status = await client.status()
                 if status.pid == life.pid:
-                    life.look(status, await client.rounds(ROUNDS_LOOKED_AT))
+                    life.look(status, await client.rounds(life.count_asked(status)))
 
     def client(self) -> contextlib.AbstractAsyncContextManager[ControlClient]:
         """Its control service. Raises NotRunning."""
