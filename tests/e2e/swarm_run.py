@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -88,12 +88,24 @@ def audit(run: SwarmRun, index: int) -> Audit:
 def run_swarm(folder: Path, *flags: str) -> SwarmRun:
     """Run a swarm to its end, looking at its nodes all the while. `flags` come last, and win."""
     run = SwarmRun(folder)
-    command = [*COMMAND, "swarm", "--nodes", str(NODES), "--rounds", str(ROUNDS), "--json"]
-    command += ["--keep", str(folder / "nodes"), *flags]
+    shape = ("--nodes", str(NODES), "--rounds", str(ROUNDS))
+    with nothing_left(folder):
+        run.exit_code = watch_swarm(folder, (*shape, *flags), lambda: _look_at_all(run))
+    run.stdout = (folder / "stdout").read_text()
+    run.stderr = (folder / "stderr").read_text()
+    return run
+
+
+def watch_swarm(folder: Path, flags: Sequence[str], look: Callable[[], object]) -> int | None:
+    """Run a swarm to its end, calling `look` all the while; its exit code, None where it hung.
+
+    The nodes' folders are kept in `folder` / nodes; beside it is what the command printed. All its
+    processes have the mark `folder`; those that it leaves are the caller's to find and to end.
+    """
+    command = [*COMMAND, "swarm", "--json", "--keep", str(folder / "nodes"), *flags]
     with (
         (folder / "stdout").open("w") as stdout,
         (folder / "stderr").open("w") as stderr,
-        nothing_left(folder),
         subprocess.Popen(
             command, stdout=stdout, stderr=stderr, env=marked_environment(folder)
         ) as swarm,
@@ -101,14 +113,11 @@ def run_swarm(folder: Path, *flags: str) -> SwarmRun:
         try:
             for _ in range(int(DEADLINE_S / LOOK_S)):
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    run.exit_code = swarm.wait(timeout=LOOK_S)
-                    break
-                _look_at_all(run)
+                    return swarm.wait(timeout=LOOK_S)
+                look()
         finally:
             swarm.kill()
-    run.stdout = (folder / "stdout").read_text()
-    run.stderr = (folder / "stderr").read_text()
-    return run
+    return None
 
 
 def _look_at_all(run: SwarmRun) -> None:

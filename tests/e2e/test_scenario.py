@@ -3,7 +3,6 @@
 import contextlib
 import json
 import re
-import subprocess
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,15 +15,12 @@ import pytest
 from demo_node.cli.swarm.wires import relay_host
 from demo_node.sim.scenario import Do, read_scenario
 from demo_protocol.messages import Proposal, decode_header, decode_proposal
-from tests.cli.command import COMMAND
 from tests.e2e.audit import read_books, read_signed
-from tests.e2e.processes import find_processes, marked_environment, nothing_left
+from tests.e2e.processes import find_processes, nothing_left
+from tests.e2e.swarm_run import watch_swarm
 
 FILE: Final = Path(__file__).parents[1] / "scenarios/cut-and-heal.toml"
 SCENARIO: Final = read_scenario(FILE)
-
-DEADLINE_S: Final = 240
-LOOK_S: Final = 1.0
 
 # 20 rounds of 4 s, and starting and stopping eight nodes: 150 s in the first test's fixture.
 pytestmark = [pytest.mark.swarm, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -35,7 +31,7 @@ class Played:
     """What a scenario left. `talked`: hosts that nodes had TCP connections with meanwhile."""
 
     folder: Path
-    exit_code: int = -1
+    exit_code: int | None = None
     document: Mapping[str, Any] = field(default_factory=dict)
     stderr: str = ""
     talked: set[str] = field(default_factory=set)
@@ -44,24 +40,12 @@ class Played:
 @pytest.fixture(scope="module")
 def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
     run = Played(tmp_path_factory.mktemp("scenario"))
-    command = [*COMMAND, "swarm", "--scenario", str(FILE), "--json"]
-    command += ["--keep", str(run.folder / "nodes")]
-    with (
-        (run.folder / "stdout").open("w") as stdout,
-        (run.folder / "stderr").open("w") as stderr,
-        nothing_left(run.folder),
-        subprocess.Popen(
-            command, stdout=stdout, stderr=stderr, env=marked_environment(run.folder)
-        ) as swarm,
-    ):
-        try:
-            for _ in range(int(DEADLINE_S / LOOK_S)):
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    run.exit_code = swarm.wait(timeout=LOOK_S)
-                    break
-                run.talked |= set().union(*map(find_hosts, find_processes(run.folder)))
-        finally:
-            swarm.kill()
+
+    def look() -> None:
+        run.talked |= set().union(*map(find_hosts, find_processes(run.folder)))
+
+    with nothing_left(run.folder):
+        run.exit_code = watch_swarm(run.folder, ("--scenario", str(FILE)), look)
         run.stderr = (run.folder / "stderr").read_text()
         printed = (run.folder / "stdout").read_text()
         assert printed, run.stderr
