@@ -3,6 +3,9 @@
 request   8-byte length, BlobRequest (wire.proto), at most REQUEST_BYTES_MAX
 reply     1 byte: 0 held, 1 not held; 8-byte length (0 where not held); the bytes
 
+Before it comes multistream's choice of this protocol, as on any libp2p stream. It is sent with the
+request: waiting for each of its two answers would take two more round trips, and as many frames.
+
 Lengths are big-endian, and checked before anything is read or made room for.
 """
 
@@ -18,6 +21,8 @@ from libp2p.abc import IHost, INetStream
 from libp2p.custom_types import TProtocol
 from libp2p.exceptions import BaseLibp2pError
 from libp2p.peer.id import ID
+from libp2p.protocol_muxer.multiselect_client import MULTISELECT_PROTOCOL_ID
+from libp2p.utils import encode_delim
 
 from demo_node.mesh import bounds
 from demo_node.mesh.account import USES
@@ -30,6 +35,7 @@ from demo_protocol.limits import KEY_BYTES_MAX, REQUEST_BYTES_MAX
 from demo_protocol.pb import wire_pb2
 
 PROTOCOL: Final = TProtocol("/demo-node/blob/1")
+CHOICE: Final = encode_delim(MULTISELECT_PROTOCOL_ID.encode()) + encode_delim(PROTOCOL.encode())
 HELD: Final = 0
 NOT_HELD: Final = 1
 LENGTH_BYTES: Final = 8
@@ -74,7 +80,8 @@ class BlobProtocol:
         try:
             with trio.fail_after(timeout_s):
                 async with self._slot(peer):
-                    stream = await self._host.new_stream(peer_id, [PROTOCOL])
+                    stream = await self._host.get_network().new_stream(peer_id)
+                    stream.set_protocol(PROTOCOL)
                     mark(stream, USES[request.kind])
                     async with _finishing(stream):
                         return await _ask(stream, request, bytes_max)
@@ -137,12 +144,15 @@ class BlobProtocol:
         content, status = (b"", NOT_HELD) if body is None else (body, HELD)
         size = len(content)
         with trio.fail_after(bounds.SERVE_S + size / bounds.SERVE_BYTES_PER_S_MIN) as scope:
-            await stream.write(bytes([status]) + size.to_bytes(LENGTH_BYTES))
+            head = bytes([status]) + size.to_bytes(LENGTH_BYTES)
+            if size <= PIECE_BYTES_MIN:
+                await stream.write(head + content)
+                return
+            await stream.write(head)
             for start in range(0, size, self._pacer.piece_bytes):
                 piece = content[start : start + self._pacer.piece_bytes]
-                if size > PIECE_BYTES_MIN:
-                    # Waiting for our own cap is not the peer's slowness.
-                    scope.deadline += await self._pacer.wait_turn(len(piece))
+                # Waiting for our own cap is not the peer's slowness.
+                scope.deadline += await self._pacer.wait_turn(len(piece))
                 await stream.write(piece)
 
     async def _look_up(self, peer: bytes, request: BlobRequest) -> bytes | None:
@@ -172,7 +182,9 @@ async def _finishing(stream: INetStream) -> AsyncIterator[None]:
 async def _ask(stream: INetStream, request: BlobRequest, bytes_max: int) -> bytes:
     message = wire_pb2.BlobRequest(kind=request.kind, key=request.key, limit=request.limit)
     frame = message.SerializeToString()
-    await stream.write(len(frame).to_bytes(LENGTH_BYTES) + frame)
+    await stream.write(CHOICE + len(frame).to_bytes(LENGTH_BYTES) + frame)
+    if await _read_exact(stream, len(CHOICE)) != CHOICE:  # who agrees repeats it
+        raise Garbage("does not speak this protocol")
     head = await _read_exact(stream, 1 + LENGTH_BYTES)
     status, size = head[0], int.from_bytes(head[1:])
     if status == NOT_HELD:

@@ -25,6 +25,7 @@ from libp2p.rcmgr import Direction
 from libp2p.utils.varint import encode_varint_prefixed
 
 from demo_node.mesh import bounds
+from demo_node.mesh.streams import read_ahead
 from demo_node.mesh.yamux import PatientYamux, mark
 from demo_node.ports import Use
 
@@ -78,7 +79,7 @@ class LinkedPubsub(Pubsub):
         _reading.set(stream.muxed_conn)
         mark(stream, Use.GOSSIP)
         try:
-            await super().continuously_read_stream(stream)
+            await super().continuously_read_stream(read_ahead(stream))
         finally:
             self._told.pop(stream.muxed_conn, None)
 

@@ -118,10 +118,16 @@ class PatientYamux(Yamux):
                 self._put_aside(data)
             await trio.lowlevel.checkpoint()
             return
-        async with self._write_lock:
+        try:
+            self._write_lock.acquire_nowait()  # a free lock is worth no turn of the scheduler
+        except trio.WouldBlock:
+            await self._write_lock.acquire()
+        try:
             await self.secured_conn.write(self._take_aside() + data)
             use = self._uses.get(int.from_bytes(data[4:8]), Use.OTHER)
             self._stream.outgoing.tell(use, len(data) - HEADER_SIZE)
+        finally:
+            self._write_lock.release()
 
     def _put_aside(self, frame: bytes) -> None:
         self._aside += frame
