@@ -40,7 +40,7 @@ from demo_node.trainer.forkserver import start_server
 from demo_node.views import NodeState, RoundObserver
 from demo_protocol.errors import ConfigError
 
-STATUS_S = 0.5
+STATUS_S = 1.0
 """How often metrics and logs look at the node's status."""
 
 

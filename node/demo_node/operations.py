@@ -135,6 +135,7 @@ class NodeOperations:
         schedule = manifest.schedule if manifest else None
         state, detail = self._shown_state(schedule, now_ms)
         saved = self.snapshotting.newest if self.snapshotting else None
+        run_id = view.run_id if view else compute_run_id(manifest) if manifest else None
         members = get_member_names(head, manifest.agreement) if head and manifest else ()
         return StatusView(
             version=self.version,
@@ -142,7 +143,7 @@ class NodeOperations:
             trainer_pid=self.trainer.pid if self.trainer else 0,
             peer=self.mesh.peer,
             peer_id=encode_peer_id(self.mesh.peer),
-            run_id=compute_run_id(manifest) if manifest else bytes(HASH_BYTES),
+            run_id=run_id or bytes(HASH_BYTES),
             run_name=manifest.name if manifest else "",
             state=state,
             detail=detail,

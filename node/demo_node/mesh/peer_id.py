@@ -6,6 +6,7 @@ An id is the base58 (Bitcoin alphabet) form of an identity multihash of the key'
 Source: libp2p specs, peer-ids.md.
 """
 
+import functools
 from typing import Final
 
 from demo_protocol.limits import PEER_BYTES
@@ -49,7 +50,9 @@ def decode_peer_id_bytes(peer_id: bytes) -> bytes:
     return peer_id[len(_PREFIX) :]
 
 
+@functools.lru_cache(1024)
 def _base58(raw: bytes) -> str:
+    """Of the peers' keys, mostly: each is written some times a second."""
     number = int.from_bytes(raw)
     letters = []
     while number:
