@@ -19,6 +19,7 @@ from demo_node.store.datadir import DataDir
 from demo_node.store.disk import FileDisk
 from demo_node.store.frames import FRAME_BYTES, START
 from demo_node.store.key import encode_key
+from demo_node.store.manifest_file import AGAIN
 from demo_node.store.signed import SignedLog
 from demo_node.store.snapshot_info import compute_checksum_line
 from demo_node.store.tensorfile import decode_header
@@ -85,7 +86,9 @@ def test_one_changed_byte_is_found_and_its_file_blamed(swarm: Swarm, pattern: st
 def test_without_its_manifest_a_folder_proves_nothing(swarm: Swarm) -> None:
     with Flipped(Flip(DataDir(swarm.folder).manifest, 100, 1)):
         report = verify(swarm)
-    assert [finding.file for finding in report.findings] == ["manifest.json"]
+    (finding,) = report.findings
+    assert (finding.file, finding.remedy) == ("manifest.json", AGAIN)
+    assert AGAIN not in finding.text, "said once"
     assert report.notes == ["without the run's manifest nothing else can be checked"]
 
 

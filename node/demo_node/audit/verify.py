@@ -27,7 +27,7 @@ from demo_node.audit.snapshots import (
 from demo_node.mesh.peer_id import encode_peer_id
 from demo_node.store.datadir import DataDir
 from demo_node.store.disk import Disk
-from demo_node.store.manifest_file import OtherProtocol, load_manifest
+from demo_node.store.manifest_file import AGAIN, OtherProtocol, load_manifest
 from demo_node.store.tensorfile import NotTensors
 from demo_protocol.errors import ConfigError
 from demo_protocol.manifest import Manifest, compute_run_id
@@ -72,8 +72,8 @@ def _verify_manifest(disk: Disk, datadir: DataDir, report: Report) -> Manifest |
     except OtherProtocol:
         raise  # nothing is wrong with it
     except ConfigError as error:
-        text = str(error).removeprefix(f"{datadir.manifest}: ")
-        report.found(Finding(file=file, text=text, remedy=_MANIFEST_REMEDY))
+        text = str(error).removeprefix(f"{datadir.manifest}: ").removesuffix(f"; {AGAIN}")
+        report.found(Finding(file=file, text=text, remedy=AGAIN))
         return None
     if manifest is None:
         raise ConfigError(f"{datadir.path} holds no run; name a node's data folder with --datadir")
@@ -82,12 +82,9 @@ def _verify_manifest(disk: Disk, datadir: DataDir, report: Report) -> Manifest |
     owners = [owner for owner in _find_owners(disk, datadir) if owner]
     if owners and run_id not in owners:
         text = f"its run is {run_id.hex()[:16]}, everything else here is of {owners[0].hex()[:16]}"
-        report.found(Finding(file=file, text=text, remedy=_MANIFEST_REMEDY))
+        report.found(Finding(file=file, text=text, remedy=AGAIN))
         return None
     return manifest
-
-
-_MANIFEST_REMEDY = "copy the run's manifest here again from a peer's data folder"
 
 
 def _find_owners(disk: Disk, datadir: DataDir) -> Iterable[bytes]:

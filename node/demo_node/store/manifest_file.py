@@ -11,6 +11,9 @@ from demo_protocol.manifest import Manifest, compute_run_id, decode_manifest, en
 OTHER: Final = 76
 """Another run, or another protocol version (sysexits.h: EX_PROTOCOL)."""
 
+AGAIN: Final = "copy the file again from a peer's data folder"
+"""Of a damaged one."""
+
 
 class OtherProtocol(ConfigError):
     """The folder's run is of another protocol version: this program can read nothing of it."""
@@ -30,10 +33,7 @@ def load_manifest(disk: Disk, path: Path) -> Manifest | None:
     except ConfigError as error:
         if error.exit_code == OTHER:
             raise OtherProtocol(f"{path}: {error}", exit_code=OTHER) from None
-        raise ConfigError(
-            f"{path}: {error}; copy the file again from a peer's data folder",
-            exit_code=error.exit_code,
-        ) from None
+        raise ConfigError(f"{path}: {error}; {AGAIN}", exit_code=error.exit_code) from None
 
 
 def save_manifest(disk: Disk, path: Path, manifest: Manifest) -> None:
