@@ -106,6 +106,8 @@ class SystemClock:
 
     def _steered_ms(self) -> int:
         boot_ms = self.boot_ms()
-        reach_ms = (boot_ms - self._since_ms) * SLEW_BPS // 10_000
-        moved_ms = max(-reach_ms, min(reach_ms, self._to_ms - self._from_ms))
+        moved_ms = self._to_ms - self._from_ms
+        if moved_ms:
+            reach_ms = (boot_ms - self._since_ms) * SLEW_BPS // 10_000
+            moved_ms = max(-reach_ms, min(reach_ms, moved_ms))
         return boot_ms + self._from_ms + moved_ms

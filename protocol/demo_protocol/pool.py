@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -29,8 +30,8 @@ class Pool:
     `notices` are of the first proposal of a peer and round, `repeated` has those who made two,
     `awaited` those notices whose proposals are being pulled. `brought` are the headers that came
     with those `pending` records which are part of a chain: they are nobody's until it is valid.
-    `offences` hold the newest one of each peer. `lots` order those `wishes` whose author
-    wants to join, or wanted to; `holder` is whose pool it is.
+    `offences` hold the newest one of each peer. `lots` are of those `wishes` whose
+    author wants to join, or wanted to; `order` has them sorted; `holder` is whose pool it is.
     """
 
     holder: bytes = b""
@@ -50,6 +51,7 @@ class Pool:
     brought: dict[bytes, Mapping[bytes, Sealed[Header]]] = field(default_factory=dict)
     wishes: dict[bytes, Sealed[Membership]] = field(default_factory=dict)
     lots: dict[bytes, bytes] = field(default_factory=dict)
+    order: list[tuple[bytes, bytes]] = field(default_factory=list)
 
     def add_header(self, header: Sealed[Header]) -> Sealed[Header]:
         """Remember a header whose signature holds. Its author's first of that round."""
@@ -154,16 +156,22 @@ class Pool:
 
     def add_wish(self, wish: Sealed[Membership]) -> None:
         """Remember the newest join or leave of a peer; of a bounded number that want to join."""
-        body = wish.body
-        if not self.is_newer(body):
+        peer, lots = wish.body.peer, self.lots
+        if not self.is_newer(wish.body):
             return
-        self.wishes[body.peer] = wish
-        if not body.joins and body.peer not in self.lots:
-            return  # it is in: of those there are not more than the chain says
-        self.lots[body.peer] = compute_lot(self.holder, body.round, body.peer)
-        if len(self.lots) > JOINS_KEPT_MAX:
-            last = max(self.lots, key=self.lots.__getitem__)
-            del self.lots[last], self.wishes[last]
+        if not wish.body.joins and peer not in lots:
+            self.wishes[peer] = wish  # it is in: of those there are not more than the chain says
+            return
+        lot, order = compute_lot(self.holder, wish.body.round, peer), self.order
+        if peer in lots:
+            del order[bisect_left(order, (lots[peer], peer))]
+        elif len(lots) >= JOINS_KEPT_MAX:
+            if lot > order[-1][0]:
+                return
+            _, last = order.pop()
+            del lots[last], self.wishes[last]
+        insort(order, (lot, peer))
+        self.wishes[peer], lots[peer] = wish, lot
 
     def is_newer(self, wish: Membership) -> bool:
         """Does it say more than what is known of its author? Of one round the leave is the later.
@@ -201,6 +209,7 @@ class Pool:
         self.awaited = {h: n for h, n in self.awaited.items() if n.body.round >= round_}
         self.wishes = {p: w for p, w in self.wishes.items() if w.body.round >= round_}
         self.lots = {p: lot for p, lot in self.lots.items() if p in self.wishes}
+        self.order = [entry for entry in self.order if entry[1] in self.lots]
         self.pending = {
             h: p
             for h, p in self.pending.items()

@@ -5,7 +5,7 @@ from demo_protocol.identity import compute_waiting_hash
 from demo_protocol.limits import CONTRIBUTIONS_MAX, EVIDENCE_MAX, JOINS_MAX
 from demo_protocol.manifest import carries_root
 from demo_protocol.messages import Header, Membership, Proposal, Sealed, seal_proposal
-from demo_protocol.roster import compute_slot, count_places, get_contributors, was_due
+from demo_protocol.roster import compute_slot, count_offered_places, get_contributors, was_due
 from demo_protocol.schedule import settle_start_ms, slot_start_ms
 from demo_protocol.validate import is_wish_usable
 from demo_protocol.view import View
@@ -108,9 +108,7 @@ def _choose_wishes(view: View, removed: set[bytes], *, joins: bool) -> list[Seal
         and is_wish_usable(wish.body, parent, view.round, late_rounds)
     ]
     usable.sort(key=lambda wish: compute_waiting_hash(parent.record, wish.body.peer))
-    places = JOINS_MAX // 2
-    if joins:
-        places = min(places, count_places(parent, view.manifest.agreement))
+    places = count_offered_places(parent, view.manifest.agreement) if joins else JOINS_MAX // 2
     return sorted(usable[:places], key=lambda wish: wish.body.peer)
 
 

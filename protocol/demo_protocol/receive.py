@@ -31,7 +31,8 @@ def on_gossip(view: View, event: GossipReceived) -> list[Effect]:
         case Kind.PROPOSAL:
             return _on_announcement(view, event)
         case Kind.MEMBERSHIP:
-            return _on_membership(view, view.decode_membership(event.raw, view.run_id), event)
+            wish = view.decode_membership(event.raw, view.run_id)
+            return _on_membership(view, wish, event.sender, _accepted_rounds(view, event.now_ms))
 
 
 def on_gossip_batch(view: View, event: GossipBatch) -> list[Effect]:
@@ -43,6 +44,9 @@ def on_gossip_batch(view: View, event: GossipBatch) -> list[Effect]:
             if kind is Kind.HEADER:  # most are, and thousands of them
                 header = view.decode_header(raw, view.run_id)
                 effects += _on_header(view, header, sender, accepted)
+            elif kind is Kind.MEMBERSHIP:
+                wish = view.decode_membership(raw, view.run_id)
+                effects += _on_membership(view, wish, sender, accepted)
             else:
                 effects += on_gossip(view, GossipReceived(event.now_ms, kind, raw, sender))
         except (Ignore, Reject) as error:
@@ -192,32 +196,36 @@ def _on_announcement(view: View, event: GossipReceived) -> list[Effect]:
     return effects + resolve_pending(view)
 
 
-def _on_membership(view: View, wish: Sealed[Membership], event: GossipReceived) -> list[Effect]:
+def _on_membership(
+    view: View, wish: Sealed[Membership], sender: bytes, accepted: range
+) -> list[Effect]:
+    body, pool = wish.body, view.pool
     # [IGNORE] it is of a round that gossip still carries
-    validate_round(wish.body.round, _accepted_rounds(view, event.now_ms))
+    validate_round(body.round, accepted)
     # [IGNORE] its author is not removed (rule 26)
-    known = view.head_state.known.get(wish.body.peer)
-    if known is not None and known.removed_until > wish.body.round:
+    known = view.head_state.known.get(body.peer)
+    if known is not None and known.removed_until > body.round:
         raise Ignore("its author is removed")
     # [IGNORE] it is newer than what we have of this peer
-    if not view.pool.is_newer(wish.body):
+    if not pool.is_newer(body):
         raise Ignore("membership is known")
     # [IGNORE] its author is in, or wants to be: strangers fill no memory with leaves
-    if not wish.body.joins and known is None and wish.body.peer not in view.pool.wishes:
+    if not body.joins and known is None and body.peer not in pool.wishes:
         raise Ignore("a leave of who is not in")
     # [REJECT] its author is on the list, or has done the work (rule 26)
-    if not is_admitted(wish.body, view.manifest, view.run_id):
+    if not is_admitted(body, view.manifest, view.run_id):
         raise Reject("a join of who is not admitted")
     check_signature(wish, view.verify)
-    was_followed = view.is_followed(wish.body.peer)
-    view.pool.add_wish(wish)
-    if was_followed or not view.is_followed(wish.body.peer):
+    header = pool.by_round.get(body.round, {}).get(body.peer)
+    if header is None or pool.is_held(header.body):
+        pool.add_wish(wish)
         return []
-    # Its header came first, and nothing was asked for: it was a stranger's.
-    header = view.pool.by_round.get(wish.body.round, {}).get(wish.body.peer)
-    if header is None or view.pool.is_held(header.body):
+    # Its header came first, and nothing was asked for while it was a stranger's.
+    was_followed = view.is_followed(body.peer)
+    pool.add_wish(wish)
+    if was_followed or not view.is_followed(body.peer):
         return []
-    return [pull_payload(header.body, event.sender)]
+    return [pull_payload(header.body, sender)]
 
 
 def _accepted_rounds(view: View, now_ms: int) -> range:

@@ -163,6 +163,11 @@ def count_places(state: ChainState, agreement: Agreement) -> int:
     return max(0, min(JOINS_MAX, CANDIDATES_MAX - len(get_candidates(state))))
 
 
+def count_offered_places(state: ChainState, agreement: Agreement) -> int:
+    """How many joins an honest child of `state` lists at most: half are kept for leaves."""
+    return min(JOINS_MAX // 2, count_places(state, agreement))
+
+
 def get_voters(state: ChainState, agreement: Agreement) -> frozenset[bytes]:
     """Rule 7: everyone who was a member in the last `forget_rounds` rounds, less signed leaves."""
     derived = _derive(state, agreement)

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from demo_node.sim.watching import Invariant
+from demo_node.sim.watching import EXACT_NODES, Invariant
 from demo_protocol.chain import Record
 from demo_protocol.effects import Effect, KeepRecord, Persist, Train
 from demo_protocol.errors import Ignore, Reject
@@ -27,9 +27,6 @@ from demo_protocol.view import View
 if TYPE_CHECKING:
     from demo_node.sim.actor import Actor
     from demo_node.sim.world import World
-
-EXACT_NODES = 100
-"""Up to so many nodes a look at a node follows each of its steps; of more, each round."""
 
 SIGNED_KEPT = 128
 """Rounds for which is remembered who signed what: no log of a node remembers more."""

@@ -10,11 +10,18 @@ from demo_node.sim.transcript import Transcript
 from demo_protocol.chain import Record
 from demo_protocol.effects import Effect, HeadChanged, KeepRecord, Persist
 from demo_protocol.errors import Ignore, LocalFault, Reject
-from demo_protocol.events import Event
+from demo_protocol.events import Event, GossipBatch, PayloadsHeld, Tick
 
 if TYPE_CHECKING:
     from demo_node.sim.actor import Actor
     from demo_node.sim.world import World
+
+EXACT_NODES = 100
+"""Up to so many nodes a look at a node follows each of its steps; of more, each that does
+something, and each round."""
+
+_ARRIVALS = (GossipBatch, PayloadsHeld, Tick)
+"""Most events by far; unless they have effects, nothing is known by them that was not before."""
 
 NETWORK = -1
 """Stands for a node where something happened to none."""
@@ -109,6 +116,8 @@ class Watcher:
         now_ms = actor.world.timeline.now_ms
         self.log.add_step(now_ms, actor.index, event, effects, pulls, actor.view.head)
         self.transcript.add(now_ms, self._round + 1, actor.index, event, effects)
+        if not effects and type(event) in _ARRIVALS and len(actor.world.actors) > EXACT_NODES:
+            return
         if not actor.traits.how:
             self._find_records(actor, effects)
             for invariant in self._steppers:

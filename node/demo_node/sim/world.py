@@ -22,7 +22,7 @@ from demo_node.sim.shelf import Catalogue
 from demo_node.sim.snapshots import ModelSnapshot
 from demo_node.sim.store import Disk
 from demo_node.sim.timeline import Timeline
-from demo_node.sim.watching import Watcher
+from demo_node.sim.watching import EXACT_NODES, Watcher
 from demo_protocol.answers import encode_bundle
 from demo_protocol.astray import find_votes_elsewhere
 from demo_protocol.chain import Record, make_bundle, make_record
@@ -48,9 +48,8 @@ from demo_protocol.schema import Schema, compute_schema
 from demo_protocol.state_root import compute_state_root
 from demo_protocol.validate import check_header
 
-EXACT_NODES = 100
 COARSE_MS = 20
-"""With more nodes than that, gossip arrives at multiples of so much: fewer, larger steps."""
+"""Of more nodes than `EXACT_NODES` gossip arrives at multiples of so much: fewer, larger steps."""
 
 ASKED = 5
 """Peers that a node asks where they stand, or for what somebody did not give."""
