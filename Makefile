@@ -17,6 +17,12 @@ VECTORS ?= ../shared/vectors/demo
 
 setup: $(READY)
 
+ifneq ($(TORCH),)
+ifneq ($(TORCH),$(shell cat $(READY) 2>/dev/null))
+.PHONY: $(READY)  # another build of torch than the one that is there
+endif
+endif
+
 $(READY): deploy/setup.sh deploy/constraints.txt pyproject.toml
 	PYTHON3="$(PYTHON3)" TORCH="$(TORCH)" bash deploy/setup.sh
 

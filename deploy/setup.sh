@@ -4,11 +4,15 @@
 #   PYTHON3  which Python (3.11 or newer) the environment is made from; default python3
 #   TORCH    pip arguments that choose another build of torch, for example on a GPU machine:
 #            make setup TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cu130"
+#            It stays chosen; another one takes its place.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 python3=${PYTHON3:-python3}
-torch=${TORCH:-torch==2.13.0}
+ready=.venv/ready # holds what the operator chose, if anything
+was_chosen=$(cat "$ready" 2>/dev/null || true)
+chosen=${TORCH:-$was_chosen}
+torch=${chosen:-torch==2.13.0}
 packages="python3-venv python3-dev gcc libgmp-dev"
 
 fail() { echo "make setup: $1" >&2; exit 1; }
@@ -47,6 +51,10 @@ if [ "$torch" != "torch==2.13.0" ]; then # a build of the operator's own choice
     grep -v '^torch==' "$constraints" >.venv/constraints.txt
     constraints=.venv/constraints.txt
 fi
+if [ -e "$ready" ] && [ "$chosen" != "$was_chosen" ]; then
+    "${pip[@]}" uninstall --yes torch # to pip, builds of one version are the same
+fi
+rm -f "$ready"
 # torch first: any other order would take the registry's newest build, with gigabytes of CUDA.
 # shellcheck disable=SC2086  # TORCH may hold several arguments
 "${pip[@]}" install $torch
@@ -56,5 +64,5 @@ import tomllib
 for item in tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"]:
     print(item)')
 "${pip[@]}" install --constraint "$constraints" --editable . "${dev[@]}"
-touch .venv/ready
+echo "$chosen" >"$ready"
 echo "make setup: done; next: make swarm"
