@@ -224,13 +224,15 @@ def _find_rounds(view: View) -> range:
 
 def _find_voices(view: View) -> dict[bytes, Header]:
     """The newest header of every other member in those rounds, if it has not signed two."""
-    members = view.chain[view.head].members - view.votes.equivocators.keys() - {view.me}
-    voted = view.votes.newest
+    members, voted, away = view.chain[view.head].members, view.votes.newest, view.votes.equivocators
     return {
         header.body.peer: header.body
         for round_ in _find_rounds(view)
         for header in view.pool.of_round(round_)
-        if header.body.peer in members and header.body.peer in voted
+        if header.body.peer in members
+        and header.body.peer in voted
+        and header.body.peer not in away
+        and header.body.peer != view.me
     }
 
 

@@ -35,6 +35,9 @@ pulled by hash (rule 15)."""
 CONTRIBUTIONS_MAX: Final = 2048
 """Headers in one proposal, late ones included. 2048 scales of at most 31 << 15 fit an int32 sum."""
 
+CONTRIBUTORS_MAX: Final = 1000
+"""Drawn in a round: half of CONTRIBUTIONS_MAX, so that late headers have room, too."""
+
 SLOTS_MAX: Final = 16
 """Slots of a round: a manifest has no more (rule 12)."""
 

@@ -13,7 +13,13 @@ from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any, Final, get_type_hints
 
 from demo_protocol.errors import ConfigError
-from demo_protocol.limits import ALLOWED_MAX, K_MAX, MANIFEST_BYTES_MAX, STAMP_BITS_MAX
+from demo_protocol.limits import (
+    ALLOWED_MAX,
+    CONTRIBUTORS_MAX,
+    K_MAX,
+    MANIFEST_BYTES_MAX,
+    STAMP_BITS_MAX,
+)
 from demo_protocol.schedule import BPS, Schedule
 
 PROTOCOL_VERSION: Final = 2
@@ -209,7 +215,11 @@ def _conditions(m: Manifest) -> list[tuple[str, bool, str]]:
         ("agreement.final_min_peers", a.final_min_peers >= 1, "at least 1"),
         ("agreement.final_min_records", a.final_min_records >= 1, "at least 1"),
         ("agreement.overlap_rounds", a.overlap_rounds in (0, 1), "0 or 1"),
-        ("agreement.contributors", 0 <= a.contributors <= 1000, "0 (every member) to 1000"),
+        (
+            "agreement.contributors",
+            0 <= a.contributors <= CONTRIBUTORS_MAX,
+            f"0 (every member) to {CONTRIBUTORS_MAX}",
+        ),
         ("agreement.admission", a.admission in ADMISSIONS, " or ".join(ADMISSIONS)),
         (
             "agreement.stamp_bits",

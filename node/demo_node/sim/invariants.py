@@ -188,7 +188,7 @@ class Bounds(Invariant):
         self.largest: Counter[str] = Counter()
 
     def on_step(self, actor: "Actor", event: Event, effects: list[Effect]) -> None:
-        """Cheap: nine lengths."""
+        """Cheap: some lengths."""
         if len(actor.world.actors) <= EXACT_NODES:
             self.check(actor)
 

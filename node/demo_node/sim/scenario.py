@@ -14,6 +14,7 @@ from typing import Any, Final
 from demo_node.sim import scenario_keys as keys
 from demo_node.sim.scenario_keys import IGNORED, NODES_MAX, ROUNDS_MAX, SEED_MAX
 from demo_protocol.errors import ConfigError
+from demo_protocol.limits import CONTRIBUTORS_MAX
 from demo_protocol.manifest import Agreement
 
 FILE_BYTES_MAX: Final = 1 << 20
@@ -186,7 +187,7 @@ class Scenario:
     seed: int = keys.whole(0, 0, SEED_MAX, "of all that is drawn; --seed overrides")
     round_seconds: float = keys.number(10, 0.5, 3_600, "length of a round")
     contributors: int | None = keys.whole(
-        None, 0, NODES_MAX, "the manifest's, 0 is every member; --contributors overrides"
+        None, 0, CONTRIBUTORS_MAX, "the manifest's, 0 is every member; --contributors overrides"
     )
     learner: str = keys.choice(
         "modelled", LEARNERS, "what trainers compute; --learner overrides", "always real"

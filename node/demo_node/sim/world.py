@@ -48,8 +48,8 @@ from demo_protocol.schema import Schema, compute_schema
 from demo_protocol.state_root import compute_state_root
 from demo_protocol.validate import check_header
 
-COARSE_MS = 20
-"""Of more nodes than `EXACT_NODES` gossip arrives at multiples of so much: fewer, larger steps."""
+MOMENTS_MS = {0: 1, EXACT_NODES: 20, 3_000: 50}
+"""Of so many nodes and more gossip arrives at multiples of so much: fewer, larger steps."""
 
 ASKED = 5
 """Peers that a node asks where they stand, or for what somebody did not give."""
@@ -110,7 +110,7 @@ class World:
 
     def add(self, disk: Disk | None = None) -> Actor:
         """One more node, down as yet."""
-        self._moment_ms = 1 if len(self.actors) < EXACT_NODES else COARSE_MS
+        self._moment_ms = MOMENTS_MS.get(len(self.actors), self._moment_ms)
         actor = Actor(self, len(self.actors), disk)
         self.actors.append(actor)
         self._named[actor.name] = actor

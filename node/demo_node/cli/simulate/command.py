@@ -12,6 +12,7 @@ import click
 from demo_node.cli.options import IntegerRange, naming
 from demo_node.cli.simulate.running import Terminated, run_all, terminable
 from demo_node.cli.simulate.telling import announce, print_all
+from demo_protocol.limits import CONTRIBUTORS_MAX
 
 if TYPE_CHECKING:
     from demo_node.sim.scenario import Scenario
@@ -62,7 +63,7 @@ class SeedRange(click.ParamType[range]):
 @click.option("--seed", type=IntegerRange(0, SEED_MAX), help="Of all that is drawn.")
 @click.option(
     "--contributors",
-    type=IntegerRange(0, NODES_MAX),
+    type=IntegerRange(0, CONTRIBUTORS_MAX),
     metavar="C",
     help="So many contribute in a round; 0 is every member. Without it the manifest's default.",
 )
