@@ -3,12 +3,14 @@
 import asyncio
 import itertools
 import signal
+import threading
 import time
 
 import pytest
 import trio
 
 from demo_node.mesh.guest import Guest, GuestClosed
+from demo_node.mesh.ticks import Ticks
 from tests.mesh.hosts import guests, on_uvloop
 from tests.waiting import wait_until
 
@@ -272,3 +274,36 @@ async def test_one_thread_hosts_one_guest() -> None:
     async with guests():
         with pytest.raises(RuntimeError):
             await Guest().start()
+
+
+@on_uvloop
+async def test_no_thread_waits_in_trios_place() -> None:
+    before = set(threading.enumerate())
+    async with guests() as guest:
+        waiting = asyncio.create_task(guest.call(trio.sleep, 0.05))
+        await asyncio.sleep(0.02)
+        assert set(threading.enumerate()) <= before
+        await waiting
+
+
+@on_uvloop
+async def test_a_sleep_ends_in_time_though_another_would_have_ended_sooner_or_later() -> None:
+    async with guests() as guest:
+        begin_s = time.monotonic()
+        late = asyncio.create_task(guest.call(trio.sleep, 30))
+        soon = [asyncio.create_task(guest.call(trio.sleep, s)) for s in (0.2, 0.05, 0.1)]
+        await soon[1]
+        assert time.monotonic() - begin_s >= 0.05
+        await asyncio.gather(*soon)
+        assert 0.2 <= time.monotonic() - begin_s < 5
+        late.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await late
+
+
+def test_where_asyncio_cannot_wait_for_trio_it_is_left_to_itself() -> None:
+    loop = asyncio.new_event_loop()
+    try:
+        assert not Ticks.take_over(lambda: None, loop)
+    finally:
+        loop.close()

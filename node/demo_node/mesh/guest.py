@@ -20,6 +20,8 @@ from typing import Any, TypeVar
 import outcome
 import trio
 
+from demo_node.mesh.ticks import Ticks
+
 T = TypeVar("T")
 
 
@@ -44,7 +46,7 @@ class Guest:
         trio.lowlevel.start_guest_run(
             self._root,
             run_sync_soon_threadsafe=self._soon_from_any_thread,
-            run_sync_soon_not_threadsafe=self._soon,  # trio's own ticks need no wake-up write
+            run_sync_soon_not_threadsafe=self._soon,
             done_callback=self._finish,
             host_uses_signal_set_wakeup_fd=True,  # asyncio and uvloop both do
         )
@@ -148,7 +150,9 @@ class Guest:
         self._loop.call_soon_threadsafe(fn)
 
     def _soon(self, fn: Callable[[], object]) -> None:
-        self._loop.call_soon(fn)
+        """Trio wants a tick: the first one; where `Ticks` cannot take over, each."""
+        if not Ticks.take_over(fn, self._loop):
+            self._loop.call_soon(fn)
 
     def _finish(self, result: outcome.Outcome[None]) -> None:
         if isinstance(result, outcome.Error):
