@@ -2,7 +2,11 @@ import asyncio
 import os
 
 import pytest
+import trio
+from libp2p.exceptions import BaseLibp2pError
+from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11
 from libp2p.pubsub.pb import rpc_pb2
+from libp2p.utils.varint import encode_varint_prefixed
 
 from demo_node.mesh import bounds
 from demo_node.ports import Topic, Unreachable
@@ -128,6 +132,26 @@ async def test_oversize_and_foreign_messages_stop_at_the_first_honest_peer() -> 
         await publish(pubsub.publish, name[Topic.HEADERS], b"end")
         await wait_until(lambda: a.messages())
         assert a.messages() == [b"end"]
+
+
+@on_uvloop
+async def test_what_is_no_message_ends_a_stream_and_nothing_else() -> None:
+    async with hosts(2) as (a, evil):
+        await link((a, evil))
+        host = evil.mesh._host
+
+        async def babble(frame: bytes) -> None:
+            stream = await host.new_stream(a.mesh._host.get_id(), [PROTOCOL_ID_V11])
+            await stream.write(frame)
+            with trio.fail_after(10), pytest.raises(BaseLibp2pError):
+                await stream.read(9)  # nothing is ever said there
+
+        for frame in (encode_varint_prefixed(b"\xff" * 20), b"\xff" * 11):
+            await evil.mesh._guest.call(babble, frame)
+        assert [view.peer for view in a.mesh.peers()] == [evil.mesh.peer]
+        await wait_until(lambda: evil.mesh.mesh_peers(Topic.HEADERS))
+        await evil.mesh.publish(Topic.HEADERS, b"honest after all")
+        await wait_until(lambda: b"honest after all" in a.messages())
 
 
 @on_uvloop

@@ -11,8 +11,10 @@ from contextvars import ContextVar
 from typing import Any, Final
 
 import trio
+from google.protobuf.message import DecodeError
 from libp2p.abc import IHost, IMuxedConn, INetStream
-from libp2p.exceptions import BaseLibp2pError
+from libp2p.exceptions import BaseLibp2pError, ParseError
+from libp2p.io.exceptions import IOException, MessageTooLarge
 from libp2p.network.connection.swarm_connection import SwarmConn
 from libp2p.peer.id import ID
 from libp2p.protocol_muxer.multiselect_client import MultiselectClient
@@ -22,7 +24,7 @@ from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import Pubsub
 from libp2p.pubsub.rpc_queue import RpcQueue
 from libp2p.rcmgr import Direction
-from libp2p.utils.varint import encode_varint_prefixed
+from libp2p.utils.varint import encode_varint_prefixed, read_varint_prefixed_bytes_limited
 
 from demo_node.mesh import bounds
 from demo_node.mesh.streams import read_ahead
@@ -75,13 +77,38 @@ class LinkedPubsub(Pubsub):
         return isinstance(queue, LinkQueue) and bool(queue.others)
 
     async def continuously_read_stream(self, stream: INetStream) -> None:
-        """Read what a peer sends, and remember by which connection it told its topics."""
+        """Read what a peer sends, and remember by which connection it told its topics.
+
+        As the library does, but for two things: it reads ahead, where the library asks for each
+        byte of a length, and does at once what the library starts a task for with each message.
+        """
         _reading.set(stream.muxed_conn)
         mark(stream, Use.GOSSIP)
+        peer_id, ahead = stream.muxed_conn.peer_id, read_ahead(stream)
         try:
-            await super().continuously_read_stream(read_ahead(stream))
+            while self.manager.is_running:
+                raw = await read_varint_prefixed_bytes_limited(ahead, self.max_inbound_rpc_size)
+                await self._on_rpc(peer_id, rpc_pb2.RPC.FromString(raw))
+        except MessageTooLarge:
+            await stream.reset()
+            self._handle_dead_peer(peer_id)
+        except DecodeError:
+            raise ParseError("no message of gossip's") from None  # to who called us
+        except IOException:
+            pass  # the stream has ended
         finally:
             self._told.pop(stream.muxed_conn, None)
+
+    async def _on_rpc(self, peer_id: ID, rpc: rpc_pb2.RPC) -> None:
+        for message in rpc.publish:
+            if self._is_subscribed_to_msg(message):
+                await self.push_msg(peer_id, message)
+            await trio.lowlevel.checkpoint()  # one frame may hold a thousand
+        if len(rpc.subscriptions) <= self.max_subscriptions_per_rpc:
+            for subscription in rpc.subscriptions:
+                self.handle_subscription(peer_id, subscription)
+        if rpc.HasField("control"):
+            await self.router.handle_rpc(rpc, peer_id)
 
     async def handle_sending_messages(
         self, peer_id: ID, stream: INetStream, queue: RpcQueue

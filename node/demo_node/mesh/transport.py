@@ -7,7 +7,7 @@ import trio
 from libp2p.abc import IListener, IRawConnection
 from libp2p.custom_types import THandler
 from libp2p.io.abc import ReadWriteCloser
-from libp2p.io.exceptions import ConnectionClosedError
+from libp2p.io.exceptions import ConnectionClosedError, IncompleteReadError
 from libp2p.io.trio import TrioTCPStream
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.transport.tcp.tcp import TCP
@@ -108,6 +108,17 @@ class MeteredStream(ReadWriteCloser):
         end = len(self._ahead) if n is None else self._at + n
         piece = self._ahead[self._at : end]
         self._at += len(piece)
+        return piece
+
+    async def read_exactly(self, n: int) -> bytes:
+        """`n` bytes. Raises IncompleteReadError at the end."""
+        piece = await self.read(n)
+        while len(piece) < n:
+            if not (more := await self.read(n - len(piece))):
+                raise IncompleteReadError(
+                    "the connection has ended", expected_bytes=n, received_bytes=len(piece)
+                )
+            piece += more
         return piece
 
     async def write(self, data: bytes) -> None:

@@ -9,6 +9,7 @@ from libp2p.custom_types import TProtocol
 from libp2p.exceptions import BaseLibp2pError
 from libp2p.network.stream.net_stream import NetStream
 from libp2p.peer.id import ID
+from libp2p.security.noise.io import SIZE_NOISE_MESSAGE_LEN, NoiseTransportReadWriter
 from libp2p.security.secure_session import SecureSession
 from libp2p.stream_muxer.muxer_multistream import MuxerMultistream
 from libp2p.stream_muxer.yamux.yamux import (
@@ -68,8 +69,8 @@ class PatientYamux(Yamux):
 
     def __init__(self, conn: ISecureConn, peer_id: ID, stream: MeteredStream) -> None:
         assert isinstance(conn, SecureSession)
-        super().__init__(cast(ISecureConn, FrameReader(conn, self)), peer_id)
-        self._session = conn
+        self._reader = FrameReader(conn, self, stream)
+        super().__init__(cast(ISecureConn, self._reader), peer_id)
         self._stream = stream
         self._uses: dict[int, Use] = {}
         self._aside = bytearray()
@@ -90,10 +91,8 @@ class PatientYamux(Yamux):
 
     def on_frame(self, stream_id: int, size: int) -> None:
         """A frame has come, with so many bytes of a stream."""
-        session = self._session
-        decrypted = session.high_watermark - session.low_watermark
         use = self._uses.get(stream_id, Use.OTHER)
-        self._stream.incoming.tell(use, size, self._stream.unread + decrypted)
+        self._stream.incoming.tell(use, size, self._stream.unread + self._reader.unread)
 
     async def drop_if_silent(self) -> None:
         """Ping, and end the connection unless some byte comes soon."""
@@ -183,12 +182,17 @@ class PatientYamux(Yamux):
 class FrameReader:
     """The secure session as the muxer reads it, header by header and body by body.
 
-    Tells for which stream a frame came: the library's loop tells nobody.
+    Tells for which stream a frame came: the library's loop tells nobody. Reads and decrypts
+    messages itself: of the library's eight layers between socket and muxer none does more.
     """
 
-    def __init__(self, session: SecureSession, conn: PatientYamux) -> None:
+    def __init__(self, session: SecureSession, conn: PatientYamux, stream: MeteredStream) -> None:
         self._session = session
         self._conn = conn
+        self._stream = stream
+        assert isinstance(session.conn, NoiseTransportReadWriter)
+        self._cipher = session.conn
+        self._plain = bytearray(session._drain(None))  # what came with the end of the handshake
         self._header = b""
         self._stream_id = 0
         self._size = 0
@@ -197,9 +201,14 @@ class FrameReader:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
 
+    @property
+    def unread(self) -> int:
+        """Bytes that are decrypted and wait."""
+        return len(self._plain)
+
     async def read(self, n: int | None = None) -> bytes:
-        """The next part of a header or of a body, as the muxer asks for it."""
-        piece = await self._session.read(n)
+        """The next part of a header or of a body, all that the muxer asks for."""
+        piece = await self._read_plain(n or 0)
         if self._left:
             self._left -= len(piece)
             if not self._left:
@@ -212,4 +221,12 @@ class FrameReader:
             self._size = self._left = length if kind == TYPE_DATA else 0
             if not self._left:
                 self._conn.on_frame(self._stream_id, 0)
+        return piece
+
+    async def _read_plain(self, n: int) -> bytes:
+        while len(self._plain) < n:
+            length = int.from_bytes(await self._stream.read_exactly(SIZE_NOISE_MESSAGE_LEN))
+            self._plain += self._cipher.decrypt(await self._stream.read_exactly(length))
+        piece = bytes(self._plain[:n])
+        del self._plain[:n]
         return piece
