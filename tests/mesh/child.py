@@ -38,9 +38,9 @@ async def pull(host: Host, address: str, size: int) -> None:
 
 
 async def echo(host: Host, address: str) -> None:
-    """Be connected, and answer what was heard."""
+    """Be connected, and answer what was heard, once there is somebody to answer to."""
     await host.mesh.connect(address)
-    while host.heard:
+    while host.heard and host.mesh.mesh_peers(Topic.HEADERS):
         _, _, message = host.heard.pop(0)
         await host.mesh.publish(Topic.HEADERS, ECHO + message)
     await asyncio.sleep(0.05)
