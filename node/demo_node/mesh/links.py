@@ -16,6 +16,7 @@ from libp2p.abc import IHost, IMuxedConn, INetStream
 from libp2p.exceptions import BaseLibp2pError, ParseError
 from libp2p.io.exceptions import IOException, MessageTooLarge
 from libp2p.network.connection.swarm_connection import SwarmConn
+from libp2p.network.exceptions import SwarmException
 from libp2p.peer.id import ID
 from libp2p.protocol_muxer.multiselect_client import MultiselectClient
 from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
@@ -145,7 +146,10 @@ class LinkedPubsub(Pubsub):
             async with lock:
                 await self._drop_silent(peer_id)
                 await self._drop_crossing(peer_id)
-                await super()._handle_new_peer(peer_id)
+                try:
+                    await super()._handle_new_peer(peer_id)
+                except _LOST as error:  # of these the library tries only two kinds again
+                    raise SwarmException("no gossip stream was opened") from error
                 self._link_others(peer_id)
         finally:
             if not lock.statistics().tasks_waiting and not lock.locked():
