@@ -313,7 +313,7 @@ def test_a_failed_swarm_leaves_its_logs_and_says_where(
     assert len(kept) == left
     assert result.exit_code == (1 if left else 130)
     for folder in kept:
-        assert f"all of its logs are in {folder};" in result.output
+        assert f"all logs are in {folder};" in result.output
 
 
 def test_quantiles() -> None:
