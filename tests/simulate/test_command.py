@@ -107,7 +107,7 @@ def test_a_process_takes_as_many_seeds_as_there_are() -> None:
         (["--seeds", "7"], "'7' is not like 1..200"),
         (["--nodes", "0"], "0 is not in the range"),
         (["--nodes", "1e3"], "'1e3' is not a valid integer."),
-        (["--contributors", "2000"], "manifest key agreement.contributors"),
+        (["--contributors", "2000"], "2000 is not in the range 0<=x<=1000"),
         (["--scenario", "nowhere.toml"], "nowhere.toml: No such file"),
     ],
 )
