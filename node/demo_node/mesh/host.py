@@ -64,7 +64,7 @@ def build_host(seed: bytes, tcp: MeteredTCP, announce: Sequence[str] = ()) -> IH
         disable_identify_address_discovery=True,
     )
     swarm = get_swarm(host)
-    swarm.upgrader.muxer_multistream = YamuxOnly(tcp)
+    swarm.upgrader.muxer_multistream = YamuxOnly()
     swarm.auto_connector = NoAutoConnector(swarm)
     swarm.retry_config = RetryConfig(max_retries=0)  # dialling again is our caller's
     return host

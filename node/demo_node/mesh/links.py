@@ -105,6 +105,8 @@ class LinkedPubsub(Pubsub):
             if self._is_subscribed_to_msg(message):
                 await self.push_msg(peer_id, message)
             await trio.lowlevel.checkpoint()  # one frame may hold a thousand
+        if not rpc.publish:
+            await trio.lowlevel.checkpoint()  # as many empty ones fit into one read
         if len(rpc.subscriptions) <= self.max_subscriptions_per_rpc:
             for subscription in rpc.subscriptions:
                 self.handle_subscription(peer_id, subscription)

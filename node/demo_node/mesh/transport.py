@@ -51,13 +51,6 @@ class MeteredTCP(TCP):
 
         return super().create_listener(handle)
 
-    def find(self, remote: tuple[str, int] | None) -> "MeteredStream":
-        """The open stream to this host and port."""
-        for stream in self.open:
-            if stream.get_remote_address() == remote:
-                return stream
-        raise ConnectionClosedError("the connection ended while it was made", transport="tcp")
-
     def abort(self) -> None:
         """Close every socket: those of a host that was cancelled would stay open."""
         for stream in list(self.open):

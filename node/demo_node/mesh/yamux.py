@@ -7,6 +7,7 @@ import trio
 from libp2p.abc import IMuxedConn, IMuxedStream, INetStream, ISecureConn
 from libp2p.custom_types import TProtocol
 from libp2p.exceptions import BaseLibp2pError
+from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.network.stream.net_stream import NetStream
 from libp2p.peer.id import ID
 from libp2p.security.noise.io import SIZE_NOISE_MESSAGE_LEN, NoiseTransportReadWriter
@@ -25,7 +26,7 @@ from libp2p.stream_muxer.yamux.yamux import (
 )
 
 from demo_node.mesh import bounds
-from demo_node.mesh.transport import MeteredStream, MeteredTCP
+from demo_node.mesh.transport import MeteredStream
 from demo_node.ports import Use
 
 YAMUX: Final = TProtocol(PROTOCOL_ID)
@@ -46,15 +47,13 @@ def mark(stream: INetStream, use: Use) -> None:
 class YamuxOnly(MuxerMultistream):
     """Negotiates yamux and nothing else; the library's second choice would be mplex (trap 7)."""
 
-    def __init__(self, tcp: MeteredTCP) -> None:
+    def __init__(self) -> None:
         super().__init__({YAMUX: Yamux})
-        self._tcp = tcp
 
     async def new_conn(self, conn: ISecureConn, peer_id: ID) -> IMuxedConn:
         """Agree with the other side on yamux; return the multiplexed connection."""
         await self.select_transport(conn)
-        stream = self._tcp.find(conn.get_remote_address())
-        return self._annotate_connection(PatientYamux(conn, peer_id, stream), conn, YAMUX)
+        return self._annotate_connection(PatientYamux(conn, peer_id), conn, YAMUX)
 
 
 class PatientYamux(Yamux):
@@ -67,8 +66,9 @@ class PatientYamux(Yamux):
     other stays, and none overtakes data of its own stream, for who sends it has sent that before.
     """
 
-    def __init__(self, conn: ISecureConn, peer_id: ID, stream: MeteredStream) -> None:
+    def __init__(self, conn: ISecureConn, peer_id: ID) -> None:
         assert isinstance(conn, SecureSession)
+        stream = _find_socket(conn)
         self._reader = FrameReader(conn, self, stream)
         super().__init__(cast(ISecureConn, self._reader), peer_id)
         self._stream = stream
@@ -177,6 +177,16 @@ class PatientYamux(Yamux):
             if silent or not self._rtt:
                 await self._ping()
             await trio.sleep(bounds.HEALTH_INTERVAL_S)
+
+
+def _find_socket(session: SecureSession) -> MeteredStream:
+    """The TCP stream below: another to the same host and port may have been opened just now."""
+    noise = session.conn
+    assert isinstance(noise, NoiseTransportReadWriter)
+    raw = noise.read_writer.read_write_closer
+    assert isinstance(raw, RawConnection)
+    assert isinstance(raw.stream, MeteredStream)
+    return raw.stream
 
 
 class FrameReader:
