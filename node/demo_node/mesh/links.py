@@ -17,6 +17,7 @@ from libp2p.exceptions import BaseLibp2pError, ParseError
 from libp2p.io.exceptions import IOException, MessageTooLarge
 from libp2p.network.connection.swarm_connection import SwarmConn
 from libp2p.network.exceptions import SwarmException
+from libp2p.network.stream.exceptions import StreamEOF
 from libp2p.peer.id import ID
 from libp2p.protocol_muxer.multiselect_client import MultiselectClient
 from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
@@ -93,10 +94,14 @@ class LinkedPubsub(Pubsub):
         except MessageTooLarge:
             await stream.reset()
             self._handle_dead_peer(peer_id)
+        except StreamEOF:
+            pass  # the peer has ended it
         except DecodeError:
             raise ParseError("no message of gossip's") from None  # to who called us
         except IOException:
-            pass  # the stream has ended
+            # It broke off. The library waits for the last connection to end: of two that crossed,
+            # what we send may have been on this one, and would have no other until then.
+            self._handle_dead_peer(peer_id)
         finally:
             self._told.pop(stream.muxed_conn, None)
 
