@@ -21,6 +21,9 @@ CONNECTIONS_PER_PEER_MAX: Final = 3
 STREAMS_MAX: Final = 4096
 """Open streams of all connections: 16 a connection, of which gossip, ping and identify take 5."""
 
+NEGOTIATION_BYTES_MAX: Final = 1024
+"""One line of a negotiation: the longest of ours has 31 bytes. Other implementations agree."""
+
 STREAMS_PER_CONNECTION_MAX: Final = 128
 """Open streams of one connection: honest peers have about 30, most of them pulls."""
 

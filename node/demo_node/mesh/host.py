@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import trio
 from libp2p import new_host
-from libp2p.abc import IHost
+from libp2p.abc import IHost, INetStream
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_new_noise_key_pair
+from libp2p.custom_types import StreamHandlerFn
 from libp2p.network.auto_connector import AutoConnector
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.swarm import Swarm
@@ -19,6 +20,7 @@ from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from demo_node.mesh import bounds
 from demo_node.mesh.addresses import expand_address, split_address
+from demo_node.mesh.negotiation import replace_reading
 from demo_node.mesh.transport import MeteredTCP
 from demo_node.mesh.yamux import YamuxOnly
 from demo_protocol.errors import ConfigError
@@ -38,6 +40,7 @@ def build_host(seed: bytes, tcp: MeteredTCP, announce: Sequence[str] = ()) -> IH
     """
     announced = [Multiaddr(address) for address in announce]
     _silence()
+    replace_reading()
     key = create_new_key_pair(seed)
     noise = Noise(key, noise_privkey=create_new_noise_key_pair().private_key)
     host = new_host(
@@ -65,6 +68,7 @@ def build_host(seed: bytes, tcp: MeteredTCP, announce: Sequence[str] = ()) -> IH
     )
     swarm = get_swarm(host)
     swarm.upgrader.muxer_multistream = YamuxOnly()
+    swarm.set_stream_handler(_contain(swarm.common_stream_handler))
     swarm.auto_connector = NoAutoConnector(swarm)
     swarm.retry_config = RetryConfig(max_retries=0)  # dialling again is our caller's
     return host
@@ -90,6 +94,22 @@ async def close_listeners(host: IHost) -> None:
     with trio.CancelScope(shield=True), trio.move_on_after(bounds.RESET_S):
         for listener in list(get_swarm(host).listeners.values()):
             await listener.close()
+
+
+def _contain(handle: StreamHandlerFn) -> StreamHandlerFn:
+    """End a stream whose handler raises: the library would end the host (trap 25).
+
+    Such an error is the library's, about something a peer sent. What our callbacks raise does not
+    come by here: it goes to the `fail` of `Gossip` and `BlobProtocol`, and ends the mesh.
+    """
+
+    async def contained(stream: INetStream) -> None:
+        try:
+            await handle(stream)
+        except Exception:
+            await stream.reset()  # raises nothing
+
+    return contained
 
 
 def _silence() -> None:
