@@ -153,14 +153,27 @@ class LinkedPubsub(Pubsub):
             async with lock:
                 await self._drop_silent(peer_id)
                 await self._drop_crossing(peer_id)
+                told = set(self.topic_ids)
                 try:
                     await super()._handle_new_peer(peer_id)
                 except _LOST as error:  # of these the library tries only two kinds again
                     raise SwarmException("no gossip stream was opened") from error
+                self._tell_of(set(self.topic_ids) - told, peer_id)
                 self._link_others(peer_id)
         finally:
             if not lock.statistics().tasks_waiting and not lock.locked():
                 self._welcoming.pop(peer_id, None)
+
+    def _tell_of(self, topics: set[str], peer_id: ID) -> None:
+        """A run was joined while the stream was opened: too late for the first message on it, and
+        the library tells those only of whom it has a stream.
+        """
+        queue = self.peer_queues.get(peer_id)
+        if topics and queue is not None:
+            subscriptions = [
+                rpc_pb2.RPC.SubOpts(subscribe=True, topicid=topic) for topic in sorted(topics)
+            ]
+            queue.push(rpc_pb2.RPC(subscriptions=subscriptions))
 
     async def _drop_silent(self, peer_id: ID) -> None:
         """End connections that answer no more: a peer that lost power has said no goodbye."""
