@@ -81,8 +81,9 @@ class LinkedPubsub(Pubsub):
     async def continuously_read_stream(self, stream: INetStream) -> None:
         """Read what a peer sends, and remember by which connection it told its topics.
 
-        As the library does, but for two things: it reads ahead, where the library asks for each
-        byte of a length, and does at once what the library starts a task for with each message.
+        As the library does, but for three things: it reads ahead, where the library asks for each
+        byte of a length; it does at once what the library starts a task for with each message; and
+        what broke off is begun again.
         """
         _reading.set(stream.muxed_conn)
         mark(stream, Use.GOSSIP)
