@@ -28,7 +28,7 @@ from demo_protocol.messages import (
     seal_membership,
     seal_proposal,
 )
-from demo_protocol.payload import payload_bytes
+from demo_protocol.payload import typical_payload_bytes
 from demo_protocol.roster import ChainState, Member, compute_rank, genesis_state, get_member_names
 from demo_protocol.schedule import Schedule
 from demo_protocol.schema import compute_schema
@@ -111,7 +111,7 @@ def header(
             digest=digest,
             vote=run_id if vote is None else vote,
             payload_hash=usual_hash if payload_hash is None else payload_hash,
-            payload_bytes=payload_bytes(schema_of(run.model), k),
+            payload_bytes=typical_payload_bytes(schema_of(run.model), k),
             k=k,
             samples=samples if k else 0,
             loss_micronats=1_000_000,

@@ -31,7 +31,7 @@ def payload_cases() -> list[dict[str, Any]]:
     cases = []
     tensors = {"matrix": (65, 64), "vector": (3,)}
     schema = build_schema(TensorSpec(name, shape) for name, shape in tensors.items())
-    for k in (1, 2, 7, 16):
+    for k in (1, 2, 7, 16, 32):
         payload = make_payload(schema, k, k)
         cases.append(
             {

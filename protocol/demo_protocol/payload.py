@@ -1,13 +1,21 @@
 """A payload's bytes: which coefficients of the whole model a peer sends, and their signs.
 
-Layout, little-endian: version (1 byte), k (2 bytes), then for every chunk in the schema's order
-k ascending 12-bit positions, k sign bits (1 = negative), one scale code. Positions and signs
-each fill whole bytes, lowest bits first; spare bits are zero. Every chunk takes the same number
-of bytes, so the length is a function of schema and k (rule T8) and a chunk is found without
-reading those before it. There is exactly one encoding of a payload.
+Positions are as good as uniform, so the gaps between them are what is cheap to name: a Golomb-Rice
+code (Rice 1979) whose parameter follows from k takes 8.5 bits where no code takes less than 8.3
+(docs/decisions/payload-format.md). Scales of neighbours are alike: the difference is sent, coded
+so, too. Layout, bits lowest first:
+
+    version (1 byte), k (2 bytes, little-endian)
+    fixed section:  per chunk  1 bit of the scale's code, then per coefficient  sign, r bits of gap
+    unary section:  per chunk  the rest of the scale's code, then per coefficient  that of its gap,
+                    each as so many zeros and a one
+
+Each section fills whole bytes. Both come chunk by chunk in the schema's order, so one pass with two
+cursors reads them; and what is in the first lies where k says, so arrays read it at once. The
+length depends on what is sent, within bounds that schema and k state (rule T8). There is exactly
+one encoding of a payload.
 """
 
-import functools
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,10 +26,18 @@ from demo_protocol.errors import Reject
 from demo_protocol.limits import K_MAX
 from demo_protocol.schema import SLOTS, Schema
 
-PAYLOAD_VERSION: Final = 1
+PAYLOAD_VERSION: Final = 2
 
 PREFIX_BYTES: Final = 3
 """Version and k."""
+
+SCALE_START: Final = 128
+"""The first chunk's scale code is told as a difference to this one."""
+
+FOLDED_MAX: Final = 255
+"""A difference of scale codes, folded: 0, -1, 1, -2, ... become 0, 1, 2, 3, ..."""
+
+Bits = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,33 +54,67 @@ class Payload:
     scales: npt.NDArray[np.uint8]
 
 
-def payload_bytes(schema: Schema, k: int) -> int:
-    """Exact length of a payload with k coefficients per chunk; a heartbeat (k = 0) has none."""
-    return PREFIX_BYTES + schema.chunks * _chunk_bytes(k) if k > 0 else 0
+def rice_bits(k: int) -> int:
+    """r: bits of a gap that are sent as they are. About log2 of half of the mean gap.
+
+    The best parameter for geometric gaps changes where 2^r is 0.48 of the mean (Kiely 2004, eq. 8).
+    """
+    return ((SLOTS - k) // (k + 1) // 2).bit_length()
+
+
+def payload_bytes_range(schema: Schema, k: int) -> range:
+    """Lengths that a payload with k coefficients per chunk can have (rule T8); k = 0: none."""
+    if k == 0:
+        return range(1)
+    ones = schema.chunks * (k + 1)
+    zeros = schema.chunks * (((SLOTS - k) >> rice_bits(k)) + FOLDED_MAX // 2)
+    fixed = PREFIX_BYTES + fixed_bytes(schema, k)
+    return range(fixed + _whole_bytes(ones), fixed + _whole_bytes(ones + zeros) + 1)
+
+
+def typical_payload_bytes(schema: Schema, k: int) -> int:
+    """What a payload of trained coefficients has, within some 2 %: for plans and simulations."""
+    if k == 0:
+        return 0
+    quotients = 3 * ((SLOTS - k) >> rice_bits(k)) // 4
+    unary = schema.chunks * (k + 1 + quotients + 1)
+    return PREFIX_BYTES + fixed_bytes(schema, k) + _whole_bytes(unary)
+
+
+def fixed_bytes(schema: Schema, k: int) -> int:
+    """Length of the fixed section."""
+    return _whole_bytes(schema.chunks * (1 + k * (1 + rice_bits(k))))
 
 
 def encode_payload(payload: Payload) -> bytes:
     """Bytes of `payload`, k >= 1. Its own sender made it: it is not validated here."""
     k, chunks = payload.k, len(payload.scales)
-    places, signs = _position_bytes(k), _sign_bytes(k)
-    body = np.zeros((chunks, _chunk_bytes(k)), dtype=np.uint8)
-    pairs = np.zeros((chunks, k + k % 2), dtype=np.uint16)
-    pairs[:, :k] = payload.positions
-    low, high = pairs[:, 0::2], pairs[:, 1::2]
-    packed = np.empty((chunks, low.shape[1], 3), dtype=np.uint8)
-    packed[:, :, 0] = low & 0xFF
-    packed[:, :, 1] = (low >> 8) | ((high & 0xF) << 4)
-    packed[:, :, 2] = high >> 4
-    body[:, :places] = packed.reshape(chunks, -1)[:, :places]
-    body[:, places : places + signs] = np.packbits(payload.negative, axis=1, bitorder="little")
-    body[:, -1] = payload.scales
-    return bytes([PAYLOAD_VERSION]) + k.to_bytes(2, "little") + body.tobytes()
+    r = rice_bits(k)
+    gaps = np.empty((chunks, k), dtype=np.uint16)
+    gaps[:, 0] = payload.positions[:, 0]
+    gaps[:, 1:] = payload.positions[:, 1:] - payload.positions[:, :-1] - np.uint16(1)
+    folded = _fold(payload.scales)
+    fixed = np.empty((chunks, 1 + k * (1 + r)), dtype=np.uint8)
+    fixed[:, 0] = folded & 1
+    coefficients = fixed[:, 1:].reshape(chunks, k, 1 + r)
+    coefficients[:, :, 0] = payload.negative
+    for bit in range(r):
+        coefficients[:, :, 1 + bit] = (gaps >> bit) & 1
+    fixed[:, 1:] = coefficients.reshape(chunks, -1)
+    quotients = np.empty((chunks, k + 1), dtype=np.int64)
+    quotients[:, 0] = folded >> 1
+    quotients[:, 1:] = gaps >> r
+    ends = np.cumsum(quotients.reshape(-1) + 1) - 1
+    unary = np.zeros(ends[-1] + 1, dtype=np.uint8)
+    unary[ends] = 1
+    prefix = bytes([PAYLOAD_VERSION]) + k.to_bytes(2, "little")
+    return prefix + _pack(fixed) + _pack(unary)
 
 
-def decode_payload(raw: bytes, schema: Schema, k_max: int) -> Payload:
-    """Inverse of `encode_payload`, for bytes from a peer whose header claims k <= `k_max`.
+def check_prefix(raw: bytes, schema: Schema, k_max: int) -> int:
+    """k of a payload, for bytes from a peer whose header claims k <= `k_max`.
 
-    Raises Reject, before anything is unpacked where length or prefix are wrong.
+    Raises Reject where version, k or length are wrong: before anything is unpacked (rule T8).
     """
     # [REJECT] it has a prefix of this version
     if len(raw) < PREFIX_BYTES or raw[0] != PAYLOAD_VERSION:
@@ -73,54 +123,70 @@ def decode_payload(raw: bytes, schema: Schema, k_max: int) -> Payload:
     # [REJECT] k is in range
     if not 1 <= k <= min(k_max, K_MAX):
         raise Reject(f"payload: k {k} is not in 1 to {min(k_max, K_MAX)}")
-    # [REJECT] the length is the one of this schema and k
-    if len(raw) != payload_bytes(schema, k):
-        raise Reject(f"payload: {len(raw)} bytes, {payload_bytes(schema, k)} belong to k {k}")
-    body = np.frombuffer(raw, dtype=np.uint8, offset=PREFIX_BYTES).reshape(schema.chunks, -1)
-    places, signs = _position_bytes(k), _sign_bytes(k)
-    bits = np.unpackbits(body[:, places : places + signs], axis=1, bitorder="little")
+    # [REJECT] the length is one that this schema and k can have
+    lengths = payload_bytes_range(schema, k)
+    if len(raw) not in lengths:
+        raise Reject(
+            f"payload: {len(raw)} bytes; {lengths.start} to {lengths.stop - 1} belong to k {k}"
+        )
+    return k
+
+
+def decode_payload(raw: bytes, schema: Schema, k_max: int) -> Payload:
+    """Inverse of `encode_payload`. Raises Reject, with bounded memory whatever `raw` holds."""
+    k = check_prefix(raw, schema, k_max)
+    chunks, r = schema.chunks, rice_bits(k)
+    middle = PREFIX_BYTES + fixed_bytes(schema, k)
+    fixed = np.unpackbits(np.frombuffer(raw[PREFIX_BYTES:middle], np.uint8), bitorder="little")
+    used = chunks * (1 + k * (1 + r))
     # [REJECT] spare bits are zero: one payload has one hash
-    if bits[:, k:].any():
-        raise Reject("payload: spare sign bits are set")
+    if fixed[used:].any():
+        raise Reject("payload: spare bits are set")
+    fixed = fixed[:used].reshape(chunks, -1)
+    quotients = _read_unary(raw[middle:], chunks * (k + 1)).reshape(chunks, k + 1)
+    # [REJECT] a scale's code is one of 256
+    if (quotients[:, 0] > FOLDED_MAX // 2).any():
+        raise Reject("payload: a scale code is out of range")
+    coefficients = fixed[:, 1:].reshape(chunks, k, 1 + r)
+    gaps = quotients[:, 1:] << r
+    for bit in range(r):
+        gaps |= coefficients[:, :, 1 + bit].astype(np.int64) << bit
+    # Ascending and none twice, whatever was sent: no peer votes twice in a slot.
+    positions = np.cumsum(gaps + 1, axis=1) - 1
+    # [REJECT] positions are slots of a chunk
+    if (positions[:, -1] >= SLOTS).any():
+        raise Reject("payload: a position is beyond the chunk's end")
     return Payload(
         k=k,
-        positions=_decode_positions(body[:, :places], k),
-        negative=bits[:, :k].astype(np.bool_),
-        scales=body[:, -1].copy(),
+        positions=positions.astype(np.uint16),
+        negative=coefficients[:, :, 0].astype(np.bool_),
+        scales=_unfold(quotients[:, 0] << 1 | fixed[:, 0]),
     )
 
 
-def _decode_positions(places: npt.NDArray[np.uint8], k: int) -> npt.NDArray[np.uint16]:
-    """uint8 [chunks, bytes] -> uint16 [chunks, k]; Reject unless ascending."""
-    chunks = len(places)
-    pairs = k + k % 2
-    packed = np.zeros((chunks, pairs // 2, 3), dtype=np.uint16)
-    packed.reshape(chunks, -1)[:, : places.shape[1]] = places
-    positions = np.empty((chunks, pairs), dtype=np.uint16)
-    positions[:, 0::2] = packed[:, :, 0] | ((packed[:, :, 1] & 0xF) << 8)
-    positions[:, 1::2] = (packed[:, :, 1] >> 4) | (packed[:, :, 2] << 4)
-    # [REJECT] spare bits are zero
-    if positions[:, k:].any():
-        raise Reject("payload: spare position bits are set")
-    positions = positions[:, :k]
-    # [REJECT] positions ascend strictly: none twice, so no peer votes twice in a slot
-    if (positions[:, 1:] <= positions[:, :-1]).any():
-        raise Reject("payload: positions do not ascend")
-    return positions
+def _read_unary(raw: bytes, count: int) -> npt.NDArray[np.int64]:
+    """`count` numbers, each so many zeros and a one; Reject unless they fill `raw`."""
+    ends = np.flatnonzero(np.unpackbits(np.frombuffer(raw, np.uint8), bitorder="little"))
+    # [REJECT] as many codes as k says, and not a byte behind them
+    if len(ends) != count or raw[-1] == 0:
+        raise Reject("payload: it has more or fewer codes than its k")
+    return np.diff(ends, prepend=-1) - 1
 
 
-def _position_bytes(k: int) -> int:
-    return (12 * k + 7) // 8
+def _fold(scales: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Differences of successive codes, modulo 256 nearest to 0, folded to 0 to 255."""
+    steps = np.diff(scales, prepend=np.uint8(SCALE_START)).view(np.int8)
+    return (steps.astype(np.int16) << 1 ^ steps >> 7).astype(np.uint8)
 
 
-def _sign_bytes(k: int) -> int:
-    return (k + 7) // 8
+def _unfold(folded: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+    steps = folded >> 1 ^ -(folded & 1)
+    return (SCALE_START + np.cumsum(steps)).astype(np.uint8)
 
 
-@functools.cache
-def _chunk_bytes(k: int) -> int:
-    return _position_bytes(k) + _sign_bytes(k) + 1
+def _pack(bits: Bits) -> bytes:
+    return np.packbits(bits, bitorder="little").tobytes()
 
 
-# 12 bits name any slot of a chunk, and no other.
-assert SLOTS == 1 << 12
+def _whole_bytes(bits: int) -> int:
+    return (bits + 7) // 8

@@ -22,7 +22,7 @@ from demo_protocol.messages import (
     check_signature,
     decode_membership,
 )
-from demo_protocol.payload import payload_bytes
+from demo_protocol.payload import payload_bytes_range
 from demo_protocol.roster import (
     ChainState,
     compute_slot,
@@ -62,10 +62,13 @@ def validate_round(round_: int, accepted: range) -> None:
         raise Ignore(f"round {round_} is too old")
 
 
-def validate_payload_size(header: Header, expected_bytes: int) -> None:
-    """Rule T8: a payload's length is a function of the manifest and k."""
-    if header.payload_bytes != expected_bytes:
-        raise Reject(f"a payload of k {header.k} has {expected_bytes} bytes")
+def validate_payload_size(header: Header, lengths: range) -> None:
+    """Rule T8: manifest and k bound a payload's length, and its header states it."""
+    if header.payload_bytes not in lengths:
+        raise Reject(
+            f"a payload of k {header.k} has {lengths.start} to {lengths.stop - 1} bytes,"
+            f" not {header.payload_bytes}"
+        )
 
 
 def check_header(
@@ -76,7 +79,7 @@ def check_header(
     if k > manifest.learning.k:
         raise Reject(f"k {k} is beyond the manifest's")
     if k:
-        validate_payload_size(header.body, payload_bytes(schema, k))
+        validate_payload_size(header.body, payload_bytes_range(schema, k))
     check_signature(header, verify)
 
 

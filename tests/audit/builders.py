@@ -34,9 +34,7 @@ from demo_protocol.messages import (
     seal_membership,
     seal_proposal,
 )
-from demo_protocol.payload import payload_bytes
 from demo_protocol.roster import compute_rank, genesis_state, get_member_names
-from demo_protocol.schema import compute_schema
 from demo_protocol.state_root import compute_state_root
 from tests import builders
 from tests.trainer.builders import CPU, corpus_bytes
@@ -198,7 +196,7 @@ class Swarm:
             digest=digest or self.lies.get((peer, round_), self.digests[base]),
             vote=base,
             payload_hash=name,
-            payload_bytes=payload_bytes(compute_schema(self.manifest.model), trained.k),
+            payload_bytes=len(trained.payload),
             k=trained.k,
             samples=trained.samples,
             loss_micronats=trained.loss_micronats,

@@ -95,7 +95,7 @@ def patch_trainer() -> None:
         if not has(Fault.UNSOUND):
             return trained
         prefix, rest = trained.payload[:PREFIX_BYTES], trained.payload[PREFIX_BYTES:]
-        payload = prefix + bytes(len(rest))  # positions must ascend
+        payload = prefix + bytes(len(rest))  # a code ends with a one
         unsound.add(hashlib.sha256(payload).digest())
         return replace(trained, payload=payload)
 

@@ -61,5 +61,5 @@ def forged(sealed: Sealed[Header]) -> Sealed[Header]:
 
 
 def wrong_length(sealed: Sealed[Header]) -> Sealed[Header]:
-    body = replace(sealed.body, payload_bytes=sealed.body.payload_bytes - 1)
+    body = replace(sealed.body, payload_bytes=sealed.body.payload_bytes // 2)
     return seal_header(body, RUN_ID, cheap_sign(body.peer))

@@ -15,23 +15,25 @@ BASIS: Matrix = [
 ]
 
 
-def read_payload(raw: bytes) -> list[tuple[list[int], list[int], int]]:
+def read_payload(raw: bytes, chunks: int) -> list[tuple[list[int], list[int], int]]:
     """Of each chunk: slots, signs, value."""
     k = struct.unpack("<H", raw[1:3])[0]
-    places, signs = -(-12 * k // 8), -(-k // 8)
-    chunks = []
-    for at in range(3, len(raw), places + signs + 1):
-        slots = int.from_bytes(raw[at : at + places], "little")
-        negative = int.from_bytes(raw[at + places : at + places + signs], "little")
-        code = raw[at + places + signs]
-        chunks.append(
-            (
-                [slots >> 12 * n & 4095 for n in range(k)],
-                [-1 if negative >> n & 1 else 1 for n in range(k)],
-                (16 + (code & 15)) << (code >> 4),
-            )
-        )
-    return chunks
+    r = len(bin((4096 - k) // (k + 1) // 2)) - 2 if (4096 - k) // (k + 1) > 1 else 0
+    fixed = (bit for byte in raw[3:] for bit in f"{byte:08b}"[::-1])
+    unary = "".join(f"{byte:08b}"[::-1] for byte in raw[3 + -(-chunks * (1 + k * (1 + r)) // 8) :])
+    *zeros, _ = (len(run) for run in unary.split("1"))
+    code = 128
+    read = []
+    for at in range(0, len(zeros), k + 1):
+        folded = 2 * zeros[at] + int(next(fixed))
+        code = (code + (-(folded + 1) // 2 if folded % 2 else folded // 2)) % 256
+        slot, slots, signs = -1, [], []
+        for quotient in zeros[at + 1 : at + 1 + k]:
+            signs.append(-1 if next(fixed) == "1" else 1)
+            slot += 1 + (quotient << r) + sum(int(next(fixed)) << bit for bit in range(r))
+            slots.append(slot)
+        read.append((slots, signs, (16 + (code & 15)) << (code >> 4)))
+    return read
 
 
 def add_votes(chunks: Sequence[tuple[list[int], list[int], int]]) -> list[int]:

@@ -30,7 +30,7 @@ from demo_protocol.messages import (
     decode_header,
     decode_proposal,
 )
-from demo_protocol.payload import payload_bytes
+from demo_protocol.payload import typical_payload_bytes
 from demo_protocol.round import Round
 from demo_protocol.schedule import round_start_ms
 from tests.builders import MANIFEST, RUN_ID, STATE_0, Tree, header, root_after, schema_of, view
@@ -126,7 +126,7 @@ class Stage:
                 round=round_,
                 base=orders[-1].base if orders else self.head,
                 payload_hash=mine.body.payload_hash,
-                payload_bytes=payload_bytes(schema_of(MANIFEST.model), 2),
+                payload_bytes=typical_payload_bytes(schema_of(MANIFEST.model), 2),
                 k=2,
                 samples=8,
                 loss_micronats=1_000_000,

@@ -118,7 +118,8 @@ def test_digest_and_root() -> None:
 
 def test_votes_and_signs_of_an_update() -> None:
     case = read("protocol/update")
-    payloads = [second_update.read_payload(bytes.fromhex(raw)) for raw in case["payloads"]]
+    chunks = len(case["votes"])
+    payloads = [second_update.read_payload(bytes.fromhex(raw), chunks) for raw in case["payloads"]]
     for at, signs in enumerate(case["signs"]):
         votes = second_update.add_votes([payload[at] for payload in payloads])
         assert {str(slot): v for slot, v in enumerate(votes) if v} == case["votes"][at]

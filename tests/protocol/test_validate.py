@@ -49,11 +49,13 @@ def test_rule_2_gossip_carries_the_last_rounds_and_what_is_early_by_the_skew(
             ask()
 
 
-def test_rule_t8_a_header_states_the_length_its_k_implies() -> None:
+def test_rule_t8_a_header_states_a_length_that_its_k_can_have() -> None:
     body = header().body
-    validate_payload_size(body, body.payload_bytes)
-    with pytest.raises(Reject):
-        validate_payload_size(body, body.payload_bytes + 1)
+    at = body.payload_bytes
+    validate_payload_size(body, range(at, at + 1))
+    for lengths in (range(at), range(at + 1, 2 * at)):
+        with pytest.raises(Reject, match="k 2 has"):
+            validate_payload_size(body, lengths)
 
 
 # --- rule 15: a proposal is valid by content alone -----------------------------------------------

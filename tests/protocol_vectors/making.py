@@ -21,7 +21,7 @@ from demo_protocol.messages import (
     seal_membership,
     seal_proposal,
 )
-from demo_protocol.payload import payload_bytes
+from demo_protocol.payload import typical_payload_bytes
 from demo_protocol.schedule import Schedule
 from demo_protocol.schema import compute_schema
 
@@ -62,7 +62,7 @@ RUN_ID = compute_run_id(MANIFEST)
 
 STAMPED = replace(MANIFEST, agreement=replace(MANIFEST.agreement, admission="stamp", stamp_bits=12))
 
-PAYLOAD_BYTES = payload_bytes(compute_schema(MANIFEST.model), 1)
+PAYLOAD_BYTES = typical_payload_bytes(compute_schema(MANIFEST.model), 1)
 
 
 def number_of(peer: bytes) -> int:

@@ -18,7 +18,7 @@ from demo_protocol.messages import (
     seal_membership,
     seal_proposal,
 )
-from demo_protocol.payload import encode_payload, payload_bytes
+from demo_protocol.payload import encode_payload
 from demo_protocol.schedule import round_start_ms
 
 TRAIN_END, PROPOSE = 1_650, 2_250
@@ -92,7 +92,7 @@ class Rogue:
             digest=view.digests[view.head] if digest is None else digest,
             vote=view.head,
             payload_hash=name,
-            payload_bytes=payload_bytes(view.schema, 2),
+            payload_bytes=len(raw),
             k=2,
             samples=samples,
             loss_micronats=1,

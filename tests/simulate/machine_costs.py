@@ -40,7 +40,7 @@ from demo_protocol.messages import (
     seal_header,
     seal_proposal,
 )
-from demo_protocol.payload import payload_bytes
+from demo_protocol.payload import typical_payload_bytes
 from demo_protocol.presets import PRESETS
 from demo_protocol.roster import ChainState, compute_rank, get_contributors
 from demo_protocol.round import Round
@@ -127,7 +127,7 @@ class Follower:
             digest=digest_after(above.record),
             vote=above.record,
             payload_hash=hashlib.sha256(peer + bytes([round_])).digest(),
-            payload_bytes=payload_bytes(self.machine.view.schema, k),
+            payload_bytes=typical_payload_bytes(self.machine.view.schema, k),
             k=k,
             samples=100,
             loss_micronats=2_000_000,
@@ -211,7 +211,7 @@ def main(sizes: list[int], say: Callable[[str], object]) -> None:
     sign_us = _time(lambda: key.sign(message), count) * 1e6
     say(f"Ed25519: a signature checked {check_us:.0f} us, made {sign_us:.0f} us")
     for name, preset in PRESETS.items():
-        size = payload_bytes(compute_schema(preset.model), preset.learning.k)
+        size = typical_payload_bytes(compute_schema(preset.model), preset.learning.k)
         say(f"payload of {name}, k {preset.learning.k}: {size:,} bytes")
     say(
         "| members | C | headers | each, us | record, ms | rest, ms | sum, ms | proposal, B |"

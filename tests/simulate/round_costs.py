@@ -14,7 +14,7 @@ from typing import Final
 import click
 
 from demo_protocol.limits import GOSSIP_BYTES_MAX, MEMBERSHIP_BYTES_MAX
-from demo_protocol.payload import payload_bytes
+from demo_protocol.payload import typical_payload_bytes
 from demo_protocol.presets import PRESETS
 from demo_protocol.schema import compute_schema
 
@@ -122,7 +122,7 @@ def gossiped(size: float) -> float:
 
 def preset_payload(name: str) -> int:
     """Bytes of a payload."""
-    return payload_bytes(compute_schema(PRESETS[name].model), PRESETS[name].learning.k)
+    return typical_payload_bytes(compute_schema(PRESETS[name].model), PRESETS[name].learning.k)
 
 
 def bytes_row(row: Row) -> str:

@@ -7,7 +7,7 @@ import pytest
 
 from demo_node.sim.scenario import churn, read_scenario
 from demo_node.sim.simulation import simulate
-from demo_protocol.payload import payload_bytes
+from demo_protocol.payload import typical_payload_bytes
 from tests.simulate import round_costs
 from tests.simulate.machine_costs import Follower, measure
 
@@ -24,7 +24,7 @@ def test_bytes_in_are_headers_payloads_one_proposal_and_a_comparison(
     follower = Follower(nodes, contributors)
     proposal = follower.play(0)
     header = follower.machine.view.chain[follower.head.record].contributions[0]
-    payload = payload_bytes(follower.machine.view.schema, follower.manifest.learning.k)
+    payload = typical_payload_bytes(follower.machine.view.schema, follower.manifest.learning.k)
     each = follower.heard * (len(header.raw) + payload) + len(proposal.raw)
     computed = each * (nodes - 1) / nodes  # nobody sends to itself
     quiet = read_scenario(SCENARIOS / "quiet.toml")

@@ -97,7 +97,7 @@ class Garbler:
             {"k": 0},
             {"k": K_MAX + 1, "payload_hash": self._rng.randbytes(HASH_BYTES)},
             {"k": K_MAX, "payload_hash": self._rng.randbytes(HASH_BYTES), "payload_bytes": 1},
-            {"payload_bytes": header.payload_bytes + 1},
+            {"payload_bytes": 2 * header.payload_bytes + 4_096},
             {"payload_bytes": LARGE},
             {"samples": LARGE, "loss_micronats": LARGE},
         ]

@@ -41,7 +41,7 @@ from demo_protocol.messages import (
     decode_membership,
     decode_proposal,
 )
-from demo_protocol.payload import payload_bytes
+from demo_protocol.payload import typical_payload_bytes
 from demo_protocol.roster import ChainState
 from demo_protocol.schedule import round_at, round_start_ms
 from demo_protocol.schema import Schema, compute_schema
@@ -87,7 +87,9 @@ class World:
         """Living nodes, in the order of their births: a set without an order of its own."""
         self.counts: Counter[str] = Counter()
         self.bytes_in = np.zeros(0, dtype=np.int64)
-        self.payload_bytes = payload_bytes(compute_schema(manifest.model), manifest.learning.k)
+        self.payload_bytes = typical_payload_bytes(
+            compute_schema(manifest.model), manifest.learning.k
+        )
         self.payloads: dict[bytes, bytes] = {}
         """Bytes of all that were ever sent, where training is real."""
         self._inbox: dict[int, dict[int, list[Message]]] = {}
