@@ -1,7 +1,7 @@
 """A payload's bytes: which coefficients of the whole model a peer sends, and their signs.
 
 Positions are as good as uniform, so the gaps between them are what is cheap to name: a Golomb-Rice
-code (Rice 1979) whose parameter follows from k takes 8.5 bits where no code takes less than 8.3
+code whose parameter follows from k takes 8.5 bits where no code takes less than 8.3
 (docs/decisions/payload-format.md). Scales of neighbours are alike: the difference is sent, coded
 so, too. Layout, bits lowest first:
 
@@ -57,7 +57,7 @@ class Payload:
 def rice_bits(k: int) -> int:
     """r: bits of a gap that are sent as they are. About log2 of half of the mean gap.
 
-    The best parameter for geometric gaps changes where 2^r is 0.48 of the mean (Kiely 2004, eq. 8).
+    The best parameter for geometric gaps changes where 2^r is 0.48 of the mean (Kiely 2004).
     """
     return ((SLOTS - k) // (k + 1) // 2).bit_length()
 
@@ -137,12 +137,12 @@ def decode_payload(raw: bytes, schema: Schema, k_max: int) -> Payload:
     k = check_prefix(raw, schema, k_max)
     chunks, r = schema.chunks, rice_bits(k)
     middle = PREFIX_BYTES + fixed_bytes(schema, k)
-    fixed = np.unpackbits(np.frombuffer(raw[PREFIX_BYTES:middle], np.uint8), bitorder="little")
+    bits = np.unpackbits(np.frombuffer(raw[PREFIX_BYTES:middle], np.uint8), bitorder="little")
     used = chunks * (1 + k * (1 + r))
     # [REJECT] spare bits are zero: one payload has one hash
-    if fixed[used:].any():
+    if bits[used:].any():
         raise Reject("payload: spare bits are set")
-    fixed = fixed[:used].reshape(chunks, -1)
+    fixed = bits[:used].reshape(chunks, -1)
     quotients = _read_unary(raw[middle:], chunks * (k + 1)).reshape(chunks, k + 1)
     # [REJECT] a scale's code is one of 256
     if (quotients[:, 0] > FOLDED_MAX // 2).any():
