@@ -23,7 +23,9 @@ ifneq ($(TORCH),$(shell cat $(READY) 2>/dev/null))
 endif
 endif
 
-$(READY): deploy/setup.sh deploy/constraints.txt pyproject.toml
+CODEC = $(wildcard node/demo_node/native/*.[ch] node/demo_node/native/build.py)
+
+$(READY): deploy/setup.sh deploy/constraints.txt pyproject.toml $(CODEC)
 	PYTHON3="$(PYTHON3)" TORCH="$(TORCH)" bash deploy/setup.sh
 
 swarm: $(READY)  ## four real nodes on this machine train one model

@@ -3,10 +3,12 @@
 import hashlib
 import json
 import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from demo_node.learn.exact import apply_update
 from demo_protocol.assignment import (
@@ -68,7 +70,7 @@ def state0_cases() -> list[dict[str, Any]]:
 def apply_cases() -> list[dict[str, Any]]:
     """Records one after another: their payloads' bytes, the step, the digest after it."""
     schema = make_schema()
-    state = make_state(schema, 1)
+    state: Mapping[str, Tensor] = make_state(schema, 1)
     cases: list[dict[str, Any]] = []
     for record in range(4):
         payloads = [make_payload(schema, 4 + i, 10 * record + i) for i in range(record)]

@@ -1,9 +1,12 @@
 """Valid values for tests of the learning rooms; everything from an explicit seed."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from demo_node.learn.flat import Flat, find_layout
 from demo_protocol.initial import compute_initial_state
 from demo_protocol.payload import Payload
 from demo_protocol.schema import SLOTS, Schema, TensorSpec, build_schema
@@ -49,3 +52,8 @@ def make_delta(schema: Schema, seed: int, scale: float = 1e-2) -> dict[str, Tens
     return {
         spec.name: torch.randn(spec.shape, generator=generator) * scale for spec in schema.tensors
     }
+
+
+def cut(tensors: Mapping[str, Tensor], schema: Schema) -> Tensor:
+    """Chunks [N, 64, 64] of the schema's tensors."""
+    return find_layout(schema).cut(Flat.of(tensors, schema).row)

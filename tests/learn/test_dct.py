@@ -4,21 +4,15 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from demo_node.learn import dct
 from demo_node.learn.dct import (
     compute_basis,
     compute_integer_basis,
     forward_dct,
-    from_chunks,
     inverse_dct,
-    to_chunks,
 )
 from demo_protocol.errors import LocalFault
-from demo_protocol.schema import TensorSpec, build_schema
-from tests.learn.builders import make_delta, make_schema
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 12, 31, 64])
@@ -57,29 +51,3 @@ def test_e15_a_wrong_integer_basis_is_a_local_fault(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(dct, "INTEGER_BITS", 10)
     with pytest.raises(LocalFault, match="basis"):
         compute_integer_basis()
-
-
-shapes = st.lists(st.integers(0, 140), max_size=3).map(tuple)
-
-
-@given(st.lists(shapes, min_size=1, max_size=4))
-def test_tensors_come_back_from_chunks(shapes: list[tuple[int, ...]]) -> None:
-    schema = build_schema(TensorSpec(f"t{i}", shape) for i, shape in enumerate(shapes))
-    tensors = make_delta(schema, 1)
-    chunks = to_chunks(tensors, schema)
-    assert chunks.shape == (schema.chunks, 64, 64)
-    assert chunks.count_nonzero() == sum(int(t.count_nonzero()) for t in tensors.values())
-    found = from_chunks(chunks, schema)
-    assert found.keys() == tensors.keys()
-    assert all(torch.equal(found[name], tensors[name]) for name in tensors)
-
-
-def test_blocks_of_a_matrix_lie_in_row_major_order() -> None:
-    schema = make_schema()
-    tensors = {name: torch.zeros(shape) for name, shape in schema.shapes.items()}
-    tensors["a.weight"][70, 129] = 1.0  # block row 1, block column 2 of 2 x 3
-    assert to_chunks(tensors, schema)[5, 6, 1] == 1.0
-    tensors["b.weight"][64, 3] = 2.0
-    assert to_chunks(tensors, schema)[7, 0, 3] == 2.0
-    tensors["d.bias"].fill_(3.0)
-    assert to_chunks(tensors, schema)[8, 1, 6] == 3.0  # after the 70 elements of c.bias

@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from demo_node.learn.dct import compute_basis, forward_dct, inverse_dct, to_chunks
+from demo_node.learn.dct import compute_basis, forward_dct, inverse_dct
 from demo_node.learn.demo import Encoder
 from demo_node.learn.faults import Diverged
 from demo_protocol.errors import LocalFault
 from demo_protocol.manifest import Learning
 from demo_protocol.payload import Payload, decode_payload, encode_payload
 from demo_protocol.scale import SCALE_VALUES
-from tests.learn.builders import CPU, make_delta, make_schema
+from tests.learn.builders import CPU, cut, make_delta, make_schema
 
 SCHEMA = make_schema()
 LEARNING = Learning(k=16, beta_ppm=900_000, inner_lr_ppb=3_000_000)
@@ -28,7 +28,7 @@ def make_encoder(learning: Learning = LEARNING) -> Encoder:
 
 
 def transform(delta: dict[str, Tensor]) -> Tensor:
-    return forward_dct(to_chunks(delta, SCHEMA), BASIS).flatten(1)
+    return forward_dct(cut(delta, SCHEMA), BASIS).flatten(1)
 
 
 def sent_by(payload: Payload, unit: float) -> Tensor:
@@ -140,7 +140,7 @@ def test_error_feedback_delivers_everything_in_the_end() -> None:
 
 def test_e13_what_leaked_into_padding_is_dropped_before_each_round() -> None:
     encoder = make_encoder(replace(LEARNING, beta_ppm=1_000_000))
-    support = to_chunks({n: torch.ones(s) for n, s in SCHEMA.shapes.items()}, SCHEMA)
+    support = cut({n: torch.ones(s) for n, s in SCHEMA.shapes.items()}, SCHEMA)
 
     def leaked() -> float:
         spatial = inverse_dct(encoder.residual.view(-1, 64, 64), BASIS)

@@ -82,10 +82,10 @@ def test_the_known_answer_holds_on_this_processor() -> None:
 def test_the_known_answer_notices_a_step_that_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
     def off_by_one_bit(
         state: Mapping[str, Tensor], payloads: Sequence[Payload], schema: Schema, step: Step
-    ) -> dict[str, Tensor]:
-        state = apply_update(state, payloads, schema, step)
-        state["vector"].view(torch.int32)[69] += 1
-        return state
+    ) -> Mapping[str, Tensor]:
+        moved = apply_update(state, payloads, schema, step)
+        moved["vector"].view(torch.int32)[69] += 1
+        return moved
 
     monkeypatch.setattr(learn_digest, "apply_update", off_by_one_bit)
     assert not known_answer(CPU)

@@ -2,7 +2,7 @@
 
 import ast
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,7 +63,7 @@ def test_e15_apply_equals_the_oracle_in_64_bit_integers(peers: int) -> None:
 
 def test_golden_records_lead_to_these_digests() -> None:
     cases = json.loads((Path(__file__).parents[1] / "vectors" / "apply.json").read_bytes())
-    state = make_state(SCHEMA, 1)
+    state: Mapping[str, Tensor] = make_state(SCHEMA, 1)
     assert len(cases) == 4
     for case in cases:
         payloads = [decode_payload(bytes.fromhex(raw), SCHEMA, 64) for raw in case["payloads"]]
@@ -144,7 +144,7 @@ def walk_near_zero() -> bytes:
     # As bits, since a flushing processor would write them as 0: 2^-63, 2^-64, ..., 2^-149.
     bits = [0x2000_0000, 0x1F80_0000, 0x1F00_0000, 0x0080_0000, 1, 0x200 - 2**31]
     tiny = torch.tensor(bits, dtype=torch.int32).view(torch.float32)
-    state = {"x": tiny.repeat(683)[:4096].reshape(64, 64).clone()}
+    state: Mapping[str, Tensor] = {"x": tiny.repeat(683)[:4096].reshape(64, 64).clone()}
     for round_ in range(50):
         step = Step(round_to_fp32_bits(1, 1 << (round_ + 14)), round_to_fp32_bits(7, 8))
         state = apply_update(state, [make_payload(ONE_CHUNK, 9, round_)], ONE_CHUNK, step)

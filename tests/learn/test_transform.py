@@ -70,7 +70,7 @@ def test_e7_the_order_of_payloads_and_the_threads_do_not_matter() -> None:
 
 def test_e7_every_scale_code_votes_with_its_integer() -> None:
     for code in range(256):
-        votes = combine_votes(one_chunk([code]), ONE_CHUNK, CPU)
+        votes = combine_votes(one_chunk([code]), range(ONE_CHUNK.chunks), CPU)
         assert votes.dtype == torch.int32
         assert votes.view(-1)[:2].tolist() == [(16 + code % 16) << (code // 16), 0]
 
@@ -78,13 +78,15 @@ def test_e7_every_scale_code_votes_with_its_integer() -> None:
 def test_e7_as_many_payloads_of_the_largest_scale_as_a_record_lists_fit_and_more_are_refused() -> (
     None
 ):
-    votes = combine_votes(one_chunk([255] * CONTRIBUTIONS_MAX), ONE_CHUNK, CPU)
+    votes = combine_votes(one_chunk([255] * CONTRIBUTIONS_MAX), range(ONE_CHUNK.chunks), CPU)
     assert int(votes.max()) == CONTRIBUTIONS_MAX * (31 << 15) < 2**31
     # Its bit length less 10 is 21, and half of that shift is still added to it (rule E9).
     assert int(votes.max()) + (1 << 20) < 2**31
     assert int(shift_chunks(votes).max()) == (int(votes.max()) + (1 << 20)) >> 21
     with pytest.raises(LocalFault, match=str(CONTRIBUTIONS_MAX + 1)):
-        combine_votes(one_chunk([255] * (CONTRIBUTIONS_MAX + 1)), ONE_CHUNK, CPU)
+        apply_update(
+            make_state(ONE_CHUNK), one_chunk([255] * (CONTRIBUTIONS_MAX + 1)), ONE_CHUNK, STEP
+        )
 
 
 @pytest.mark.parametrize("count", range(1, 9))
@@ -92,7 +94,7 @@ def test_e8_scales_are_clipped_to_the_lower_median(count: int) -> None:
     codes = [200, 16, 255, 32, 100, 48, 90, 7][:count]
     values = sorted(int(SCALE_VALUES[code]) for code in codes)
     median = values[(count - 1) // 2]
-    votes = combine_votes(one_chunk(codes), ONE_CHUNK, CPU)
+    votes = combine_votes(one_chunk(codes), range(ONE_CHUNK.chunks), CPU)
     assert int(votes.view(-1)[0]) == sum(min(value, median) for value in values)
 
 
@@ -100,13 +102,13 @@ def test_t6_one_huge_scale_cannot_outvote_two_peers() -> None:
     honest = one_chunk([100, 100], positions=4)
     liar = one_chunk([255], positions=4)[0]
     liar = replace(liar, negative=~liar.negative)
-    votes = combine_votes([*honest, liar], ONE_CHUNK, CPU)
+    votes = combine_votes([*honest, liar], range(ONE_CHUNK.chunks), CPU)
     assert (votes.view(-1)[:4] == int(SCALE_VALUES[100])).all()
 
 
 def test_t6_votes_are_summed_sign_times_scale() -> None:
     payloads = [make_payload(SCHEMA, 30, seed) for seed in range(3)]
-    votes = combine_votes(payloads, SCHEMA, CPU).numpy()
+    votes = combine_votes(payloads, range(SCHEMA.chunks), CPU).numpy()
     for chunk in range(SCHEMA.chunks):
         assert np.array_equal(votes[chunk], oracle.sum_votes(payloads, chunk))
 
@@ -203,7 +205,7 @@ def test_e10_no_gradient_is_recorded() -> None:
 
 def test_e11_fp64_products_and_limbs_of_five_bits_give_the_same_signs() -> None:
     payloads = [make_payload(SCHEMA, 200, seed) for seed in range(4)]
-    votes = combine_votes(payloads, SCHEMA, CPU)
+    votes = combine_votes(payloads, range(SCHEMA.chunks), CPU)
     signs = invert_votes(votes, BASIS)
 
     def by_fp64(integers: Tensor) -> Tensor:
@@ -223,7 +225,9 @@ def test_e11_fp64_products_and_limbs_of_five_bits_give_the_same_signs() -> None:
 
 def test_e15_signs_differ_from_the_ideal_in_under_two_of_a_thousand() -> None:
     schema = build_schema([TensorSpec("x", (640, 640), 1)])
-    votes = combine_votes([make_payload(schema, 64, s) for s in range(8)], schema, CPU)
+    votes = combine_votes(
+        [make_payload(schema, 64, s) for s in range(8)], range(schema.chunks), CPU
+    )
     signs = invert_votes(votes, BASIS)
     basis = compute_basis(64)
     ideal = basis @ votes.double() @ basis.T

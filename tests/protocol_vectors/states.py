@@ -36,7 +36,7 @@ def update_case() -> dict[str, Any]:
     """Three payloads of a matrix and a vector: votes, signs, and the parameters after them."""
     schema = build_schema(TensorSpec(name, shape) for name, shape in SHAPES.items())
     payloads = [make_payload(schema, k, k, code_min=100, code_max=180) for k in (3, 4, 5)]
-    votes = combine_votes(payloads, schema, CPU).numpy()
+    votes = combine_votes(payloads, range(schema.chunks), CPU).numpy()
     signs = compute_signs(payloads, schema, CPU).numpy()
     step = compute_step(MANIFEST.learning, 1)
     before = {name: torch.full(shape, 0.5) for name, shape in SHAPES.items()}

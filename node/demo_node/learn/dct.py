@@ -6,15 +6,15 @@ forward = C^T x C, inverse = C X C^T, for each chunk. N is the number of chunks.
 
 import hashlib
 import math
-from collections.abc import Mapping
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from demo_protocol.errors import LocalFault
-from demo_protocol.schema import CHUNK, Grid, Schema
+from demo_protocol.schema import CHUNK
 
 INTEGER_BITS: Final = 11
 """The integer basis is rint(2^11 C): the finest whose products stay below 2^24 (rule E15)."""
@@ -48,6 +48,16 @@ def compute_integer_basis() -> Tensor:
     return basis
 
 
+def sort_basis(basis: Tensor) -> npt.NDArray[np.float32]:
+    """A basis [64, 64] as native/dct.h wants it: what each halving needs, and the constant."""
+    entries, half, step = basis.to(torch.float32).numpy(), CHUNK // 2, 1
+    parts = []
+    while half:
+        parts.append(entries[:half, step :: 2 * step].reshape(-1))
+        half, step = half // 2, 2 * step
+    return np.concatenate([*parts, entries[0, :1]])
+
+
 def forward_dct(chunks: Tensor, basis: Tensor) -> Tensor:
     """Coefficients fp32 [N, 64, 64] of fp32 [N, 64, 64]."""
     return basis.T @ (chunks @ basis)
@@ -56,42 +66,3 @@ def forward_dct(chunks: Tensor, basis: Tensor) -> Tensor:
 def inverse_dct(coefficients: Tensor, basis: Tensor) -> Tensor:
     """Inverse of `forward_dct`, up to rounding. The exact one is exact.py's."""
     return basis @ (coefficients @ basis.T)
-
-
-def to_chunks(tensors: Mapping[str, Tensor], schema: Schema) -> Tensor:
-    """Lay the schema's tensors out as [N, 64, 64] of their dtype; padding is zero."""
-    one = next(iter(tensors.values()))
-    chunks = torch.zeros((schema.chunks, CHUNK, CHUNK), dtype=one.dtype, device=one.device)
-    for grid in schema.grids:
-        matrix = tensors[grid.name].reshape(grid.rows, grid.columns)
-        if grid.is_padded:
-            below, beside = grid.down * CHUNK - grid.rows, grid.across * CHUNK - grid.columns
-            matrix = functional.pad(matrix, (0, beside, 0, below))
-        _grid_view(chunks, grid).copy_(
-            matrix.view(grid.down, CHUNK, grid.across, CHUNK).transpose(1, 2)
-        )
-    row = chunks[schema.span_first :].view(-1)
-    for span in schema.spans:
-        row[span.offset : span.offset + span.size] = tensors[span.name].reshape(-1)
-    return chunks
-
-
-def from_chunks(chunks: Tensor, schema: Schema) -> dict[str, Tensor]:
-    """Inverse of `to_chunks`: contiguous tensors of the schema's shapes; padding is dropped."""
-    tensors: dict[str, Tensor] = {}
-    for grid in schema.grids:
-        matrix = _grid_view(chunks, grid).transpose(1, 2)
-        matrix = matrix.reshape(grid.down * CHUNK, grid.across * CHUNK)
-        matrix = matrix[: grid.rows, : grid.columns].contiguous()
-        tensors[grid.name] = matrix.view(schema.shapes[grid.name])
-    row = chunks[schema.span_first :].reshape(-1)
-    for span in schema.spans:
-        vector = row[span.offset : span.offset + span.size].clone()
-        tensors[span.name] = vector.view(schema.shapes[span.name])
-    return tensors
-
-
-def _grid_view(chunks: Tensor, grid: Grid) -> Tensor:
-    """[down, across, 64, 64] of `chunks`, sharing memory."""
-    count = grid.down * grid.across
-    return chunks[grid.first : grid.first + count].view(grid.down, grid.across, CHUNK, CHUNK)

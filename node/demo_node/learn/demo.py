@@ -11,11 +11,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from demo_node.learn.dct import compute_basis, forward_dct, inverse_dct, to_chunks
+from demo_node.learn.dct import compute_basis, forward_dct, inverse_dct, sort_basis
 from demo_node.learn.faults import Diverged
+from demo_node.learn.flat import Flat, Layout, find_layout
+from demo_node.native import find_codec
 from demo_protocol.errors import LocalFault
 from demo_protocol.manifest import PPM, Learning
 from demo_protocol.payload import Payload
@@ -25,7 +28,7 @@ from demo_protocol.schema import CHUNK, SLOTS, Schema
 DELTA_MAX: Final = 2.0**64
 """No element of a sound delta comes near; sums of larger ones could leave what fp32 holds."""
 
-_BLOCK: Final = 128
+_BLOCK: Final = 64
 """Chunks transformed at once on a processor; they stay in its cache."""
 
 
@@ -33,8 +36,7 @@ _BLOCK: Final = 128
 class _Sent:
     """What left the residual in one round, and how often the residual had decayed before."""
 
-    slots: Tensor  # int64 [N, k]
-    values: Tensor  # fp32 [N, k]
+    payload: Payload
     decays: int
 
 
@@ -43,13 +45,16 @@ class Encoder:
 
     def __init__(self, schema: Schema, learning: Learning, device: torch.device) -> None:
         self.schema = schema
+        self.layout = find_layout(schema)
         self.beta = learning.beta_ppm / PPM
         self.unit = 2.0 ** -compute_unit_exponent(learning)
         self.residual = torch.zeros((schema.chunks, SLOTS), device=device)
+        self._codec = find_codec() if device.type == "cpu" else None
         self._basis = compute_basis(CHUNK).to(device, torch.float32)
+        self._sorted_basis = sort_basis(self._basis.cpu())
         self._midpoints = torch.from_numpy(SCALE_MIDPOINTS).to(device)
         self._values = torch.from_numpy(SCALE_VALUES).to(device)
-        self._padded, self._support = _padded_chunks(schema, device)
+        self._padded, self._support = _padded_chunks(self.layout, device)
         self._sent: dict[int, _Sent] = {}
         self._decays = 0
 
@@ -60,15 +65,25 @@ class Encoder:
         delta: fp32 tensors of the schema's shapes. Raises Diverged, with the residual as it
         was, when one holds a NaN or is beyond DELTA_MAX: it would stay in the residual for ever.
         """
-        chunks = to_chunks(delta, self.schema)
-        if not (chunks.abs() <= DELTA_MAX).all():  # false for a NaN
+        row = Flat.of(delta, self.schema).row
+        if not torch.linalg.vector_norm(row, ord=torch.inf) <= DELTA_MAX:  # false for a NaN
             raise Diverged("encode: local training diverged, its delta is not finite")
         self._project()
-        residual = self.residual.view(-1, CHUNK, CHUNK)
-        size = _BLOCK if chunks.device.type == "cpu" else self.schema.chunks
-        for old, new in zip(torch.split(residual, size), torch.split(chunks, size), strict=True):
-            old.mul_(self.beta).add_(forward_dct(new, self._basis))
+        if self._codec is not None:
+            rows = row.numpy(), self.layout.places, self.residual.numpy()
+            self._codec.accumulate(*rows, self.beta, self._sorted_basis, torch.get_num_threads())
+        else:
+            self._accumulate(row)
         self._decays += 1
+
+    def _accumulate(self, row: Tensor) -> None:
+        """In torch, some chunks at a time on a processor."""
+        lines, residual = self.layout.lines(row.device), self.residual.view(-1, CHUNK, CHUNK)
+        size = _BLOCK if row.device.type == "cpu" else self.schema.chunks
+        parts = zip(torch.split(residual, size), torch.split(lines, size * CHUNK), strict=True)
+        for old, own in parts:
+            chunks = row.view(-1, CHUNK).index_select(0, own).view(-1, CHUNK, CHUNK)
+            old.mul_(self.beta).add_(forward_dct(chunks, self._basis))
 
     @torch.no_grad()
     def encode(self, k: int, round_: int) -> Payload:
@@ -79,17 +94,25 @@ class Encoder:
         """
         if k > SLOTS or k < 1:
             raise LocalFault(f"encode: k {k} is not in 1 to {SLOTS}")
-        slots = self.residual.abs().topk(k, dim=1, sorted=False).indices.sort(dim=1).values
+        if self._codec is not None:
+            residual = self.residual.numpy()
+            payload = self._codec.take(residual, k, self.unit, torch.get_num_threads())
+        else:
+            payload = self._take(k)
+        self._sent[round_] = _Sent(payload, self._decays)
+        return payload
+
+    def _take(self, k: int) -> Payload:
+        """In torch; what the processor needs of it is all that is waited for."""
+        slots = find_largest(self.residual, k)
         chosen = self.residual.gather(1, slots)  # [N, k]
         negative = chosen < 0
         codes = torch.bucketize(chosen.abs().mean(dim=1) / self.unit, self._midpoints)
         scales = self._values[codes].to(torch.float32)[:, None] * self.unit
-        values = torch.where(negative, -scales, scales)
-        self.residual.scatter_add_(1, slots, -values)
-        self._sent[round_] = _Sent(slots, values, self._decays)
+        self.residual.scatter_add_(1, slots, torch.where(negative, scales, -scales))
         return Payload(
             k=k,
-            positions=slots.to(torch.int32).cpu().numpy().astype("uint16"),
+            positions=slots.to(torch.int16).cpu().numpy().view("uint16"),
             negative=negative.cpu().numpy(),
             scales=codes.to(torch.uint8).cpu().numpy(),
         )
@@ -98,15 +121,21 @@ class Encoder:
         """The payload of `round_` counted: forget it. Unknown rounds are none of our business."""
         self._sent.pop(round_, None)
 
+    @torch.no_grad()
     def restore(self, round_: int) -> None:
         """The payload of `round_` did not count: put it back (rules T3 and 24).
 
         The residual becomes what it were, had nothing been sent: decayed since like the rest.
         """
         sent = self._sent.pop(round_, None)
-        if sent is not None:
-            decayed = self.beta ** (self._decays - sent.decays)
-            self.residual.scatter_add_(1, sent.slots, sent.values * decayed)
+        if sent is None:
+            return
+        decayed = self.unit * self.beta ** (self._decays - sent.decays)
+        payload, device = sent.payload, self.residual.device
+        signs = np.where(payload.negative, np.float32(-1), np.float32(1))
+        values = signs * SCALE_VALUES[payload.scales].astype(np.float32)[:, None]
+        slots = torch.from_numpy(payload.positions.astype(np.int64)).to(device)
+        self.residual.scatter_add_(1, slots, torch.from_numpy(values).to(device) * decayed)
 
     def _project(self) -> None:
         """Drop what leaked into padding: it serves no element and would cost coefficients (E13)."""
@@ -114,6 +143,25 @@ class Encoder:
             chunks = self.residual[self._padded].view(-1, CHUNK, CHUNK)
             inside = inverse_dct(chunks, self._basis) * self._support
             self.residual[self._padded] = forward_dct(inside, self._basis).flatten(1)
+
+
+def find_largest(coefficients: Tensor, k: int) -> Tensor:
+    """Slots of the k largest magnitudes of each row of [N, 4096], ascending: int64 [N, k].
+
+    All of them lie in the k groups whose maxima are largest, so that only those are sorted out.
+    """
+    magnitudes = coefficients.abs()
+    size = SLOTS // 4 // k  # the groups', where that leaves four times as many as are wanted
+    if size < 2:
+        return magnitudes.topk(k, dim=1, sorted=False).indices.sort(dim=1).values
+    size = min(1 << size.bit_length() - 1, 16)
+    groups = SLOTS // size
+    maxima = magnitudes.view(-1, size, groups).amax(dim=1)
+    first = maxima.topk(k, dim=1, sorted=False).indices  # [N, k]
+    steps = torch.arange(0, SLOTS, groups, device=coefficients.device)
+    places = (first[:, None, :] + steps[None, :, None]).flatten(1)  # [N, size * k]
+    found = magnitudes.gather(1, places).topk(k, dim=1, sorted=False).indices
+    return places.gather(1, found).sort(dim=1).values
 
 
 @torch.no_grad()
@@ -126,9 +174,9 @@ def measure_norm(tensors: Iterable[Tensor]) -> float:
     return float(torch.linalg.vector_norm(torch.cat(rows).cpu().double()))
 
 
-def _padded_chunks(schema: Schema, device: torch.device) -> tuple[Tensor, Tensor]:
+def _padded_chunks(layout: Layout, device: torch.device) -> tuple[Tensor, Tensor]:
     """Indices int64 [n] of chunks with padding, and their support: 1 where an element lies."""
-    ones = {name: torch.ones(shape, device=device) for name, shape in schema.shapes.items()}
-    support = to_chunks(ones, schema)
+    row = torch.ones(layout.size).index_fill_(0, layout.padding, 0.0)
+    support = layout.cut(row)
     padded = torch.nonzero((support == 0).any(dim=2).any(dim=1)).flatten()
-    return padded, support[padded]
+    return padded.to(device), support[padded].to(device)

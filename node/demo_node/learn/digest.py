@@ -71,7 +71,8 @@ def known_answer(device: torch.device) -> bool:
     Run at every start of a trainer. False: use the CPU; False there too: do not contribute.
     """
     schema = known_schema()
-    state = {n: torch.from_numpy(t).to(device) for n, t in compute_known_state(schema).items()}
+    known = compute_known_state(schema)
+    state: Mapping[str, Tensor] = {n: torch.from_numpy(t).to(device) for n, t in known.items()}
     for record, expected in zip(compute_known_records(schema), KNOWN_DIGESTS, strict=True):
         state = apply_update(state, record.payloads, schema, record.step)
         if compute_digest(state).hex() != expected:

@@ -3,7 +3,8 @@
 Votes and scales are integers and so are all sums; the inverse transform is a product of integers
 small enough that fp32 holds every partial sum (rule E15); the parameters move by two separately
 rounded operations (rules E2 and E5). Nothing here may be compiled or fused: a compiler would
-contract them into one. N chunks, P payloads.
+contract them into one; C is compiled with that switched off. N chunks, P payloads, rows of S
+numbers as in flat.py.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,10 +13,13 @@ from functools import lru_cache
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from demo_node.learn.dct import compute_integer_basis, from_chunks
+from demo_node.learn.dct import compute_integer_basis, sort_basis
+from demo_node.learn.flat import Flat, Layout
+from demo_node.native import Codec, find_codec
 from demo_protocol.errors import LocalFault, Reject
 from demo_protocol.fp32 import Step
 from demo_protocol.limits import CONTRIBUTIONS_MAX
@@ -31,16 +35,16 @@ MAGNITUDE_MAX: Final = (1 << MAGNITUDE_BITS) - 1
 SNAP_BELOW: Final = 2.0**-64
 """Smaller parameters become +0, so that no subnormal ever arises (rule E4)."""
 
-_BLOCK: Final = {"cpu": 128}
+_BLOCK: Final = {"cpu": 64}
 _BLOCK_CARD: Final = 8192
-"""Chunks transformed at once: 2 MB of a processor's cache, 128 MB of a graphics card's memory."""
+"""Chunks worked through at once: 1 MB of a processor's cache, 128 MB of a graphics card."""
 
 _POWERS: Final = [1 << bits for bits in range(MAGNITUDE_BITS, 31)]
 
 
 def apply_update(
     state: Mapping[str, Tensor], payloads: Sequence[Payload], schema: Schema, step: Step
-) -> dict[str, Tensor]:
+) -> Flat:
     """The state after a record that lists `payloads`: p <- p*f, then p <- p - lr*s (rule T6).
 
     state: fp32 tensors of the schema's shapes, left as they are. payloads: those with k > 0, in
@@ -49,12 +53,51 @@ def apply_update(
     for name, tensor in state.items():
         if tensor.dtype != torch.float32:
             raise LocalFault(f"apply: {name} is {tensor.dtype}, the replicated state is fp32")
+    if len(payloads) > CONTRIBUTIONS_MAX:
+        raise LocalFault(f"apply: {len(payloads)} payloads, at most {CONTRIBUTIONS_MAX} fit")
     device = next(iter(state.values())).device
     with pinned_precision(device):
-        signs = from_chunks(compute_signs(payloads, schema, device), schema) if payloads else {}
-        return {
-            name: step_parameter(tensor, signs.get(name), step) for name, tensor in state.items()
-        }
+        flat = Flat.of(state, schema)
+        before, layout = flat.row.detach(), flat.layout
+        codec = find_codec() if device.type == "cpu" else None
+        if not payloads:
+            after = step_parameter(before, None, step)
+        elif codec is not None:
+            after = torch.empty_like(before)
+            _apply_compiled(codec, before, after, layout, payloads, step)
+        else:
+            after = torch.empty_like(before)
+            _apply_blocks(before, after, layout, payloads, step)
+        if len(layout.padding):
+            after.index_fill_(0, layout.padding.to(device), 0.0)
+    return Flat(after, layout)
+
+
+def _apply_compiled(
+    codec: Codec,
+    before: Tensor,
+    after: Tensor,
+    layout: Layout,
+    payloads: Sequence[Payload],
+    step: Step,
+) -> None:
+    """In C, rows [S] in memory of the processor."""
+    basis = _sorted_integer_basis()
+    rows = before.numpy(), after.numpy()
+    codec.apply(*rows, layout.places, payloads, step, basis, torch.get_num_threads())
+
+
+def _apply_blocks(
+    before: Tensor, after: Tensor, layout: Layout, payloads: Sequence[Payload], step: Step
+) -> None:
+    """In torch, rows [S], some chunks at a time; as many operations whatever the tensors are."""
+    device, basis = before.device, _integer_basis(before.device)
+    old, new = before.view(-1, CHUNK), after.view(-1, CHUNK)
+    for chunks in _split(layout.schema.chunks, device):
+        lines = layout.lines(device)[chunks.start * CHUNK : chunks.stop * CHUNK]
+        signs = invert_votes(combine_votes(payloads, chunks, device), basis)
+        moved = step_parameter(old.index_select(0, lines), signs.view(-1, CHUNK), step)
+        new.index_copy_(0, lines, moved)
 
 
 def validate_state(state: Mapping[str, Tensor], schema: Schema) -> None:
@@ -90,33 +133,30 @@ def step_parameter(parameter: Tensor, sign: Tensor | None, step: Step) -> Tensor
 
 
 def compute_signs(payloads: Sequence[Payload], schema: Schema, device: torch.device) -> Tensor:
-    """The update's direction, int8 [N, 64, 64] in {-1, 0, 1}, of at least one payload."""
-    votes = combine_votes(payloads, schema, device)
+    """The update's direction, int8 [N, 64, 64] in {-1, 0, 1}, of at least one payload; in torch."""
     basis = _integer_basis(device)
-    size = _BLOCK.get(device.type, _BLOCK_CARD)
-    return torch.cat([invert_votes(block, basis) for block in torch.split(votes, size)])
+    parts = _split(schema.chunks, device)
+    return torch.cat([invert_votes(combine_votes(payloads, c, device), basis) for c in parts])
 
 
-def combine_votes(payloads: Sequence[Payload], schema: Schema, device: torch.device) -> Tensor:
-    """Sum of the payloads' votes, sign x clipped scale: int32 [N, 64, 64] (rule T6).
+def combine_votes(payloads: Sequence[Payload], chunks: range, device: torch.device) -> Tensor:
+    """Sum of the payloads' votes, sign x clipped scale: int32 [n, 64, 64] of n `chunks` (rule T6).
 
     At most 2048 payloads of values up to 31 << 15: the sums fit an int32.
     """
-    if len(payloads) > CONTRIBUTIONS_MAX:
-        raise LocalFault(f"apply: {len(payloads)} payloads, at most {CONTRIBUTIONS_MAX} fit")
-    values = SCALE_VALUES[np.stack([payload.scales for payload in payloads])]  # int32 [P, N]
+    own = slice(chunks.start, chunks.stop)
+    values = SCALE_VALUES[np.stack([payload.scales[own] for payload in payloads])]  # int32 [P, n]
     # Lower median (rule E8): one of the values, never a mean of two.
     median = np.sort(values, axis=0)[(len(payloads) - 1) // 2]
-    votes = torch.zeros(schema.chunks * SLOTS, dtype=torch.int32, device=device)
-    first_slots = np.arange(schema.chunks, dtype=np.int64)[:, None] * SLOTS
-    for payload, value in zip(payloads, np.minimum(values, median), strict=True):
-        slots = first_slots + payload.positions
-        signed = np.where(payload.negative, -value[:, None], value[:, None])
-        votes.index_add_(
-            0,
-            torch.from_numpy(slots.reshape(-1)).to(device),
-            torch.from_numpy(signed.reshape(-1)).to(device),
-        )
+    first = np.arange(len(chunks), dtype=np.int32)[:, None] * SLOTS
+    clipped = np.minimum(values, median)[:, :, None]
+    slots = [(first + payload.positions[own]).reshape(-1) for payload in payloads]
+    signed = [
+        np.where(payload.negative[own], -value, value).reshape(-1)
+        for payload, value in zip(payloads, clipped, strict=True)
+    ]
+    votes = torch.zeros(len(chunks) * SLOTS, dtype=torch.int32, device=device)
+    votes.index_add_(0, _send(np.concatenate(slots), device), _send(np.concatenate(signed), device))
     return votes.view(-1, CHUNK, CHUNK)
 
 
@@ -165,7 +205,26 @@ def pinned_precision(device: torch.device) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
+def _split(chunks: int, device: torch.device) -> list[range]:
+    """All chunks, some at a time."""
+    size = _BLOCK.get(device.type, _BLOCK_CARD)
+    return [range(first, min(first + size, chunks)) for first in range(0, chunks, size)]
+
+
+def _send(array: npt.NDArray[np.int32], device: torch.device) -> Tensor:
+    """To the device; a graphics card need not be waited for."""
+    tensor = torch.from_numpy(array)
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 @lru_cache(maxsize=8)
 def _integer_basis(device: torch.device) -> Tensor:
     """B as fp32 on `device`: its 4096 cosines take longer than the update of a tiny model."""
     return compute_integer_basis().to(device, torch.float32)
+
+
+@lru_cache(maxsize=1)
+def _sorted_integer_basis() -> npt.NDArray[np.float32]:
+    return sort_basis(compute_integer_basis())
