@@ -20,8 +20,9 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
+from demo_node.observe.declared import OPEN, Declared
 from demo_node.observe.events import EVENTS
-from demo_node.observe.metrics import METRICS, OPEN, PHASES, Declared
+from demo_node.observe.metrics import METRICS, PHASES
 from demo_node.observe.recent import Recent
 from demo_node.observe.sampling import NO_ROUNDS, Sampling, compute_trace_id
 from demo_node.views import READY, Figure, NodeState, Outcome, RoundView, StatusView

@@ -5,12 +5,12 @@ make each a new series for ever. All label values are declared, so that every se
 the start and a rate over it is right from the first event on.
 """
 
-from dataclasses import dataclass, field
 from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
 
 from demo_node.observe.buckets import BYTES, FAST_S, NETWORK_S, OF_A_ROUND, OP_S, ROUND_S
+from demo_node.observe.declared import OPEN, Declared
 from demo_node.observe.events import EVENTS
 from demo_node.ports import Blob, DialResult, Direction, PeerChange, PullResult, Topic, Use
 from demo_node.views import NodeState, Outcome, Phase
@@ -18,21 +18,6 @@ from demo_node.views import NodeState, Outcome, Phase
 PHASES: Final = tuple(phase for phase in Phase if phase is not Phase.NONE)
 OPS: Final = ("encode", "pull", "verify", "decode", "apply", "snapshot", "evaluate")
 VERDICTS: Final = ("accepted", "ignored", "rejected")
-
-OPEN: Final = ()
-"""Values of a label that names this node itself: known only at run time, and only one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Declared:
-    """One metric. `labels`: name -> all its values; `buckets`: of a histogram."""
-
-    kind: type[Counter] | type[Gauge] | type[Histogram]
-    name: str
-    meaning: str
-    labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    buckets: tuple[float, ...] = ()
-
 
 NODE: Final = (
     Declared(
