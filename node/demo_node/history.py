@@ -66,6 +66,7 @@ class History:
         self.tokens_total = 0
         self.samples_total = 0
         self.steps_total = 0
+        self._nonfinite: Counter[str] = Counter()
         self.forks_total = 0
         self.replayed_total = 0
         self._records: Counter[str] = Counter()
@@ -87,6 +88,8 @@ class History:
         yield Figure("demo_train_samples_total", self.samples_total)
         yield Figure("demo_train_steps_total", self.steps_total)
         yield Figure("demo_train_seconds_total", self.train_ms_total / 1000)
+        for kind in ("gradient", "delta"):
+            yield Figure("demo_train_nonfinite_total", self._nonfinite[kind], (kind,))
         yield Figure("demo_records_total", self.replayed_total, ("replayed",))
         for change, total in self._records.items():
             yield Figure("demo_records_total", total, (change,))
@@ -109,6 +112,8 @@ class History:
         self.tokens_total += trained.tokens
         self.samples_total += trained.samples
         self.steps_total += trained.steps
+        self._nonfinite["gradient"] += trained.nonfinite_gradients
+        self._nonfinite["delta"] += trained.nonfinite_deltas
         self._norms = trained.norms or self._norms
         if trained.samples:
             self.loss = trained.loss_micronats / 1e6

@@ -236,7 +236,9 @@ class Trained:
     """One round's local work: the payload and what the header says of it.
 
     A heartbeat has no norms: nothing was encoded. Nor has what memory was too short to measure.
-    Without a turn there are samples and no payload: k is 0.
+    Without a turn there are samples and no payload: k is 0. Samples, tokens, loss and steps are of
+    what was learned from: `nonfinite_gradients` were left out of it (of steps; of the round where
+    gradients are accumulated), and with one of `nonfinite_deltas` the round is a heartbeat.
     """
 
     round: int
@@ -250,6 +252,8 @@ class Trained:
     encode_ms: int
     steps: int
     norms: Norms | None = None
+    nonfinite_gradients: int = 0
+    nonfinite_deltas: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,6 +34,7 @@ ONLY_IN_DOCS = {
     "demo_heldout_round": "every tenth round; the loss is what one looks at",
     "demo_learning_rate": "follows from the round; for comparing runs",
     "demo_train_samples_total": "tokens say the same",
+    "demo_train_nonfinite_total": "each round with one is an event, which is on the dashboard",
     "demo_train_step_seconds": "samples per second say whether training is slow",
     "demo_train_steps_total": "tokens say the same",
     "demo_trainer_micro_batch": "falls with an event, which is on the dashboard",

@@ -1,4 +1,4 @@
-"""A round that diverges, or that memory does not suffice for: it is told, and leaves no trace."""
+"""A round in which a number is not finite, or memory too short: told, and without a trace."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from demo_node.learn.model import Decoder
-from demo_node.trainer.learner import DIVERGED_OFTEN, LocalLearner
+from demo_node.trainer.divergence import OFTEN
+from demo_node.trainer.learner import LocalLearner
+from demo_protocol.manifest import Learning
 from tests.trainer.builders import learner, train_order
 
 AMPLE = 1 << 40
@@ -28,9 +30,9 @@ class Heard:
         return [name for name, _fields in self.events]
 
 
-def heard_learner() -> tuple[LocalLearner, Heard]:
+def heard_learner(learning: Learning | None = None) -> tuple[LocalLearner, Heard]:
     heard = Heard()
-    one = learner(on_event=heard)
+    one = learner(learning, on_event=heard)
     return one, heard
 
 
@@ -52,54 +54,127 @@ def diverge(loss: torch.Tensor) -> torch.Tensor:
     return loss * float("nan")
 
 
+def poison(loss: torch.Tensor) -> torch.Tensor:
+    """The loss is fine, its gradient is not."""
+    loss.register_hook(diverge)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    return loss
+
+
+def sound(loss: torch.Tensor) -> torch.Tensor:
+    return loss
+
+
 def lack_memory(_loss: torch.Tensor) -> torch.Tensor:
     raise torch.OutOfMemoryError("out of memory: tried to allocate 2 GiB")
 
 
-@pytest.mark.parametrize("fail", [diverge, lack_memory])
-def test_a_round_that_comes_to_nothing_is_a_heartbeat_and_leaves_no_trace(
-    fail: Callable[[torch.Tensor], torch.Tensor], fails: Fails
+def assert_same_round(one: LocalLearner, other: LocalLearner, round_: int) -> None:
+    """Bit for bit, also what is left."""
+    trained, expected = (each.train(train_order(round=round_)) for each in (one, other))
+    assert trained.k == 2
+    assert (trained.payload, trained.samples) == (expected.payload, expected.samples)
+    assert torch.equal(one._encoder.residual, other._encoder.residual)
+    assert torch.isfinite(one._encoder.residual).all()
+
+
+@pytest.mark.parametrize("fail", [diverge, poison])
+@pytest.mark.parametrize(("bad", "order"), [(0, {"sample_first": 4}), (2, {"sample_first": 0})])
+def test_a_step_that_is_not_finite_has_never_been(
+    bad: int, order: dict[str, int], fail: Callable[[torch.Tensor], torch.Tensor], fails: Fails
 ) -> None:
-    (one, heard), fresh = heard_learner(), learner()
-    # The second batch: the optimizer has moments by then. Memory lacks down to a single sample.
-    fails.extend([lambda loss: loss, *[fail] * 3])
+    """The first or the last of three steps; the other learner has only the other two."""
+    (one, heard), other = heard_learner(), learner()
+    fails.extend(fail if step == bad else sound for step in range(3))
+    trained = one.train(train_order(round=5))
+    expected = other.train(train_order(round=5, sample_count=8, **order))
+    assert (trained.payload, trained.loss_micronats) == (expected.payload, expected.loss_micronats)
+    assert (trained.samples, trained.tokens, trained.steps) == (8, 8 * 16, 2)
+    assert (trained.norms, trained.nonfinite_gradients) == (expected.norms, 1)
+    assert heard.events == [("step.skipped", {"round": 5, "in_a_row": 1, "skipped": 1})]
+    assert_same_round(one, other, 6)
+
+
+@pytest.mark.parametrize("fail", [diverge, poison])
+@pytest.mark.parametrize("local", ["steps", "accumulate"])
+def test_a_round_without_a_finite_gradient_is_a_heartbeat_that_has_never_been(
+    local: str, fail: Callable[[torch.Tensor], torch.Tensor], fails: Fails
+) -> None:
+    """With "accumulate" a single one is enough."""
+    learning = Learning(k=2, micro_batch=4, local=local)
+    (one, heard), other = heard_learner(learning), learner(learning)
+    for each in (one, other):
+        each.train(train_order(round=4))
+    fails.extend([fail] * 3 if local == "steps" else [sound, fail, sound])
+    trained = one.train(train_order(round=5))
+    assert (trained.k, trained.payload, trained.samples, trained.norms) == (0, b"", 0, None)
+    assert trained.nonfinite_gradients == (3 if local == "steps" else 1)
+    assert trained.nonfinite_deltas == 0
+    assert heard.names() == ["training.diverged"]
+    assert torch.equal(one._encoder.residual, other._encoder.residual)
+    assert_same_round(one, other, 6)
+
+
+def test_a_delta_that_is_not_finite_never_reaches_the_residual() -> None:
+    (one, heard), other = heard_learner(), learner()
+    matrices = one._trainer._optimizer.param_groups[0]
+    decay = matrices["weight_decay"]
+    for each in (one, other):
+        each.train(train_order(round=4))
+    before = one._encoder.residual.clone()
+    matrices["weight_decay"] = 1e42  # gradients and moments are finite, their step is not
+    trained = one.train(train_order(round=5, sample_count=4))
+    assert (trained.k, trained.payload, trained.samples, trained.norms) == (0, b"", 0, None)
+    assert (trained.nonfinite_gradients, trained.nonfinite_deltas) == (0, 1)
+    assert heard.names() == ["training.diverged"]
+    assert torch.equal(one._encoder.residual, before)
+    # Its gradient was sound: it stays in the moments.
+    other.train(train_order(round=5, sample_count=4))
+    other._encoder.residual.copy_(before)
+    matrices["weight_decay"] = decay
+    assert_same_round(one, other, 6)
+
+
+def test_a_round_without_memory_is_a_heartbeat_and_keeps_what_the_optimizer_knew(
+    fails: Fails,
+) -> None:
+    (one, heard), other = heard_learner(), learner()
+    # The second batch, down to a single sample: the step before it is in the moments.
+    fails.extend([sound, *[lack_memory] * 3])
     trained = one.train(train_order(round=5))
     assert (trained.k, trained.payload, trained.samples) == (0, b"", 0)
-    expected = "training.diverged" if fail is diverge else "training.out_of_memory"
-    assert expected in heard.names()
+    assert "training.out_of_memory" in heard.names()
     assert not one._encoder.residual.any()
-    fails.clear()
+    other.train(train_order(round=5, sample_count=4))
+    other._encoder.residual.zero_()
     one._trainer.micro_batch = 4
-    assert one.train(train_order(round=6)).payload == fresh.train(train_order(round=6)).payload
-
-
-def test_a_diverged_delta_never_reaches_the_residual(fails: Fails) -> None:
-    one, heard = heard_learner()
-    # The step goes wrong, the loss before it was fine.
-    fails.append(lambda loss: (loss - loss.detach()) * float("inf") + loss.detach())
-    assert one.train(train_order(sample_count=4)).k == 0
-    assert heard.names() == ["training.diverged"]
-    assert torch.isfinite(one._encoder.residual).all()
-    assert one.train(train_order(round=1)).k == 2
-    assert torch.isfinite(one._encoder.residual).all()
+    assert_same_round(one, other, 6)
 
 
 def test_who_diverges_again_and_again_is_told_clearly(fails: Fails) -> None:
+    """Skipped steps and lost rounds alike; a sound round ends it, one without work does not."""
     one, heard = heard_learner()
-    for round_ in range(DIVERGED_OFTEN):
-        fails.extend([diverge] * 3)
+    plans: list[Fails] = [[diverge] * 3, [sound, poison, sound], [poison] * 3]
+    for round_, plan in enumerate(plans):
+        fails.extend(plan)
         one.train(train_order(round=round_))
-    assert heard.names() == ["training.diverged"] * DIVERGED_OFTEN + ["training.keeps_diverging"]
-    assert f"{DIVERGED_OFTEN} rounds in a row" in str(heard.events[-1][1]["detail"])
+        one.train(train_order(round=round_, deadline_ms=0, sample_count=0))
+    assert len(plans) == OFTEN
+    assert heard.names() == [
+        "training.diverged",
+        "step.skipped",
+        "training.diverged",
+        "training.keeps_diverging",
+    ]
+    assert f"{OFTEN} rounds in a row" in str(heard.events[-1][1]["detail"])
     one.train(train_order(round=8))
     fails.append(diverge)
     one.train(train_order(round=9))
-    assert heard.events[-1][1]["in_a_row"] == 1
+    assert heard.events[-1] == ("step.skipped", {"round": 9, "in_a_row": 1, "skipped": 1})
 
 
 def test_short_memory_halves_the_micro_batch_and_the_round_still_counts(fails: Fails) -> None:
     one, heard = heard_learner()
-    fails.extend([lambda loss: loss, lack_memory])
+    fails.extend([sound, lack_memory])
     trained = one.train(train_order())
     assert (trained.k, trained.samples, trained.steps) == (2, 12, 3)
     (event,) = heard.events
@@ -112,6 +187,6 @@ def test_a_rehearsal_finds_the_micro_batch_and_changes_nothing_else(fails: Fails
     one.rehearse(AMPLE)
     assert (one.micro_batch, heard.events) == (4, [])
     assert one.train(train_order()).payload == fresh.train(train_order()).payload
-    fails.extend([lambda loss: loss, lack_memory])  # one sample is measured first
+    fails.extend([sound, lack_memory])  # one sample is measured first
     fresh.rehearse(AMPLE)
     assert fresh.micro_batch == 2

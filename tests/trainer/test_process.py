@@ -15,6 +15,9 @@ import pytest
 import safetensors.torch
 import uvloop
 
+from demo_node.history import History
+from demo_node.observe.meter import Meter
+from demo_node.ports import Trained
 from demo_node.trainer.forkserver import check_device
 from demo_node.trainer.settings import (
     UnknownState,
@@ -24,6 +27,7 @@ from demo_node.trainer.tensors import encode_tensors
 from demo_protocol.errors import ConfigError, Reject
 from demo_protocol.manifest import Learning, Model
 from tests.builders import manifest
+from tests.observe.test_metrics import exposition
 from tests.trainer import builders, processes
 from tests.trainer.builders import ENDLESS, GENESIS, apply_order, record, train_order
 from tests.trainer.node import Node, with_node
@@ -164,7 +168,19 @@ def test_the_trainer_gives_way_as_much_as_is_asked(tmp_path: Path) -> None:
     with_node(tmp_path, test)
 
 
-def test_what_the_trainer_has_to_say_reaches_the_node(tmp_path: Path) -> None:
+def read_nonfinite(*rounds: Trained) -> tuple[float, float]:
+    """What /metrics says of these rounds: gradients and deltas."""
+    meter = Meter()
+    history = History(manifest(), meter)
+    for trained in rounds:
+        history.on_trained(trained, 0)
+    meter.on_figures(history.figures())
+    series = exposition(meter)
+    gradients, deltas = (f'demo_train_nonfinite_total{{kind="{k}"}}' for k in ("gradient", "delta"))
+    return series[gradients], series[deltas]
+
+
+def test_what_the_trainer_has_to_say_reaches_the_node_and_metrics(tmp_path: Path) -> None:
     sound = safetensors.torch.load(b"".join(builders.learner().snapshot(GENESIS)))
     huge = {name: tensor.abs().clamp_min(1e-3) * 1e30 for name, tensor in sound.items()}
 
@@ -175,10 +191,24 @@ def test_what_the_trainer_has_to_say_reaches_the_node(tmp_path: Path) -> None:
         assert (trained.k, trained.samples) == (0, 0)
         (said,) = [fields for name, fields in node.events if name == "training.diverged"]
         assert (said["round"], said["in_a_row"]) == (0, 1)
-        assert (await node.client.train(train_order())).samples == 12
+        then = await node.client.train(train_order(round=1))
+        assert (then.k, then.samples) == (2, 12)
+        assert read_nonfinite(trained, then) == (3, 0)
         assert node.count("trainer.died") == 0
 
     with_node(tmp_path, test)
+
+
+def test_a_delta_that_is_not_finite_reaches_the_metrics_alone(tmp_path: Path) -> None:
+    beyond = manifest(learning=Learning(k=2, inner_weight_decay_ppm=10**48))
+
+    async def test(node: Node) -> None:
+        trained = await node.client.train(train_order(sample_count=4))
+        assert (trained.k, trained.payload, trained.samples) == (0, b"", 0)
+        assert node.count("training.diverged") == 1
+        assert read_nonfinite(trained) == (0, 1)
+
+    with_node(tmp_path, test, beyond)
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "mps"])

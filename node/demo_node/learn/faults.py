@@ -11,7 +11,7 @@ _CPU_ALLOCATOR: Final = "can't allocate memory"
 
 
 class Diverged(LocalFault):
-    """Local training led to a NaN or infinity: a bad batch, a learning rate, a flaky card."""
+    """A delta with a NaN or infinity: a learning rate, a weight decay, a flaky card."""
 
 
 class OutOfMemory(MemoryError):

@@ -5,6 +5,9 @@ AdamW's own state stays on the node. "accumulate" (DeMo as published): the param
 still, delta = lr * mean gradient. No clock is read here: it is an argument.
 
 What does not fit into memory at once is taken in parts whose gradients add up to the same step.
+A gradient that is not finite is left out, as if its samples had never been: it moves no parameter
+and none of AdamW's moments, which therefore stay finite for ever. One whose square overflows is
+taken for such a gradient, and so is that of a loss which is not finite.
 """
 
 from collections import deque
@@ -15,7 +18,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from demo_node.learn.faults import Diverged, OutOfMemory, is_out_of_memory
+from demo_node.learn.faults import OutOfMemory, is_out_of_memory
 from demo_node.learn.model import Decoder, load_state
 from demo_protocol.fp32 import compute_inner_lr, compute_step
 from demo_protocol.manifest import PPM, Learning, Model
@@ -29,15 +32,27 @@ REHEARSED: Final = 0.02
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalWork:
-    """What a round came to. `busy_ns` is time in forward, backward and optimizer only."""
+    """What a round came to: only what is in the delta counts, but for `nonfinite` and time.
+
+    `busy_ns` is time in forward, backward and optimizer only.
+    """
 
     delta: dict[str, Tensor]  # fp32, by name: subtracting it from the start is the local move
     samples: int
     tokens: int
     loss: float  # mean, nats per byte; 0 where no sample was done
     steps: int
+    nonfinite: int  # gradients left out: of a step each, with "accumulate" the round's only one
     busy_ns: int
     gradient_norm: float  # mean over what was clipped, before that; 0 where no sample was done
+
+
+@dataclass(frozen=True, slots=True)
+class _Gradient:
+    """What was clipped at once: of one step, or with "accumulate" of the round."""
+
+    batches: list[int]  # samples of each micro-batch in it
+    told: Tensor  # fp32 [3] on the device: what `_judge` says
 
 
 class LocalTrainer:
@@ -58,14 +73,14 @@ class LocalTrainer:
         decay = learning.inner_weight_decay_ppm / PPM
         matrices = [p for p in self._parameters if p.ndim >= 2]
         vectors = [p for p in self._parameters if p.ndim < 2]
-        self._gradient_norms: list[Tensor] = []
+        self._is_fused = device.type in ("cpu", "cuda")
         self._optimizer = torch.optim.AdamW(
             [
                 {"params": matrices, "weight_decay": decay},
                 {"params": vectors, "weight_decay": 0.0},
             ],
             betas=(learning.inner_beta1_ppm / PPM, learning.inner_beta2_ppm / PPM),
-            fused=device.type in ("cpu", "cuda"),
+            fused=self._is_fused,
         )
 
     def train(
@@ -78,43 +93,48 @@ class LocalTrainer:
         """Work through `batches` (int64 [B, T + 1]) from `state` until told to stop.
 
         Before each, `should_continue` gets the nanoseconds the next step will probably take (0:
-        unknown) and says whether it still fits (rule T2). Raises Diverged where the loss is not
-        finite, OutOfMemory where not even one sample fits; the next round starts clean.
+        unknown) and says whether it still fits (rule T2). After one that is left out the next one
+        follows: what is not finite now would not be at a second try. Raises OutOfMemory where not
+        even one sample fits; the next round starts clean.
         """
         self._optimizer.zero_grad()
-        self._gradient_norms.clear()
         load_state(self.decoder, state)
         steps = self.learning.local == "steps"
         for group in self._optimizer.param_groups:
             group["lr"] = compute_inner_lr(self.learning, round_)
+        gradients: list[_Gradient] = []
+        worked: list[int] = []  # samples of each micro-batch whose gradients are accumulated
         loss = torch.zeros((), device=self.device)
-        samples = tokens = count = busy_ns = 0
+        busy_ns = 0
         while should_continue(max(self._step_ns, default=0)):
             batch = next(batches, None)
             if batch is None:
                 break
             start_ns = self._now_ns()
-            loss += self._take_step(batch) if steps else self._add_gradient(batch)
+            if steps:
+                gradients.append(_Gradient([len(batch)], self._take_step(batch)))
+            else:
+                loss += self._add_gradient(batch)
+                worked.append(len(batch))
             self._finish()
             step_ns = self._now_ns() - start_ns
             self._step_ns.append(step_ns)
             busy_ns += step_ns
-            samples += len(batch)
-            tokens += len(batch) * (batch.shape[1] - 1)
-            count += 1
-        mean_loss = loss.item() / max(samples, 1)
-        if mean_loss != mean_loss or mean_loss == float("inf"):
-            raise Diverged(f"train: the loss of round {round_} is not finite")
-        delta = self._moved(state) if steps else self._scaled_gradient(round_, samples)
-        norms = self._gradient_norms if samples else []
+        if worked:
+            gradients.append(_Gradient(worked, _judge(loss, self._clip_mean(sum(worked)))))
+        kept, loss_sum, norm_sum = _read(gradients)
+        if not kept:
+            self._optimizer.zero_grad()
+        samples = sum(sum(gradient.batches) for gradient in kept)
         return LocalWork(
-            delta=delta,
+            delta=self._moved(state) if steps else self._scaled_gradient(round_),
             samples=samples,
-            tokens=tokens,
-            loss=mean_loss,
-            steps=count,
+            tokens=samples * self.decoder.model.context,
+            loss=loss_sum / max(samples, 1),
+            steps=sum(len(gradient.batches) for gradient in kept),
+            nonfinite=len(gradients) - len(kept),
             busy_ns=busy_ns,
-            gradient_norm=torch.stack(norms).mean().item() if norms else 0.0,
+            gradient_norm=norm_sum / max(len(kept), 1),
         )
 
     def rehearse(self, bytes_left: int) -> None:
@@ -164,17 +184,18 @@ class LocalTrainer:
             kept.pop(parameter.untyped_storage().data_ptr(), None)
         return sum(kept.values())
 
-    def drop_optimizer_state(self) -> None:
-        """Forget AdamW's moments: one NaN in them would make every later step one."""
-        self._optimizer.state.clear()
-
     def _take_step(self, batch: Tensor) -> Tensor:
-        """One optimizer step; returns the batch's summed loss."""
+        """One optimizer step, unless its gradient is not finite; `_judge` of that."""
         loss = self._add_gradients(batch, len(batch))
-        self._clip()
-        self._optimizer.step()
+        told = _judge(loss, self._clip())
+        if self._is_fused:
+            # As torch's GradScaler tells it: the card itself leaves the step out, nobody waits.
+            self._optimizer.found_inf = told[2]  # type: ignore[attr-defined]  # not declared there
+            self._optimizer.step()
+        elif not told[2].item():
+            self._optimizer.step()
         self._optimizer.zero_grad()
-        return loss
+        return told
 
     def _add_gradient(self, batch: Tensor) -> Tensor:
         """Add the batch's gradient, weighted by its samples; returns its summed loss."""
@@ -228,11 +249,18 @@ class LocalTrainer:
         ):
             return self.decoder.loss(batch)
 
-    def _clip(self) -> None:
-        norm = torch.nn.utils.clip_grad_norm_(
+    def _clip(self) -> Tensor:
+        """Returns the norm before, [] on the device: NaN or infinity where a gradient has one."""
+        return torch.nn.utils.clip_grad_norm_(
             self._parameters, self.learning.clip_ppm / PPM, foreach=True
         )
-        self._gradient_norms.append(norm)
+
+    def _clip_mean(self, samples: int) -> Tensor:
+        """Make the gradient of `samples` added up their mean, and clip that; as `_clip`."""
+        for parameter in self._parameters:
+            if parameter.grad is not None:
+                parameter.grad /= samples
+        return self._clip()
 
     def _finish(self) -> None:
         """Wait for the card: a step that was only queued has no duration yet."""
@@ -244,18 +272,31 @@ class LocalTrainer:
         return {n: state[n] - p for n, p in self.decoder.named_parameters()}
 
     @torch.no_grad()
-    def _scaled_gradient(self, round_: int, samples: int) -> dict[str, Tensor]:
-        """lr * clipped mean gradient; zeros where no sample was done."""
+    def _scaled_gradient(self, round_: int) -> dict[str, Tensor]:
+        """lr * gradient; zeros where there is none."""
         lr = compute_step(self.learning, round_).lr
-        for parameter in self._parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            parameter.grad /= max(samples, 1)
-        self._clip()
         delta = {
-            name: parameter.grad * lr
+            name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad * lr
             for name, parameter in self.decoder.named_parameters()
-            if parameter.grad is not None
         }
         self._optimizer.zero_grad()
         return delta
+
+
+def _judge(loss: Tensor, norm: Tensor) -> Tensor:
+    """Of a gradient its summed loss and its norm, fp32 [] each, and 1 where one is not finite.
+
+    fp32 [3], where they are: nobody waits for a card before the round is over.
+    """
+    return torch.stack([loss, norm, (~torch.isfinite(loss + norm)).to(loss.dtype)])
+
+
+def _read(gradients: list[_Gradient]) -> tuple[list[_Gradient], float, float]:
+    """Those that are finite, and of these the sums of losses and norms."""
+    rows = torch.stack([gradient.told for gradient in gradients]).tolist() if gradients else []
+    kept = [pair for pair in zip(gradients, rows, strict=True) if not pair[1][2]]
+    return (
+        [gradient for gradient, _row in kept],
+        sum(row[0] for _gradient, row in kept),
+        sum(row[1] for _gradient, row in kept),
+    )

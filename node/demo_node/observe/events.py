@@ -105,15 +105,21 @@ LIFE: Final[Mapping[str, Event]] = {
         "not even one sample fitted; this round has no contribution from here",
         "free memory",
     ),
+    "step.skipped": Event(
+        WARNING,
+        "so many local steps were `skipped`: their gradients or losses were not finite; the rest of"
+        " the round counts",
+        "nothing: once is bad luck",
+    ),
     "training.diverged": Event(
         WARNING,
-        "losses or gradients were not finite; the round is a heartbeat and the local optimizer"
-        " begins anew",
+        "no gradient or loss was finite, or what came of them was not; the round is a heartbeat and"
+        " leaves no trace",
         "nothing: once is bad luck",
     ),
     "training.keeps_diverging": Event(
         WARNING,
-        "that happened in several rounds in a row",
+        "one of these two happened in several rounds in a row",
         "check the graphics card, or leave the stretch with `init --from`",
     ),
     "trainer.known_answer_failed": Event(

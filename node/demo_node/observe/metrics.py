@@ -240,6 +240,13 @@ LEARNING: Final = (
         "Time inside forward, backward and the local optimizer's step.",
     ),
     Declared(
+        Counter,
+        "demo_train_nonfinite_total",
+        "What was NaN or infinite in local work: gradients, whose step is skipped, or with"
+        ' `local = "accumulate"` the contribution; deltas, whose contribution always is.',
+        {"kind": ("gradient", "delta")},
+    ),
+    Declared(
         Histogram,
         "demo_train_step_seconds",
         "Mean local step of a round.",

@@ -244,6 +244,8 @@ def _to_trained(order: TrainOrder, header: pb.TrainedHeader, payload: bytes) -> 
         encode_ms=header.encode_ms,
         steps=header.steps,
         norms=_to_norms(header.norms) if header.HasField("norms") else None,
+        nonfinite_gradients=header.nonfinite_gradients,
+        nonfinite_deltas=header.nonfinite_deltas,
     )
 
 

@@ -9,9 +9,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 import torch
@@ -26,6 +25,7 @@ from demo_node.learn.local import LocalTrainer, LocalWork
 from demo_node.learn.model import Decoder, load_state
 from demo_node.ports import ApplyOrder, Norms, Trained, TrainOrder
 from demo_node.trainer.device import Devices
+from demo_node.trainer.divergence import Divergence
 from demo_node.trainer.memory import compute_needs
 from demo_node.trainer.pieces import iterate_pieces
 from demo_node.trainer.settings import OnEvent, UnknownState
@@ -41,9 +41,6 @@ from demo_protocol.fp32 import compute_step
 from demo_protocol.manifest import Manifest, compute_run_id
 from demo_protocol.payload import decode_payload, encode_payload
 from demo_protocol.schema import compute_schema
-
-DIVERGED_OFTEN: Final = 3
-"""Rounds in a row that came to nothing: no bad batch explains them any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +66,8 @@ class LocalLearner:
         """`corpus`: uint8 [train_bytes + heldout_bytes]. `now_ms`: the clock of deadlines.
 
         `initial`: the snapshot file that the manifest names as state 0, if it names one.
-        on_event: training.diverged, training.keeps_diverging, training.out_of_memory and
-        trainer.micro_batch_halved.
+        on_event: step.skipped, training.diverged, training.keeps_diverging,
+        training.out_of_memory and trainer.micro_batch_halved.
         """
         self.manifest = manifest
         self.devices = devices
@@ -78,7 +75,7 @@ class LocalLearner:
         self._now_ms = now_ms
         self._initial = initial
         self._on_event = on_event
-        self._diverged_in_a_row = 0
+        self._divergence = Divergence(on_event)
         self._run_id = compute_run_id(manifest)
         self._data_root = bytes.fromhex(manifest.data.root)
         text = corpus.to(devices.train)
@@ -141,9 +138,9 @@ class LocalLearner:
 
         Whoever runs out of samples returns early. Without a turn there is nothing to encode: what
         was learned waits in the residual. A heartbeat (k = 0) comes back, and the residual stays
-        as it was, when not a single sample was done, `should_stop` said so, this
-        machine's arithmetic is wrong, training diverged or memory was too short. Raises
-        UnknownState.
+        as it was, when not a single sample was done, `should_stop` said so, this machine's
+        arithmetic is wrong, no gradient or not the delta was finite, or memory was too short.
+        Raises UnknownState.
         """
         base = self._get(order.base)
         if order.sample_count == 0 or not self.devices.can_contribute:
@@ -151,32 +148,32 @@ class LocalLearner:
         try:
             with self._trainer_lock:
                 work = self._work(base, order, should_stop)
-            if work.samples == 0 or should_stop():
-                return _heartbeat(order)
-            trained = self._encode(order, work)
-        except Diverged as error:
-            self._tell_diverged(order.round, error)
+            if work.samples and not should_stop():
+                trained = self._encode(order, work)
+            else:
+                trained = _heartbeat(order)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             self._on_event("training.out_of_memory", round=order.round, reason=str(error))
-        else:
-            self._diverged_in_a_row = 0
-            return trained
-        with self._trainer_lock:
-            self._trainer.drop_optimizer_state()
-        return _heartbeat(order)
+            return _heartbeat(order)
+        trained = replace(trained, nonfinite_gradients=work.nonfinite)
+        self._divergence.note(trained, work.samples)
+        return trained
 
     def _encode(self, order: TrainOrder, work: LocalWork) -> Trained:
         """Put what was learned into the residual, and take from there what is sent.
 
-        Raises Diverged, with the residual as it was.
+        A heartbeat where the delta is not finite: then the residual is as it was.
         """
         begin_ns = time.perf_counter_ns()
         k = self.manifest.learning.k if order.sends else 0
         delta = _measure(work.delta.values())
         with self._encoder_lock:
-            self._encoder.accumulate(work.delta)
+            try:
+                self._encoder.accumulate(work.delta)
+            except Diverged:
+                return replace(_heartbeat(order), nonfinite_deltas=1)
             before = _measure([self._encoder.residual])
             payload = self._take(k, order.round) if k else b""
             residual = _measure([self._encoder.residual])
@@ -276,17 +273,6 @@ class LocalLearner:
                     raise
                 reason = "memory is too short to look at the parameters beside training"
                 raise ConfigError(reason) from None
-
-    def _tell_diverged(self, round_: int, error: Diverged) -> None:
-        self._diverged_in_a_row += 1
-        times = self._diverged_in_a_row
-        self._on_event("training.diverged", round=round_, in_a_row=times, reason=str(error))
-        if times % DIVERGED_OFTEN == 0:
-            self._on_event(
-                "training.keeps_diverging",
-                detail=f"{times} rounds in a row came to nothing here; if others train well, this"
-                " machine's memory or graphics card may be faulty: try --device cpu",
-            )
 
     def _tell_if_halved(self, before: int) -> None:
         if self.micro_batch < before:

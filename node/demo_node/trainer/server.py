@@ -144,6 +144,8 @@ class TrainerService(pb_grpc.TrainerServicer):
                 encode_ms=trained.encode_ms,
                 steps=trained.steps,
                 norms=_encode_norms(trained.norms),
+                nonfinite_gradients=trained.nonfinite_gradients,
+                nonfinite_deltas=trained.nonfinite_deltas,
                 micro_batch=self._learner.micro_batch,
                 happenings=self._take_happened(),
             )

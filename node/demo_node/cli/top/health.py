@@ -70,7 +70,7 @@ EVENT_ALERTS: Final = (
     EventAlert(
         Concern(
             "DemoTrainingDiverged",
-            "training comes to nothing: losses are not finite",
+            "training diverges: gradients are not finite",
             "check the graphics card",
             is_urgent=False,
         ),

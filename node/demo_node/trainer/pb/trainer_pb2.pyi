@@ -275,6 +275,8 @@ class TrainedHeader(_message.Message):
     MICRO_BATCH_FIELD_NUMBER: _builtins.int
     HAPPENINGS_FIELD_NUMBER: _builtins.int
     NORMS_FIELD_NUMBER: _builtins.int
+    NONFINITE_GRADIENTS_FIELD_NUMBER: _builtins.int
+    NONFINITE_DELTAS_FIELD_NUMBER: _builtins.int
     k: _builtins.int
     samples: _builtins.int
     tokens: _builtins.int
@@ -284,6 +286,9 @@ class TrainedHeader(_message.Message):
     steps: _builtins.int
     micro_batch: _builtins.int
     """samples taken at once from now on"""
+    nonfinite_gradients: _builtins.int
+    """left out of what is told above"""
+    nonfinite_deltas: _builtins.int
     @_builtins.property
     def happenings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Happening]: ...
     @_builtins.property
@@ -303,10 +308,12 @@ class TrainedHeader(_message.Message):
         micro_batch: _builtins.int = ...,
         happenings: _abc.Iterable[Global___Happening] | None = ...,
         norms: Global___Norms | None = ...,
+        nonfinite_gradients: _builtins.int = ...,
+        nonfinite_deltas: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["norms", b"norms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["encode_ms", b"encode_ms", "happenings", b"happenings", "k", b"k", "loss_micronats", b"loss_micronats", "micro_batch", b"micro_batch", "norms", b"norms", "samples", b"samples", "steps", b"steps", "tokens", b"tokens", "train_ms", b"train_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encode_ms", b"encode_ms", "happenings", b"happenings", "k", b"k", "loss_micronats", b"loss_micronats", "micro_batch", b"micro_batch", "nonfinite_deltas", b"nonfinite_deltas", "nonfinite_gradients", b"nonfinite_gradients", "norms", b"norms", "samples", b"samples", "steps", b"steps", "tokens", b"tokens", "train_ms", b"train_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
