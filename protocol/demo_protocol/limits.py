@@ -17,6 +17,9 @@ DIGEST_BYTES: Final = 8
 HEADER_BYTES_MAX: Final = 1 << 10
 """A header is about 300 bytes; anything larger is not one."""
 
+LOSS_MICRONATS_MAX: Final = 2**32 - 1
+"""What a header can say of a loss: 4,295 nats per byte. Whatever is larger is said to be this."""
+
 PROPOSAL_BYTES_MAX: Final = 256 << 10
 """CONTRIBUTIONS_MAX hashes, JOINS_MAX wishes and EVIDENCE_MAX pairs, whatever is put into them, are
 half of it."""

@@ -8,7 +8,9 @@ import torch
 from demo_node.learn.model import Decoder
 from demo_node.trainer.divergence import OFTEN
 from demo_node.trainer.learner import LocalLearner
+from demo_protocol.limits import LOSS_MICRONATS_MAX
 from demo_protocol.manifest import Learning
+from demo_protocol.pb import wire_pb2
 from tests.trainer.builders import learner, train_order
 
 AMPLE = 1 << 40
@@ -170,6 +172,18 @@ def test_who_diverges_again_and_again_is_told_clearly(fails: Fails) -> None:
     fails.append(diverge)
     one.train(train_order(round=9))
     assert heard.events[-1] == ("step.skipped", {"round": 9, "in_a_row": 1, "skipped": 1})
+
+
+def test_a_loss_beyond_what_a_header_can_say_is_said_to_be_the_largest(fails: Fails) -> None:
+    """It is finite, and its gradient is: the round counts."""
+    one, heard = heard_learner()
+    fails.extend([lambda loss: loss * 1e6] * 3)
+    trained = one.train(train_order())
+    assert (trained.k, trained.samples, heard.events) == (2, 12, [])
+    assert trained.loss_micronats == LOSS_MICRONATS_MAX
+    wire_pb2.Header(loss_micronats=trained.loss_micronats)
+    with pytest.raises(ValueError, match="out of range"):
+        wire_pb2.Header(loss_micronats=trained.loss_micronats + 1)
 
 
 def test_short_memory_halves_the_micro_batch_and_the_round_still_counts(fails: Fails) -> None:

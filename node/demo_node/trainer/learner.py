@@ -38,6 +38,7 @@ from demo_node.trainer.tensors import (
 from demo_protocol.assignment import Indices, compute_probation_samples, compute_samples
 from demo_protocol.errors import ConfigError
 from demo_protocol.fp32 import compute_step
+from demo_protocol.limits import LOSS_MICRONATS_MAX
 from demo_protocol.manifest import Manifest, compute_run_id
 from demo_protocol.payload import decode_payload, encode_payload
 from demo_protocol.schema import compute_schema
@@ -184,7 +185,7 @@ class LocalLearner:
             k=k,
             samples=work.samples,
             tokens=work.tokens,
-            loss_micronats=round(work.loss * 1_000_000),
+            loss_micronats=min(round(work.loss * 1_000_000), LOSS_MICRONATS_MAX),
             train_ms=work.busy_ns // 1_000_000,
             encode_ms=(time.perf_counter_ns() - begin_ns) // 1_000_000,
             steps=work.steps,
