@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 
+from demo_node.native import decode_payload
 from demo_node.ports import Clock, RoundStore
 from demo_node.pull import Puller
 from demo_node.verifying import Verifier
@@ -19,7 +20,6 @@ from demo_protocol.events import (
     ProposalFetched,
     RecordsFetched,
 )
-from demo_protocol.payload import decode_payload
 from demo_protocol.sets import decode_headers
 from demo_protocol.view import View
 

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from demo_node import native
-from demo_node.learn import demo, exact
+from demo_node.learn import exact
 from demo_node.learn.dct import compute_basis, forward_dct, sort_basis
 from demo_node.learn.demo import Encoder
 from demo_node.learn.exact import apply_update
 from demo_node.learn.flat import Flat, find_layout
-from demo_node.native import LIBRARY, Codec
+from demo_node.native import LIBRARY, Codec, torch_only
 from demo_node.native.build import hash_sources, list_levels
 from demo_protocol.errors import ConfigError, Reject
 from demo_protocol.fp32 import Step, round_to_fp32_bits
@@ -50,20 +50,8 @@ LEVELS = find_levels()
 def codec(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Codec:
     """What Encoder and apply_update use, too."""
     codec = Codec(ctypes.CDLL(str(LIBRARY)), request.param)
-    monkeypatch.setattr(demo, "find_codec", lambda: codec)
-    monkeypatch.setattr(exact, "find_codec", lambda: codec)
+    monkeypatch.setattr(native, "_load", lambda choice: codec)
     return codec
-
-
-@pytest.fixture
-def without(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Call it, and torch does everything."""
-
-    def leave_out() -> None:
-        monkeypatch.setattr(demo, "find_codec", lambda: None)
-        monkeypatch.setattr(exact, "find_codec", lambda: None)
-
-    return leave_out
 
 
 @pytest.fixture
@@ -86,20 +74,18 @@ def test_the_library_was_made_from_these_sources() -> None:
 def test_the_fastest_level_is_chosen_unless_another_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    find = native.find_codec.__wrapped__
     for choice, level in (("", LEVELS[-1]), (LEVELS[0], LEVELS[0]), ("torch", None)):
         monkeypatch.setenv(native.CHOICE, choice)
-        found = find()
+        found = native.find_codec()
         assert (None if found is None else found.level) == level
     monkeypatch.setenv(native.CHOICE, "v99")
     with pytest.raises(ConfigError, match="DEMO_CODEC=v99: there is no such build"):
-        find()
+        native.find_codec()
 
 
 def test_without_a_library_there_is_no_codec(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "LIBRARY", LIBRARY.with_name("missing.so"))
-    monkeypatch.delenv(native.CHOICE, raising=False)
-    assert native.find_codec.__wrapped__() is None
+    assert native._load.__wrapped__("") is None
 
 
 # --- bytes ---------------------------------------------------------------------------------------
@@ -192,13 +178,11 @@ def test_t1_the_residual_takes_the_transformed_delta(codec: Codec) -> None:
 
 
 @pytest.mark.parametrize("k", [1, 5, 16, 127, 300, 1024, 1025, 4095, 4096])
-def test_t3_what_is_taken_is_what_torch_takes(
-    codec: Codec, without: Callable[[], None], k: int
-) -> None:
+def test_t3_what_is_taken_is_what_torch_takes(codec: Codec, k: int) -> None:
     mine = Encoder(SCHEMA, LEARNING, CPU)
     mine.accumulate(make_delta(SCHEMA, 3))
-    without()
-    theirs = Encoder(SCHEMA, LEARNING, CPU)
+    with torch_only():
+        theirs = Encoder(SCHEMA, LEARNING, CPU)
     theirs.residual.copy_(mine.residual)
     payload, expected = mine.encode(k, 0), theirs.encode(k, 0)
     assert np.array_equal(payload.positions, expected.positions)
@@ -234,9 +218,7 @@ def test_scales_of_any_size_order_like_their_bits(codec: Codec) -> None:
 
 
 @pytest.mark.usefixtures("threads")
-def test_the_step_is_torchs_and_the_oracles_bit_for_bit(
-    codec: Codec, without: Callable[[], None]
-) -> None:
+def test_the_step_is_torchs_and_the_oracles_bit_for_bit(codec: Codec) -> None:
     state = make_state(SCHEMA)
     ks = (20, 1, 64, 300, 4096)
     payloads = [make_payload(SCHEMA, k, seed) for seed, k in enumerate(ks)]
@@ -246,8 +228,8 @@ def test_the_step_is_torchs_and_the_oracles_bit_for_bit(
         found.add(
             words(apply_update(state, payloads[::-1] if count == 2 else payloads, SCHEMA, STEP))
         )
-    without()
-    theirs = apply_update(state, payloads, SCHEMA, STEP)
+    with torch_only():
+        theirs = apply_update(state, payloads, SCHEMA, STEP)
     assert found == {words(theirs)}
     arrays = {name: tensor.numpy() for name, tensor in state.items()}
     expected = oracle.apply(arrays, payloads, STEP.lr, STEP.decay)

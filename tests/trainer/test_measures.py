@@ -17,6 +17,7 @@ from demo_node.trainer.settings import TrainerSettings
 from demo_node.trainer.supervisor import Supervisor
 from demo_node.trainer.usage import CpuTotal, read_usage
 from demo_protocol.payload import Payload, encode_payload
+from demo_protocol.schema import Schema
 from tests.trainer.builders import apply_order, learner, record, train_order
 from tests.trainer.node import Node, with_node
 from tests.waiting import wait_until
@@ -73,7 +74,7 @@ def test_a_payload_that_cannot_be_written_is_put_back(monkeypatch: pytest.Monkey
     one = learner()
     before: list[torch.Tensor] = []
 
-    def lack_memory(_payload: Payload) -> bytes:
+    def lack_memory(_payload: Payload, _schema: Schema) -> bytes:
         raise MemoryError
 
     def note(tensors: Iterable[torch.Tensor]) -> float:

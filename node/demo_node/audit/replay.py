@@ -37,6 +37,7 @@ from demo_node.audit.snapshots import (
 )
 from demo_node.learn.digest import compute_digest
 from demo_node.learn.exact import apply_update
+from demo_node.native import decode_payload
 from demo_node.store.chainlog import ChainEntry
 from demo_node.store.datadir import DataDir
 from demo_node.store.disk import Disk
@@ -47,7 +48,7 @@ from demo_node.trainer.tensors import compute_leaves, decode_tensors, make_initi
 from demo_protocol.errors import ConfigError, Reject
 from demo_protocol.fp32 import compute_step
 from demo_protocol.manifest import Manifest, compute_run_id
-from demo_protocol.payload import Payload, decode_payload
+from demo_protocol.payload import Payload
 from demo_protocol.roster import GENESIS_ROUND
 from demo_protocol.schema import compute_schema
 from demo_protocol.state_root import compute_state_root

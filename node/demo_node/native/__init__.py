@@ -11,7 +11,8 @@ import functools
 import itertools
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +20,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from demo_protocol import payload as payloads
 from demo_protocol.errors import ConfigError, Reject
 from demo_protocol.fp32 import Step
 from demo_protocol.payload import (
@@ -113,7 +115,7 @@ class Codec:
         before: Floats,
         after: Floats,
         places: Places,
-        payloads: Sequence[Payload],
+        listed: Sequence[Payload],
         step: Step,
         basis: Floats,
         threads: int = 1,
@@ -125,18 +127,18 @@ class Codec:
         chunks = len(places.offsets)
         old, new = _point(before, places.size), _point(after, places.size)
         offsets, pitches = _point(places.offsets), _point(places.pitches)
-        ks = np.array([payload.k for payload in payloads], dtype=np.int32)
-        arrays = [_point_to(payload, chunks) for payload in payloads]
+        ks = np.array([payload.k for payload in listed], dtype=np.int32)
+        arrays = [_point_to(payload, chunks) for payload in listed]
         slots, negative, scales = (
-            (ctypes.c_void_p * len(payloads))(*pointers) for pointers in zip(*arrays, strict=True)
+            (ctypes.c_void_p * len(listed))(*pointers) for pointers in zip(*arrays, strict=True)
         )
         values, entries = _point(SCALE_VALUES), _point(basis)
 
         def apply(begin: int, end: int) -> None:
-            room = np.empty(2 * len(payloads), dtype=np.int32)
+            room = np.empty(2 * len(listed), dtype=np.int32)
             self._apply(
                 *(old, new, offsets, pitches),
-                *(len(payloads), _point(ks), slots, negative, scales, values, entries),
+                *(len(listed), _point(ks), slots, negative, scales, values, entries),
                 *(step.lr, step.decay, _point(room), begin, end),
             )
 
@@ -165,13 +167,30 @@ class Codec:
         return payload
 
 
-@functools.cache
+_torch_only = False
+
+
+@contextmanager
+def torch_only() -> Iterator[None]:
+    """Inside there is no codec: to compare with it, in tests and benchmarks."""
+    global _torch_only
+    before, _torch_only = _torch_only, True
+    try:
+        yield
+    finally:
+        _torch_only = before
+
+
 def find_codec() -> Codec | None:
     """The build for this processor; None where nothing was compiled, or CHOICE says torch.
 
     Raises ConfigError where CHOICE names a build that is not there.
     """
-    choice = os.environ.get(CHOICE, "")
+    return None if _torch_only else _load(os.environ.get(CHOICE, ""))
+
+
+@functools.cache
+def _load(choice: str) -> Codec | None:
     if choice == "torch":
         return None
     try:
@@ -179,11 +198,25 @@ def find_codec() -> Codec | None:
         library.level.restype = ctypes.c_char_p
         return Codec(library, choice or library.level().decode())
     except (OSError, AttributeError):
-        if choice:
-            raise ConfigError(
-                f"{CHOICE}={choice}: there is no such build; torch, or v1 to v4"
-            ) from None
-        return None
+        if not choice:
+            return None
+        reason = f"{CHOICE}={choice}: there is no such build; name torch, or v1 to v4"
+        raise ConfigError(reason) from None
+
+
+def encode_payload(payload: Payload, schema: Schema) -> bytes:
+    """demo_protocol.payload.encode_payload, as fast as it can be had."""
+    codec = find_codec()
+    return (
+        payloads.encode_payload(payload) if codec is None else codec.encode_payload(payload, schema)
+    )
+
+
+def decode_payload(raw: bytes, schema: Schema, k_max: int) -> Payload:
+    """demo_protocol.payload.decode_payload, as fast as it can be had. Raises Reject."""
+    codec = find_codec()
+    decode = payloads.decode_payload if codec is None else codec.decode_payload
+    return decode(raw, schema, k_max)
 
 
 def _find(

@@ -23,6 +23,7 @@ from demo_node.learn.exact import apply_update
 from demo_node.learn.faults import Diverged, is_out_of_memory
 from demo_node.learn.local import LocalTrainer, LocalWork
 from demo_node.learn.model import Decoder, load_state
+from demo_node.native import decode_payload, encode_payload
 from demo_node.ports import ApplyOrder, Norms, Trained, TrainOrder
 from demo_node.trainer.device import Devices
 from demo_node.trainer.divergence import Divergence
@@ -40,7 +41,6 @@ from demo_protocol.errors import ConfigError
 from demo_protocol.fp32 import compute_step
 from demo_protocol.limits import LOSS_MICRONATS_MAX
 from demo_protocol.manifest import Manifest, compute_run_id
-from demo_protocol.payload import decode_payload, encode_payload
 from demo_protocol.schema import compute_schema
 
 
@@ -195,7 +195,7 @@ class LocalLearner:
     def _take(self, k: int, round_: int) -> bytes:
         """A payload, out of the residual; whatever fails, nothing is missing from there (T3)."""
         try:
-            return encode_payload(self._encoder.encode(k, round_))
+            return encode_payload(self._encoder.encode(k, round_), self.schema)
         except (RuntimeError, MemoryError):
             self._encoder.restore(round_)
             raise
