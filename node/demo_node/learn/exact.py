@@ -16,16 +16,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from demo_node.learn.dct import compute_integer_basis, sort_basis
 from demo_node.learn.flat import Flat, Layout
+from demo_node.learn.votes import clip_votes, combine_votes
 from demo_node.native import Codec, find_codec
 from demo_protocol.errors import LocalFault, Reject
 from demo_protocol.fp32 import Step
 from demo_protocol.limits import CONTRIBUTIONS_MAX
 from demo_protocol.payload import Payload
-from demo_protocol.scale import SCALE_VALUES
-from demo_protocol.schema import CHUNK, SLOTS, Schema
+from demo_protocol.schema import CHUNK, Schema
 
 MAGNITUDE_BITS: Final = 10
 """Both products take integers of at most 2^10 - 1 on this side."""
@@ -35,11 +36,15 @@ MAGNITUDE_MAX: Final = (1 << MAGNITUDE_BITS) - 1
 SNAP_BELOW: Final = 2.0**-64
 """Smaller parameters become +0, so that no subnormal ever arises (rule E4)."""
 
-_BLOCK: Final = {"cpu": 64}
-_BLOCK_CARD: Final = 8192
-"""Chunks worked through at once: 1 MB of a processor's cache, 128 MB of a graphics card."""
+SNAPPED_MAX: Final = SNAP_BELOW * (1 - 2.0**-24)
+"""The largest fp32 number below."""
 
-_POWERS: Final = [1 << bits for bits in range(MAGNITUDE_BITS, 31)]
+_BLOCK: Final = {"cpu": 32}
+_BLOCK_CARD: Final = 8192
+"""Chunks worked through at once: half a MB of a processor's cache, 128 MB of a graphics card."""
+
+_SHIFTS: Final = 31 - MAGNITUDE_BITS + 1
+"""From none to that of the largest int32."""
 
 
 def apply_update(
@@ -92,10 +97,11 @@ def _apply_blocks(
 ) -> None:
     """In torch, rows [S], some chunks at a time; as many operations whatever the tensors are."""
     device, basis = before.device, _integer_basis(before.device)
+    ballots = clip_votes(payloads)
     old, new = before.view(-1, CHUNK), after.view(-1, CHUNK)
     for chunks in _split(layout.schema.chunks, device):
         lines = layout.lines(device)[chunks.start * CHUNK : chunks.stop * CHUNK]
-        signs = invert_votes(combine_votes(payloads, chunks, device), basis)
+        signs = invert_votes(combine_votes(ballots, chunks, device), basis)
         moved = step_parameter(old.index_select(0, lines), signs.view(-1, CHUNK), step)
         new.index_copy_(0, lines, moved)
 
@@ -119,78 +125,61 @@ def validate_state(state: Mapping[str, Tensor], schema: Schema) -> None:
 
 
 def step_parameter(parameter: Tensor, sign: Tensor | None, step: Step) -> Tensor:
-    """p*f - lr*s with both products rounded to fp32; fp32 and int8 of one shape -> fp32.
+    """p*f - lr*s with both products rounded to fp32; fp32 of one shape, s in {-1, 0, 1} -> fp32.
 
     `sign` None means that nobody sent anything: only the decay acts.
     """
+    # Stored before anything is subtracted: no fused multiply-add can take p*f in (rule E2); lr*s
+    # is exact, fused or not.
     moved = parameter * step.decay
     if sign is not None:
-        # Stored before it is subtracted: no fused multiply-add can form (rule E2).
-        move = sign.to(torch.float32) * step.lr
-        moved = moved - move
-    # abs makes -0 a 0 as well, so the snap leaves one zero only (rule E6).
-    return moved.masked_fill_(moved.abs() < SNAP_BELOW, 0.0)
+        moved = moved.sub_(sign, alpha=step.lr)
+    # What is not beyond the snap becomes +0, and so does -0: one zero only (rules E4 and E6).
+    return functional.hardshrink(moved, SNAPPED_MAX)
 
 
 def compute_signs(payloads: Sequence[Payload], schema: Schema, device: torch.device) -> Tensor:
     """The update's direction, int8 [N, 64, 64] in {-1, 0, 1}, of at least one payload; in torch."""
-    basis = _integer_basis(device)
+    ballots, basis = clip_votes(payloads), _integer_basis(device)
     parts = _split(schema.chunks, device)
-    return torch.cat([invert_votes(combine_votes(payloads, c, device), basis) for c in parts])
-
-
-def combine_votes(payloads: Sequence[Payload], chunks: range, device: torch.device) -> Tensor:
-    """Sum of the payloads' votes, sign x clipped scale: int32 [n, 64, 64] of n `chunks` (rule T6).
-
-    At most 2048 payloads of values up to 31 << 15: the sums fit an int32.
-    """
-    own = slice(chunks.start, chunks.stop)
-    values = SCALE_VALUES[np.stack([payload.scales[own] for payload in payloads])]  # int32 [P, n]
-    # Lower median (rule E8): one of the values, never a mean of two.
-    median = np.sort(values, axis=0)[(len(payloads) - 1) // 2]
-    first = np.arange(len(chunks), dtype=np.int32)[:, None] * SLOTS
-    clipped = np.minimum(values, median)[:, :, None]
-    slots = [(first + payload.positions[own]).reshape(-1) for payload in payloads]
-    signed = [
-        np.where(payload.negative[own], -value, value).reshape(-1)
-        for payload, value in zip(payloads, clipped, strict=True)
-    ]
-    votes = torch.zeros(len(chunks) * SLOTS, dtype=torch.int32, device=device)
-    votes.index_add_(0, _send(np.concatenate(slots), device), _send(np.concatenate(signed), device))
-    return votes.view(-1, CHUNK, CHUNK)
+    signs = [invert_votes(combine_votes(ballots, chunks, device), basis) for chunks in parts]
+    return torch.cat(signs).to(torch.int8)
 
 
 def invert_votes(votes: Tensor, basis: Tensor) -> Tensor:
-    """Signs int8 of the integer inverse DCT of int32 votes, both [n, 64, 64] (rule E15).
+    """Signs of the integer inverse DCT of int32 votes, both [n, 64, 64], as fp32 (rule E15).
 
     basis: the integer basis B as fp32 [64, 64]. Over columns first, then over rows; before each
     product a chunk's integers are shifted to magnitude <= 1023.
     """
-    columns = shift_chunks(votes).to(torch.float32) @ basis.T
-    rows = basis @ shift_chunks(columns.to(torch.int32)).to(torch.float32)
-    # Integers held in fp32; compared, not passed to a library's sign (rule E6).
-    return (rows > 0).to(torch.int8) - (rows < 0).to(torch.int8)
+    columns = torch.mm(shift_votes(votes).view(-1, CHUNK), basis.T).view(votes.shape)
+    rows = torch.matmul(basis, shift_products(columns))
+    # Integers held in fp32, so this is their sign: compared, no library's notion of it (rule E6).
+    return rows.clamp_(-1.0, 1.0)
 
 
-def shift_chunks(integers: Tensor) -> Tensor:
-    """Shift each chunk of int32 [n, 64, 64] right until its magnitudes are <= 1023.
+def shift_votes(votes: Tensor) -> Tensor:
+    """Shift each chunk of int32 [n, 64, 64] right until its magnitudes are <= 1023, as fp32.
 
-    By the bit length of its largest magnitude less 10, rounding as rule E9 says. Rounding can
-    carry 1023.5 to 1024; that becomes 1023.
+    By the bit length of its largest magnitude less 10, rounding as rule E9 says:
+    (|x| + 2^(s-1)) >> s. Rounding can carry 1023.5 to 1024; that becomes 1023.
     """
-    magnitudes = integers.abs()
-    powers = torch.tensor(_POWERS, dtype=torch.int32, device=integers.device)
+    magnitudes = votes.abs()
+    powers, halves, _ = _shifts(votes.device)
     # Bit length - 10 = how many of 2^10, 2^11, ... are not above the maximum.
     shifts = torch.bucketize(magnitudes.amax(dim=(1, 2)), powers, right=True, out_int32=True)
-    shifts = shifts[:, None, None]
-    rounded = shift_rounding(magnitudes, shifts).clamp_(max=MAGNITUDE_MAX)
-    return torch.where(integers < 0, -rounded, rounded)
+    magnitudes.add_(halves[shifts][:, None, None])
+    magnitudes.bitwise_right_shift_(shifts[:, None, None]).clamp_(max=MAGNITUDE_MAX)
+    return magnitudes.to(torch.float32).copysign_(votes)
 
 
-def shift_rounding(magnitudes: Tensor, shifts: Tensor) -> Tensor:
-    """(x + 2^(s-1)) >> s for int32 x >= 0 and s >= 0, x itself for s = 0 (rule E9)."""
-    halves = torch.bitwise_left_shift(torch.ones_like(shifts), shifts) >> 1
-    return torch.bitwise_right_shift(magnitudes + halves, shifts)
+def shift_products(products: Tensor) -> Tensor:
+    """`shift_votes` of integers below 2^24 - 2^13 held in fp32: each step is exact there, too."""
+    magnitudes = products.abs()
+    powers, _, scales = _shifts(products.device)
+    shifts = torch.bucketize(magnitudes.amax(dim=(1, 2)), powers, right=True)
+    scaled = magnitudes.mul_(scales[shifts][:, None, None]).add_(0.5).floor_()
+    return scaled.clamp_(max=MAGNITUDE_MAX).copysign_(products)
 
 
 @contextmanager
@@ -211,12 +200,17 @@ def _split(chunks: int, device: torch.device) -> list[range]:
     return [range(first, min(first + size, chunks)) for first in range(0, chunks, size)]
 
 
-def _send(array: npt.NDArray[np.int32], device: torch.device) -> Tensor:
-    """To the device; a graphics card need not be waited for."""
-    tensor = torch.from_numpy(array)
-    if device.type != "cuda":
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
+@lru_cache(maxsize=8)
+def _shifts(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """2^10, 2^11, ... int32 [21]; by shift, what is added first, int32, and 2^-s, fp32 [22]."""
+    powers = [1 << bits for bits in range(MAGNITUDE_BITS, 31)]
+    halves = [0, *(1 << (shift - 1) for shift in range(1, _SHIFTS))]
+    scales = [2.0**-shift for shift in range(_SHIFTS)]
+    return (
+        torch.tensor(powers, dtype=torch.int32, device=device),
+        torch.tensor(halves, dtype=torch.int32, device=device),
+        torch.tensor(scales, device=device),
+    )
 
 
 @lru_cache(maxsize=8)

@@ -1,0 +1,69 @@
+"""What payloads vote for, in integers: no order of adding them matters (rule T6)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from demo_protocol.payload import Payload
+from demo_protocol.scale import SCALE_VALUES
+from demo_protocol.schema import CHUNK, SLOTS
+
+Integers = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class Ballot:
+    """The P payloads of one k: where they vote, which way, how much. N chunks."""
+
+    positions: npt.NDArray[np.uint16]  # [P, N, k]
+    negative: npt.NDArray[np.bool_]  # [P, N, k]
+    values: Integers  # [P, N], clipped
+
+
+def clip_votes(payloads: Sequence[Payload]) -> list[Ballot]:
+    """Votes of at least one payload, each chunk's values clipped to their lower median (T6, E8)."""
+    values = SCALE_VALUES[np.stack([payload.scales for payload in payloads])]  # int32 [P, N]
+    # One of the values, never a mean of two.
+    clipped = np.minimum(values, np.sort(values, axis=0)[(len(payloads) - 1) // 2])
+    ballots = []
+    for k in sorted({payload.k for payload in payloads}):
+        alike = [place for place, payload in enumerate(payloads) if payload.k == k]
+        ballots.append(
+            Ballot(
+                np.stack([payloads[place].positions for place in alike]),
+                np.stack([payloads[place].negative for place in alike]),
+                clipped[alike],
+            )
+        )
+    return ballots
+
+
+def combine_votes(ballots: Sequence[Ballot], chunks: range, device: torch.device) -> Tensor:
+    """Sum of sign x clipped value: int32 [n, 64, 64] of n `chunks`.
+
+    At most 2048 payloads of values up to 31 << 15: the sums fit an int32.
+    """
+    own = slice(chunks.start, chunks.stop)
+    first = np.arange(len(chunks), dtype=np.int32)[:, None] * SLOTS
+    votes = torch.zeros(len(chunks) * SLOTS, dtype=torch.int32, device=device)
+    for ballot in ballots:
+        slots = (ballot.positions[:, own] + first).reshape(-1)
+        values = ballot.values[:, own, None]
+        signed = np.where(ballot.negative[:, own], -values, values).reshape(-1)
+        if device.type == "cpu":
+            np.add.at(votes.numpy(), slots, signed)  # a twentieth of index_add_'s time
+        else:
+            votes.index_add_(0, _send(slots, device), _send(signed, device))
+    return votes.view(-1, CHUNK, CHUNK)
+
+
+def _send(array: Integers, device: torch.device) -> Tensor:
+    """To the device; a graphics card need not be waited for."""
+    tensor = torch.from_numpy(array)
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
