@@ -10,7 +10,7 @@ import gc
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -270,8 +270,3 @@ def _read_status(key: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     values = dict(line.split(":", 1) for line in lines)
     return int(values[key].split()[0]) << 10
-
-
-def describe(row: Row) -> dict[str, object]:
-    """For the document."""
-    return {**asdict(row), "ratio": row.ratio}

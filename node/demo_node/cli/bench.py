@@ -1,4 +1,4 @@
-"""`demo-node bench`: measure what learning together is worth."""
+"""`demo-node bench`: measure what learning together is worth, and what it costs."""
 
 from typing import TYPE_CHECKING, Final
 
@@ -16,10 +16,15 @@ WHATS: Final = ("swarm", "plain", "accumulate", "averaged")
 
 QUICK_ROUNDS: Final = 40
 
+SIZES: Final = ("1M", "10M", "50M", "124M")
+"""bench.codec.MODELS, whose import would take torch's second."""
+
+PATHS: Final = ("fast", "torch")
+
 
 @click.group()
 def bench() -> None:
-    """Measure what learning together is worth."""
+    """Measure what learning together is worth, and what it costs."""
 
 
 @bench.command()
@@ -95,6 +100,82 @@ def swarm(
     console.print(build_table(rows))
     for name, ratio in compute_ratios(rows).items():
         console.print(f"{name}: {(ratio - 1) * 100:+.1f} %", highlight=False)
+
+
+@bench.command()
+@json_option
+@click.option(
+    "--params",
+    type=click.Choice(SIZES),
+    multiple=True,
+    default=("1M", "10M", "50M"),
+    show_default=True,
+    help="Sizes of models; name it once for each.",
+)
+@click.option(
+    "--peers",
+    type=IntegerRange(1, 1_000),
+    multiple=True,
+    default=(4, 16, 64),
+    show_default=True,
+    help="Payloads that an update is made of; name it once for each.",
+)
+@click.option("--k", type=IntegerRange(1, 4_096), default=32, show_default=True)
+@click.option(
+    "--path",
+    type=click.Choice(PATHS),
+    multiple=True,
+    default=PATHS,
+    help="fast: compiled; torch: what runs everywhere. [default: both]",
+)
+@click.option("--turns", type=IntegerRange(1, 100), default=5, show_default=True)
+@click.option("--threads", type=IntegerRange(1, 1_024), default=1, show_default=True)
+@click.option("--quick", is_flag=True, help="The smallest model, two turns.")
+def codec(
+    as_json: bool,
+    params: tuple[str, ...],
+    peers: tuple[int, ...],
+    k: int,
+    path: tuple[str, ...],
+    turns: int,
+    threads: int,
+    quick: bool,
+) -> None:
+    """Compare the codec with published DeMo's way of doing the same.
+
+    That is: each tensor by itself, three transforms, 12 bytes a coefficient. Both sides get the
+    same gradients and take turns in this process; what counts is the ratio of their times.
+    """
+    from demo_node.huge_pages import ask_for_huge_pages
+
+    ask_for_huge_pages()
+    import torch
+    from rich.console import Console
+
+    from demo_node.bench.codec import measure, measure_bytes
+    from demo_node.bench.codec_report import build_codec_table, format_codec_document
+    from demo_node.native import find_codec
+
+    if quick:
+        params, turns = params[:1], 2
+    if find_codec() is None and "fast" in path:
+        path = tuple(name for name in path if name != "fast")
+        click.echo("fast: not run, the codec is not compiled here; see `make setup`", err=True)
+    torch.set_num_threads(threads)
+    rows = []
+    for name in params:
+        rows += measure(name, k, peers, path, turns)
+        click.echo(f"{name} parameters: done", err=True)
+    if not torch.cuda.is_available():
+        click.echo("cuda: not run, there is no such device", err=True)
+    sizes = {each: measure_bytes("10M" if not quick else "1M", each) for each in (32, 8, 4)}
+    if as_json:
+        click.echo(format_codec_document(rows, sizes))
+        return
+    console = Console()
+    console.print(build_codec_table(rows))
+    for each, size in sizes.items():
+        console.print(f"k {each}: {size:.5f} bytes a parameter", highlight=False)
 
 
 def _run(trials: "list[Trial]", seeds: int) -> "list[Row]":
