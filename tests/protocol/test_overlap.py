@@ -14,7 +14,7 @@ from demo_protocol.manifest import Agreement
 from demo_protocol.roster import compute_interval, get_contributors
 from demo_protocol.schedule import train_end_ms
 from tests.builders import MANIFEST, Tree, manifest
-from tests.protocol.stage import SETTLE, SLOT_1, TRAIN_END, Stage, announced_headers, only, time_of
+from tests.protocol.stage import SETTLE, SLOT_0, TRAIN_END, Stage, announced_headers, only, time_of
 
 RUN = manifest(agreement=Agreement(overlap_rounds=1, contributors=0))
 DRAWN = manifest(agreement=Agreement(overlap_rounds=1, contributors=3))
@@ -37,9 +37,10 @@ def orders(effects: list[Effect]) -> list[tuple[int, bytes, int]]:
 
 
 def staged(rounds: int = 4) -> tuple[Stage, Tree, list[bytes]]:
+    """Where it matters: the stage's node is the first that may propose in round `rounds`."""
     tree = Tree(RUN)
     records = grow(tree, tree.start(4), range(1, rounds))
-    return Stage(tree, records[-1], 0), tree, records
+    return Stage(tree, records[-1], tree.ranked(records[-1], rounds)[0]), tree, records
 
 
 def test_rule_t1_the_next_rounds_training_begins_at_the_train_boundary() -> None:
@@ -67,7 +68,7 @@ def test_a_record_is_applied_on_the_side_and_the_round_after_the_next_trains_fro
     stage.tick(4)
     stage.trained(4)
     stage.hear_all(grow(tree, records[-1], [4])[-1])
-    stage.tick(4, SLOT_1)
+    stage.tick(4, SLOT_0)
     effects = stage.tick(4, SETTLE)
     assert only(Apply, effects)
     assert only(HeadChanged, effects)
@@ -86,7 +87,7 @@ def test_training_does_not_wait_for_what_is_being_applied() -> None:
     stage.trained(4)
     machine = stage.machine
     stage.hear_all(grow(tree, records[-1], [4])[-1])
-    stage.tick(4, SLOT_1)
+    stage.tick(4, SLOT_0)
     assert only(Apply, machine.step(Tick(time_of(4, SETTLE))))
     assert machine.replica.applying is not None  # on a slow machine, still a round later
     assert [o[:2] for o in orders(stage.trained(5))] == [(6, records[-1])]
