@@ -37,7 +37,7 @@ def test_one_flipped_bit_of_a_payload_changes_the_digest() -> None:
     one = learner()
     sent = one.train(train_order())
     flipped = bytearray(sent.payload)
-    flipped[6] ^= 1  # after version, k and two 12-bit positions: the first sign
+    flipped[3] ^= 2  # after version, k and one bit of a scale's code: the first sign
     digest = one.apply(apply_order(sent))
     other = one.apply(apply_order(replace(sent, payload=bytes(flipped)), number=2))
     assert digest != other
