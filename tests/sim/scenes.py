@@ -78,11 +78,33 @@ def read_proposal(swarm: SimSwarm, heard: Heard) -> Proposal | None:
     return decode_proposal(heard.message, swarm.nodes[0].view.run_id).body
 
 
-def rank_of(swarm: SimSwarm, body: Proposal) -> int | None:
-    """Its author's rank, as the author's own node sees it."""
+def rank_of(swarm: SimSwarm, body: Proposal, peer: bytes) -> int | None:
+    """The rank of `peer` in the round of a proposal, as the proposal's author sees it."""
     author = next(node for node in swarm.nodes if node.name == body.peer)
     parent = author.view.chain[body.parent].state
-    return compute_rank(parent, body.peer, body.round, swarm.manifest.agreement)
+    return compute_rank(parent, peer, body.round, swarm.manifest.agreement)
+
+
+def has_slot(node: SimNode, round_: int) -> bool:
+    """May it propose in `round_`, if the round before has a record and nobody comes or goes?"""
+    rank = compute_rank(node.view.head_state, node.name, round_, node.view.manifest.agreement)
+    return rank is not None and rank < node.view.manifest.schedule.slots
+
+
+def rank_0_comes_late(swarm: SimSwarm, rounds: range) -> Callable[[Heard], float]:
+    """In these rounds half of four nodes settle on rank 1's proposal before they hear rank 0's.
+
+    Rank 1 is one of that half, whoever it is: it proposes because it has heard of no other.
+    """
+
+    def hold_back(heard: Heard) -> float:
+        body = read_proposal(swarm, heard)
+        if body is None or body.round not in rounds or rank_of(swarm, body, body.peer) != 0:
+            return 0.0
+        # Past rank 1's slot, and past the beginning of settling.
+        return 0.6 if rank_of(swarm, body, heard.receiver) in {1, 2} else 0.0
+
+    return hold_back
 
 
 def is_payload_of(asked: Asked, swarm: SimSwarm, author: int, rounds: range) -> bool:
