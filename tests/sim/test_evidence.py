@@ -108,9 +108,9 @@ def test_the_log_of_what_was_signed_is_what_saves_it() -> None:
         await swarm.kill(dead)
         await swarm.add(3)  # with an empty disk
         await swarm.run_until_round(9)
-        assert removing(swarm.nodes[0], peer_name(3))
+        (record,) = removing(swarm.nodes[0], peer_name(3))
         told = [f for name, f in swarm.nodes[3].observer.events if name == "key.removed"]
-        until = 6 + swarm.manifest.agreement.forget_rounds
+        until = record.round + swarm.manifest.agreement.forget_rounds
         assert told == [{"round": 6, "until": until}]
 
     play(scenario)
