@@ -61,12 +61,17 @@ def test_an_author_that_hangs_does_not_keep_others_from_asking_who_has_it() -> N
 
 
 def round_proposed_by_others(swarm: SimSwarm) -> int:
-    """The next round whose proposers, in both slots, are not of THESE: they hold every payload."""
+    """A round whose proposers, in both slots, are not of THESE: they hold every payload.
+
+    It is one after which a snapshot is made within L rounds.
+    """
     these = [node for node in swarm.nodes if node.name in THESE]
+    agreement = swarm.manifest.agreement
     return next(
         round_
         for round_ in itertools.count(swarm.nodes[0].view.round + 1)
-        if not any(has_slot(node, round_) for node in these)
+        if 0 < -(round_ + 1) % agreement.snapshot_every <= agreement.late_rounds
+        and not any(has_slot(node, round_) for node in these)
     )
 
 
