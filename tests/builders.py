@@ -69,7 +69,7 @@ def manifest(
     agreement: Agreement | None = None,
     learning: Learning | None = None,
 ) -> Manifest:
-    """A run of a model so small that payloads are a few hundred bytes."""
+    """A run of a model so small that payloads are some fifty bytes."""
     return Manifest(
         name="test",
         seed=1,

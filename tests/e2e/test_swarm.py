@@ -35,7 +35,7 @@ KEYS: dict[str, Callable[[Any], bool]] = {
     "loss_first": lambda v: 4 < v < 8,
     "loss_last": lambda v: 0 < v < 8,
     "participants_median": lambda v: 0 < v <= NODES,
-    "payload_bytes_per_parameter": lambda v: 0 < v <= 0.06,
+    "payload_bytes_per_parameter": lambda v: 0 < v <= 0.033,
     "bytes_sent_per_node_per_round": lambda v: v > 0,
     "round_latency_p50_s": lambda v: 0 < v < 60,
     "round_latency_p95_s": lambda v: 0 < v < 60,

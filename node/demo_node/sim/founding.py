@@ -20,7 +20,7 @@ HEIGHT = 64
 
 
 def plan_manifest(seed: int, *, contributors: int | None = None) -> Manifest:
-    """Ten-second rounds of a model whose payloads have a few hundred bytes."""
+    """Ten-second rounds of a model whose payloads have some fifty bytes."""
     agreement = Agreement()
     if contributors is not None:
         agreement = replace(agreement, contributors=contributors)
