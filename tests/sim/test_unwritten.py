@@ -1,6 +1,7 @@
 """Rule 10: what a node signs is nobody's business before it is on its disk."""
 
 import asyncio
+import itertools
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from demo_node.store.datadir import DataDir
 from demo_node.store.signed import scan_signed_log
 from demo_protocol.answers import decode_head
 from demo_protocol.messages import decode_announcement, decode_header
+from demo_protocol.roster import compute_rank
 from demo_protocol.sets import Summary, decode_difference, encode_header_names, encode_summary
 from tests.builders import MANIFEST, RUN_ID
 from tests.sim.scenes import assert_agree, play
@@ -89,9 +91,16 @@ def test_what_is_not_written_yet_is_neither_sent_nor_given(monkeypatch: pytest.M
         await swarm.start(3)
         slow, other = swarm.nodes[:2]
         await swarm.run_until_round(5)
+        state, agreement = slow.view.head_state, swarm.manifest.agreement
+        first = next(
+            round_
+            for round_ in itertools.count(8)
+            if compute_rank(state, slow.name, round_, agreement) == 0
+        )
+        await swarm.run_until_round(first - 3)
         opened = slow_disk(slow, monkeypatch)
-        await swarm.run_until_round(9)
-        await wait_until(lambda: slow.view.head in slow.driver.outbox.unwritten)
+        await swarm.run_until_round(first + 1)
+        assert slow.view.head in slow.driver.outbox.unwritten  # its own record
         unwritten = set(slow.driver.outbox.unwritten)
         assert unwritten & slow.view.pool.headers.keys()
         assert not unwritten & ears.names
@@ -101,7 +110,7 @@ def test_what_is_not_written_yet_is_neither_sent_nor_given(monkeypatch: pytest.M
         assert not slow.driver.outbox.unwritten & unwritten
         recent = unwritten & slow.view.pool.headers.keys()
         assert recent <= await find_given(other, slow, unwritten)
-        await swarm.run_until_round(14)
+        await swarm.run_until_round(first + 6)
         assert_agree(swarm)
 
     play(scenario, SimSwarm(MANIFEST, faults=ears))
