@@ -10,6 +10,7 @@ import ctypes
 import functools
 import itertools
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -191,7 +192,7 @@ def find_codec() -> Codec | None:
 
 @functools.cache
 def _load(choice: str) -> Codec | None:
-    if choice == "torch":
+    if choice == "torch" or sys.byteorder != "little":
         return None
     try:
         library = ctypes.CDLL(str(LIBRARY))
