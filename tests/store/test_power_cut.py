@@ -16,6 +16,7 @@ from demo_node.store.atomic import sweep_temporaries, write_atomic
 from demo_node.store.chainlog import ChainLog
 from demo_node.store.corpus import CorpusAssembler, load_corpus
 from demo_node.store.memory import MemoryDisk, PowerCut
+from demo_node.store.momentum import MomentumFile
 from demo_node.store.payloads import PayloadStore
 from demo_node.store.signed import SignedLog
 from demo_node.store.snapshots import SnapshotStore
@@ -190,6 +191,30 @@ def test_there_is_always_the_newest_complete_snapshot() -> None:
             raw = store.read(found)
             assert raw is not None
             assert raw.endswith(bytes([found.info.round]) * 16)
+
+
+def test_there_is_always_the_newest_whole_momentum_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("demo_node.store.momentum.BATCH_BYTES", 200)
+    path = FOLDER / "momentum.safetensors"
+
+    def content(round_: int) -> bytes:
+        return encode_header({"residual": (100,)}, {"demo.round": str(round_)}) + bytes(400)
+
+    def script(disk: MemoryDisk, done: Done) -> None:
+        file = MomentumFile(disk, path)
+        for round_ in range(3):
+            asyncio.run(file.save(pieces(content(round_), 80)))
+            done.append(round_)
+
+    seen = set()
+    for disk, done in cuts(script):
+        round_ = MomentumFile(disk, path).read_round()
+        newest = done[-1] if done else -1
+        assert round_ in ((newest, newest + 1) if done else (None, 0))
+        if round_ is not None:
+            assert disk.read(path) == content(round_)
+        seen.add((newest, round_))
+    assert (0, 1) in seen  # a name that was not synced, and yet reached the device
 
 
 def test_chunks_of_a_state_are_right_or_missing_and_synced_ones_stay() -> None:

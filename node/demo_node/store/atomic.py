@@ -59,6 +59,10 @@ class AtomicFile:
         """Append a piece."""
         self._file.write(piece)
 
+    def sync(self) -> None:
+        """Return when what was written is on the device; it has no name yet."""
+        self._file.sync()
+
     def commit(self, *, durable: bool = True) -> None:
         """Give the file its name. Two fsyncs unless `durable` is False."""
         if durable:

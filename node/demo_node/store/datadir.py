@@ -74,6 +74,11 @@ class DataDir:
         return self.path / "snapshots"
 
     @property
+    def momentum(self) -> Path:
+        """What a restart would lose of what was learned and not sent yet."""
+        return self.path / "momentum.safetensors"
+
+    @property
     def corpus(self) -> Path:
         """Training text by its root."""
         return self.path / "corpus"

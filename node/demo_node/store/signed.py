@@ -55,6 +55,13 @@ class SignedLog:
         """What was signed, exactly as it was sent; None when nothing was. No I/O."""
         return self._held.get((kind, round_))
 
+    def list_kind(self, kind: str) -> tuple[int, list[bytes]]:
+        """What was signed after a round, by rounds, and that round: `floor`. No I/O."""
+        with self._lock:
+            rounds = sorted(round_ for held, round_ in self._held if held == kind)
+            since = [self._held[kind, round_] for round_ in rounds if round_ > self.floor]
+            return self.floor, since
+
     def newest(self, kind: str) -> int:
         """The last round for which `kind` was signed, or may have been; -1 for none."""
         return max([self.floor, *(round_ for held, round_ in self._held if held == kind)])
