@@ -38,6 +38,7 @@ MADE: Final = {
     "deploy/prometheus/targets/swarm.json",
     "initial.safetensors",
     "manifest.json",
+    "momentum.safetensors",
     "peers.json",
 }
 """By a node or a command, or by whoever runs one: no files of this repository."""

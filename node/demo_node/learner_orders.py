@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine, Sequence
 
 from demo_node.fetching import Fetcher
 from demo_node.history import History
+from demo_node.momentum_keeping import MomentumKeeping
 from demo_node.ports import ApplyOrder, Clock, Learner, LearnerLost, RoundStore, TrainOrder
 from demo_node.pull import sha256
 from demo_node.recovering import Recovering
@@ -30,6 +31,7 @@ class LearnerOrders:
         fetcher: Fetcher,
         history: History,
         recovering: Recovering,
+        momentum: MomentumKeeping,
         *,
         clock: Clock,
         observer: RoundObserver,
@@ -41,6 +43,7 @@ class LearnerOrders:
         self._fetcher = fetcher
         self._history = history
         self._recovering = recovering
+        self._momentum = momentum
         self._clock = clock
         self._observer = observer
         self._post = post
@@ -60,6 +63,7 @@ class LearnerOrders:
             sends=effect.sends,
         )
         try:
+            await self._momentum.adopt()
             trained = await self._learner.train(order)
         except LearnerLost:
             await self._recovering.recover(self._machine.view.head)
@@ -142,14 +146,16 @@ class LearnerOrders:
 
     async def release(self, round_: int) -> None:
         """What was sent in `round_` counted (rule 24)."""
-        await self._unless_lost(self._learner.release(round_))
+        async with self._momentum.deciding:
+            await self._unless_lost(self._learner.release(round_))
 
     async def restore(self, round_: int) -> None:
         """What was sent in `round_` did not count (rule 24)."""
-        await self._unless_lost(self._learner.restore(round_))
+        async with self._momentum.deciding:
+            await self._unless_lost(self._learner.restore(round_))
 
     async def _unless_lost(self, work: Coroutine[None, None, None]) -> None:
         try:
             await work
         except LearnerLost:
-            return  # what it was to forget is gone with it
+            return  # what it was to forget is gone with it; the next one is told as it begins

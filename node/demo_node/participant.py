@@ -17,6 +17,7 @@ from typing import Protocol
 from demo_node.believing import Say
 from demo_node.deepening import Deepening
 from demo_node.final_keeping import FinalKeeping
+from demo_node.momentum_keeping import read_contributions
 from demo_node.ports import Learner, Mesh, Topic
 from demo_node.pull import Puller
 from demo_node.round import RoundDriver
@@ -29,6 +30,7 @@ from demo_node.store.chainlog import ChainEntry, ChainLog
 from demo_node.store.datadir import DataDir
 from demo_node.store.disk import Disk
 from demo_node.store.final_file import read_final
+from demo_node.store.momentum import MomentumFile
 from demo_node.store.payloads import PayloadStore
 from demo_node.store.round_store import FileRoundStore
 from demo_node.store.signed import SignedLog
@@ -155,7 +157,8 @@ class Participant:
         digest = start.promise.digest if start.promise else await self.loading.load(start)
         if start.promise is None:
             self.loading.tell(start)
-        chain_log, signed, payloads = await asyncio.to_thread(self._open_stores)
+        momentum_file = await asyncio.to_thread(MomentumFile, around.disk, around.datadir.momentum)
+        chain_log, signed, payloads = await asyncio.to_thread(self._open_stores, momentum_file)
         for log in (chain_log, signed):
             if log.cut_bytes:
                 around.observer.on_event("log.repaired", path=str(log.aside), bytes=log.cut_bytes)
@@ -172,6 +175,7 @@ class Participant:
             contributes=contributes and not around.is_archive,
         )
         machine.observes = around.is_archive
+        await self._remember_sent(machine, store)
         if start.promise:
             machine.replica.wait_for_state()
             self.loading.promise(start)
@@ -192,6 +196,7 @@ class Participant:
             finals=FinalKeeping(
                 view, around.disk, around.datadir.final, around.observer, self.kept_final
             ),
+            momentum_file=momentum_file,
         )
         self.driver = driver
         self.loading.open(machine, driver.finals)
@@ -229,7 +234,16 @@ class Participant:
         aside = self.finder.strangers.set_aside
         await catch_up(self.driver, around.clock, around.say, patience_ms, aside)
 
-    def _open_stores(self) -> tuple[ChainLog, SignedLog, PayloadStore]:
+    async def _remember_sent(self, machine: Round, store: FileRoundStore) -> None:
+        """What an earlier process sent and nobody has decided yet (rule 24)."""
+        manifest = self.around.manifest
+        round_ = round_at(manifest.schedule, self.around.clock.now_ms())
+        _, headers = await asyncio.to_thread(read_contributions, store, self.run_id)
+        for sealed in headers:
+            if sealed.body.round >= round_ - manifest.agreement.late_rounds:
+                machine.sent.add(sealed.body.round, sealed.hash)
+
+    def _open_stores(self, momentum_file: MomentumFile) -> tuple[ChainLog, SignedLog, PayloadStore]:
         disk, datadir = self.around.disk, self.around.datadir
         round_ = round_at(self.around.manifest.schedule, self.around.clock.now_ms())
         chain_log = ChainLog(disk, datadir.chain_log, self.run_id)
@@ -243,7 +257,7 @@ class Participant:
                 disk,
                 datadir.payloads,
                 budget_bytes=self.around.disk_budget_bytes,
-                reserved_bytes=lambda: self.snapshots.spare_bytes,
+                reserved_bytes=lambda: self.snapshots.spare_bytes + momentum_file.file_bytes,
             ),
         )
 

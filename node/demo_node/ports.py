@@ -6,6 +6,7 @@ Values only: no port hands out a library's object. Peers are their 32-byte Ed255
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
+from pathlib import Path
 from typing import Protocol
 
 
@@ -267,6 +268,36 @@ class ApplyOrder:
     """The payloads' bytes, sorted by header hash; heartbeats left out."""
 
 
+class Fate(StrEnum):
+    """What became of a payload that this node sent (rule 24)."""
+
+    COUNTED = "counted"  # or nobody knows any more: nothing is to be sent twice
+    DROPPED = "dropped"  # its coefficients go back into the residual
+    OPEN = "open"  # `Learner.release` or `Learner.restore` will say
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SentPayload:
+    """A payload whose header this node has signed. `payload` is empty where it is not here."""
+
+    round: int
+    fate: Fate
+    payload: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdoptOrder:
+    """Go on with the momentum in the file `path`, and with what was sent since it was written.
+
+    `sent`: oldest first, all that was signed after the round `forgotten_until`; payloads only of
+    what is younger than the file and may have counted.
+    """
+
+    path: Path
+    forgotten_until: int
+    sent: tuple[SentPayload, ...]
+
+
 class Learner(Protocol):
     """The trainer as the round driver sees it: states are named by the record they follow."""
 
@@ -296,6 +327,26 @@ class Learner(Protocol):
 
     def snapshot(self, record: bytes) -> AsyncIterator[bytes]:
         """The state after `record` as safetensors bytes, in pieces of at most 4 MiB."""
+        ...
+
+    @property
+    def needs_momentum(self) -> bool:
+        """Whether it is new, and `adopt` is due before it trains. Raises LearnerLost."""
+        ...
+
+    def momentum(self) -> AsyncIterator[bytes]:
+        """What a restart would lose, as a momentum file in pieces of at most 4 MiB.
+
+        The residual, what was sent and is not decided yet, the local optimizer's state. Raises
+        ConfigError where memory is too short for it.
+        """
+        ...
+
+    async def adopt(self, order: AdoptOrder | None) -> None:
+        """Go on from a momentum file; None: there is none.
+
+        A file that is damaged or another run's changes nothing, and is told.
+        """
         ...
 
     async def leaves(self, record: bytes) -> tuple[bytes, ...]:
@@ -330,6 +381,13 @@ class RoundStore(Protocol):
 
     async def persist_signed(self, kind: str, round_: int, hash_: bytes, raw: bytes) -> None:
         """Durable when it returns (rule 10). Raises LocalFault where another hash is there."""
+        ...
+
+    def list_signed(self, kind: str) -> tuple[int, list[bytes]]:
+        """What was signed of a kind, oldest first, after a round, and that round.
+
+        Up to it what was signed may be forgotten; -1 where nothing is. May be called in a thread.
+        """
         ...
 
     async def keep_record(self, record: bytes, parent: bytes, round_: int, bundle: bytes) -> None:

@@ -15,11 +15,13 @@ from demo_node.fetching import Fetcher
 from demo_node.final_keeping import FinalKeeping
 from demo_node.history import History
 from demo_node.learner_orders import LearnerOrders
+from demo_node.momentum_keeping import MomentumKeeping
 from demo_node.outbox import Outbox
 from demo_node.ports import Clock, Learner, Mesh, RoundStore, Topic
 from demo_node.pull import Puller
 from demo_node.recovering import FindReplay, FindWay, LoadTowards, Recovering
 from demo_node.stamping import make_stamp
+from demo_node.store.momentum import MomentumFile
 from demo_node.tensors import TensorDigests
 from demo_node.verifying import Verifier
 from demo_node.views import Figure, RoundObserver
@@ -92,6 +94,7 @@ class RoundDriver:
         find_replay: FindReplay,
         find_way: FindWay,
         finals: FinalKeeping,
+        momentum_file: MomentumFile,
     ) -> None:
         """`rng` chooses whom to ask what, and when: nothing that two nodes must agree on."""
         self.finals = finals
@@ -116,6 +119,10 @@ class RoundDriver:
             find_replay=find_replay,
             find_way=find_way,
         )
+        self.outbox = Outbox(store, mesh, TOPICS)
+        self.momentum = MomentumKeeping(
+            machine, learner, store, momentum_file, observer, self.outbox.wait_written
+        )
         self.orders = LearnerOrders(
             machine,
             learner,
@@ -123,6 +130,7 @@ class RoundDriver:
             self.fetcher,
             self.history,
             self.recovering,
+            self.momentum,
             clock=clock,
             observer=observer,
             post=self.post,
@@ -130,7 +138,6 @@ class RoundDriver:
         self.fault = ""
         """Where this node's state is not what most others have, though replayed; empty: nowhere."""
         self.comparing = Comparing(self.view, self.puller, clock, observer, self.post, rng)
-        self.outbox = Outbox(store, mesh, TOPICS)
         self._head_changed = asyncio.Event()
         self.first_round = 0
         """The round in which this process began to take part."""

@@ -101,6 +101,7 @@ class Snapshotting:
             self._is_unwritable = True
             return False
         self._is_unwritable = False
+        await self._driver.momentum.save()
         return True
 
     def _is_saved(self, state: ChainState | None = None) -> bool:
@@ -108,11 +109,13 @@ class Snapshotting:
         return self.newest is not None and self.newest.info.record == record
 
     async def save_head(self) -> Snapshot:
-        """Write the state after the head, unless the newest snapshot is just that.
+        """Write the state after the head, unless the newest snapshot is just that; and momentum.
 
         Raises ConfigError when the disk is full, LearnerLost when the trainer has died.
         """
-        return await self._save(self._driver.view.head_state)
+        saved = await self._save(self._driver.view.head_state)
+        await self._driver.momentum.save()
+        return saved
 
     async def _save(self, state: ChainState) -> Snapshot:
         async with self._writing:

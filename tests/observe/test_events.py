@@ -24,7 +24,7 @@ SOURCE = ROOT / "node" / "demo_node"
 
 FORWARDERS = {
     "observe/observers.py: on_event",  # Observers: to each of several
-    "trainer/supervisor.py: note",  # what the trainer process sent as a Happening
+    "trainer/supervisor.py: tell",  # what the trainer process sent as a Happening
 }
 """Functions that pass on a name which somebody else chose."""
 

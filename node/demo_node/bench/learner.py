@@ -6,7 +6,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from demo_node.ports import ApplyOrder, Clock, Trained, TrainOrder
+from demo_node.ports import AdoptOrder, ApplyOrder, Clock, Trained, TrainOrder
 from demo_node.trainer.device import Devices
 from demo_node.trainer.learner import LocalLearner
 from demo_protocol.manifest import Manifest
@@ -82,6 +82,20 @@ class InProcessLearner:
         """As LocalLearner."""
         for piece in self._learner.snapshot(record):
             yield piece
+
+    @property
+    def needs_momentum(self) -> bool:
+        """Never: it lives as long as its node."""
+        return False
+
+    async def momentum(self) -> AsyncIterator[bytes]:
+        """Nothing: it lives as long as its node."""
+        nothing: tuple[bytes, ...] = ()
+        for piece in nothing:
+            yield piece
+
+    async def adopt(self, order: AdoptOrder | None) -> None:
+        """Not asked for."""
 
     async def leaves(self, record: bytes) -> tuple[bytes, ...]:
         """As LocalLearner."""

@@ -40,6 +40,15 @@ class _Sent:
     decays: int
 
 
+@dataclass(frozen=True, slots=True)
+class Momentum:
+    """What an encoder must not lose. `sent`, by round: what, and how often it had decayed then."""
+
+    residual: Tensor  # fp32 [N, 4096]
+    decays: int
+    sent: Mapping[int, tuple[Payload, int]]
+
+
 class Encoder:
     """Residual of one node: fp32 [N, 4096] coefficients, zero at first."""
 
@@ -132,12 +141,44 @@ class Encoder:
         sent = self._sent.pop(round_, None)
         if sent is None:
             return
-        decayed = self.unit * self.beta ** (self._decays - sent.decays)
-        payload, device = sent.payload, self.residual.device
+        slots, values = self._expand(sent.payload)
+        decayed = self.beta ** (self._decays - sent.decays)
+        self.residual.scatter_add_(1, slots, values * decayed)
+
+    def export(self) -> Momentum:
+        """A copy, on the device of the residual."""
+        sent = {round_: (sent.payload, sent.decays) for round_, sent in self._sent.items()}
+        return Momentum(self.residual.clone(), self._decays, sent)
+
+    def adopt(self, momentum: Momentum) -> None:
+        """Go on where `export` was called, in another process perhaps."""
+        self.residual.copy_(momentum.residual)
+        self._decays = momentum.decays
+        self._sent = {round_: _Sent(*sent) for round_, sent in momentum.sent.items()}
+
+    @torch.no_grad()
+    def retrace(self, payload: Payload, round_: int, rounds: int) -> None:
+        """Take out what was sent in `round_`, `rounds` after the newest one that is known here.
+
+        An encoder that is gone made it, also of a delta that is lost, so that the residual may
+        have less in a slot than was sent: then nothing is left there. Never more is taken, which
+        would take back what was learned. As after `encode`: `release` or `restore` must follow.
+        """
+        self.residual.mul_(self.beta**rounds)
+        self._decays += rounds
+        slots, values = self._expand(payload)
+        held = self.residual.gather(1, slots)
+        left = (held.abs() - values.abs()).clamp(min=0) * held.sign()
+        self.residual.scatter_(1, slots, left.masked_fill((held < 0) != (values < 0), 0.0))
+        self._sent[round_] = _Sent(payload, self._decays)
+
+    def _expand(self, payload: Payload) -> tuple[Tensor, Tensor]:
+        """Slots int64 [N, k] and values fp32 [N, k] of a payload, on the residual's device."""
+        device = self.residual.device
         signs = np.where(payload.negative, np.float32(-1), np.float32(1))
         values = signs * SCALE_VALUES[payload.scales].astype(np.float32)[:, None]
-        slots = torch.from_numpy(payload.positions.astype(np.int64)).to(device)
-        self.residual.scatter_add_(1, slots, torch.from_numpy(values).to(device) * decayed)
+        slots = torch.from_numpy(payload.positions.astype(np.int64))
+        return slots.to(device), torch.from_numpy(values).to(device) * self.unit
 
     def _project(self) -> None:
         """Drop what leaked into padding: it serves no element and would cost coefficients (E13)."""

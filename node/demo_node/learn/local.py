@@ -10,6 +10,7 @@ and none of AdamW's moments, which therefore stay finite for ever. One whose squ
 taken for such a gradient, and so is that of a loss which is not finite.
 """
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ from demo_protocol.manifest import PPM, Learning, Model
 
 STEP_TIMES: Final = 4
 """The next step is expected to last as long as the slowest of this many."""
+
+MOMENTS: Final = ("exp_avg", "exp_avg_sq", "step")
+"""What AdamW keeps of a parameter: two tensors of its shape, and how many steps they saw."""
 
 REHEARSED: Final = 0.02
 """Every parameter in a rehearsal: memory does not depend on values, but time may (subnormals)."""
@@ -74,6 +78,8 @@ class LocalTrainer:
         matrices = [p for p in self._parameters if p.ndim >= 2]
         vectors = [p for p in self._parameters if p.ndim < 2]
         self._is_fused = device.type in ("cpu", "cuda")
+        self.between_steps = threading.Lock()
+        """Whoever holds it finds AdamW's state as it is between two steps."""
         self._optimizer = torch.optim.AdamW(
             [
                 {"params": matrices, "weight_decay": decay},
@@ -163,6 +169,23 @@ class LocalTrainer:
             for tensor in state.values():
                 tensor.zero_()  # as AdamW makes them
 
+    def get_moments(self) -> dict[str, dict[str, Tensor]]:
+        """AdamW's own tensors, which steps change, by MOMENTS and by parameter; empty: none yet."""
+        states = self._optimizer.state
+        named = list(self.decoder.named_parameters())
+        if any(parameter not in states for _, parameter in named):
+            return {}
+        return {name: {key: states[p][key] for key in MOMENTS} for name, p in named}
+
+    def adopt_moments(self, moments: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Go on with what `get_moments` gave, of any device, for a model of these shapes."""
+        names = {parameter: name for name, parameter in self.decoder.named_parameters()}
+        groups = self._optimizer.param_groups
+        ordered = [parameter for group in groups for parameter in group["params"]]
+        kept = self._optimizer.state_dict()
+        kept["state"] = {i: dict(moments[names[p]]) for i, p in enumerate(ordered)}
+        self._optimizer.load_state_dict(kept)
+
     def _make_blank(self, samples: int) -> Tensor:
         """A batch of zeros: memory does not depend on what is read."""
         size = (samples, self.decoder.model.context + 1)
@@ -188,12 +211,13 @@ class LocalTrainer:
         """One optimizer step, unless its gradient is not finite; `_judge` of that."""
         loss = self._add_gradients(batch, len(batch))
         told = _judge(loss, self._clip())
-        if self._is_fused:
-            # As torch's GradScaler tells it: the card itself leaves the step out, nobody waits.
-            self._optimizer.found_inf = told[2]  # type: ignore[attr-defined]  # not declared there
-            self._optimizer.step()
-        elif not told[2].item():
-            self._optimizer.step()
+        with self.between_steps:
+            if self._is_fused:
+                # As torch's GradScaler tells it: the card leaves the step out, nobody waits.
+                self._optimizer.found_inf = told[2]  # type: ignore[attr-defined]  # not declared
+                self._optimizer.step()
+            elif not told[2].item():
+                self._optimizer.step()
         self._optimizer.zero_grad()
         return told
 

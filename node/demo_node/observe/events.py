@@ -63,6 +63,12 @@ LIFE: Final[Mapping[str, Event]] = {
         " `bytes_before` were here already",
     ),
     "snapshot.saved": Event(INFO, "the state after a record is on disk"),
+    "momentum.saved": Event(
+        INFO, "what this node learned and has not sent yet is on disk, with the local optimizer"
+    ),
+    "momentum.restored": Event(
+        INFO, "a new trainer goes on from there: from `round`, or what is known of later ones"
+    ),
     "metrics.served": Event(INFO, "where `/metrics` and the like are"),
     "port.replaced": Event(
         INFO,
@@ -203,6 +209,18 @@ DISK: Final[Mapping[str, Event]] = {
         "the disk took no snapshot, or the trainer could give none; tried again when the next is"
         " due",
         "free space",
+    ),
+    "momentum.missed": Event(
+        WARNING,
+        "the disk did not take what was learned and is not sent yet, or the trainer could not give"
+        " it; tried again with the next snapshot",
+        "free space",
+    ),
+    "momentum.ignored": Event(
+        WARNING,
+        "what was learned and not sent before this start is not gone on from, for `reason`; the"
+        " node learns on",
+        "nothing after a crash; otherwise check the disk's health",
     ),
     "payload.unsaved": Event(
         WARNING, "the disk takes no payloads; they are in memory, and at others", "free space"

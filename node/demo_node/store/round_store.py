@@ -26,6 +26,10 @@ class FileRoundStore:
         """
         await asyncio.to_thread(self._signed.put, kind, round_, raw)
 
+    def list_signed(self, kind: str) -> tuple[int, list[bytes]]:
+        """See `ports.RoundStore`."""
+        return self._signed.list_kind(kind)
+
     async def keep_record(self, record: bytes, parent: bytes, round_: int, bundle: bytes) -> None:
         """Durable when it returns."""
         entry = ChainEntry(record, parent, round_, bundle)

@@ -11,7 +11,7 @@ from typing import Final
 
 import grpc
 
-from demo_node.ports import ApplyOrder, LearnerLost, Norms, Trained, TrainOrder
+from demo_node.ports import AdoptOrder, ApplyOrder, LearnerLost, Norms, Trained, TrainOrder
 from demo_node.trainer.faults import to_error
 from demo_node.trainer.pb import trainer_pb2 as pb
 from demo_node.trainer.pieces import iterate_pieces
@@ -140,6 +140,26 @@ class TrainerClient:
             async for reply in trainer.stub.Snapshot(request, timeout=STATE_S):
                 yield reply.piece
 
+    @property
+    def needs_momentum(self) -> bool:
+        """Whether it is new, and `adopt` is due before it trains. Raises LearnerLost."""
+        return not self._find_loaded().has_momentum
+
+    async def momentum(self) -> AsyncIterator[bytes]:
+        """A momentum file in pieces. Raises ConfigError where memory is too short for it."""
+        with self._calling("momentum", STATE_S) as trainer:
+            async for reply in trainer.stub.Momentum(pb.MomentumRequest(), timeout=STATE_S):
+                yield reply.piece
+
+    async def adopt(self, order: AdoptOrder | None) -> None:
+        """Go on from a momentum file; None: there is none."""
+        trainer = self._find_loaded()
+        if order is not None:
+            with self._calling("adopt", self._patience_s(STATE_S), trainer):
+                reply = await trainer.stub.Adopt(_encode_adopt(order), timeout=STATE_S)
+                trainer.tell(reply.happenings)
+        trainer.has_momentum = True
+
     async def leaves(self, record: bytes) -> tuple[bytes, ...]:
         """Leaf hashes of a state's parameters (rule 21). Raises UnknownState."""
         with self._calling("leaves", self._patience_s(STATE_S)) as trainer:
@@ -218,6 +238,16 @@ class TrainerClient:
         if not trainer.has_states:
             raise LearnerLost("this trainer is new and holds no states yet")
         return trainer
+
+
+async def _encode_adopt(order: AdoptOrder) -> AsyncIterator[pb.AdoptRequest]:
+    sent = [
+        pb.SentPayload(round=s.round, fate=s.fate, payload_bytes=len(s.payload)) for s in order.sent
+    ]
+    header = pb.AdoptHeader(path=str(order.path), forgotten_until=order.forgotten_until, sent=sent)
+    yield pb.AdoptRequest(header=header)
+    for piece in iterate_pieces([s.payload for s in order.sent]):
+        yield pb.AdoptRequest(piece=piece)
 
 
 def _explain_end(code: grpc.StatusCode, call: str, waited_s: float) -> str:

@@ -7,7 +7,7 @@ may run in two threads: states are never changed once made, an update makes new 
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,17 +17,19 @@ import torch
 from torch import Tensor
 
 from demo_node.learn.data import evaluate, generate, iterate_batches
-from demo_node.learn.demo import Encoder, measure_norm
+from demo_node.learn.demo import Encoder
 from demo_node.learn.digest import compute_digest, compute_tensor_digests
 from demo_node.learn.exact import apply_update
 from demo_node.learn.faults import Diverged, is_out_of_memory
 from demo_node.learn.local import LocalTrainer, LocalWork
 from demo_node.learn.model import Decoder, load_state
 from demo_node.native import decode_payload, encode_payload
-from demo_node.ports import ApplyOrder, Norms, Trained, TrainOrder
+from demo_node.ports import AdoptOrder, ApplyOrder, Trained, TrainOrder
 from demo_node.trainer.device import Devices
 from demo_node.trainer.divergence import Divergence
 from demo_node.trainer.memory import compute_needs
+from demo_node.trainer.momentum import adopt_momentum, save_momentum
+from demo_node.trainer.norms import measure_or_none, to_norms
 from demo_node.trainer.pieces import iterate_pieces
 from demo_node.trainer.settings import OnEvent, UnknownState
 from demo_node.trainer.tensors import (
@@ -86,6 +88,8 @@ class LocalLearner:
             manifest.model, manifest.learning, devices.train, time.perf_counter_ns
         )
         self._encoder = Encoder(self.schema, manifest.learning, devices.train)
+        self._residual_round = -1
+        """The newest round whose work is in the residual."""
         self._reader = Decoder(manifest.model).to(devices.train)
         self._states: dict[bytes, _State] = {}
         self._states_lock = threading.Lock()
@@ -169,15 +173,16 @@ class LocalLearner:
         """
         begin_ns = time.perf_counter_ns()
         k = self.manifest.learning.k if order.sends else 0
-        delta = _measure(work.delta.values())
+        delta = measure_or_none(work.delta.values())
         with self._encoder_lock:
             try:
                 self._encoder.accumulate(work.delta)
             except Diverged:
                 return replace(_heartbeat(order), nonfinite_deltas=1)
-            before = _measure([self._encoder.residual])
+            self._residual_round = order.round
+            before = measure_or_none([self._encoder.residual])
             payload = self._take(k, order.round) if k else b""
-            residual = _measure([self._encoder.residual])
+            residual = measure_or_none([self._encoder.residual])
         return Trained(
             round=order.round,
             base=order.base,
@@ -189,7 +194,7 @@ class LocalLearner:
             train_ms=work.busy_ns // 1_000_000,
             encode_ms=(time.perf_counter_ns() - begin_ns) // 1_000_000,
             steps=work.steps,
-            norms=_to_norms(work.gradient_norm, delta, before, residual),
+            norms=to_norms(work.gradient_norm, delta, before, residual),
         )
 
     def _take(self, k: int, round_: int) -> bytes:
@@ -235,6 +240,32 @@ class LocalLearner:
         """A state as safetensors bytes, equal on every replica, in pieces. Raises UnknownState."""
         return iterate_pieces([encode_tensors(self._get(record).tensors)])
 
+    def momentum(self) -> Iterator[bytes]:
+        """A momentum file in pieces, which are made as they are asked for. Training goes on.
+
+        Raises ConfigError where memory is too short for a copy of the residual.
+        """
+        with _or_too_short("memory is too short to save the momentum beside training"):
+            with self._encoder_lock:
+                momentum, round_ = self._encoder.export(), self._residual_round
+            yield from iterate_pieces(
+                save_momentum(self._run_id, self.schema, round_, momentum, self._trainer)
+            )
+
+    def adopt(self, order: AdoptOrder) -> None:
+        """Go on from a momentum file, before the first round; `adopt_momentum` says how.
+
+        on_event: momentum.restored, momentum.ignored.
+        """
+        k = self.manifest.learning.k
+        with self._trainer_lock, self._encoder_lock:
+            round_, reason = adopt_momentum(order, self._run_id, self._encoder, self._trainer, k)
+            self._residual_round = round_
+        if reason:
+            self._on_event("momentum.ignored", reason=reason)
+        elif round_ >= 0:
+            self._on_event("momentum.restored", round=round_)
+
     def leaves(self, record: bytes) -> tuple[bytes, ...]:
         """Leaf hashes of a state's parameters (rule 21). Raises UnknownState."""
         return compute_leaves(self._get(record).tensors)
@@ -265,15 +296,10 @@ class LocalLearner:
     def _reading(self, record: bytes) -> Iterator[_State]:
         """The reader has this state's parameters inside."""
         state = self._get(record)
-        with self._reader_lock:
-            try:
-                load_state(self._reader, state.tensors)
-                yield state
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                reason = "memory is too short to look at the parameters beside training"
-                raise ConfigError(reason) from None
+        reason = "memory is too short to look at the parameters beside training"
+        with self._reader_lock, _or_too_short(reason):
+            load_state(self._reader, state.tensors)
+            yield state
 
     def _tell_if_halved(self, before: int) -> None:
         if self.micro_batch < before:
@@ -331,28 +357,15 @@ class LocalLearner:
         return state
 
 
-def _measure(tensors: Iterable[Tensor]) -> float | None:
-    """None where memory is too short to look: what was trained goes out all the same."""
+@contextmanager
+def _or_too_short(reason: str) -> Iterator[None]:
+    """Raises ConfigError with this reason where memory is too short: what trains goes on."""
     try:
-        return measure_norm(tensors)
+        yield
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-    return None
-
-
-def _to_norms(
-    gradient: float, delta: float | None, before: float | None, residual: float | None
-) -> Norms | None:
-    """None where one of them could not be measured. `before`: the residual with all of delta."""
-    if delta is None or before is None or residual is None:
-        return None
-    return Norms(
-        gradient=gradient,
-        delta=delta,
-        residual=residual,
-        residual_ratio=residual / before if before else 0.0,
-    )
+        raise ConfigError(reason) from None
 
 
 def _heartbeat(order: TrainOrder) -> Trained:

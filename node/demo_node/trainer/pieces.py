@@ -8,7 +8,7 @@ PIECE_BYTES: Final = 128 << 10
 in pieces of 64 KiB to 2 MiB are equally fast."""
 
 
-def iterate_pieces(parts: Iterable[bytes]) -> Iterator[bytes]:
+def iterate_pieces(parts: Iterable[bytes | memoryview]) -> Iterator[bytes]:
     """The bytes of `parts`, one after the other, in pieces of at most PIECE_BYTES.
 
     Small parts share a piece; no step copies more than one piece.

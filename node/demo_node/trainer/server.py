@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -14,7 +14,7 @@ import grpc
 import torch
 
 from demo_node.learn.faults import is_out_of_memory
-from demo_node.ports import ApplyOrder, Norms, TrainOrder
+from demo_node.ports import AdoptOrder, ApplyOrder, Fate, Norms, SentPayload, TrainOrder
 from demo_node.trainer.device import choose_devices
 from demo_node.trainer.learner import LocalLearner
 from demo_node.trainer.memory import check_fits, compute_needs, explain, find_room
@@ -159,15 +159,12 @@ class TrainerService(pb_grpc.TrainerServicer):
         """Cut the pieces into payloads again, and apply them."""
         with _Faults(context):
             header = next(request_iterator).header
-            joined = b"".join(request.piece for request in request_iterator)
-            ends = list(accumulate(header.payload_bytes, initial=0))
-            if ends[-1] != len(joined):
-                raise LocalFault(f"apply: {len(joined)} bytes came, {ends[-1]} were announced")
+            pieces = (request.piece for request in request_iterator)
             order = ApplyOrder(
                 record=header.record,
                 parent=header.parent,
                 round=header.round,
-                payloads=tuple(joined[start:end] for start, end in pairwise(ends)),
+                payloads=_cut(pieces, header.payload_bytes),
             )
             digest = self._learner.apply(order)
             return pb.StateReply(digest=digest, device_bytes=self._learner.device_bytes)
@@ -195,6 +192,33 @@ class TrainerService(pb_grpc.TrainerServicer):
             pieces = self._learner.snapshot(request.record)
         for piece in pieces:
             yield pb.SnapshotReply(piece=piece)
+
+    def Momentum(
+        self, request: pb.MomentumRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.MomentumReply]:
+        """What a restart would lose, in pieces."""
+        with _Faults(context):
+            for piece in self._learner.momentum():
+                yield pb.MomentumReply(piece=piece)
+
+    def Adopt(
+        self, request_iterator: Iterator[pb.AdoptRequest], context: grpc.ServicerContext
+    ) -> pb.AdoptReply:
+        """Go on from what an earlier trainer has left."""
+        with _Faults(context):
+            header = next(request_iterator).header
+            pieces = (request.piece for request in request_iterator)
+            payloads = _cut(pieces, [sent.payload_bytes for sent in header.sent])
+            order = AdoptOrder(
+                path=Path(header.path),
+                forgotten_until=header.forgotten_until,
+                sent=tuple(
+                    SentPayload(round=sent.round, fate=Fate(sent.fate), payload=payload)
+                    for sent, payload in zip(header.sent, payloads, strict=True)
+                ),
+            )
+            self._learner.adopt(order)
+            return pb.AdoptReply(happenings=self._take_happened())
 
     def Leaves(self, request: pb.LeavesRequest, context: grpc.ServicerContext) -> pb.LeavesReply:
         """Hash a state."""
@@ -225,6 +249,15 @@ class TrainerService(pb_grpc.TrainerServicer):
         with _Faults(context):
             text = self._learner.generate(request.record, request.length, should_stop)
             return pb.GenerateReply(text=text)
+
+
+def _cut(pieces: Iterable[bytes], sizes: Iterable[int]) -> tuple[bytes, ...]:
+    """Payloads that came one after the other. Raises LocalFault where others were announced."""
+    joined = b"".join(pieces)
+    ends = list(accumulate(sizes, initial=0))
+    if ends[-1] != len(joined):
+        raise LocalFault(f"trainer: {len(joined)} bytes came, {ends[-1]} were announced")
+    return tuple(joined[start:end] for start, end in pairwise(ends))
 
 
 def _encode_norms(norms: Norms | None) -> pb.Norms | None:

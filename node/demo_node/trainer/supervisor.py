@@ -58,6 +58,8 @@ class Trainer:
         """Set when it is ready."""
         self.has_states = False
         """Whether a state was loaded into it: a child that is new holds none."""
+        self.has_momentum = False
+        """Whether it goes on from what an earlier child has left, or there was nothing."""
         self.device_bytes = 0
         """Of a graphics card's memory, as it last said."""
         self.is_silent = False
@@ -77,6 +79,10 @@ class Trainer:
         """Pass on what happened in there, and remember what it takes at once."""
         if self.info is not None:
             self.info = replace(self.info, micro_batch=micro_batch)
+        self.tell(happenings)
+
+    def tell(self, happenings: Iterable[pb.Happening]) -> None:
+        """Pass on what happened in there."""
         for happening in happenings:
             self._on_event(happening.name, **json.loads(happening.fields))
 

@@ -13,7 +13,7 @@ from math import prod
 import numpy as np
 import safetensors.numpy
 
-from demo_node.ports import ApplyOrder, Clock, LearnerLost, Trained, TrainOrder
+from demo_node.ports import AdoptOrder, ApplyOrder, Clock, LearnerLost, Trained, TrainOrder
 from demo_protocol.errors import LocalFault
 from demo_protocol.limits import DIGEST_BYTES, STATE_CHUNK_BYTES
 from demo_protocol.manifest import Manifest
@@ -39,6 +39,8 @@ class ModelLearner:
         self.states: dict[bytes, bytes] = {}
         self.restored: list[int] = []
         self.released: list[int] = []
+        self.adopted: list[AdoptOrder | None] = []
+        self._newest = -1
 
     async def load(self, record: bytes, snapshot: bytes | None) -> bytes:
         """State 0, or the digest that a snapshot carries."""
@@ -54,6 +56,7 @@ class ModelLearner:
         await self._clock.sleep_until_ms(order.deadline_ms)
         await asyncio.sleep(ENCODE_MS / 1000)
         payload = encode_payload(self._payload(order.round)) if order.sends else b""
+        self._newest = order.round
         samples = min(order.sample_count, SAMPLES_MAX)
         return Trained(
             round=order.round,
@@ -103,6 +106,19 @@ class ModelLearner:
             tensors[name] = words[at : at + prod(shape)].reshape(shape)
             at += prod(shape)
         yield safetensors.numpy.save(tensors)
+
+    @property
+    def needs_momentum(self) -> bool:
+        """Until `adopt` was called."""
+        return not self.adopted
+
+    async def momentum(self) -> AsyncIterator[bytes]:
+        """A safetensors file that says of which round it is, and holds nothing."""
+        yield safetensors.numpy.save({}, {"demo.round": str(self._newest)})
+
+    async def adopt(self, order: AdoptOrder | None) -> None:
+        """Noted for the tests."""
+        self.adopted.append(order)
 
     async def leaves(self, record: bytes) -> tuple[bytes, ...]:
         """Of that file's tensors."""

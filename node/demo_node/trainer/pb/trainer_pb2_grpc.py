@@ -81,6 +81,16 @@ class TrainerStub(object):
                 request_serializer=demo__node_dot_trainer_dot_pb_dot_trainer__pb2.SnapshotRequest.SerializeToString,
                 response_deserializer=demo__node_dot_trainer_dot_pb_dot_trainer__pb2.SnapshotReply.FromString,
                 _registered_method=True)
+        self.Momentum = channel.unary_stream(
+                '/demo.trainer.v1.Trainer/Momentum',
+                request_serializer=demo__node_dot_trainer_dot_pb_dot_trainer__pb2.MomentumRequest.SerializeToString,
+                response_deserializer=demo__node_dot_trainer_dot_pb_dot_trainer__pb2.MomentumReply.FromString,
+                _registered_method=True)
+        self.Adopt = channel.stream_unary(
+                '/demo.trainer.v1.Trainer/Adopt',
+                request_serializer=demo__node_dot_trainer_dot_pb_dot_trainer__pb2.AdoptRequest.SerializeToString,
+                response_deserializer=demo__node_dot_trainer_dot_pb_dot_trainer__pb2.AdoptReply.FromString,
+                _registered_method=True)
         self.Leaves = channel.unary_unary(
                 '/demo.trainer.v1.Trainer/Leaves',
                 request_serializer=demo__node_dot_trainer_dot_pb_dot_trainer__pb2.LeavesRequest.SerializeToString,
@@ -171,6 +181,21 @@ class TrainerServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Momentum(self, request, context):
+        """The momentum file (trainer/momentum_file.py), in pieces.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Adopt(self, request_iterator, context):
+        """Go on from such a file, before the first round that is trained. The first message says what was
+        sent since; the others carry the payloads of that, one after the other.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Leaves(self, request, context):
         """Leaf hashes of a state's parameters (rule 21).
         """
@@ -244,6 +269,16 @@ def add_TrainerServicer_to_server(servicer, server):
                     servicer.Snapshot,
                     request_deserializer=demo__node_dot_trainer_dot_pb_dot_trainer__pb2.SnapshotRequest.FromString,
                     response_serializer=demo__node_dot_trainer_dot_pb_dot_trainer__pb2.SnapshotReply.SerializeToString,
+            ),
+            'Momentum': grpc.unary_stream_rpc_method_handler(
+                    servicer.Momentum,
+                    request_deserializer=demo__node_dot_trainer_dot_pb_dot_trainer__pb2.MomentumRequest.FromString,
+                    response_serializer=demo__node_dot_trainer_dot_pb_dot_trainer__pb2.MomentumReply.SerializeToString,
+            ),
+            'Adopt': grpc.stream_unary_rpc_method_handler(
+                    servicer.Adopt,
+                    request_deserializer=demo__node_dot_trainer_dot_pb_dot_trainer__pb2.AdoptRequest.FromString,
+                    response_serializer=demo__node_dot_trainer_dot_pb_dot_trainer__pb2.AdoptReply.SerializeToString,
             ),
             'Leaves': grpc.unary_unary_rpc_method_handler(
                     servicer.Leaves,
@@ -511,6 +546,60 @@ class Trainer(object):
             '/demo.trainer.v1.Trainer/Snapshot',
             demo__node_dot_trainer_dot_pb_dot_trainer__pb2.SnapshotRequest.SerializeToString,
             demo__node_dot_trainer_dot_pb_dot_trainer__pb2.SnapshotReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Momentum(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/demo.trainer.v1.Trainer/Momentum',
+            demo__node_dot_trainer_dot_pb_dot_trainer__pb2.MomentumRequest.SerializeToString,
+            demo__node_dot_trainer_dot_pb_dot_trainer__pb2.MomentumReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Adopt(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/demo.trainer.v1.Trainer/Adopt',
+            demo__node_dot_trainer_dot_pb_dot_trainer__pb2.AdoptRequest.SerializeToString,
+            demo__node_dot_trainer_dot_pb_dot_trainer__pb2.AdoptReply.FromString,
             options,
             channel_credentials,
             insecure,

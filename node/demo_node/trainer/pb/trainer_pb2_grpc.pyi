@@ -54,6 +54,12 @@ class TrainerStub:
     """What was sent in a round counted."""
     Snapshot: _grpc.UnaryStreamMultiCallable[_trainer_pb2.SnapshotRequest, _trainer_pb2.SnapshotReply]
     """A state as safetensors bytes, in pieces."""
+    Momentum: _grpc.UnaryStreamMultiCallable[_trainer_pb2.MomentumRequest, _trainer_pb2.MomentumReply]
+    """The momentum file (trainer/momentum_file.py), in pieces."""
+    Adopt: _grpc.StreamUnaryMultiCallable[_trainer_pb2.AdoptRequest, _trainer_pb2.AdoptReply]
+    """Go on from such a file, before the first round that is trained. The first message says what was
+    sent since; the others carry the payloads of that, one after the other.
+    """
     Leaves: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.LeavesRequest, _trainer_pb2.LeavesReply]
     """Leaf hashes of a state's parameters (rule 21)."""
     Tensors: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.TensorsRequest, _trainer_pb2.TensorsReply]
@@ -87,6 +93,12 @@ class TrainerAsyncStub(TrainerStub):
     """What was sent in a round counted."""
     Snapshot: _aio.UnaryStreamMultiCallable[_trainer_pb2.SnapshotRequest, _trainer_pb2.SnapshotReply]  # type: ignore[assignment]
     """A state as safetensors bytes, in pieces."""
+    Momentum: _aio.UnaryStreamMultiCallable[_trainer_pb2.MomentumRequest, _trainer_pb2.MomentumReply]  # type: ignore[assignment]
+    """The momentum file (trainer/momentum_file.py), in pieces."""
+    Adopt: _aio.StreamUnaryMultiCallable[_trainer_pb2.AdoptRequest, _trainer_pb2.AdoptReply]  # type: ignore[assignment]
+    """Go on from such a file, before the first round that is trained. The first message says what was
+    sent since; the others carry the payloads of that, one after the other.
+    """
     Leaves: _aio.UnaryUnaryMultiCallable[_trainer_pb2.LeavesRequest, _trainer_pb2.LeavesReply]  # type: ignore[assignment]
     """Leaf hashes of a state's parameters (rule 21)."""
     Tensors: _aio.UnaryUnaryMultiCallable[_trainer_pb2.TensorsRequest, _trainer_pb2.TensorsReply]  # type: ignore[assignment]
@@ -171,6 +183,24 @@ class TrainerServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_trainer_pb2.SnapshotReply], _abc.AsyncIterator[_trainer_pb2.SnapshotReply]]:
         """A state as safetensors bytes, in pieces."""
+
+    @_abc_1.abstractmethod
+    def Momentum(
+        self,
+        request: _trainer_pb2.MomentumRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_trainer_pb2.MomentumReply], _abc.AsyncIterator[_trainer_pb2.MomentumReply]]:
+        """The momentum file (trainer/momentum_file.py), in pieces."""
+
+    @_abc_1.abstractmethod
+    def Adopt(
+        self,
+        request_iterator: _MaybeAsyncIterator[_trainer_pb2.AdoptRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_trainer_pb2.AdoptReply, _abc.Awaitable[_trainer_pb2.AdoptReply]]:
+        """Go on from such a file, before the first round that is trained. The first message says what was
+        sent since; the others carry the payloads of that, one after the other.
+        """
 
     @_abc_1.abstractmethod
     def Leaves(
