@@ -179,3 +179,14 @@ def test_nothing_was_signed_twice(story: Story) -> None:
     # Rule 10: whatever others have of it, its own log had first.
     assert {raw for messages in signed.values() for raw in messages} == own
     assert len(own) > ACTIVE_KILLS
+
+
+def test_no_kill_tears_what_it_learned(story: Story) -> None:
+    """Each life that trained goes on from the file that an earlier one left, and none is torn."""
+    assert not any(life.find("momentum.ignored") for life in story.lives)
+    saved = [bool(life.find("momentum.saved")) for life in story.lives]
+    restored = [bool(life.find("momentum.restored")) for life in story.lives]
+    assert any(saved)
+    first = saved.index(True)
+    assert not any(restored[: first + 1])
+    assert any(restored[first + 1 :])
