@@ -1,6 +1,6 @@
 """Disks that take no more, and disks that are shared: the node goes on wherever it honestly can."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -12,6 +12,7 @@ from demo_node.participant import Surroundings
 from demo_node.ports import Blob, Topic
 from demo_node.sim.keys import peer_name
 from demo_node.sim.whole.faults import Faults, Heard
+from demo_node.sim.whole.model_learner import ModelLearner
 from demo_node.sim.whole.swarm import SimNode, SimSwarm
 from demo_node.store.datadir import DataDir
 from demo_node.store.disk import PRIVATE, Appender
@@ -159,6 +160,36 @@ def test_a_disk_budget_makes_the_payload_window_shorter_and_nothing_else() -> No
         assert said["asked"] == 20
         assert events(swarm.nodes[0], "window.shortened") == []
         assert swarm.nodes[0].store.payload_bytes > node.store.payload_bytes
+
+    play(scenario, Thrifty(RUN))
+
+
+class Laden(ModelLearner):
+    """Its momentum takes as much room as the payloads of some rounds."""
+
+    momentum_bytes = 0
+
+    async def momentum(self) -> AsyncIterator[bytes]:
+        """See `Learner.momentum`."""
+        async for piece in super().momentum():
+            yield piece
+        yield bytes(self.momentum_bytes)
+
+
+@pytest.mark.parametrize(("momentum_bytes", "is_shortened"), [(0, False), (4_000_000, True)])
+def test_the_momentum_file_is_of_the_disk_budget(momentum_bytes: int, is_shortened: bool) -> None:
+    """Snapshots and payloads alone are within this one."""
+
+    async def scenario(swarm: SimSwarm) -> None:
+        await swarm.start(3)
+        Thrifty.budget_bytes = 4_000_000
+        Laden.momentum_bytes = momentum_bytes
+        swarm.make_learner = Laden
+        node = await swarm.add(3, syncing=True)
+        await swarm.run_until_round(40)
+        assert events(node, "momentum.saved")
+        assert bool(events(node, "window.shortened")) == is_shortened
+        assert_agree(swarm)
 
     play(scenario, Thrifty(RUN))
 
