@@ -94,6 +94,18 @@ void inverse_rows(const float *entries, float x[SLOTS]) {
     memcpy(x, to, sizeof to);
 }
 
+/* Lane c is number which[c] of those of `a`, then of `b`. Constant once the loops are unrolled. */
+INLINE floats shuffle(floats a, floats b, ints which) {
+#if defined(__clang__)
+    floats mixed;
+    for (int c = 0; c < LANES; c++)
+        mixed[c] = which[c] < LANES ? a[which[c]] : b[which[c] - LANES];
+    return mixed;
+#else
+    return __builtin_shuffle(a, b, which);
+#endif
+}
+
 /* Exchange the blocks of `size` beside the diagonal of a square of LANES x LANES. */
 INLINE void exchange(floats rows[LANES], int size) {
     ints low, high;
@@ -104,8 +116,8 @@ INLINE void exchange(floats rows[LANES], int size) {
     for (int i = 0; i < LANES; i++)
         if (!(i & size)) {
             floats a = rows[i], b = rows[i + size];
-            rows[i] = __builtin_shuffle(a, b, low);
-            rows[i + size] = __builtin_shuffle(a, b, high);
+            rows[i] = shuffle(a, b, low);
+            rows[i + size] = shuffle(a, b, high);
         }
 }
 

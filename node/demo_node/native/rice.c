@@ -102,7 +102,7 @@ int64_t EXPORT(pack)(const uint16_t *slots, const uint8_t *negative, const uint8
     for (int64_t c = 0; c < chunks; c++) {
         int32_t step = (int8_t)(codes[c] - before);
         before = codes[c];
-        uint8_t folded = step << 1 ^ step >> 31;
+        uint8_t folded = (uint32_t)step << 1 ^ step >> 31;
         put(&fixed, folded & 1, 1);
         put_unary(&unary, folded >> 1);
         int32_t last = -1;
