@@ -1,4 +1,4 @@
-# make setup | swarm | test | check | conformance | mutants | coverage | nightly | proto
+# make setup | swarm | test | check | conformance | fuzz | mutants | coverage | nightly | proto
 # README.md says what each is for.
 #
 # TORCH and PYTHON3 choose another build of torch or another Python: see deploy/setup.sh.
@@ -11,9 +11,10 @@ TESTS ?= tests
 SEEDS ?= 1..200
 SLICE ?= 1..4
 JOBS ?= 2
+RUNS ?= 1000000
 VECTORS ?= ../shared/vectors/demo
 
-.PHONY: setup swarm test check conformance mutants coverage nightly proto
+.PHONY: setup swarm test check conformance fuzz mutants coverage nightly proto
 
 setup: $(READY)
 
@@ -54,6 +55,9 @@ check: $(READY)  ## style, types, import contracts, stubs
 
 conformance: $(READY)  ## our DeMo against vectors of the public reference
 	$(PYTHON) -m tests.conformance $(VECTORS)
+
+fuzz: $(READY)  ## bytes that no honest peer sends, for both readers of payloads
+	$(PYTHON) -m tests.fuzz_payload --runs $(RUNS) $(ARGS)
 
 mutants: $(READY)  ## does the simulator see mistakes that are planted into the sources?
 	$(PYTHON) -m tests.mutants $(ARGS)

@@ -40,8 +40,8 @@ def list_levels() -> list[tuple[str, list[str]]]:
     return [("v1", [])]
 
 
-def build(compiler: Sequence[str], flags: Sequence[str] = FLAGS) -> None:
-    """Write LIBRARY. Raises CalledProcessError where the compiler refuses."""
+def build(compiler: Sequence[str], flags: Sequence[str] = FLAGS, library: Path = LIBRARY) -> None:
+    """Write `library`. Raises CalledProcessError where the compiler refuses."""
     with tempfile.TemporaryDirectory() as folder:
         objects = [f"{folder}/level.o"]
         sources = f'-DSOURCES="{hash_sources()}"'
@@ -54,9 +54,9 @@ def build(compiler: Sequence[str], flags: Sequence[str] = FLAGS) -> None:
                 _run([*compiler, *flags, *options, *named, *source])
         made = f"{folder}/codec.so"
         _run([*compiler, "-shared", *objects, "-o", made])
-        partial = LIBRARY.with_suffix(".partial")
+        partial = library.with_suffix(".partial")
         shutil.copy(made, partial)
-        partial.replace(LIBRARY)  # a process that has the old one open keeps it
+        partial.replace(library)  # a process that has the old one open keeps it
 
 
 def find_compiler() -> list[str] | None:
