@@ -1,5 +1,6 @@
 """Rules T1 and T2: one round's local work."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -51,7 +52,7 @@ def gradient(batch: Tensor) -> dict[str, Tensor]:
     return {n: p.grad for n, p in decoder.named_parameters() if p.grad is not None}
 
 
-def norm(tensors: dict[str, Tensor]) -> float:
+def norm(tensors: Mapping[str, Tensor]) -> float:
     return float(torch.cat([t.flatten() for t in tensors.values()]).norm())
 
 

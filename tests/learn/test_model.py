@@ -25,10 +25,22 @@ def make_tokens(batch: int = 2, length: int = 64) -> Tensor:
 @pytest.mark.parametrize("preset", ["tiny", "small", "base"])
 def test_parameters_are_those_of_the_schema(preset: str) -> None:
     model = PRESETS[preset].model
-    with torch.device("meta"):
-        decoder = Decoder(model)
+    decoder = Decoder(model, torch.device("meta"))
     found = {name: tuple(p.shape) for name, p in decoder.named_parameters()}
     assert found == compute_schema(model).shapes
+
+
+def test_parameters_lie_in_one_row_that_a_state_fills_at_once() -> None:
+    decoder, state = make_decoder(), make_state(compute_schema(TINY))
+    assert list(decoder.flat) == sorted(name for name, _ in decoder.named_parameters())
+    storages = {p.untyped_storage().data_ptr() for p in decoder.parameters()}
+    assert storages == {decoder.flat.row.untyped_storage().data_ptr()}
+    for name, parameter in decoder.named_parameters():
+        assert torch.equal(parameter, state[name])
+        assert parameter.requires_grad
+    assert not decoder.flat.row[decoder.flat.layout.padding].any()
+    with pytest.raises(TypeError, match="stays on the device"):
+        decoder.to("cpu")
 
 
 def test_an_untrained_model_is_nearly_uniform() -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from demo_node.learn.dct import compute_integer_basis, sort_basis
-from demo_node.learn.flat import Flat, Layout
+from demo_node.learn.flat import Flat, Layout, check_fp32
 from demo_node.learn.votes import clip_votes, combine_votes
 from demo_node.native import Codec, find_codec
 from demo_protocol.errors import LocalFault, Reject
@@ -55,15 +55,13 @@ def apply_update(
     state: fp32 tensors of the schema's shapes, left as they are. payloads: those with k > 0, in
     any order. On the device of the state. Raises LocalFault when the state is not fp32 (E3).
     """
-    for name, tensor in state.items():
-        if tensor.dtype != torch.float32:
-            raise LocalFault(f"apply: {name} is {tensor.dtype}, the replicated state is fp32")
+    check_fp32(state, "apply")
     if len(payloads) > CONTRIBUTIONS_MAX:
         raise LocalFault(f"apply: {len(payloads)} payloads, at most {CONTRIBUTIONS_MAX} fit")
-    device = next(iter(state.values())).device
+    flat = Flat.of(state, schema)
+    before, layout = flat.row.detach(), flat.layout
+    device = before.device
     with pinned_precision(device):
-        flat = Flat.of(state, schema)
-        before, layout = flat.row.detach(), flat.layout
         codec = find_codec() if device.type == "cpu" else None
         if not payloads:
             after = step_parameter(before, None, step)
@@ -73,8 +71,8 @@ def apply_update(
         else:
             after = torch.empty_like(before)
             _apply_blocks(before, after, layout, payloads, step)
-        if len(layout.padding):
-            after.index_fill_(0, layout.padding.to(device), 0.0)
+        if len(padding := layout.padding_on(device)):
+            after.index_fill_(0, padding, 0.0)
     return Flat(after, layout)
 
 

@@ -6,13 +6,14 @@ the number of tensors. N chunks, S = 4096 N numbers.
 """
 
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from demo_node.native import Places
+from demo_protocol.errors import LocalFault
 from demo_protocol.schema import CHUNK, SLOTS, Schema
 
 
@@ -38,13 +39,13 @@ class Layout:
             self._starts[span.name] = schema.span_first * SLOTS + span.offset, 0
         self.places = Places(offsets, pitches, self.size)
         lines = offsets[:, None] + np.arange(CHUNK) * pitches[:, None].astype(np.int64)
-        self._lines = torch.from_numpy(lines.reshape(-1) // CHUNK)
-        self._lines_on: dict[torch.device, Tensor] = {}
         filled = torch.zeros(self.size, dtype=torch.bool)
         for view in self.view(filled).values():
             view.fill_(True)
         self.padding = torch.nonzero(~filled).flatten()
         """Numbers of the row that belong to no tensor, int64; kept 0."""
+        self._lines = torch.from_numpy(lines.reshape(-1) // CHUNK)
+        self._held: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def view(self, row: Tensor) -> dict[str, Tensor]:
         """The schema's tensors, by name in its order, sharing memory with a row [S]."""
@@ -61,9 +62,17 @@ class Layout:
 
     def lines(self, device: torch.device) -> Tensor:
         """Which 64 numbers of a row are each line of each chunk: int64 [64 N]."""
-        if device not in self._lines_on:
-            self._lines_on[device] = self._lines.to(device)
-        return self._lines_on[device]
+        return self._hold(device)[0]
+
+    def padding_on(self, device: torch.device) -> Tensor:
+        """`padding`, on a device."""
+        return self._hold(device)[1]
+
+    def _hold(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Sent to a card once: it would be waited for each time."""
+        if device not in self._held:
+            self._held[device] = self._lines.to(device), self.padding.to(device)
+        return self._held[device]
 
     def cut(self, row: Tensor) -> Tensor:
         """Chunks [N, 64, 64] of a row [S]; a copy."""
@@ -89,9 +98,19 @@ class Flat(Mapping[str, Tensor]):
     def __init__(self, row: Tensor, layout: Layout) -> None:
         self.row = row
         self.layout = layout
-        self._views = layout.view(row)
+
+    @cached_property
+    def _views(self) -> dict[str, Tensor]:
+        """Made when somebody asks for a tensor: who works on the row needs none."""
+        return self.layout.view(self.row)
 
     @staticmethod
+    def zeros(layout: Layout, device: torch.device) -> "Flat":
+        """fp32."""
+        return Flat(torch.zeros(layout.size, device=device), layout)
+
+    @staticmethod
+    @torch.no_grad()
     def of(tensors: Mapping[str, Tensor], schema: Schema) -> "Flat":
         """`tensors` themselves where they are one already, else a copy. One dtype and device."""
         layout = find_layout(schema)
@@ -103,6 +122,11 @@ class Flat(Mapping[str, Tensor]):
             view.copy_(tensors[name])
         return flat
 
+    def to(self, device: torch.device) -> "Flat":
+        """Itself where it is there already, else a copy: one, whatever the number of tensors."""
+        row = self.row.to(device)
+        return self if row is self.row else Flat(row, self.layout)
+
     def __getitem__(self, name: str) -> Tensor:
         return self._views[name]
 
@@ -111,3 +135,11 @@ class Flat(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._views)
+
+
+def check_fp32(state: Mapping[str, Tensor], who: str) -> None:
+    """Raise LocalFault, in the name of `who`, unless all tensors are fp32 (rule E3)."""
+    tensors = [("the row", state.row)] if isinstance(state, Flat) else state.items()
+    for name, tensor in tensors:
+        if tensor.dtype != torch.float32:
+            raise LocalFault(f"{who}: {name} is {tensor.dtype}, the replicated state is fp32")

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from demo_node.learn.faults import OutOfMemory, is_out_of_memory
+from demo_node.learn.flat import Flat
 from demo_node.learn.model import Decoder, load_state
 from demo_protocol.fp32 import compute_inner_lr, compute_step
 from demo_protocol.manifest import PPM, Learning, Model
@@ -41,7 +42,7 @@ class LocalWork:
     `busy_ns` is time in forward, backward and optimizer only.
     """
 
-    delta: dict[str, Tensor]  # fp32, by name: subtracting it from the start is the local move
+    delta: Flat  # fp32: subtracting it from the start is the local move
     samples: int
     tokens: int
     loss: float  # mean, nats per byte; 0 where no sample was done
@@ -68,12 +69,14 @@ class LocalTrainer:
         """`now_ns` is any monotonic clock in nanoseconds."""
         self.learning = learning
         self.device = device
-        self.decoder = Decoder(model).to(device)
+        self.decoder = Decoder(model, device)
         self.micro_batch = learning.micro_batch
         """Samples taken at once: at most the manifest's, halved whenever memory was too short."""
         self._now_ns = now_ns
         self._step_ns: deque[int] = deque(maxlen=STEP_TIMES)
         self._parameters = list(self.decoder.parameters())
+        self._gradient: Flat | None = None
+        """With "accumulate": the round's, added up; the parameters' gradients are its tensors."""
         decay = learning.inner_weight_decay_ppm / PPM
         matrices = [p for p in self._parameters if p.ndim >= 2]
         vectors = [p for p in self._parameters if p.ndim < 2]
@@ -103,11 +106,14 @@ class LocalTrainer:
         follows: what is not finite now would not be at a second try. Raises OutOfMemory where not
         even one sample fits; the next round starts clean.
         """
-        self._optimizer.zero_grad()
-        load_state(self.decoder, state)
+        self._forget_gradient()
+        start = Flat.of(state, self.decoder.flat.layout.schema)
+        load_state(self.decoder, start)
         steps = self.learning.local == "steps"
         for group in self._optimizer.param_groups:
             group["lr"] = compute_inner_lr(self.learning, round_)
+        if not steps:
+            self._begin_gradient()
         gradients: list[_Gradient] = []
         worked: list[int] = []  # samples of each micro-batch whose gradients are accumulated
         loss = torch.zeros((), device=self.device)
@@ -129,11 +135,9 @@ class LocalTrainer:
         if worked:
             gradients.append(_Gradient(worked, _judge(loss, self._clip_mean(sum(worked)))))
         kept, loss_sum, norm_sum = _read(gradients)
-        if not kept:
-            self._optimizer.zero_grad()
         samples = sum(sum(gradient.batches) for gradient in kept)
         return LocalWork(
-            delta=self._moved(state) if steps else self._scaled_gradient(round_),
+            delta=self._moved(start) if steps else self._scaled_gradient(round_, bool(kept)),
             samples=samples,
             tokens=samples * self.decoder.model.context,
             loss=loss_sum / max(samples, 1),
@@ -151,9 +155,8 @@ class LocalTrainer:
         allocated, and stays. Call it before the first round: the optimizer is left as new.
         Raises what `is_out_of_memory` knows where not even one sample fits.
         """
-        with torch.no_grad():
-            for parameter in self._parameters:
-                parameter.fill_(REHEARSED)
+        flat = self.decoder.flat
+        flat.row.fill_(REHEARSED).index_fill_(0, flat.layout.padding_on(self.device), 0.0)
         batch = self._make_blank(self.learning.micro_batch)
         if self.device.type == "cpu":
             sample_bytes = self._measure_sample()
@@ -162,9 +165,10 @@ class LocalTrainer:
         if self.learning.local == "steps":
             self._take_step(batch)
         else:
+            self._begin_gradient()
             self._add_gradient(batch)
         self._finish()
-        self._optimizer.zero_grad()
+        self._forget_gradient()
         for state in self._optimizer.state.values():
             for tensor in state.values():
                 tensor.zero_()  # as AdamW makes them
@@ -251,11 +255,12 @@ class LocalTrainer:
             if not is_out_of_memory(error):
                 raise
             return None  # and with the traceback goes what its frames held
-        for parameter, gradient in zip(self._parameters, gradients, strict=True):
-            if parameter.grad is None:
+        held = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        if held:
+            torch._foreach_add_(held, gradients)
+        else:
+            for parameter, gradient in zip(self._parameters, gradients, strict=True):
                 parameter.grad = gradient
-            else:
-                parameter.grad += gradient
         return loss.detach()
 
     def _halve(self, failed: int) -> None:
@@ -281,9 +286,8 @@ class LocalTrainer:
 
     def _clip_mean(self, samples: int) -> Tensor:
         """Make the gradient of `samples` added up their mean, and clip that; as `_clip`."""
-        for parameter in self._parameters:
-            if parameter.grad is not None:
-                parameter.grad /= samples
+        assert self._gradient is not None
+        self._gradient.row /= samples
         return self._clip()
 
     def _finish(self) -> None:
@@ -291,20 +295,32 @@ class LocalTrainer:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    @torch.no_grad()
-    def _moved(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {n: state[n] - p for n, p in self.decoder.named_parameters()}
+    def _begin_gradient(self) -> None:
+        """Of a round: 0, in one row."""
+        self._gradient = Flat.zeros(self.decoder.flat.layout, self.device)
+        for name, parameter in self.decoder.named_parameters():
+            parameter.grad = self._gradient[name]
 
-    @torch.no_grad()
-    def _scaled_gradient(self, round_: int) -> dict[str, Tensor]:
-        """lr * gradient; zeros where there is none."""
-        lr = compute_step(self.learning, round_).lr
-        delta = {
-            name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad * lr
-            for name, parameter in self.decoder.named_parameters()
-        }
+    def _forget_gradient(self) -> None:
+        self._gradient = None
         self._optimizer.zero_grad()
-        return delta
+
+    def _moved(self, start: Flat) -> Flat:
+        """start - end."""
+        row, end = start.row.to(self.device), self.decoder.flat.row
+        # The replicated state itself is nobody's to change; a copy on another device is ours.
+        return Flat(row - end if row is start.row else row.sub_(end), start.layout)
+
+    def _scaled_gradient(self, round_: int, is_kept: bool) -> Flat:
+        """lr * gradient, in the row where it was added up; zeros where it is not kept."""
+        gradient = self._gradient
+        assert gradient is not None
+        self._forget_gradient()
+        if is_kept:
+            gradient.row *= compute_step(self.learning, round_).lr
+        else:
+            gradient.row.zero_()
+        return gradient
 
 
 def _judge(loss: Tensor, norm: Tensor) -> Tensor:

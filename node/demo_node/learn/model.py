@@ -7,13 +7,16 @@ shapes are those of `demo_protocol.schema.compute_schema`; their values are load
 Shapes: B batch, T positions, W width, H heads, D = W / H, F hidden, V = 256 bytes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from demo_node.learn.flat import Flat, find_layout
 from demo_protocol.manifest import Model
+from demo_protocol.schema import compute_schema
 
 ROPE_BASE = 10_000.0
 """Longest wavelength in positions / 2 pi (RoFormer, arXiv:2104.09864)."""
@@ -21,19 +24,31 @@ ROPE_BASE = 10_000.0
 NORM_EPSILON = 1e-6
 
 
-class Decoder(nn.Module):
-    """Predicts the next byte. Parameters are uninitialised until `load_state` fills them."""
+CPU = torch.device("cpu")
 
-    def __init__(self, model: Model) -> None:
+
+class Decoder(nn.Module):
+    """Predicts the next byte. Parameters lie in one row, and are 0 until `load_state` fills it."""
+
+    def __init__(self, model: Model, device: torch.device = CPU) -> None:
         super().__init__()
         self.model = model
-        self.embedding = Weight(model.vocabulary, model.width)
-        self.layers = nn.ModuleList(Block(model) for _ in range(model.layers))
-        self.norm = Norm(model.width)
+        with torch.device("meta"):  # names and shapes alone
+            self.embedding = Weight(model.vocabulary, model.width)
+            self.layers = nn.ModuleList(Block(model) for _ in range(model.layers))
+            self.norm = Norm(model.width)
+        self.flat = Flat.zeros(find_layout(compute_schema(model)), device)
+        # AdamW walks over the memory of a parameter as if it were of one piece.
+        assert all(view.is_contiguous() for view in self.flat.values()), "a width is no multiple"
+        self.load_state_dict(self.flat, assign=True)
         cos, sin = compute_rope(model.context, model.width // model.heads)
         # Not persistent: recomputed on every machine, in no snapshot, in no digest (rule E14).
-        self.register_buffer("cos", cos, persistent=False)
-        self.register_buffer("sin", sin, persistent=False)
+        self.register_buffer("cos", cos.to(device), persistent=False)
+        self.register_buffer("sin", sin.to(device), persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> NoReturn:
+        """What `to` and its like do: they would take the parameters out of the row."""
+        raise TypeError("a decoder stays on the device that it was made on")
 
     def forward(self, tokens: Tensor) -> Tensor:
         """int64 [B, T], T <= context -> logits [B, T, V]."""
@@ -151,5 +166,5 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 @torch.no_grad()
 def load_state(decoder: Decoder, state: Mapping[str, Tensor]) -> None:
     """Copy the parameters of `state` into `decoder`. Raises KeyError where a name is missing."""
-    for name, parameter in decoder.named_parameters():
-        parameter.copy_(state[name])
+    flat = decoder.flat
+    flat.row.copy_(Flat.of(state, flat.layout.schema).row)

@@ -7,7 +7,7 @@ may run in two threads: states are never changed once made, an update makes new 
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from demo_node.learn.demo import Encoder
 from demo_node.learn.digest import compute_digest, compute_tensor_digests
 from demo_node.learn.exact import apply_update
 from demo_node.learn.faults import Diverged, is_out_of_memory
+from demo_node.learn.flat import Flat
 from demo_node.learn.local import LocalTrainer, LocalWork
 from demo_node.learn.model import Decoder, load_state
 from demo_node.native import decode_payload, encode_payload
@@ -43,14 +44,14 @@ from demo_protocol.errors import ConfigError
 from demo_protocol.fp32 import compute_step
 from demo_protocol.limits import LOSS_MICRONATS_MAX
 from demo_protocol.manifest import Manifest, compute_run_id
-from demo_protocol.schema import compute_schema
+from demo_protocol.schema import SLOTS, compute_schema
 
 
 @dataclass(frozen=True, slots=True)
 class _State:
     """fp32 tensors by name, on the device that applies updates, and their digest."""
 
-    tensors: Mapping[str, Tensor]
+    tensors: Flat
     digest: bytes
 
 
@@ -90,7 +91,7 @@ class LocalLearner:
         self._encoder = Encoder(self.schema, manifest.learning, devices.train)
         self._residual_round = -1
         """The newest round whose work is in the residual."""
-        self._reader = Decoder(manifest.model).to(devices.train)
+        self._reader = Decoder(manifest.model, devices.train)
         self._states: dict[bytes, _State] = {}
         self._states_lock = threading.Lock()
         self._trainer_lock = threading.Lock()
@@ -136,7 +137,7 @@ class LocalLearner:
             tensors = make_initial(self.manifest, self.schema, self._initial)
         else:
             tensors = decode_tensors(snapshot, self.schema)
-        return self._hold(record, {n: t.to(self.devices.apply) for n, t in tensors.items()})
+        return self._hold(record, Flat.of(tensors, self.schema).to(self.devices.apply))
 
     def train(self, order: TrainOrder, should_stop: Callable[[], bool] = lambda: False) -> Trained:
         """Work through the order's samples until its deadline (rule T2), then encode.
@@ -173,7 +174,7 @@ class LocalLearner:
         """
         begin_ns = time.perf_counter_ns()
         k = self.manifest.learning.k if order.sends else 0
-        delta = measure_or_none(work.delta.values())
+        delta = measure_or_none([work.delta.row.view(-1, SLOTS)])
         with self._encoder_lock:
             try:
                 self._encoder.accumulate(work.delta)
@@ -311,7 +312,6 @@ class LocalLearner:
             )
 
     def _work(self, base: _State, order: TrainOrder, should_stop: Callable[[], bool]) -> LocalWork:
-        state = {n: t.to(self.devices.train) for n, t in base.tensors.items()}
         batches = iterate_batches(
             self._text,
             self._samples(order),
@@ -330,7 +330,7 @@ class LocalLearner:
 
         before = self.micro_batch
         try:
-            return self._trainer.train(state, order.round, batches, should_continue)
+            return self._trainer.train(base.tensors, order.round, batches, should_continue)
         finally:
             self._tell_if_halved(before)
 
@@ -343,7 +343,7 @@ class LocalLearner:
         numbers = np.arange(first, first + count, dtype=np.int64)
         return compute_samples(self._run_id, self._data_root, total, numbers)
 
-    def _hold(self, record: bytes, tensors: Mapping[str, Tensor]) -> bytes:
+    def _hold(self, record: bytes, tensors: Flat) -> bytes:
         state = _State(tensors, compute_digest(tensors))
         with self._states_lock:
             self._states[record] = state

@@ -17,8 +17,9 @@ from demo_protocol.schema import SLOTS, Schema
 STATES: Final = STATES_KEPT + 2
 """Replicated states at once: those within a rollback's reach, the head's and the next."""
 
-COPIES: Final = 4
-"""Copies of the parameters beside them: for training, for reading, their gradient, the delta."""
+ROWS: Final = 5
+"""Rows of numbers beside them: those in training, those being read, a gradient, a delta (where
+gradients are added up: a gradient and their sum, which becomes the delta) and the residual."""
 
 MOMENTS: Final = 2
 """AdamW's moments, where local steps are taken."""
@@ -40,19 +41,19 @@ class Needs:
 
     parameters: int
     train: int
-    """Copies, moments and the residual."""
+    """Rows and moments."""
     apply: int
     """Replicated states, and the votes and signs of an update."""
 
 
 def compute_needs(schema: Schema, learning: Learning) -> Needs:
     """What training and applying updates take, whatever the device."""
-    copies = COPIES + (MOMENTS if learning.local == "steps" else 0)
-    state, slots = _FP32 * schema.parameters, schema.chunks * SLOTS
+    moments = MOMENTS if learning.local == "steps" else 0
+    slots = schema.chunks * SLOTS
     return Needs(
         parameters=schema.parameters,
-        train=copies * state + _FP32 * slots,
-        apply=STATES * state + (_FP32 + 1) * slots,
+        train=_FP32 * (ROWS * slots + moments * schema.parameters),
+        apply=_FP32 * STATES * slots + (_FP32 + 1) * slots,
     )
 
 
