@@ -25,7 +25,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        self.names: list[str] = []
+        self.launched: list[str] = []
+        """Those that compute or move something, which views do not."""
         self.waited: list[str] = []
         """Those that wait for a card: they read a value, or their shape depends on one."""
         self.moved: list[str] = []
@@ -47,15 +48,16 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         given = list(_find_tensors([args, kwargs]))
         out = func(*args, **kwargs)
         made = list(_find_tensors(out))
-        self.names.append(name)
         if name in WAITING or (name.startswith("index") and _has_mask(args)):
             self.waited.append(name)
         devices = {tensor.device for tensor in [*given, *made] if tensor.ndim}
         if len(devices) > 1:
             self.moved.append(name)
-        held = {tensor.untyped_storage()._cdata for tensor in [*given, *self._kept]}
+        held = {_find_storage(tensor) for tensor in [*given, *self._kept]}
+        if func._schema.is_mutable or any(_find_storage(tensor) not in held for tensor in made):
+            self.launched.append(name)
         for tensor in made:
-            if tensor.untyped_storage()._cdata not in held:
+            if _find_storage(tensor) not in held:
                 self.sizes.append(tensor.untyped_storage().nbytes())
                 self._kept.append(tensor)
         return out
@@ -64,6 +66,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
 def _has_mask(args: Sequence[Any]) -> bool:
     """index and index_put with booleans: how many are true decides on the shape."""
     return any(tensor.dtype in (torch.bool, torch.uint8) for tensor in _find_tensors(args[1:2]))
+
+
+def _find_storage(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
 
 
 def _find_tensors(value: Any) -> Iterator[Tensor]:

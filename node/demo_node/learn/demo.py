@@ -5,13 +5,18 @@ algorithm's momentum (arXiv:2411.19870, Algorithm 1) without its inverse transfo
 Unlike it, values are one sign bit times a scale per chunk, and exactly that leaves the residual
 (rule T3): what quantisation lost is sent later. Encoding may round as it likes; only its sender
 depends on it. N chunks, k coefficients each.
+
+A graphics card is waited for once a round, when a payload comes back: until then nothing here
+reads a value, and how many operations it is asked for does not depend on the number of tensors.
 """
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -29,7 +34,8 @@ DELTA_MAX: Final = 2.0**64
 """No element of a sound delta comes near; sums of larger ones could leave what fp32 holds."""
 
 _BLOCK: Final = 32
-"""Chunks transformed at once on a processor; they stay in its cache."""
+_BLOCK_CARD: Final = 4096
+"""Chunks transformed at once: on a processor they stay in its cache, on a card 64 MB are enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +65,17 @@ class Encoder:
         self.unit = 2.0 ** -compute_unit_exponent(learning)
         self.residual = torch.zeros((schema.chunks, SLOTS), device=device)
         self._codec = find_codec() if device.type == "cpu" else None
-        self._basis = compute_basis(CHUNK).to(device, torch.float32)
-        self._sorted_basis = sort_basis(self._basis.cpu())
+        basis = compute_basis(CHUNK)
+        self._basis = basis.to(device, torch.float32)
+        self._sorted_basis = sort_basis(basis)
         self._midpoints = torch.from_numpy(SCALE_MIDPOINTS).to(device)
         self._values = torch.from_numpy(SCALE_VALUES).to(device)
         self._padded, self._support = _padded_chunks(self.layout, device)
         self._sent: dict[int, _Sent] = {}
         self._decays = 0
+        self._looks_at_once = device.type == "cpu"
+        self._sound: Tensor | None = None
+        """Whether the last delta was: bool [], on a card that nobody has waited for since."""
 
     @torch.no_grad()
     def accumulate(self, delta: Mapping[str, Tensor]) -> None:
@@ -73,35 +83,63 @@ class Encoder:
 
         delta: fp32 tensors of the schema's shapes. Raises Diverged, with the residual as it
         was, when one holds a NaN or is beyond DELTA_MAX: it would stay in the residual for ever.
+        A card keeps the residual by itself then, and `encode` or `confirm`, which must follow,
+        raises.
         """
+        self._settle()
         row = Flat.of(delta, self.schema).row
         least, most = torch.aminmax(row)
-        if not (least >= -DELTA_MAX and most <= DELTA_MAX):  # false for a NaN
-            raise Diverged("encode: local training diverged, its delta is not finite")
-        self._project()
+        sound = (least >= -DELTA_MAX) & (most <= DELTA_MAX)  # false for a NaN
+        if self._looks_at_once and not sound:
+            raise _diverged()
+        gate = None if self._looks_at_once else sound
+        self._project(gate)
         if self._codec is not None:
             rows = row.numpy(), self.layout.places, self.residual.numpy()
             self._codec.accumulate(*rows, self.beta, self._sorted_basis, torch.get_num_threads())
         else:
-            self._accumulate(row)
+            self._accumulate(row, gate)
+        self._sound = gate
         self._decays += 1
 
-    def _accumulate(self, row: Tensor) -> None:
-        """In torch, some chunks at a time on a processor."""
+    def _accumulate(self, row: Tensor, gate: Tensor | None) -> None:
+        """In torch, some chunks at a time; nothing where `gate`, bool [], is false."""
         lines, residual = self.layout.lines(row.device), self.residual.view(-1, CHUNK, CHUNK)
-        size = _BLOCK if row.device.type == "cpu" else self.schema.chunks
+        size = _find_block(row.device)
         parts = zip(torch.split(residual, size), torch.split(lines, size * CHUNK), strict=True)
         for old, own in parts:
             across = torch.mm(row.view(-1, CHUNK).index_select(0, own), self._basis)
             down = self._basis.T.expand(len(old), CHUNK, CHUNK)
-            torch.baddbmm(old, down, across.view(old.shape), beta=self.beta, out=old)
+            if gate is None:
+                torch.baddbmm(old, down, across.view(old.shape), beta=self.beta, out=old)
+            else:
+                new = torch.baddbmm(old, down, across.view(old.shape), beta=self.beta)
+                torch.where(gate, new, old, out=old)
+
+    def confirm(self) -> None:
+        """Wait for a card's word on the last delta, unless `encode` has. Raises Diverged."""
+        if self._sound is not None:
+            self._conclude(bool(_fetch(self._sound.view(torch.uint8).view(1))[0]))
+
+    def _settle(self) -> None:
+        """`confirm` for a round whose encoding failed: of its delta nobody wants to hear now."""
+        with suppress(Diverged):
+            self.confirm()
+
+    def _conclude(self, is_sound: bool) -> None:
+        """Raise Diverged where the residual of a card stayed as it was."""
+        pending, self._sound = self._sound, None
+        if pending is not None and not is_sound:
+            self._decays -= 1
+            raise _diverged()
 
     @torch.no_grad()
     def encode(self, k: int, round_: int) -> Payload:
         """Take the k largest coefficients of every chunk out of the residual, as a payload.
 
         Each is sent as its sign times the chunk's mean magnitude, to the nearest scale code;
-        this, exactly, is subtracted (rule T3), and kept until `release` or `restore`.
+        this, exactly, is subtracted (rule T3), and kept until `release` or `restore`. Raises
+        Diverged as `accumulate` says.
         """
         if k > SLOTS or k < 1:
             raise LocalFault(f"encode: k {k} is not in 1 to {SLOTS}")
@@ -109,23 +147,42 @@ class Encoder:
             residual = self.residual.numpy()
             payload = self._codec.take(residual, k, self.unit, torch.get_num_threads())
         else:
-            payload = self._take(k)
+            slots, values, told = self._choose(k)
+            payload = self._receive(k, told)
+            self.residual.scatter_add_(1, slots, -values)  # now that it can no longer be lost
         self._sent[round_] = _Sent(payload, self._decays)
         return payload
 
-    def _take(self, k: int) -> Payload:
-        """In torch; what the processor needs of it is all that is waited for."""
+    def _choose(self, k: int) -> tuple[Tensor, Tensor, Tensor]:
+        """In torch: what to send, as slots int64 and values fp32, both [N, k], and as bytes.
+
+        The bytes are all that the processor needs, so that one copy brings it: positions, signs
+        and scale codes as Payload has them, and whether the last delta was sound.
+        """
         slots = find_largest(self.residual, k)
         chosen = self.residual.gather(1, slots)  # [N, k]
         negative = chosen < 0
         codes = torch.bucketize(chosen.abs().mean(dim=1) / self.unit, self._midpoints)
         scales = self._values[codes].to(torch.float32)[:, None] * self.unit
-        self.residual.scatter_add_(1, slots, torch.where(negative, scales, -scales))
+        sound = self._sound
+        if sound is None:
+            sound = torch.ones((), dtype=torch.bool, device=slots.device)
+        parts = [slots.to(torch.int16), negative, codes.to(torch.uint8), sound]
+        told = torch.cat([part.view(-1).view(torch.uint8) for part in parts])
+        return slots, torch.where(negative, -scales, scales), told
+
+    def _receive(self, k: int, told: Tensor) -> Payload:
+        """The payload in the bytes of `_choose`. Raises Diverged."""
+        raw, chunks = _fetch(told), self.schema.chunks
+        positions, negative, scales, sound = np.split(
+            raw, np.cumsum([2 * chunks * k, chunks * k, chunks])
+        )
+        self._conclude(bool(sound[0]))
         return Payload(
             k=k,
-            positions=slots.to(torch.int16).cpu().numpy().view("uint16"),
-            negative=negative.cpu().numpy(),
-            scales=codes.to(torch.uint8).cpu().numpy(),
+            positions=positions.view(np.uint16).reshape(chunks, k),
+            negative=negative.view(np.bool_).reshape(chunks, k),
+            scales=scales,
         )
 
     def release(self, round_: int) -> None:
@@ -141,17 +198,20 @@ class Encoder:
         sent = self._sent.pop(round_, None)
         if sent is None:
             return
+        self._settle()
         slots, values = self._expand(sent.payload)
         decayed = self.beta ** (self._decays - sent.decays)
         self.residual.scatter_add_(1, slots, values * decayed)
 
     def export(self) -> Momentum:
         """A copy, on the device of the residual."""
+        self._settle()
         sent = {round_: (sent.payload, sent.decays) for round_, sent in self._sent.items()}
         return Momentum(self.residual.clone(), self._decays, sent)
 
     def adopt(self, momentum: Momentum) -> None:
         """Go on where `export` was called, in another process perhaps."""
+        self._sound = None
         self.residual.copy_(momentum.residual)
         self._decays = momentum.decays
         self._sent = {round_: _Sent(*sent) for round_, sent in momentum.sent.items()}
@@ -164,6 +224,7 @@ class Encoder:
         have less in a slot than was sent: then nothing is left there. Never more is taken, which
         would take back what was learned. As after `encode`: `release` or `restore` must follow.
         """
+        self._settle()
         self.residual.mul_(self.beta**rounds)
         self._decays += rounds
         slots, values = self._expand(payload)
@@ -180,12 +241,37 @@ class Encoder:
         slots = torch.from_numpy(payload.positions.astype(np.int64))
         return slots.to(device), torch.from_numpy(values).to(device) * self.unit
 
-    def _project(self) -> None:
-        """Drop what leaked into padding: it serves no element and would cost coefficients (E13)."""
+    def _project(self, gate: Tensor | None) -> None:
+        """Drop what leaked into padding: it serves no element and would cost coefficients (E13).
+
+        Nothing where `gate`, bool [], is false.
+        """
         if len(self._padded):
-            chunks = self.residual[self._padded].view(-1, CHUNK, CHUNK)
-            inside = inverse_dct(chunks, self._basis) * self._support
-            self.residual[self._padded] = forward_dct(inside, self._basis).flatten(1)
+            old = self.residual.index_select(0, self._padded)
+            inside = inverse_dct(old.view(-1, CHUNK, CHUNK), self._basis) * self._support
+            new = forward_dct(inside, self._basis).flatten(1)
+            new = new if gate is None else torch.where(gate, new, old)
+            self.residual.index_copy_(0, self._padded, new)
+
+
+def _diverged() -> Diverged:
+    return Diverged("encode: local training diverged, its delta is not finite")
+
+
+def _find_block(device: torch.device) -> int:
+    return _BLOCK if device.type == "cpu" else _BLOCK_CARD
+
+
+def _fetch(numbers: Tensor) -> npt.NDArray[np.uint8]:
+    """uint8 [n], once they are there. A card is waited for until here and no further."""
+    if numbers.device.type != "cuda":
+        return numbers.cpu().numpy()
+    here = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
+    here.copy_(numbers, non_blocking=True)
+    arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    arrived.record(torch.cuda.current_stream(numbers.device))
+    arrived.synchronize()
+    return here.numpy()
 
 
 def find_largest(coefficients: Tensor, k: int) -> Tensor:
@@ -198,7 +284,7 @@ def find_largest(coefficients: Tensor, k: int) -> Tensor:
     groups = SLOTS // size
     steps = torch.arange(0, SLOTS, groups, device=coefficients.device)
     found = []
-    for part in torch.split(coefficients, _BLOCK if coefficients.device.type == "cpu" else SLOTS):
+    for part in torch.split(coefficients, _find_block(coefficients.device)):
         magnitudes = part.abs()
         maxima = magnitudes.view(-1, size, groups).amax(dim=1)
         first = _partition(maxima, k)  # [n, k]

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from demo_node.learn.exact import apply_update
+from demo_node.learn.flat import check_fp32
 from demo_protocol import digest as lanes
-from demo_protocol.errors import LocalFault
 from demo_protocol.known_answer import (
     KNOWN_DIGESTS,
     compute_known_records,
@@ -25,18 +25,20 @@ def compute_digest(state: Mapping[str, Tensor]) -> bytes:
 
     Without a copy on the CPU; on CUDA the card mixes. Raises LocalFault unless all are fp32.
     """
-    for name, tensor in state.items():
-        if tensor.dtype != torch.float32:
-            raise LocalFault(f"digest: {name} is {tensor.dtype}, the replicated state is fp32")
+    check_fp32(state, "digest")
     if all(tensor.device.type != "cuda" for tensor in state.values()):
         return lanes.compute_digest({n: t.detach().cpu().numpy() for n, t in state.items()})
-    first = second = position = 0
-    for name in sorted(state):
-        words = state[name].detach().reshape(-1).view(torch.int32)
-        sums = sum_lanes(words, position)
-        first, second = first + sums[0], second + sums[1]
-        position += len(words)
-    return lanes.pack_digest(first, second, position)
+    return mix_at_once(state)
+
+
+def mix_at_once(state: Mapping[str, Tensor]) -> bytes:
+    """`compute_digest` for a card, from one copy of the state.
+
+    As many operations whatever the number of tensors, and one wait.
+    """
+    words = torch.cat([state[name].detach().reshape(-1) for name in sorted(state)])
+    sums = sum_lanes(words.view(torch.int32), 0)
+    return lanes.pack_digest(*sums, len(words))
 
 
 def compute_tensor_digests(state: Mapping[str, Tensor]) -> tuple[bytes, ...]:
@@ -47,9 +49,10 @@ def compute_tensor_digests(state: Mapping[str, Tensor]) -> tuple[bytes, ...]:
 def sum_lanes(words: Tensor, position: int) -> tuple[int, int]:
     """`demo_protocol.digest.sum_lanes` for int32 words [n] on any device.
 
-    Products wrap in 32-bit lanes. Sums are of fewer than 2^32 words in 64 bits: none wraps.
+    Products wrap in 32-bit lanes. Sums are of fewer than 2^32 words in 64 bits: none wraps. They
+    stay on the device until all is done.
     """
-    first = second = 0
+    sums = torch.zeros(2, dtype=torch.int64, device=words.device)
     for start in range(0, len(words), _BLOCK):
         block = words[start : start + _BLOCK]
         places = torch.arange(
@@ -59,9 +62,10 @@ def sum_lanes(words: Tensor, position: int) -> tuple[int, int]:
         x = _fold(x, 16) * _signed(lanes.FIRST_FACTORS[0])
         x = _fold(x, 15) * _signed(lanes.FIRST_FACTORS[1])
         x = _fold(x, 16)
-        first += int(x.sum(dtype=torch.int64))
+        sums[0].add_(x.sum(dtype=torch.int64))
         x = _fold(x * _signed(lanes.SECOND_FACTOR), 15)
-        second += int(x.sum(dtype=torch.int64))
+        sums[1].add_(x.sum(dtype=torch.int64))
+    first, second = sums.tolist()
     return first & 0xFFFF_FFFF, second & 0xFFFF_FFFF
 
 

@@ -176,13 +176,16 @@ class LocalLearner:
         k = self.manifest.learning.k if order.sends else 0
         delta = measure_or_none([work.delta.row.view(-1, SLOTS)])
         with self._encoder_lock:
+            newest = self._residual_round
             try:
                 self._encoder.accumulate(work.delta)
+                self._residual_round = order.round
+                before = measure_or_none([self._encoder.residual])
+                payload = self._take(k, order.round) if k else b""
+                self._encoder.confirm()
             except Diverged:
+                self._residual_round = newest
                 return replace(_heartbeat(order), nonfinite_deltas=1)
-            self._residual_round = order.round
-            before = measure_or_none([self._encoder.residual])
-            payload = self._take(k, order.round) if k else b""
             residual = measure_or_none([self._encoder.residual])
         return Trained(
             round=order.round,
