@@ -116,15 +116,21 @@ def test_a_round_without_a_finite_gradient_is_a_heartbeat_that_has_never_been(
     assert_same_round(one, other, 6)
 
 
-def test_a_delta_that_is_not_finite_never_reaches_the_residual() -> None:
+@pytest.mark.parametrize("sends", [True, False])
+@pytest.mark.parametrize("card", [True, False])
+def test_a_delta_that_is_not_finite_never_reaches_the_residual(card: bool, sends: bool) -> None:
+    """A card says so when its payload comes, or at the round's end."""
     (one, heard), other = heard_learner(), learner()
+    if card:
+        for each in (one, other):
+            each._encoder._looks_at_once, each._encoder._codec = False, None
     matrices = one._trainer._optimizer.param_groups[0]
     decay = matrices["weight_decay"]
     for each in (one, other):
         each.train(train_order(round=4))
     before = one._encoder.residual.clone()
     matrices["weight_decay"] = 1e42  # gradients and moments are finite, their step is not
-    trained = one.train(train_order(round=5, sample_count=4))
+    trained = one.train(train_order(round=5, sample_count=4, sends=sends))
     assert (trained.k, trained.payload, trained.samples, trained.norms) == (0, b"", 0, None)
     assert (trained.nonfinite_gradients, trained.nonfinite_deltas) == (0, 1)
     assert heard.names() == ["training.diverged"]
