@@ -35,7 +35,7 @@ class Outcome:
     bytes_sent: float  # by one node in one round, everything
 
 
-def train(trial: Trial, seed: int, corpus: Corpus) -> Outcome:
+def train(trial: Trial, corpus: Corpus, seed: int) -> Outcome:
     """Train from state 0 to the last round. Raises LocalFault where a swarm does not agree."""
     manifest = plan_manifest(trial, seed, corpus.data)
     text = torch.frombuffer(bytearray(corpus.text), dtype=torch.uint8)

@@ -1,6 +1,8 @@
 """`demo-node bench`: measure what learning together is worth, and what it costs."""
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import click
 
@@ -8,11 +10,15 @@ from demo_node.cli.options import IntegerRange, json_option
 from demo_protocol.presets import PRESETS
 
 if TYPE_CHECKING:
-    from demo_node.bench.report import Row
-    from demo_node.bench.trial import Trial
+    from demo_node.store.corpus import Corpus
+
+T = TypeVar("T")
 
 WHATS: Final = ("swarm", "plain", "accumulate", "averaged")
 """bench.trial.What, whose import would take torch's second."""
+
+COMPARISONS: Final = ("exact", "accumulate")
+"""bench.semantics.Comparison, likewise."""
 
 QUICK_ROUNDS: Final = 40
 
@@ -20,6 +26,22 @@ SIZES: Final = ("1M", "10M", "50M", "124M")
 """bench.codec.MODELS, whose import would take torch's second."""
 
 PATHS: Final = ("fast", "torch")
+
+seeds_option: Final = click.option(
+    "--seeds", type=IntegerRange(1, 100), default=3, show_default=True
+)
+
+micro_batches_option: Final = click.option(
+    "--micro-batches",
+    type=IntegerRange(1, 100_000),
+    default=8,
+    show_default=True,
+    help="Of each node in each round.",
+)
+
+quick_option: Final = click.option(
+    "--quick", is_flag=True, help=f"One seed and {QUICK_ROUNDS} rounds."
+)
 
 
 @click.group()
@@ -29,7 +51,7 @@ def bench() -> None:
 
 @bench.command()
 @json_option
-@click.option("--seeds", type=IntegerRange(1, 100), default=3, show_default=True)
+@seeds_option
 @click.option(
     "--nodes",
     type=IntegerRange(1, 64),
@@ -46,13 +68,7 @@ def bench() -> None:
     help="Kinds of rows; name it once for each. [default: all]",
 )
 @click.option("--rounds", type=IntegerRange(1, 100_000), default=120, show_default=True)
-@click.option(
-    "--micro-batches",
-    type=IntegerRange(1, 100_000),
-    default=8,
-    show_default=True,
-    help="Of each node in each round.",
-)
+@micro_batches_option
 @click.option("--preset", type=click.Choice(tuple(PRESETS)), default="tiny", show_default=True)
 @click.option(
     "--learning",
@@ -60,7 +76,7 @@ def bench() -> None:
     multiple=True,
     help="Change a key of the manifest's learning in every row; for trials.",
 )
-@click.option("--quick", is_flag=True, help="One seed and a third of the rounds.")
+@quick_option
 def swarm(
     as_json: bool,
     seeds: int,
@@ -80,7 +96,8 @@ def swarm(
     """
     from rich.console import Console
 
-    from demo_node.bench.report import build_table, compute_ratios, format_document
+    from demo_node.bench.report import Row, build_table, compute_ratios, format_document
+    from demo_node.bench.train import train
     from demo_node.bench.trial import Length, What, plan_trials
 
     if quick:
@@ -92,7 +109,11 @@ def swarm(
         preset=preset,
         changes=dict(_parse_change(change) for change in learning),
     )
-    rows = _run(trials, seeds)
+    corpus = _begin()
+    rows = [
+        Row(trial, _run_seeds(trial.name, seeds, partial(train, trial, corpus), lambda o: o.loss))
+        for trial in trials
+    ]
     if as_json:
         click.echo(format_document(rows))
         return
@@ -100,6 +121,70 @@ def swarm(
     console.print(build_table(rows))
     for name, ratio in compute_ratios(rows).items():
         console.print(f"{name}: {(ratio - 1) * 100:+.1f} %", highlight=False)
+
+
+@bench.command()
+@json_option
+@seeds_option
+@click.option("--nodes", type=IntegerRange(1, 64), default=4, show_default=True)
+@click.option(
+    "--only",
+    type=click.Choice(COMPARISONS),
+    multiple=True,
+    default=COMPARISONS,
+    help="Comparisons; name it once for each. [default: both]",
+)
+@click.option("--rounds", type=IntegerRange(1, 100_000), default=60, show_default=True)
+@micro_batches_option
+@quick_option
+def semantics(
+    as_json: bool,
+    seeds: int,
+    nodes: int,
+    only: tuple[str, ...],
+    rounds: int,
+    micro_batches: int,
+    quick: bool,
+) -> None:
+    """Compare what nodes exchange with what it stands for.
+
+    "exact": integer votes against the same algorithm in float64. "accumulate": DeMo as published,
+    with one bit a value against with the reference's payloads. Every side is tried with the same
+    learning rates, and the best of each compared. Everything trains in this process, without a
+    network; nothing but the exchange differs.
+    """
+    from rich.console import Console
+
+    from demo_node.bench.semantics import Comparison, Row, plan_settings, train
+    from demo_node.bench.semantics_report import (
+        build_table,
+        compute_ratios,
+        find_edges,
+        format_document,
+    )
+    from demo_node.bench.trial import Length
+
+    if quick:
+        seeds, rounds = 1, QUICK_ROUNDS
+    settings = plan_settings(
+        [Comparison(name) for name in dict.fromkeys(only)],
+        nodes,
+        Length(rounds=rounds, micro_batches=micro_batches),
+    )
+    corpus = _begin()
+    rows = [
+        Row(setting, _run_seeds(setting.name, seeds, partial(train, setting, corpus), float))
+        for setting in settings
+    ]
+    for name in find_edges(rows):
+        click.echo(f"{name}: best, but at the edge of what was tried", err=True)
+    if as_json:
+        click.echo(format_document(rows))
+        return
+    console = Console()
+    console.print(build_table(rows))
+    for comparison, ratio in compute_ratios(rows).items():
+        console.print(f"{comparison}: {(ratio - 1) * 100:+.2f} %", highlight=False)
 
 
 @bench.command()
@@ -178,28 +263,30 @@ def codec(
         console.print(f"k {each}: {size:.5f} bytes a parameter", highlight=False)
 
 
-def _run(trials: "list[Trial]", seeds: int) -> "list[Row]":
-    import time
-
+def _begin() -> "Corpus":
+    """The text to train on; this process is set up for it."""
     import torch
 
-    from demo_node.bench.report import Row
-    from demo_node.bench.train import train
     from demo_node.store.stdlib import build_stdlib_corpus
 
     torch.set_num_threads(1)  # tiny matrices: a second thread waits more than it works
-    corpus = build_stdlib_corpus()
-    rows: list[Row] = []
-    for trial in trials:
-        outcomes = []
-        for seed in range(seeds):
-            begin_s = time.monotonic()
-            outcomes.append(train(trial, seed, corpus))
-            took_s = time.monotonic() - begin_s
-            line = f"{trial.name}, seed {seed}: {outcomes[-1].loss:.4f} in {took_s:.0f} s"
-            click.echo(line, err=True)
-        rows.append(Row(trial, outcomes))
-    return rows
+    return build_stdlib_corpus()
+
+
+def _run_seeds(
+    name: str, seeds: int, run: Callable[[int], T], loss_of: Callable[[T], float]
+) -> list[T]:
+    """What each seed came to; told on stderr as it comes."""
+    import time
+
+    outcomes = []
+    for seed in range(seeds):
+        begin_s = time.monotonic()
+        outcomes.append(run(seed))
+        took_s = time.monotonic() - begin_s
+        loss = loss_of(outcomes[-1])
+        click.echo(f"{name}, seed {seed}: {loss:.4f} in {took_s:.0f} s", err=True)
+    return outcomes
 
 
 def _parse_change(text: str) -> tuple[str, int]:
