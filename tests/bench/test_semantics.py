@@ -106,7 +106,7 @@ def test_the_document_has_its_keys() -> None:
     assert document.keys() == {"schema", "machine", "rows", "ratios"}
     assert document["schema"] == 1
     assert all(row.keys() >= ROW_KEYS for row in document["rows"])
-    assert [row["lr"] for row in document["rows"] if row["best"]] == [0.012, 0.012, 0.007, 0.004]
+    assert [row["lr"] for row in document["rows"] if row["best"]] == [0.012, 0.012, 0.0055, 0.004]
     assert document["rows"][1]["loss_seeds"] == [1.25, 1.75]
 
 

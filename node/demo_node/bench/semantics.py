@@ -33,8 +33,8 @@ from demo_protocol.schema import Schema, compute_schema
 PRESET: Final = "tiny"
 
 EVALUATED_SAMPLES: Final = 4096
-"""From all of the held-out text: on the 16 KiB that nodes look at, two trainings of one kind lie
-1 % apart by chance: more than is to be seen here."""
+"""From all of the held-out text: on the 16 KiB that nodes look at, two trainings of one kind differ
+by 1.2 % (standard deviation), on these by 0.7 %."""
 
 
 class Comparison(StrEnum):
@@ -75,7 +75,7 @@ LEARNS_AS: Final[dict[Comparison, What]] = {
 
 LRS_PPB: Final[dict[Comparison, tuple[int, ...]]] = {
     Comparison.EXACT: (7_000_000, 12_000_000, 20_000_000),
-    Comparison.ACCUMULATE: (4_000_000, 7_000_000, 12_000_000),
+    Comparison.ACCUMULATE: (4_000_000, 5_500_000, 7_000_000),
 }
 """Tried on both sides. Each side's best must lie inside (docs/benchmarks.md, "Is it DeMo?")."""
 
