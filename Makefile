@@ -24,7 +24,7 @@ ifneq ($(TORCH),$(shell cat $(READY) 2>/dev/null))
 endif
 endif
 
-CODEC = $(wildcard node/demo_node/native/*.[ch] node/demo_node/native/build.py)
+CODEC = $(wildcard node/demo_node/native/*.[ch] node/demo_node/native/build.py deploy/build_codec.py)
 
 $(READY): deploy/setup.sh deploy/constraints.txt pyproject.toml $(CODEC)
 	PYTHON3="$(PYTHON3)" TORCH="$(TORCH)" bash deploy/setup.sh

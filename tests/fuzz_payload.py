@@ -36,8 +36,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from demo_node import native
 from demo_node.native import Codec
+from demo_node.native.build import LIBRARY as COMPILED
 from demo_node.native.build import build, list_levels
 from demo_protocol import payload as reference
 from demo_protocol.errors import Reject
@@ -259,9 +259,9 @@ def assert_equal(found: Payload, expected: Payload) -> None:
 @functools.cache
 def find_codecs() -> tuple[Codec, ...]:
     """One for each level that this processor can run."""
-    library = ctypes.CDLL(os.environ.get(LIBRARY, str(native.LIBRARY)))
+    library = ctypes.CDLL(os.environ.get(LIBRARY, str(COMPILED)))
     library.level.restype = ctypes.c_char_p
-    names = [name for name, _ in list_levels()]
+    names = list(list_levels())
     able = names[: names.index(library.level().decode()) + 1]
     return tuple(Codec(library, name) for name in able)
 

@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -31,11 +32,15 @@ PLANTED: Final = (0x8000_0000, 1, 0x1F7F_FFFF, 0x1F80_0000, 0x9F80_0000, 0x807F_
 
 
 def make_records() -> list[tuple[list[Payload], Step]]:
-    """Three updates: unlike k and scales from end to end, large sums of one sign, few votes."""
+    """Votes that cancel, so that only the snap acts on what is planted; unlike k and scales from
+    end to end; large sums of one sign; few votes."""
+    one = make_payload(SCHEMA, 16, 5)
+    opposite = replace(one, negative=~one.negative)
     alike = make_payload(SCHEMA, SLOTS, 1, code_min=255)
     alike.negative[:] = False
     third = round_to_fp32_bits(1, 3)
     return [
+        ([one, opposite], Step(third, round_to_fp32_bits(1, 1))),
         (
             [make_payload(SCHEMA, k, k) for k in (1, 7, 32, 32, 64, 500)],
             Step(round_to_fp32_bits(1, 100), round_to_fp32_bits(999, 1000)),

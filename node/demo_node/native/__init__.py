@@ -11,18 +11,18 @@ import functools
 import itertools
 import os
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from demo_node.native.build import LIBRARY, hash_sources, list_levels
 from demo_protocol import payload as payloads
-from demo_protocol.errors import ConfigError, Reject
+from demo_protocol.errors import ConfigError, LocalFault, Reject
 from demo_protocol.fp32 import Step
 from demo_protocol.payload import (
     PAYLOAD_VERSION,
@@ -36,10 +36,8 @@ from demo_protocol.payload import (
 from demo_protocol.scale import SCALE_MIDPOINTS, SCALE_VALUES
 from demo_protocol.schema import SLOTS, Schema
 
-LIBRARY: Final = Path(__file__).with_name("codec.so")
-
 CHOICE: Final = "DEMO_CODEC"
-"""Environment variable. torch: do without the library; v1 to v4: this build, not the fastest."""
+"""Environment variable. torch: do without the library; v2, ...: this build, not the fastest."""
 
 WRONG: Final = {
     1: "payload: it has more or fewer codes than its k",
@@ -48,6 +46,9 @@ WRONG: Final = {
     4: "payload: spare bits are set",
 }
 """By what unpack_* returns."""
+
+ENTRIES: Final = 32 * 32 + 16 * 16 + 8 * 8 + 4 * 4 + 2 * 2 + 1 + 1
+"""Of a basis as native/dct.h has it."""
 
 Floats = npt.NDArray[np.float32]
 
@@ -70,7 +71,7 @@ class Codec:
         # p: pointer, f: float, i: int32, l: int64
         self._accumulate = _find(library, f"accumulate_{level}", "ppppfpll")
         self._take = _find(library, f"take_{level}", "pifpppppll")
-        self._apply = _find(library, f"apply_{level}", "ppppippppppffpll")
+        self._apply = _find(library, f"apply_{level}", "ppppippppppffll")
         self._pack = _find(library, f"pack_{level}", "pppliipll", ctypes.c_int64)
         self._unpack = _find(library, f"unpack_{level}", "plllliippp", ctypes.c_int32)
 
@@ -87,10 +88,10 @@ class Codec:
 
         basis: the orthonormal one, as learn.dct.sort_basis has it.
         """
-        offsets, pitches = _point(places.offsets), _point(places.pitches)
-        row = _point(delta, places.size)
-        kept = _point(residual, len(places.offsets) * SLOTS)
-        entries = _point(basis)
+        offsets, pitches = _point_places(places)
+        row = _point(delta, np.float32, places.size)
+        kept = _point(residual, np.float32, len(places.offsets) * SLOTS)
+        entries = _point(basis, np.float32, ENTRIES)
 
         def accumulate(begin: int, end: int) -> None:
             self._accumulate(row, offsets, pitches, kept, beta, entries, begin, end)
@@ -101,8 +102,9 @@ class Codec:
         """The k largest coefficients of each chunk, out of the residual [N, 4096] (rule T3)."""
         chunks = len(residual)
         payload = _blank(chunks, k)
-        kept = _point(residual, chunks * SLOTS)
-        midpoints, values = _point(SCALE_MIDPOINTS), _point(SCALE_VALUES)
+        kept = _point(residual, np.float32, chunks * SLOTS)
+        midpoints = _point(SCALE_MIDPOINTS, np.float32, 255)
+        values = _point(SCALE_VALUES, np.int32, 256)
         arrays = _point_to(payload, chunks)
 
         def take(begin: int, end: int) -> None:
@@ -126,33 +128,43 @@ class Codec:
         basis: the integer one, as learn.dct.sort_basis has it.
         """
         chunks = len(places.offsets)
-        old, new = _point(before, places.size), _point(after, places.size)
-        offsets, pitches = _point(places.offsets), _point(places.pitches)
+        old, new = (_point(row, np.float32, places.size) for row in (before, after))
+        offsets, pitches = _point_places(places)
         ks = np.array([payload.k for payload in listed], dtype=np.int32)
         arrays = [_point_to(payload, chunks) for payload in listed]
         slots, negative, scales = (
             (ctypes.c_void_p * len(listed))(*pointers) for pointers in zip(*arrays, strict=True)
         )
-        values, entries = _point(SCALE_VALUES), _point(basis)
+        values = _point(SCALE_VALUES, np.int32, 256)
+        entries = _point(basis, np.float32, ENTRIES)
 
         def apply(begin: int, end: int) -> None:
-            room = np.empty(2 * len(listed), dtype=np.int32)
             self._apply(
                 *(old, new, offsets, pitches),
-                *(len(listed), _point(ks), slots, negative, scales, values, entries),
-                *(step.lr, step.decay, _point(room), begin, end),
+                *(
+                    len(listed),
+                    _point(ks, np.int32, len(listed)),
+                    slots,
+                    negative,
+                    scales,
+                    values,
+                    entries,
+                ),
+                *(step.lr, step.decay, begin, end),
             )
 
         _share(apply, chunks, threads)
 
     def encode_payload(self, payload: Payload, schema: Schema) -> bytes:
-        """As demo_protocol.payload.encode_payload."""
+        """As demo_protocol.payload.encode_payload. Raises LocalFault for slots out of order."""
         k, chunks = payload.k, schema.chunks
         raw = np.empty(payload_bytes_range(schema, k).stop - 1, dtype=np.uint8)
         raw[:PREFIX_BYTES] = (PAYLOAD_VERSION, k & 0xFF, k >> 8)
         unary_at = PREFIX_BYTES + fixed_bytes(schema, k)
         arrays = _point_to(payload, chunks)
-        end = self._pack(*arrays, chunks, k, rice_bits(k), _point(raw), PREFIX_BYTES, unary_at)
+        end = self._pack(*arrays, chunks, k, rice_bits(k), raw.ctypes.data, PREFIX_BYTES, unary_at)
+        if end < 0:
+            raise LocalFault("payload: its positions do not ascend")
         return raw[:end].tobytes()
 
     def decode_payload(self, raw: bytes, schema: Schema, k_max: int) -> Payload:
@@ -192,17 +204,30 @@ def find_codec() -> Codec | None:
 
 @functools.cache
 def _load(choice: str) -> Codec | None:
-    if choice == "torch" or sys.byteorder != "little":
+    if choice == "torch":
         return None
+    levels = list_usable_levels()
+    if choice and choice not in levels:
+        usable = " or ".join(["torch", *levels])
+        raise ConfigError(f"{CHOICE}={choice}: no such build runs here; name {usable}")
+    return Codec(ctypes.CDLL(str(LIBRARY)), choice or levels[-1]) if levels else None
+
+
+def list_usable_levels() -> list[str]:
+    """Builds that this processor can run, the fastest last. None of a library of other sources:
+    its functions could take other arguments."""
+    if sys.byteorder != "little" or not LIBRARY.exists():
+        return []
     try:
         library = ctypes.CDLL(str(LIBRARY))
-        library.level.restype = ctypes.c_char_p
-        return Codec(library, choice or library.level().decode())
+        library.level.restype = library.sources.restype = ctypes.c_char_p
+        best, sources = library.level().decode(), library.sources().decode()
     except (OSError, AttributeError):
-        if not choice:
-            return None
-        reason = f"{CHOICE}={choice}: there is no such build; name torch, or v1 to v4"
-        raise ConfigError(reason) from None
+        return []
+    names = list(list_levels())
+    if sources != hash_sources() or best not in names:
+        return []
+    return names[: names.index(best) + 1]
 
 
 def encode_payload(payload: Payload, schema: Schema) -> bytes:
@@ -240,22 +265,20 @@ def _find(
     return call
 
 
-def _point(array: npt.NDArray[Any], size: int | None = None) -> int:
-    """Its address, once sure that there are `size` elements one after the other."""
+def _point(array: npt.NDArray[Any], dtype: npt.DTypeLike, size: int) -> int:
+    """Its address, once sure that there are `size` elements of this type one after the other."""
     assert array.flags.c_contiguous, "the codec reads contiguous arrays"
-    assert size is None or array.size == size, "the codec was given an array of another size"
+    assert array.dtype == dtype, "the codec was given an array of another type"
+    assert array.size == size, "the codec was given an array of another size"
     return array.ctypes.data
 
 
 def _point_to(payload: Payload, chunks: int) -> tuple[int, int, int]:
     """Addresses of its three arrays."""
-    assert payload.positions.dtype == np.uint16
-    assert payload.negative.dtype == np.bool_
-    assert payload.scales.dtype == np.uint8
     return (
-        _point(payload.positions, chunks * payload.k),
-        _point(payload.negative, chunks * payload.k),
-        _point(payload.scales, chunks),
+        _point(payload.positions, np.uint16, chunks * payload.k),
+        _point(payload.negative, np.bool_, chunks * payload.k),
+        _point(payload.scales, np.uint8, chunks),
     )
 
 
@@ -268,13 +291,22 @@ def _blank(chunks: int, k: int) -> Payload:
     )
 
 
+def _point_places(places: Places) -> tuple[int, int]:
+    """Addresses of its two arrays."""
+    chunks = len(places.offsets)
+    return (
+        _point(places.offsets, np.int64, chunks),
+        _point(places.pitches, np.int32, chunks),
+    )
+
+
 def _share(work: Callable[[int, int], None], chunks: int, threads: int) -> None:
-    """Call `work` for parts of the chunks; the library holds no lock of Python's meanwhile."""
-    bounds = [chunks * part // threads for part in range(threads + 1)]
-    first, *rest = itertools.pairwise(bounds)
-    others = [threading.Thread(target=work, args=part) for part in rest]
-    for other in others:
-        other.start()
-    work(*first)
-    for other in others:
-        other.join()
+    """Call `work` for parts of the chunks; the library holds no lock of Python's meanwhile.
+
+    Whatever happens, nobody works any more when this returns: arrays may be freed then.
+    """
+    count = max(min(threads, chunks), 1)
+    bounds = [chunks * part // count for part in range(count + 1)]
+    with ThreadPoolExecutor(count) as pool:
+        for done in [pool.submit(work, *part) for part in itertools.pairwise(bounds)]:
+            done.result()

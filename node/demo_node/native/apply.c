@@ -8,15 +8,14 @@
 #define MAGNITUDE_MAX 1023 /* 10 bits: then no partial sum reaches 2^24 (rule E15) */
 #define SNAP_BELOW 0x1p-64f
 
-/* Lower median of n values (rule E8), which are put into order. */
-static int32_t find_median(int32_t *values, int n) {
-    for (int i = 1; i < n; i++) {
-        int32_t value = values[i];
-        int j = i;
-        for (; j > 0 && values[j - 1] > value; j--) values[j] = values[j - 1];
-        values[j] = value;
-    }
-    return values[(n - 1) / 2];
+/* The lower median of n codes (rule E8), of chunk c. Values grow with codes. They are counted:
+   n is up to 2,048, and their order is up to whoever sends them. */
+static int find_median(const uint8_t *const *codes, int n, int64_t c) {
+    uint16_t counts[256] = {};
+    for (int p = 0; p < n; p++) counts[codes[p][c]]++;
+    int code = 0;
+    for (int left = (n - 1) / 2; left >= counts[code]; code++) left -= counts[code];
+    return code;
 }
 
 /* Shift integers right until magnitudes are at most 1023, as rules E7 and E9 say; then as floats. */
@@ -51,21 +50,19 @@ static void invert(const float *basis, int32_t *votes, float *y) {
 
 /* after <- before * decay - lr * sign, magnitudes below 2^-64 as +0, chunks [begin, end). Payload p
    has ks[p] slots and signs a chunk, and a scale code; values[256]. Chunk c lies in both states
-   from offsets[c] on, its rows pitches[c] apart. `room`: 2 * payloads numbers. */
+   from offsets[c] on, its rows pitches[c] apart. */
 void EXPORT(apply)(const float *before, float *after, const int64_t *offsets,
                    const int32_t *pitches, int32_t payloads, const int32_t *ks,
                    const uint16_t *const *slots, const uint8_t *const *negative,
                    const uint8_t *const *codes, const int32_t *values, const float *basis,
-                   float lr, float decay, int32_t *room, int64_t begin, int64_t end) {
+                   float lr, float decay, int64_t begin, int64_t end) {
     int32_t votes[SLOTS];
     float y[SLOTS];
-    int32_t *sorted = room + payloads;
     for (int64_t c = begin; c < end; c++) {
         memset(votes, 0, sizeof votes);
-        for (int p = 0; p < payloads; p++) room[p] = sorted[p] = values[codes[p][c]];
-        int32_t median = find_median(sorted, payloads);
+        int median = find_median(codes, payloads, c);
         for (int p = 0; p < payloads; p++) {
-            int32_t value = room[p] < median ? room[p] : median;
+            int32_t value = values[codes[p][c] < median ? codes[p][c] : median];
             const uint16_t *slot = slots[p] + c * ks[p];
             const uint8_t *minus = negative[p] + c * ks[p];
             for (int i = 0; i < ks[p]; i++) {

@@ -1,10 +1,11 @@
-"""Compile the codec: as a hook of the installation, or by hand with `python build.py`.
+"""Compile the codec: at installation (deploy/build_codec.py), or by hand, `python build.py`.
 
 Every part is compiled once for each level of x86-64 (the psABI's v2, v3, v4), and once where the
 processor is another; level.c says which of them runs. Without a C compiler nothing is built: the
 torch path does the same work.
 """
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -15,7 +16,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 FOLDER: Final = Path(__file__).parent
 
@@ -33,11 +34,11 @@ def hash_sources() -> str:
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()
 
 
-def list_levels() -> list[tuple[str, list[str]]]:
-    """Names of the builds, and the compiler's options for each."""
+def list_levels() -> dict[str, list[str]]:
+    """The compiler's options for each build, by name; the slowest first."""
     if platform.machine().lower() in ("x86_64", "amd64"):
-        return [(level, [f"-march=x86-64-{level}"]) for level in ("v2", "v3", "v4")]
-    return [("v1", [])]
+        return {level: [f"-march=x86-64-{level}"] for level in ("v2", "v3", "v4")}
+    return {"v1": []}
 
 
 def build(compiler: Sequence[str], flags: Sequence[str] = FLAGS, library: Path = LIBRARY) -> None:
@@ -46,7 +47,7 @@ def build(compiler: Sequence[str], flags: Sequence[str] = FLAGS, library: Path =
         objects = [f"{folder}/level.o"]
         sources = f'-DSOURCES="{hash_sources()}"'
         _run([*compiler, *flags, sources, "-c", str(FOLDER / "level.c"), "-o", objects[0]])
-        for level, options in list_levels():
+        for level, options in list_levels().items():
             for part, contraction in PARTS.items():
                 objects.append(f"{folder}/{part}.{level}.o")
                 named = [f"-ffp-contract={contraction}", f"-DLEVEL={level}", "-Wno-psabi"]
@@ -54,13 +55,18 @@ def build(compiler: Sequence[str], flags: Sequence[str] = FLAGS, library: Path =
                 _run([*compiler, *flags, *options, *named, *source])
         made = f"{folder}/codec.so"
         _run([*compiler, "-shared", *objects, "-o", made])
-        partial = library.with_suffix(".partial")
-        shutil.copy(made, partial)
-        partial.replace(library)  # a process that has the old one open keeps it
+        # Another name for each build that goes on at the same time; replaced at once, so that a
+        # process that has the old one open keeps it.
+        partial = library.with_name(f"{Path(folder).name}.partial.so")
+        try:
+            shutil.copy(made, partial)
+            partial.replace(library)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def find_compiler() -> list[str] | None:
-    """$CC, or the first of the usual names that is there."""
+    """$CC, or the first of the usual names that is there. Raises ValueError for an open quote."""
     if named := shlex.split(os.environ.get("CC", "")):
         return named
     return next(([name] for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
@@ -68,13 +74,14 @@ def find_compiler() -> list[str] | None:
 
 def build_if_possible() -> bool:
     """Whether LIBRARY was made; if not, says why on stderr and leaves none behind."""
-    compiler = find_compiler()
     try:
+        compiler = find_compiler()
         if compiler is None:
             raise OSError("there is no C compiler")
         build(compiler)
-    except (OSError, subprocess.CalledProcessError) as error:
-        LIBRARY.unlink(missing_ok=True)
+    except (OSError, ValueError, subprocess.CalledProcessError) as error:
+        with contextlib.suppress(OSError):  # one of other sources would not be used anyway
+            LIBRARY.unlink(missing_ok=True)
         sys.stderr.write(f"demo-node: codec not compiled ({error}); torch does it, slower\n")
         return False
     return True
@@ -86,21 +93,3 @@ def _run(command: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     sys.exit(not build_if_possible())
-
-try:
-    from hatchling.builders.hooks.plugin.interface import (  # type: ignore[import-not-found]
-        BuildHookInterface,
-    )
-except ImportError:  # by hand, or at run time: nobody asks
-    pass
-else:
-
-    class CodecHook(BuildHookInterface):  # type: ignore[misc,type-arg,unused-ignore]
-        """What hatchling calls before it packs a wheel or points to this checkout."""
-
-        def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-            """Compile, and if there is a library, say that the wheel is for this system only."""
-            if self.target_name == "wheel" and build_if_possible():
-                build_data["pure_python"] = False
-                build_data["infer_tag"] = True
-                build_data["artifacts"].append(f"/{LIBRARY.relative_to(self.root)}")

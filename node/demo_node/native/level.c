@@ -8,9 +8,12 @@ DEMO_EXPORT const char *level(void) {
         __builtin_cpu_supports("avx512vl"))
         return "v4";
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-        __builtin_cpu_supports("bmi2"))
+        __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2"))
         return "v3";
-    return "v2";
+    if (__builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("ssse3") &&
+        __builtin_cpu_supports("popcnt"))
+        return "v2";
+    return ""; /* none of them */
 #else
     return "v1";
 #endif

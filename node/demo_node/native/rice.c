@@ -92,7 +92,8 @@ INLINE uint8_t *finish(writer *out) {
     return out->bytes;
 }
 
-/* Bytes of both sections from `fixed_at` and `unary_at` on; returns where they end. */
+/* Bytes of both sections from `fixed_at` and `unary_at` on; returns where they end, or -1 where
+   slots do not ascend. */
 int64_t EXPORT(pack)(const uint16_t *slots, const uint8_t *negative, const uint8_t *codes,
                      int64_t chunks, int32_t k, int32_t r, uint8_t *raw, int64_t fixed_at,
                      int64_t unary_at) {
@@ -107,6 +108,7 @@ int64_t EXPORT(pack)(const uint16_t *slots, const uint8_t *negative, const uint8
         put_unary(&unary, folded >> 1);
         int32_t last = -1;
         for (int32_t i = 0; i < k; i++) {
+            if (*slots <= last || *slots >= SLOTS) return -1;
             uint32_t gap = *slots - last - 1;
             last = *slots++;
             put(&fixed, (uint64_t)(gap & low_bits) << 1 | *negative++, 1 + r);
