@@ -78,8 +78,9 @@ def test_a_delta_that_is_not_finite_is_told_late_and_leaves_the_residual(
     assert torch.equal(card.residual, other.residual), "as often decayed"
 
 
-def test_after_an_encoding_that_failed_the_next_round_goes_on(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("asked", ["accumulate", "restore", "export"])
+def test_after_an_encoding_that_failed_it_goes_on(
+    asked: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A delta that was not sound is then said to nobody: not to the round after it, either."""
     card, other = make_encoder(), make_encoder()
@@ -90,7 +91,13 @@ def test_after_an_encoding_that_failed_the_next_round_goes_on(
         patched.setattr(demo, "find_largest", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             card.encode(16, 2)
+    for encoder in (card, other):
+        if asked == "restore":
+            encoder.restore(1)
+        elif asked == "export":
+            encoder.adopt(encoder.export())
     assert take_round(card, 3) == take_round(other, 3)
+    assert card.export().decays == other.export().decays == 2
     for encoder in (card, other):
         encoder.restore(1)
     assert torch.equal(card.residual, other.residual)
