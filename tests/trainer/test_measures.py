@@ -58,7 +58,7 @@ def test_norms_that_memory_is_too_short_for_cost_nothing_but_themselves(
 
     heard: list[str] = []
     one, other = learner(on_event=lambda name, **_: heard.append(name)), learner()
-    monkeypatch.setattr("demo_node.trainer.learner.measure_norm", fail_once)
+    monkeypatch.setattr("demo_node.trainer.norms.measure_norm", fail_once)
     trained = one.train(train_order())
     assert (trained.k, trained.samples, trained.norms) == (2, 12, None)
     assert one.train(train_order(round=1)).norms is not None
@@ -81,7 +81,7 @@ def test_a_payload_that_cannot_be_written_is_put_back(monkeypatch: pytest.Monkey
         before.append(torch.cat([tensor.flatten() for tensor in tensors]))
         return 1.0
 
-    monkeypatch.setattr("demo_node.trainer.learner.measure_norm", note)
+    monkeypatch.setattr("demo_node.trainer.norms.measure_norm", note)
     monkeypatch.setattr("demo_node.trainer.learner.encode_payload", lack_memory)
     assert one.train(train_order()).k == 0
     _delta, accumulated = before
