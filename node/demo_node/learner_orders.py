@@ -33,10 +33,12 @@ class LearnerOrders:
         recovering: Recovering,
         momentum: MomentumKeeping,
         *,
+        k: int,
         clock: Clock,
         observer: RoundObserver,
         post: Callable[[Event], None],
     ) -> None:
+        """`k`: coefficients of each chunk that this node sends when it is its turn."""
         self._machine = machine
         self._learner = learner
         self._store = store
@@ -44,6 +46,7 @@ class LearnerOrders:
         self._history = history
         self._recovering = recovering
         self._momentum = momentum
+        self._k = k
         self._clock = clock
         self._observer = observer
         self._post = post
@@ -59,8 +62,8 @@ class LearnerOrders:
             deadline_ms=effect.deadline_ms,
             sample_first=effect.sample_first,
             sample_count=effect.sample_count,
+            k=self._k if effect.sends else 0,
             probation_key=effect.probation_key,
-            sends=effect.sends,
         )
         try:
             await self._momentum.adopt()

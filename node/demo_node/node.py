@@ -108,6 +108,7 @@ async def _join_run(node: Node, group: asyncio.TaskGroup, files: ExitStack) -> N
     is_archive = node.config.role == "archive"
     if not is_archive:
         _check_admission(manifest, node.key.public)
+    _check_k(manifest, node.config.k)
     node.operations.manifest = manifest
     node.operations.set_state(NodeState.SYNCING)
     run_id = compute_run_id(manifest)
@@ -146,6 +147,7 @@ async def _join_run(node: Node, group: asyncio.TaskGroup, files: ExitStack) -> N
         group=group,
         say=node.say,
         disk_budget_bytes=budget_bytes,
+        k=node.config.k,
         anchor=bytes.fromhex(node.config.anchor),
         is_archive=is_archive,
         count_known=node.peering.count_known,
@@ -214,6 +216,15 @@ async def _find_manifest(node: Node, puller: Puller) -> Manifest:
         )
     await asyncio.to_thread(save_manifest, node.disk, node.datadir.manifest, manifest)
     return manifest
+
+
+def _check_k(manifest: Manifest, k: int) -> None:
+    """Raises ConfigError for more than peers accept (rule T8)."""
+    if k > manifest.learning.k:
+        raise ConfigError(
+            f"k {k} is more than run {manifest.name!r} allows; choose 1 to {manifest.learning.k},"
+            " or leave it out"
+        )
 
 
 def _check_admission(manifest: Manifest, public_key: bytes) -> None:

@@ -89,6 +89,8 @@ class Surroundings:
     say: Say
     disk_budget_bytes: int = 0
     """For payloads and older snapshots together; 0: no limit."""
+    k: int = 0
+    """Coefficients of each chunk that this node sends, up to the manifest's; 0: the manifest's."""
     anchor: bytes = b""
     """A record that the operator says is on the run's chain (rule 22); empty for none."""
     is_archive: bool = False
@@ -181,6 +183,7 @@ class Participant:
             self.loading.promise(start)
         driver = RoundDriver(
             machine,
+            k=around.k or around.manifest.learning.k,
             clock=around.clock,
             mesh=around.mesh,
             learner=around.learner,

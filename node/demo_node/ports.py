@@ -204,8 +204,8 @@ class TrainOrder:
     """Train from the state after `base` until `deadline_ms`, on these samples, in this order.
 
     `probation_key` is empty for a member whose turn it is; all others' samples are the draws of
-    that key (assignment.compute_probation_samples), `sample_first` on. Where it `sends` nothing,
-    all that was learned stays in the residual.
+    that key (assignment.compute_probation_samples), `sample_first` on. The `k` largest coefficients
+    of each chunk are sent; with k 0 all that was learned stays in the residual.
     """
 
     round: int
@@ -213,8 +213,8 @@ class TrainOrder:
     deadline_ms: int
     sample_first: int
     sample_count: int
+    k: int
     probation_key: bytes = b""
-    sends: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -81,6 +81,7 @@ class RoundDriver:
         self,
         machine: Round,
         *,
+        k: int,
         clock: Clock,
         mesh: Mesh,
         learner: Learner,
@@ -96,7 +97,10 @@ class RoundDriver:
         finals: FinalKeeping,
         momentum_file: MomentumFile,
     ) -> None:
-        """`rng` chooses whom to ask what, and when: nothing that two nodes must agree on."""
+        """`k`: as LearnerOrders.
+
+        `rng` chooses whom to ask what, and when: nothing that two nodes must agree on.
+        """
         self.finals = finals
         self.machine = machine
         self.view = machine.view
@@ -131,6 +135,7 @@ class RoundDriver:
             self.history,
             self.recovering,
             self.momentum,
+            k=k,
             clock=clock,
             observer=observer,
             post=self.post,

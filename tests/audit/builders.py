@@ -214,6 +214,7 @@ class Swarm:
                 deadline_ms=time.time_ns() // 1_000_000 + 60_000,
                 sample_first=16 * (PEERS * round_ + peer),
                 sample_count=samples,
+                k=self.manifest.learning.k,
             )
         )
 

@@ -23,7 +23,7 @@ def make_learner() -> InProcessLearner:
 def train_order(round_: int) -> TrainOrder:
     deadline_ms = EPOCH_MS + 1_000 * (round_ + 1)
     return TrainOrder(
-        round=round_, base=GENESIS, deadline_ms=deadline_ms, sample_first=0, sample_count=100
+        round=round_, base=GENESIS, deadline_ms=deadline_ms, sample_first=0, sample_count=100, k=2
     )
 
 

@@ -106,6 +106,17 @@ def test_a_wrong_peer_address_is_told_what_is_wrong(
     assert len(line) < 150
 
 
+def test_a_node_may_send_fewer_coefficients_than_its_run_allows(tmp_path: Path) -> None:
+    assert resolve(tmp_path).k == 0  # the run's
+    assert resolve(tmp_path, "k = 8").k == 8
+    assert resolve_config({"datadir": tmp_path}, {"DEMO_NODE_K": "9"}).k == 9
+    for wrong in (0, 4097):
+        with pytest.raises(
+            ConfigError, match=rf"--k: {wrong} is not a whole number from 1 to 4096"
+        ):
+            resolve(tmp_path, k=wrong)
+
+
 def test_a_bad_value_names_its_source(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^DEMO_NODE_THREADS: 'two' is not a whole number"):
         resolve_config({"datadir": tmp_path}, {"DEMO_NODE_THREADS": "two"})

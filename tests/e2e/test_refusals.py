@@ -127,6 +127,16 @@ def test_a_folder_of_another_run_is_refused(run_folder: Path) -> None:
     assert "not 0000000000000000; choose another --datadir" in refusal.line
 
 
+def test_a_k_beyond_the_runs_is_refused(run_folder: Path) -> None:
+    run = decode_manifest((run_folder / "manifest.json").read_bytes())
+    refusal = start(run_folder, "--k", run.learning.k + 1, *LOCAL)
+    assert refusal.exit_code == 78
+    assert refusal.line == (
+        f"demo-node: k {run.learning.k + 1} is more than run {run.name!r} allows;"
+        f" choose 1 to {run.learning.k}, or leave it out"
+    )
+
+
 def test_a_named_mesh_port_in_use_is_an_error(run_folder: Path, taken_port: int) -> None:
     listen = f"/ip4/127.0.0.1/tcp/{taken_port}"
     refusal = start(run_folder, "--listen", listen, "--metrics-address", "127.0.0.1:0")

@@ -187,6 +187,7 @@ def test_a_node_alone_would_have_come_to_other_parameters(swarm_audit: Audit) ->
                 deadline_ms=2**62,
                 sample_first=16 * number,
                 sample_count=16,
+                k=books.manifest.learning.k,
             )
         )
         order = _change(books.order(record), (trained.payload,), parent=base)

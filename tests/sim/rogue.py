@@ -82,7 +82,7 @@ class Rogue:
     ) -> Sealed[Header]:
         """A contribution that looks like any other, whatever its payload is."""
         view = self.honest
-        raw = encode_payload(self._learner._payload(round_)) if payload is None else payload
+        raw = encode_payload(self._learner._payload(2, round_)) if payload is None else payload
         name = hashlib.sha256(raw).digest()
         self.payloads[name] = raw
         body = Header(

@@ -8,9 +8,13 @@ import sys
 
 import pytest
 
+from demo_node.sim.keys import peer_name
 from demo_node.sim.whole.swarm import SimSwarm
 from demo_protocol.effects import Effect
 from demo_protocol.events import Event
+from demo_protocol.manifest import Learning
+from demo_protocol.payload import payload_bytes_range
+from demo_protocol.schema import compute_schema
 from tests.builders import manifest
 from tests.sim.scenes import assert_agree, height, play, rolled_back
 
@@ -31,6 +35,30 @@ def test_nodes_on_a_quiet_network_record_every_round_with_everybody_in_it(
         assert len({r.digest for r in swarm.nodes[0].observer.rounds}) == rounds - 1
 
     play(scenario)
+
+
+def test_each_node_may_choose_its_own_k_up_to_the_manifests() -> None:
+    """All are listed, all agree, and the header says what it was. 0: the manifest's."""
+    chosen = (0, 8, 1, 32, 3)
+
+    async def scenario(swarm: SimSwarm) -> None:
+        for index, k in enumerate(chosen):
+            await swarm.add(index, k=k)
+        await swarm.run_until_round(12)
+        assert_agree(swarm)
+        view = swarm.nodes[0].view
+        records = list(view.chain.ancestors(view.head))[:-1]  # the last is the genesis
+        assert len(records) == 12
+        schema = compute_schema(swarm.manifest.model)
+        for record in records:
+            said = {header.body.peer: header.body for header in record.contributions}
+            for index, k in enumerate(chosen):
+                body = said[peer_name(index)]
+                assert body.k == (k or 32)
+                assert body.payload_bytes in payload_bytes_range(schema, k or 32)
+        assert {node.digest for node in swarm.nodes} == {swarm.nodes[0].digest}
+
+    play(scenario, SimSwarm(manifest(learning=Learning(k=32))))
 
 
 def test_nodes_that_stop_training_at_a_round_end_with_its_predecessors_record() -> None:

@@ -55,13 +55,14 @@ def learner(
 
 
 def train_order(*, seconds: float = 60, **changes: object) -> TrainOrder:
-    """Twelve samples from GENESIS, with time enough."""
+    """Twelve samples from GENESIS, with time enough; the k of `manifest()`."""
     usual = TrainOrder(
         round=0,
         base=GENESIS,
         deadline_ms=time.time_ns() // 1_000_000 + round(seconds * 1000),
         sample_first=0,
         sample_count=12,
+        k=2,
     )
     return replace(usual, **changes)  # type: ignore[arg-type]  # a wrong type fails in the test
 

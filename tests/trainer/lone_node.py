@@ -31,6 +31,7 @@ async def keep_busy(folder: Path) -> None:
         deadline_ms=time.time_ns() // 1_000_000 + HOUR_MS,
         sample_first=0,
         sample_count=1 << 15,
+        k=2,
     )
     async with asyncio.TaskGroup() as group:
         group.create_task(supervisor.run())

@@ -158,7 +158,9 @@ def test_training_together_learns() -> None:
     base = GENESIS
     for number in range(1, 9):
         sent = [
-            node.train(train_order(round=number, base=base, sample_first=number * 128 + 64 * i))
+            node.train(
+                train_order(round=number, base=base, sample_first=number * 128 + 64 * i, k=64)
+            )
             for i, node in enumerate(nodes)
         ]
         digests = {node.apply(apply_order(*sent, number=number, parent=base)) for node in nodes}
@@ -177,10 +179,28 @@ def test_accumulated_gradients_are_sent_too() -> None:
     assert one.apply(apply_order(trained)) != one.load(GENESIS, None)
 
 
+def test_payloads_of_different_k_are_added_up_and_the_rest_stays_in_the_residual() -> None:
+    """A slow uplink's node sends less of what it learned, not something else."""
+    run = manifest(learning=Learning(k=8))
+    much, little = learner(run=run), learner(run=run)
+    trained = [much.train(train_order(k=8)), little.train(train_order(k=1, sample_first=12))]
+    assert [t.k for t in trained] == [8, 1]
+    payloads = [decode_payload(t.payload, much.schema, 8) for t in trained]
+    assert [payload.k for payload in payloads] == [8, 1]
+    assert len(trained[1].payload) < len(trained[0].payload) / 3
+    whole = learner(run=run)
+    whole.train(train_order(k=0, sample_first=12))
+    sent = sent_coefficients(little, trained[1].payload)
+    assert torch.allclose(little._encoder.residual + sent, whole._encoder.residual, atol=1e-6)
+    digests = {node.apply(apply_order(*trained)) for node in (much, little, whole)}
+    assert len(digests) == 1
+    assert digests.isdisjoint({learner(run=run).apply(apply_order(t)) for t in trained})
+
+
 def test_without_a_turn_what_was_learned_waits_in_the_residual() -> None:
     """And goes out with the next turn, decayed like momentum."""
     silent, heard = learner(), learner()
-    trained = silent.train(train_order(round=3, sends=False))
+    trained = silent.train(train_order(round=3, k=0))
     sent = heard.train(train_order(round=3))
     assert (trained.k, trained.payload, trained.samples) == (0, b"", sent.samples)
     whole = heard._encoder.residual + sent_coefficients(heard, sent.payload)

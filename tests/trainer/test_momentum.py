@@ -32,7 +32,8 @@ def told(learning: Learning = SPEED, run: Manifest | None = None) -> tuple[Local
 
 
 def train(one: LocalLearner, round_: int) -> Trained:
-    return one.train(train_order(round=round_, sample_first=12 * round_))
+    k = one.manifest.learning.k
+    return one.train(train_order(round=round_, sample_first=12 * round_, k=k))
 
 
 def save(one: LocalLearner, folder: Path) -> Path:
@@ -159,7 +160,7 @@ def crashed(folder: Path) -> tuple[LocalLearner, list[Trained], torch.Tensor, Pa
     trained = [train(one, 0), train(one, 1)]
     at_save, path = residual(one), save(one, folder)
     trained.append(train(one, 2))
-    one.train(train_order(round=3, sends=False))
+    one.train(train_order(round=3, k=0))
     trained.append(train(one, 4))
     return one, trained, at_save, path
 

@@ -67,6 +67,8 @@ def test_what_was_sent_is_restored_or_released(tmp_path: Path) -> None:
         await node.client.release(1)
         assert (again.k, again.samples, again.steps) == (2, 12, 3)
         assert len(again.payload) > 0
+        less = await node.client.train(train_order(round=2, k=1))
+        assert (less.k, less.payload[:3]) == (1, b"\2\1\0")
         heartbeat = await node.client.train(train_order(round=2, sample_count=0))
         assert (heartbeat.k, heartbeat.payload) == (0, b"")
 
@@ -80,7 +82,7 @@ def test_payloads_and_states_of_many_megabytes_cross(tmp_path: Path) -> None:
     )
 
     async def test(node: Node) -> None:
-        trained = await node.client.train(train_order(sample_count=4))
+        trained = await node.client.train(train_order(sample_count=4, k=1400))
         assert len(trained.payload) > 3 * PIECE_BYTES
         digest = await node.client.apply(apply_order(trained, trained, trained))
         pieces = [piece async for piece in node.client.snapshot(record(1))]

@@ -18,6 +18,7 @@ from demo_node.config import (
     find_registry,
     resolve_config,
 )
+from demo_protocol.limits import K_MAX
 
 
 @click.command()
@@ -96,6 +97,12 @@ from demo_node.config import (
     "--upload-kbit-s",
     type=IntegerRange(min=0),
     help="Kilobits a second to send at most. [default: 0, no limit]",
+)
+@click.option(
+    "--k",
+    type=IntegerRange(1, K_MAX),
+    help="Coefficients of each chunk to send: fewer for a slow uplink, up to the run's. [default:"
+    " the run's]",
 )
 @click.option(
     "--rounds",

@@ -42,6 +42,7 @@ class RealLearning:
     def __init__(self, world: "World") -> None:
         self._payloads = world.payloads
         self._learner = _make_learner(world.manifest)
+        self._k = world.manifest.learning.k
         self._held: set[bytes] = set()
 
     def begin(self, start: ModelSnapshot) -> None:
@@ -58,8 +59,8 @@ class RealLearning:
             deadline_ms=effect.deadline_ms,
             sample_first=effect.sample_first,
             sample_count=min(samples, SAMPLES_MAX),
+            k=self._k if effect.sends else 0,
             probation_key=effect.probation_key,
-            sends=effect.sends,
         )
         with _one_thread():
             trained = self._learner.train(order)

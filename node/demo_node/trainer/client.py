@@ -83,7 +83,7 @@ class TrainerClient:
             sample_first=order.sample_first,
             sample_count=order.sample_count,
             probation_key=order.probation_key,
-            sends=order.sends,
+            k=order.k,
         )
         with self._calling("train", left_ms / 1000 + SLOW_S) as trainer:
             header: pb.TrainedHeader | None = None

@@ -173,7 +173,6 @@ class LocalLearner:
         A heartbeat where the delta is not finite: then the residual is as it was.
         """
         begin_ns = time.perf_counter_ns()
-        k = self.manifest.learning.k if order.sends else 0
         delta = measure_or_none([work.delta.row.view(-1, SLOTS)])
         with self._encoder_lock:
             newest = self._residual_round
@@ -181,7 +180,7 @@ class LocalLearner:
                 self._encoder.accumulate(work.delta)
                 self._residual_round = order.round
                 before = measure_or_none([self._encoder.residual])
-                payload = self._take(k, order.round) if k else b""
+                payload = self._take(order.k, order.round) if order.k else b""
                 self._encoder.confirm()
             except Diverged:
                 self._residual_round = newest
@@ -191,7 +190,7 @@ class LocalLearner:
             round=order.round,
             base=order.base,
             payload=payload,
-            k=k,
+            k=order.k,
             samples=work.samples,
             tokens=work.tokens,
             loss_micronats=min(round(work.loss * 1_000_000), LOSS_MICRONATS_MAX),

@@ -130,8 +130,8 @@ class TrainerService(pb_grpc.TrainerServicer):
                 deadline_ms=_monotonic_ms() + request.left_ms,
                 sample_first=request.sample_first,
                 sample_count=request.sample_count,
+                k=request.k,
                 probation_key=request.probation_key,
-                sends=request.sends,
             )
             trained = self._learner.train(order, should_stop)
         yield pb.TrainReply(

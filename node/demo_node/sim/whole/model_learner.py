@@ -55,14 +55,14 @@ class ModelLearner:
         begin_ms = self._clock.now_ms()
         await self._clock.sleep_until_ms(order.deadline_ms)
         await asyncio.sleep(ENCODE_MS / 1000)
-        payload = encode_payload(self._payload(order.round)) if order.sends else b""
+        payload = encode_payload(self._payload(order.k, order.round)) if order.k else b""
         self._newest = order.round
         samples = min(order.sample_count, SAMPLES_MAX)
         return Trained(
             round=order.round,
             base=order.base,
             payload=payload,
-            k=self._manifest.learning.k if order.sends else 0,
+            k=order.k,
             samples=samples,
             tokens=samples * self._manifest.model.context,
             loss_micronats=1_000_000,
@@ -136,8 +136,8 @@ class ModelLearner:
         """As good as any other text."""
         return (self.states[record] * length)[:length]
 
-    def _payload(self, round_: int) -> Payload:
-        k, chunks = self._manifest.learning.k, self._schema.chunks
+    def _payload(self, k: int, round_: int) -> Payload:
+        chunks = self._schema.chunks
         seed = hashlib.sha256(self._name + round_.to_bytes(8, "big")).digest()
         first = int.from_bytes(seed[:2], "big") % (4096 - k)
         return Payload(

@@ -122,13 +122,14 @@ class SimSwarm:
         anchor: bytes = b"",
         is_archive: bool = False,
         known: int = 0,
+        k: int = 0,
     ) -> SimNode:
         """Bring up a node and connect it to all that are up.
 
         `disk` is what an earlier node of the same key left. With `syncing` it looks for a start
         and catches up first, as the daemon does; else it begins at state 0 and at once. A twin
-        signs with the key of another node: its data folder was copied. `anchor` and archives are
-        those of `demo-node start`; it has heard of so many peers as are `known`.
+        signs with the key of another node: its data folder was copied. `anchor`, archives and `k`
+        are those of `demo-node start`; it has heard of so many peers as are `known`.
         """
         name = peer_name(index)
         key = name if twin_of is None else peer_name(twin_of)
@@ -141,7 +142,7 @@ class SimSwarm:
                 async with asyncio.TaskGroup() as group:
                     around = self._surround(key, mesh, VirtualClock(offset_ms), disk, group)
                     around = replace(around, anchor=anchor, is_archive=is_archive)
-                    around = replace(around, count_known=lambda: known)
+                    around = replace(around, count_known=lambda: known, k=k)
                     participant = _make_participant(around)
                     await mesh.join(
                         participant.run_id,

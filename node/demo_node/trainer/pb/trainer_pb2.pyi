@@ -205,7 +205,7 @@ class TrainRequest(_message.Message):
     SAMPLE_FIRST_FIELD_NUMBER: _builtins.int
     SAMPLE_COUNT_FIELD_NUMBER: _builtins.int
     PROBATION_KEY_FIELD_NUMBER: _builtins.int
-    SENDS_FIELD_NUMBER: _builtins.int
+    K_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     base: _builtins.bytes
     left_ms: _builtins.int
@@ -214,8 +214,8 @@ class TrainRequest(_message.Message):
     sample_count: _builtins.int
     probation_key: _builtins.bytes
     """empty for a member whose turn it is"""
-    sends: _builtins.bool
-    """else all that is learned stays in the residual"""
+    k: _builtins.int
+    """coefficients of each chunk to send; 0: all that is learned stays in the residual"""
     def __init__(
         self,
         *,
@@ -225,11 +225,11 @@ class TrainRequest(_message.Message):
         sample_first: _builtins.int = ...,
         sample_count: _builtins.int = ...,
         probation_key: _builtins.bytes = ...,
-        sends: _builtins.bool = ...,
+        k: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "left_ms", b"left_ms", "probation_key", b"probation_key", "round", b"round", "sample_count", b"sample_count", "sample_first", b"sample_first", "sends", b"sends"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "k", b"k", "left_ms", b"left_ms", "probation_key", b"probation_key", "round", b"round", "sample_count", b"sample_count", "sample_first", b"sample_first"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
