@@ -48,12 +48,13 @@ def combine_votes(ballots: Sequence[Ballot], chunks: range, device: torch.device
     At most 2048 payloads of values up to 31 << 15: the sums fit an int32.
     """
     own = slice(chunks.start, chunks.stop)
-    first = np.arange(len(chunks), dtype=np.int32)[:, None] * SLOTS
+    first = np.arange(len(chunks))[:, None] * SLOTS  # int64: numpy would copy other indices
     votes = torch.zeros(len(chunks) * SLOTS, dtype=torch.int32, device=device)
     for ballot in ballots:
         slots = (ballot.positions[:, own] + first).reshape(-1)
         values = ballot.values[:, own, None]
-        signed = np.where(ballot.negative[:, own], -values, values).reshape(-1)
+        signs = 1 - 2 * ballot.negative[:, own].view(np.int8)  # a product: np.where is slow
+        signed = (signs * values).reshape(-1)
         if device.type == "cpu":
             np.add.at(votes.numpy(), slots, signed)  # a twentieth of index_add_'s time
         else:
