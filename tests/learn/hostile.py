@@ -18,6 +18,9 @@ from demo_protocol.schema import CHUNK, SLOTS
 HUGE: Final = 255
 """The largest scale code."""
 
+MORE: Final = 4
+"""Times as many coefficients as the others send, where the manifest allows that."""
+
 
 @dataclass(frozen=True, slots=True)
 class Swarm:
@@ -110,6 +113,24 @@ def tip_the_balance(swarm: Swarm, random: Random) -> Payload:
     """Against the others in the k slots where the fewest votes decide."""
     return _oppose(sum_votes(swarm.others), swarm.own.k, largest=False)
 
+
+def oppose_with_more(swarm: Swarm, random: Random) -> Payload:
+    """Against the others in four times as many slots as they send."""
+    return _oppose(sum_votes(swarm.others), MORE * swarm.own.k, largest=True)
+
+
+def shout_flipped_and_noise(swarm: Swarm, random: Random) -> Payload:
+    """Every sign turned, and noise in three times as many slots besides."""
+    key = random.random((len(swarm.own.scales), SLOTS))
+    np.put_along_axis(key, swarm.own.positions.astype(np.int64), 2.0, axis=1)
+    count = (MORE - 1) * swarm.own.k
+    others = np.argsort(key, axis=1)[:, :count]
+    places = np.concatenate([swarm.own.positions.astype(np.int64), others], axis=1)
+    noise = random.random(others.shape) < 0.5
+    return _make(places, np.concatenate([~swarm.own.negative, noise], axis=1))
+
+
+ATTACKS_WITH_MORE: Final[tuple[Attack, ...]] = (oppose_with_more, shout_flipped_and_noise)
 
 ATTACKS: Final[tuple[Attack, ...]] = (
     shout,

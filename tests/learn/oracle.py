@@ -39,11 +39,15 @@ def sum_votes(payloads: Sequence[Payload], chunk: int) -> Array:
     values = [
         (16 + int(p.scales[chunk]) % 16) * 2 ** (int(p.scales[chunk]) // 16) for p in payloads
     ]
-    median = sorted(values)[(len(values) - 1) // 2]
+    energies = [value**2 * p.k for value, p in zip(values, payloads, strict=True)]
+    median = sorted(energies)[(len(energies) - 1) // 2]
+    values = [
+        min(value, math.isqrt(median // p.k)) for value, p in zip(values, payloads, strict=True)
+    ]
     votes = np.zeros(4096, dtype=np.int64)
     for payload, value in zip(payloads, values, strict=True):
         for slot, negative in zip(payload.positions[chunk], payload.negative[chunk], strict=True):
-            votes[slot] += -min(value, median) if negative else min(value, median)
+            votes[slot] += -value if negative else value
     return votes.reshape(64, 64)
 
 

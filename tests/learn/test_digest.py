@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from demo_node.learn import digest as learn_digest
+from demo_node.learn import exact
 from demo_node.learn.digest import compute_digest, known_answer, sum_lanes
 from demo_node.learn.exact import apply_update
 from demo_node.learn.model import Decoder, load_state
+from demo_node.native import torch_only
 from demo_protocol import digest as protocol_digest
 from demo_protocol.fp32 import Step
 from demo_protocol.known_answer import (
@@ -91,6 +93,14 @@ def test_the_known_answer_notices_a_step_that_is_off(monkeypatch: pytest.MonkeyP
     assert not known_answer(CPU)
 
 
+def test_the_known_answer_notices_a_step_without_the_snap(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(exact, "SNAPPED_MAX", 0.0)
+    with torch_only():
+        assert not known_answer(CPU)
+
+
 def test_the_known_records_cover_what_they_promise() -> None:
     schema = known_schema()
     records = compute_known_records(schema)
@@ -103,7 +113,7 @@ def test_the_known_records_cover_what_they_promise() -> None:
         128,
         4096,
     }
-    assert any((payload.scales == 255).all() for payload in records[1].payloads)
+    assert any((payload.scales == 255).all() for payload in records[2].payloads)
     for record in records:
         for payload in record.payloads:
             decode_payload(encode_payload(payload), schema, 4096)

@@ -16,9 +16,11 @@ from torch import Tensor
 from demo_node.bench.exchange import OwnExchange
 from demo_node.bench.semantics import train_with
 from demo_node.bench.trial import Length, What, plan_manifest, plan_trials
+from demo_node.learn import exact
 from demo_node.learn.dct import compute_basis, inverse_dct
 from demo_node.learn.exact import compute_signs
 from demo_node.learn.flat import find_layout
+from demo_node.learn.votes import Ballot
 from demo_node.store.stdlib import build_stdlib_corpus
 from demo_protocol.errors import Reject
 from demo_protocol.manifest import Learning
@@ -26,7 +28,17 @@ from demo_protocol.payload import Payload, decode_payload, encode_payload
 from demo_protocol.scale import SCALE_VALUES
 from demo_protocol.schema import CHUNK, Schema, compute_schema
 from tests.learn.builders import CPU
-from tests.learn.hostile import ATTACKS, Attack, Swarm, flip_signs, shout, shout_noise, sum_votes
+from tests.learn.hostile import (
+    ATTACKS,
+    ATTACKS_WITH_MORE,
+    MORE,
+    Attack,
+    Swarm,
+    flip_signs,
+    shout,
+    shout_noise,
+    sum_votes,
+)
 
 PEERS = 9
 
@@ -104,7 +116,7 @@ def measure_harm(round_: Round, attack: Attack, peer: int) -> float:
     for what in (attack, flip_signs):
         payload = what(swarm, np.random.default_rng(peer))
         # Through bytes: what cannot be sent is no attack.
-        payload = decode_payload(encode_payload(payload), round_.schema, swarm.own.k)
+        payload = decode_payload(encode_payload(payload), round_.schema, MORE * swarm.own.k)
         changed = decide(swarm.with_attack(payload), round_.schema) != honest
         shares.append(changed.double().mean().item())
     return shares[0] / shares[1]
@@ -133,6 +145,29 @@ def test_no_attack_decides_more_than_an_honest_peer_that_turns_its_signs(
 ) -> None:
     harm = {round_.name: measure_harm(round_, attack, peer) for round_ in rounds}
     assert max(harm.values()) <= BOUND, harm
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attack", ATTACKS_WITH_MORE)
+def test_sending_more_coefficients_than_others_buys_nothing(
+    rounds: list[Round], attack: Attack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the manifest's k is four times what the honest choose to send."""
+    harm = {round_.name: measure_harm(round_, attack, 4) for round_ in rounds}
+    assert max(harm.values()) <= BOUND, harm
+    monkeypatch.setattr(exact, "clip_votes", clip_values)  # which would let it decide more
+    unbounded = {round_.name: measure_harm(round_, attack, 4) for round_ in rounds}
+    assert max(unbounded.values()) > 1.25 * max(harm.values()), (harm, unbounded)
+
+
+def clip_values(payloads: Sequence[Payload]) -> list[Ballot]:
+    """What rule T6 was while all sent one k: values, not energies, clipped to their median."""
+    values = SCALE_VALUES[np.stack([payload.scales for payload in payloads])]
+    median = np.sort(values, axis=0)[(len(payloads) - 1) // 2]
+    return [
+        Ballot(payload.positions[None], payload.negative[None], np.minimum(own, median)[None])
+        for payload, own in zip(payloads, values, strict=True)
+    ]
 
 
 @pytest.mark.slow

@@ -1,11 +1,14 @@
 """Rules E7 to E11, E15 and T6: votes and their integer inverse transform."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from demo_node.learn.dct import compute_basis, compute_integer_basis
@@ -106,6 +109,29 @@ def test_t6_one_huge_scale_cannot_outvote_two_peers() -> None:
     liar = replace(liar, negative=~liar.negative)
     votes = combine_votes(clip_votes([*honest, liar]), range(ONE_CHUNK.chunks), CPU)
     assert (votes.view(-1)[:4] == int(SCALE_VALUES[100])).all()
+
+
+def test_t6_energies_are_clipped_where_some_send_more_coefficients() -> None:
+    payloads = [*one_chunk([100, 110], positions=8), *one_chunk([255], positions=32)]
+    small, large = (int(SCALE_VALUES[code]) for code in (100, 110))
+    votes = combine_votes(clip_votes(payloads), range(1), CPU).view(-1)
+    median = 8 * large**2  # of 8 small^2, 8 large^2 and 32 times the largest there is
+    assert int(votes[8]) == math.isqrt(median // 32) < large
+    assert int(votes[0]) == small + large + math.isqrt(median // 32)
+    assert 32 * int(votes[8]) ** 2 <= median
+
+
+@given(st.lists(st.tuples(st.integers(1, 4096), st.integers(0, 255)), min_size=1, max_size=6))
+def test_t6_clipped_values_are_the_roots_of_integers(votes: list[tuple[int, int]]) -> None:
+    payloads = [make_payload(ONE_CHUNK, k, k, code_min=code, code_max=code) for k, code in votes]
+    clipped = {
+        (int(ballot.positions.shape[2]), int(value))
+        for ballot in clip_votes(payloads)
+        for value in ballot.values[:, 0]
+    }
+    values = [(k, int(SCALE_VALUES[code])) for k, code in votes]
+    median = sorted(k * value**2 for k, value in values)[(len(values) - 1) // 2]
+    assert clipped == {(k, min(value, math.isqrt(median // k))) for k, value in values}
 
 
 def test_t6_votes_are_summed_sign_times_scale() -> None:

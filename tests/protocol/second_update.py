@@ -38,11 +38,13 @@ def read_payload(raw: bytes, chunks: int) -> list[tuple[list[int], list[int], in
 
 def add_votes(chunks: Sequence[tuple[list[int], list[int], int]]) -> list[int]:
     """The votes of all payloads for one chunk."""
-    median = sorted(value for *_, value in chunks)[(len(chunks) - 1) // 2]
+    energies = [value * value * len(slots) for slots, _, value in chunks]
+    median = sorted(energies)[(len(chunks) - 1) // 2]
     votes = [0] * 4096
     for slots, signs, value in chunks:
+        clipped = min(value, math.isqrt(median // len(slots)))
         for slot, sign in zip(slots, signs, strict=True):
-            votes[slot] += sign * min(value, median)
+            votes[slot] += sign * clipped
     return votes
 
 

@@ -70,7 +70,7 @@ class IdealExchange:
         return votes
 
     def _sum(self, votes: Sequence[Votes]) -> Tensor:
-        """float64 [N, 4096] of all nodes' votes, each clipped to its chunk's lower median."""
+        """float64 [N, 4096] of all votes, of one k, each clipped to its chunk's lower median."""
         median = torch.stack([v.scales for v in votes]).median(dim=0).values  # torch's is lower
         total = torch.zeros_like(self.residuals[0])
         for v in votes:

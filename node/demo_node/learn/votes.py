@@ -25,10 +25,19 @@ class Ballot:
 
 
 def clip_votes(payloads: Sequence[Payload]) -> list[Ballot]:
-    """Votes of at least one payload, each chunk's values clipped to their lower median (T6, E8)."""
+    """Votes of at least one payload, its energy in a chunk clipped to their lower median (T6, E8).
+
+    Energy is value^2 k. Where all send as many coefficients that clips values to their median; who
+    sends more of them than others has no more to say for it.
+    """
     values = SCALE_VALUES[np.stack([payload.scales for payload in payloads])]  # int32 [P, N]
-    # One of the values, never a mean of two.
-    clipped = np.minimum(values, np.sort(values, axis=0)[(len(payloads) - 1) // 2])
+    ks = np.array([payload.k for payload in payloads], dtype=np.int64)[:, None]
+    energies = values.astype(np.int64) ** 2 * ks
+    # One of the energies, never a mean of two.
+    median = np.sort(energies, axis=0)[(len(payloads) - 1) // 2]
+    # Exact where it matters: below 2^40 the root of an integer is on its side of every integer,
+    # and beyond it clips no value.
+    clipped = np.minimum(values, np.sqrt(median // ks).astype(np.int32))
     ballots = []
     for k in sorted({payload.k for payload in payloads}):
         alike = [place for place, payload in enumerate(payloads) if payload.k == k]

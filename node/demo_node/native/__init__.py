@@ -71,7 +71,7 @@ class Codec:
         # p: pointer, f: float, i: int32, l: int64
         self._accumulate = _find(library, f"accumulate_{level}", "ppppfpll")
         self._take = _find(library, f"take_{level}", "pifpppppll")
-        self._apply = _find(library, f"apply_{level}", "ppppippppppffll")
+        self._apply = _find(library, f"apply_{level}", "ppppippppppffpll")
         self._pack = _find(library, f"pack_{level}", "pppliipll", ctypes.c_int64)
         self._unpack = _find(library, f"unpack_{level}", "plllliippp", ctypes.c_int32)
 
@@ -139,6 +139,7 @@ class Codec:
         entries = _point(basis, np.float32, ENTRIES)
 
         def apply(begin: int, end: int) -> None:
+            energies = np.empty(len(listed), dtype=np.int64)
             self._apply(
                 *(old, new, offsets, pitches),
                 *(
@@ -150,7 +151,7 @@ class Codec:
                     values,
                     entries,
                 ),
-                *(step.lr, step.decay, begin, end),
+                *(step.lr, step.decay, energies.ctypes.data, begin, end),
             )
 
         _share(apply, chunks, threads)

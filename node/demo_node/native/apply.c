@@ -1,6 +1,7 @@
 /* The step from one replicated state to the next, chunk by chunk: votes, exact inverse, step. The
    same numbers as exact.py's, bit for bit. Compiled without contraction: a product and a
    difference are rounded one after the other (rule E2). */
+#include <math.h>
 #include <string.h>
 
 #include "dct.h"
@@ -8,14 +9,18 @@
 #define MAGNITUDE_MAX 1023 /* 10 bits: then no partial sum reaches 2^24 (rule E15) */
 #define SNAP_BELOW 0x1p-64f
 
-/* The lower median of n codes (rule E8), of chunk c. Values grow with codes. They are counted:
-   n is up to 2,048, and their order is up to whoever sends them. */
-static int find_median(const uint8_t *const *codes, int n, int64_t c) {
-    uint16_t counts[256] = {};
-    for (int p = 0; p < n; p++) counts[codes[p][c]]++;
-    int code = 0;
-    for (int left = (n - 1) / 2; left >= counts[code]; code++) left -= counts[code];
-    return code;
+/* The lower median (rule E8) of n energies below 2^53. By halves: n is up to 2,048, and their order
+   is up to whoever sends them. */
+static int64_t find_median(const int64_t *energies, int n) {
+    int64_t low = 0, high = 1ll << 53; /* fewer than wanted are below low, enough below high */
+    while (high - low > 1) {
+        int64_t middle = low + (high - low) / 2;
+        int below = 0;
+        for (int p = 0; p < n; p++) below += energies[p] < middle;
+        if (below > (n - 1) / 2) high = middle;
+        else low = middle;
+    }
+    return low;
 }
 
 /* Shift integers right until magnitudes are at most 1023, as rules E7 and E9 say; then as floats. */
@@ -50,19 +55,26 @@ static void invert(const float *basis, int32_t *votes, float *y) {
 
 /* after <- before * decay - lr * sign, magnitudes below 2^-64 as +0, chunks [begin, end). Payload p
    has ks[p] slots and signs a chunk, and a scale code; values[256]. Chunk c lies in both states
-   from offsets[c] on, its rows pitches[c] apart. */
+   from offsets[c] on, its rows pitches[c] apart. `energies`: room for one of each payload. */
 void EXPORT(apply)(const float *before, float *after, const int64_t *offsets,
                    const int32_t *pitches, int32_t payloads, const int32_t *ks,
                    const uint16_t *const *slots, const uint8_t *const *negative,
                    const uint8_t *const *codes, const int32_t *values, const float *basis,
-                   float lr, float decay, int64_t begin, int64_t end) {
+                   float lr, float decay, int64_t *energies, int64_t begin, int64_t end) {
     int32_t votes[SLOTS];
     float y[SLOTS];
     for (int64_t c = begin; c < end; c++) {
         memset(votes, 0, sizeof votes);
-        int median = find_median(codes, payloads, c);
         for (int p = 0; p < payloads; p++) {
-            int32_t value = values[codes[p][c] < median ? codes[p][c] : median];
+            int64_t value = values[codes[p][c]];
+            energies[p] = value * value * ks[p];
+        }
+        int64_t median = find_median(energies, payloads);
+        for (int p = 0; p < payloads; p++) {
+            /* Below 2^40 the root is on its side of every integer; beyond it clips nothing. */
+            double most = sqrt((double)(median / ks[p]));
+            int32_t value = values[codes[p][c]];
+            value = value < most ? value : (int32_t)most;
             const uint16_t *slot = slots[p] + c * ks[p];
             const uint8_t *minus = negative[p] + c * ks[p];
             for (int i = 0; i < ks[p]; i++) {

@@ -25,7 +25,10 @@ LIBRARY: Final = FOLDER / "codec.so"
 PARTS: Final = {"dct": "fast", "encode": "fast", "rice": "fast", "apply": "off"}
 """And whether a product and a sum may become one rounding: not where replicas must agree (E2)."""
 
-FLAGS: Final = ("-std=gnu11", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra")
+FLAGS: Final = (
+    *("-std=gnu11", "-O3", "-fno-math-errno", "-fPIC", "-fvisibility=hidden"),
+    *("-Wall", "-Wextra"),
+)
 
 
 def hash_sources() -> str:
@@ -54,7 +57,7 @@ def build(compiler: Sequence[str], flags: Sequence[str] = FLAGS, library: Path =
                 source = ["-c", str(FOLDER / f"{part}.c"), "-o", objects[-1]]
                 _run([*compiler, *flags, *options, *named, *source])
         made = f"{folder}/codec.so"
-        _run([*compiler, "-shared", *objects, "-o", made])
+        _run([*compiler, "-shared", *objects, "-lm", "-o", made])
         # Another name for each build that goes on at the same time; replaced at once, so that a
         # process that has the old one open keeps it.
         partial = library.with_name(f"{Path(folder).name}.partial.so")
