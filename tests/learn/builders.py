@@ -1,17 +1,22 @@
 """Valid values for tests of the learning rooms; everything from an explicit seed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from demo_node.learn.dct import compute_integer_basis, halve_basis
+from demo_node.learn.exact import invert_votes
 from demo_node.learn.flat import Flat, find_layout
+from demo_node.learn.votes import PLACES, clip_votes, combine_votes
 from demo_protocol.initial import compute_initial_state
 from demo_protocol.payload import Payload
 from demo_protocol.schema import SLOTS, Schema, TensorSpec, build_schema
 
 CPU = torch.device("cpu")
+
+HALVES = halve_basis(compute_integer_basis()).float()
 
 
 def make_schema() -> Schema:
@@ -52,6 +57,19 @@ def make_delta(schema: Schema, seed: int, scale: float = 1e-2) -> dict[str, Tens
     return {
         spec.name: torch.randn(spec.shape, generator=generator) * scale for spec in schema.tensors
     }
+
+
+def sum_votes(payloads: Sequence[Payload], schema: Schema) -> Tensor:
+    """Votes as int32 [N, 64, 64], by position."""
+    votes = combine_votes(clip_votes(payloads), range(schema.chunks), CPU)
+    return votes.view(-1, SLOTS)[:, PLACES].view(votes.shape)
+
+
+def invert(votes: Tensor) -> Tensor:
+    """Signs of the integer inverse of int32 [N, 64, 64], by position."""
+    placed = torch.empty_like(votes.view(-1, SLOTS))
+    placed[:, PLACES] = votes.reshape(-1, SLOTS)
+    return invert_votes(placed.view(votes.shape), HALVES)
 
 
 def cut(tensors: Mapping[str, Tensor], schema: Schema) -> Tensor:

@@ -10,7 +10,10 @@ from demo_node.learn.dct import (
     compute_basis,
     compute_integer_basis,
     forward_dct,
+    forward_halves,
+    halve_basis,
     inverse_dct,
+    invert_halves,
 )
 from demo_protocol.errors import LocalFault
 
@@ -39,6 +42,18 @@ def test_the_inverse_undoes_the_forward_transform() -> None:
     chunks = torch.randn(5, 64, 64, generator=torch.Generator().manual_seed(2))
     basis = compute_basis(64).float()
     assert torch.allclose(inverse_dct(forward_dct(chunks, basis), basis), chunks, atol=1e-5)
+
+
+def test_e15_halves_give_the_dense_products_integers() -> None:
+    basis = compute_integer_basis().float()
+    halves = halve_basis(basis)
+    integers = torch.randint(
+        -1023, 1024, (3, 64, 64), generator=torch.Generator().manual_seed(1)
+    ).float()
+    evens_first = torch.cat((integers[:, 0::2], integers[:, 1::2]), dim=1)
+    assert torch.equal(invert_halves(halves, evens_first), basis @ integers)
+    even, odd = forward_halves(halves, integers)
+    assert torch.equal(torch.stack((even, odd), dim=2).view(3, 64, 64), basis.T @ integers)
 
 
 def test_e15_no_entry_of_the_integer_basis_is_near_a_rounding_edge() -> None:

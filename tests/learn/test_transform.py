@@ -16,12 +16,11 @@ from demo_node.learn.digest import compute_digest
 from demo_node.learn.exact import (
     apply_update,
     compute_signs,
-    invert_votes,
     pinned_precision,
     shift_products,
     shift_votes,
 )
-from demo_node.learn.votes import clip_votes, combine_votes
+from demo_node.learn.votes import clip_votes
 from demo_protocol.errors import LocalFault
 from demo_protocol.fp32 import Step, round_to_fp32_bits
 from demo_protocol.limits import CONTRIBUTIONS_MAX
@@ -29,7 +28,7 @@ from demo_protocol.payload import Payload
 from demo_protocol.scale import SCALE_VALUES
 from demo_protocol.schema import SLOTS, Schema, TensorSpec, build_schema
 from tests.learn import oracle
-from tests.learn.builders import CPU, make_payload, make_schema, make_state
+from tests.learn.builders import CPU, invert, make_payload, make_schema, make_state, sum_votes
 
 SCHEMA = make_schema()
 STEP = Step(round_to_fp32_bits(1, 100), round_to_fp32_bits(999, 1000))
@@ -73,7 +72,7 @@ def test_e7_the_order_of_payloads_and_the_threads_do_not_matter() -> None:
 
 def test_e7_every_scale_code_votes_with_its_integer() -> None:
     for code in range(256):
-        votes = combine_votes(clip_votes(one_chunk([code])), range(ONE_CHUNK.chunks), CPU)
+        votes = sum_votes(one_chunk([code]), ONE_CHUNK)
         assert votes.dtype == torch.int32
         assert votes.view(-1)[:2].tolist() == [(16 + code % 16) << (code // 16), 0]
 
@@ -81,9 +80,7 @@ def test_e7_every_scale_code_votes_with_its_integer() -> None:
 def test_e7_as_many_payloads_of_the_largest_scale_as_a_record_lists_fit_and_more_are_refused() -> (
     None
 ):
-    votes = combine_votes(
-        clip_votes(one_chunk([255] * CONTRIBUTIONS_MAX)), range(ONE_CHUNK.chunks), CPU
-    )
+    votes = sum_votes(one_chunk([255] * CONTRIBUTIONS_MAX), ONE_CHUNK)
     assert int(votes.max()) == CONTRIBUTIONS_MAX * (31 << 15) < 2**31
     # Its bit length less 10 is 21, and half of that shift is still added to it (rule E9).
     assert int(votes.max()) + (1 << 20) < 2**31
@@ -99,7 +96,7 @@ def test_e8_scales_are_clipped_to_the_lower_median(count: int) -> None:
     codes = [200, 16, 255, 32, 100, 48, 90, 7][:count]
     values = sorted(int(SCALE_VALUES[code]) for code in codes)
     median = values[(count - 1) // 2]
-    votes = combine_votes(clip_votes(one_chunk(codes)), range(ONE_CHUNK.chunks), CPU)
+    votes = sum_votes(one_chunk(codes), ONE_CHUNK)
     assert int(votes.view(-1)[0]) == sum(min(value, median) for value in values)
 
 
@@ -107,14 +104,14 @@ def test_t6_one_huge_scale_cannot_outvote_two_peers() -> None:
     honest = one_chunk([100, 100], positions=4)
     liar = one_chunk([255], positions=4)[0]
     liar = replace(liar, negative=~liar.negative)
-    votes = combine_votes(clip_votes([*honest, liar]), range(ONE_CHUNK.chunks), CPU)
+    votes = sum_votes([*honest, liar], ONE_CHUNK)
     assert (votes.view(-1)[:4] == int(SCALE_VALUES[100])).all()
 
 
 def test_t6_energies_are_clipped_where_some_send_more_coefficients() -> None:
     payloads = [*one_chunk([100, 110], positions=8), *one_chunk([255], positions=32)]
     small, large = (int(SCALE_VALUES[code]) for code in (100, 110))
-    votes = combine_votes(clip_votes(payloads), range(1), CPU).view(-1)
+    votes = sum_votes(payloads, ONE_CHUNK).view(-1)
     median = 8 * large**2  # of 8 small^2, 8 large^2 and 32 times the largest there is
     assert int(votes[8]) == math.isqrt(median // 32) < large
     assert int(votes[0]) == small + large + math.isqrt(median // 32)
@@ -136,7 +133,7 @@ def test_t6_clipped_values_are_the_roots_of_integers(votes: list[tuple[int, int]
 
 def test_t6_votes_are_summed_sign_times_scale() -> None:
     payloads = [make_payload(SCHEMA, 30, seed) for seed in range(3)]
-    votes = combine_votes(clip_votes(payloads), range(SCHEMA.chunks), CPU).numpy()
+    votes = sum_votes(payloads, SCHEMA).numpy()
     for chunk in range(SCHEMA.chunks):
         assert np.array_equal(votes[chunk], oracle.sum_votes(payloads, chunk))
 
@@ -213,7 +210,7 @@ def test_e10_worst_case_vectors_are_exact_in_any_order() -> None:
     for order in (torch.arange(64), torch.randperm(64, generator=torch.Generator().manual_seed(1))):
         product = worst[:, :, order].float() @ BASIS[:, order].T
         assert torch.equal(product.long(), exact_product)
-    signs = invert_votes(worst, BASIS)
+    signs = invert(worst)
     for i, chunk in enumerate(worst):
         columns = oracle.shift_to_ten_bits(chunk.long().numpy()) @ oracle.cosine_table().T
         rows = oracle.cosine_table() @ oracle.shift_to_ten_bits(columns)
@@ -247,8 +244,8 @@ def test_e10_no_gradient_is_recorded() -> None:
 
 def test_e11_fp64_products_and_limbs_of_five_bits_give_the_same_signs() -> None:
     payloads = [make_payload(SCHEMA, 200, seed) for seed in range(4)]
-    votes = combine_votes(clip_votes(payloads), range(SCHEMA.chunks), CPU)
-    signs = invert_votes(votes, BASIS)
+    votes = sum_votes(payloads, SCHEMA)
+    signs = invert(votes)
 
     def by_fp64(integers: Tensor) -> Tensor:
         return (integers.double() @ BASIS.double().T).to(torch.int32)
@@ -268,8 +265,8 @@ def test_e11_fp64_products_and_limbs_of_five_bits_give_the_same_signs() -> None:
 def test_e15_signs_differ_from_the_ideal_in_under_two_of_a_thousand() -> None:
     schema = build_schema([TensorSpec("x", (640, 640), 1)])
     payloads = [make_payload(schema, 64, seed) for seed in range(8)]
-    votes = combine_votes(clip_votes(payloads), range(schema.chunks), CPU)
-    signs = invert_votes(votes, BASIS)
+    votes = sum_votes(payloads, schema)
+    signs = invert(votes)
     basis = compute_basis(64)
     ideal = basis @ votes.double() @ basis.T
     wrong = signs != ideal.sign()

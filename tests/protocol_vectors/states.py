@@ -7,7 +7,6 @@ import numpy as np
 import torch
 
 from demo_node.learn.exact import apply_update, compute_signs
-from demo_node.learn.votes import clip_votes, combine_votes
 from demo_protocol.answers import encode_chain_state
 from demo_protocol.digest import compute_digest
 from demo_protocol.fp32 import compute_step
@@ -18,7 +17,7 @@ from demo_protocol.roster import genesis_state
 from demo_protocol.scale import compute_unit_exponent
 from demo_protocol.schema import TensorSpec, build_schema
 from demo_protocol.state_root import compute_state_leaves, compute_state_root
-from tests.learn.builders import CPU, make_payload
+from tests.learn.builders import CPU, make_payload, sum_votes
 from tests.protocol_vectors.making import MANIFEST, RUN_ID
 
 SHAPES = {"matrix": (64, 64), "vector": (3,)}
@@ -37,7 +36,7 @@ def update_case() -> dict[str, Any]:
     """Three payloads of a matrix and a vector: votes, signs, and the parameters after them."""
     schema = build_schema(TensorSpec(name, shape) for name, shape in SHAPES.items())
     payloads = [make_payload(schema, k, k, code_min=100, code_max=180) for k in (3, 4, 5)]
-    votes = combine_votes(clip_votes(payloads), range(schema.chunks), CPU).numpy()
+    votes = sum_votes(payloads, schema).numpy()
     signs = compute_signs(payloads, schema, CPU).numpy()
     step = compute_step(MANIFEST.learning, 1)
     before = {name: torch.full(shape, 0.5) for name, shape in SHAPES.items()}

@@ -48,6 +48,31 @@ def compute_integer_basis() -> Tensor:
     return basis
 
 
+def halve_basis(basis: Tensor) -> Tensor:
+    """Its even and its odd frequencies at the first half of positions: [2, 32, 32], as given.
+
+    That is all of it: at position 63 - i even cosines are those of i, and odd ones their negatives.
+    """
+    half = CHUNK // 2
+    return torch.stack((basis[:half, 0::2], basis[:half, 1::2]))
+
+
+def forward_halves(halves: Tensor, chunks: Tensor) -> tuple[Tensor, Tensor]:
+    """basis.T @ x of [n, 64, 64] in half the products: its even and its odd rows, [n, 32, 64]."""
+    first, second = chunks[:, : CHUNK // 2], chunks[:, CHUNK // 2 :].flip(1)
+    return halves[0].T @ (first + second), halves[1].T @ (first - second)
+
+
+def invert_halves(halves: Tensor, folded: Tensor) -> Tensor:
+    """basis @ x of [n, 64, 64], in half the products; `folded` is x with its even rows first.
+
+    No sum goes through a value that is larger than the dense product's largest (rule E15).
+    """
+    first, second = torch.split(folded, CHUNK // 2, dim=1)
+    even, odd = halves[0] @ first, halves[1] @ second
+    return torch.cat((even + odd, (even - odd).flip(1)), dim=1)
+
+
 def sort_basis(basis: Tensor) -> npt.NDArray[np.float32]:
     """A basis [64, 64] as native/dct.h wants it: what each halving needs, and the constant."""
     entries, half, step = basis.to(torch.float32).numpy(), CHUNK // 2, 1

@@ -20,7 +20,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from demo_node.learn.dct import compute_basis, forward_dct, inverse_dct, sort_basis
+from demo_node.learn.dct import (
+    compute_basis,
+    forward_dct,
+    forward_halves,
+    halve_basis,
+    inverse_dct,
+    sort_basis,
+)
 from demo_node.learn.faults import Diverged
 from demo_node.learn.flat import Flat, Layout, find_layout
 from demo_node.native import find_codec
@@ -67,6 +74,7 @@ class Encoder:
         self._codec = find_codec() if device.type == "cpu" else None
         basis = compute_basis(CHUNK)
         self._basis = basis.to(device, torch.float32)
+        self._halves = halve_basis(self._basis)
         self._sorted_basis = sort_basis(basis)
         self._midpoints = torch.from_numpy(SCALE_MIDPOINTS).to(device)
         self._values = torch.from_numpy(SCALE_VALUES).to(device)
@@ -108,13 +116,15 @@ class Encoder:
         size = _find_block(row.device)
         parts = zip(torch.split(residual, size), torch.split(lines, size * CHUNK), strict=True)
         for old, own in parts:
-            across = torch.mm(row.view(-1, CHUNK).index_select(0, own), self._basis)
-            down = self._basis.T.expand(len(old), CHUNK, CHUNK)
-            if gate is None:
-                torch.baddbmm(old, down, across.view(old.shape), beta=self.beta, out=old)
-            else:
-                new = torch.baddbmm(old, down, across.view(old.shape), beta=self.beta)
-                torch.where(gate, new, old, out=old)
+            chunks = row.view(-1, CHUNK).index_select(0, own).view(old.shape)
+            evens, odds = torch.split(old.view(-1, 2 * CHUNK), CHUNK, dim=1)
+            down = forward_halves(self._halves, chunks)
+            for rows, half in zip((evens, odds), down, strict=True):
+                if gate is None:
+                    torch.addmm(rows, half.view(-1, CHUNK), self._basis, beta=self.beta, out=rows)
+                else:
+                    new = torch.addmm(rows, half.view(-1, CHUNK), self._basis, beta=self.beta)
+                    torch.where(gate, new, rows, out=rows)
 
     def confirm(self) -> None:
         """Wait for a card's word on the last delta, unless `encode` has. Raises Diverged."""

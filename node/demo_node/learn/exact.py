@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from demo_node.learn.dct import compute_integer_basis, sort_basis
+from demo_node.learn.dct import compute_integer_basis, halve_basis, invert_halves, sort_basis
 from demo_node.learn.flat import Flat, Layout, check_fp32
 from demo_node.learn.votes import clip_votes, combine_votes
 from demo_node.native import Codec, find_codec
@@ -42,6 +42,9 @@ SNAPPED_MAX: Final = SNAP_BELOW * (1 - 2.0**-24)
 _BLOCK: Final = {"cpu": 32}
 _BLOCK_CARD: Final = 8192
 """Chunks worked through at once: half a MB of a processor's cache, 128 MB of a graphics card."""
+
+_SIGN: Final = -(1 << 31)
+"""The bit of an fp32 number that says so. `copysign` would take five times as long."""
 
 _SHIFTS: Final = 31 - MAGNITUDE_BITS + 1
 """From none to that of the largest int32."""
@@ -94,12 +97,12 @@ def _apply_blocks(
     before: Tensor, after: Tensor, layout: Layout, payloads: Sequence[Payload], step: Step
 ) -> None:
     """In torch, rows [S], some chunks at a time; as many operations whatever the tensors are."""
-    device, basis = before.device, _integer_basis(before.device)
+    device, halves = before.device, _integer_halves(before.device)
     ballots = clip_votes(payloads)
     old, new = before.view(-1, CHUNK), after.view(-1, CHUNK)
     for chunks in _split(layout.schema.chunks, device):
         lines = layout.lines(device)[chunks.start * CHUNK : chunks.stop * CHUNK]
-        signs = invert_votes(combine_votes(ballots, chunks, device), basis)
+        signs = invert_votes(combine_votes(ballots, chunks, device), halves)
         moved = step_parameter(old.index_select(0, lines), signs.view(-1, CHUNK), step)
         new.index_copy_(0, lines, moved)
 
@@ -138,20 +141,21 @@ def step_parameter(parameter: Tensor, sign: Tensor | None, step: Step) -> Tensor
 
 def compute_signs(payloads: Sequence[Payload], schema: Schema, device: torch.device) -> Tensor:
     """The update's direction, int8 [N, 64, 64] in {-1, 0, 1}, of at least one payload; in torch."""
-    ballots, basis = clip_votes(payloads), _integer_basis(device)
+    ballots, halves = clip_votes(payloads), _integer_halves(device)
     parts = _split(schema.chunks, device)
-    signs = [invert_votes(combine_votes(ballots, chunks, device), basis) for chunks in parts]
+    signs = [invert_votes(combine_votes(ballots, chunks, device), halves) for chunks in parts]
     return torch.cat(signs).to(torch.int8)
 
 
-def invert_votes(votes: Tensor, basis: Tensor) -> Tensor:
+def invert_votes(votes: Tensor, halves: Tensor) -> Tensor:
     """Signs of the integer inverse DCT of int32 votes, both [n, 64, 64], as fp32 (rule E15).
 
-    basis: the integer basis B as fp32 [64, 64]. Over columns first, then over rows; before each
-    product a chunk's integers are shifted to magnitude <= 1023.
+    votes: in the order of `combine_votes`. halves: of the integer basis B, fp32 [2, 32, 32]. Over
+    columns first, then over rows; before each product a chunk's integers are shifted to
+    magnitude <= 1023.
     """
-    columns = torch.mm(shift_votes(votes).view(-1, CHUNK), basis.T).view(votes.shape)
-    rows = torch.matmul(basis, shift_products(columns))
+    columns = invert_halves(halves, shift_votes(votes))
+    rows = invert_halves(halves, shift_products(columns).transpose(1, 2))
     # Integers held in fp32, so this is their sign: compared, no library's notion of it (rule E6).
     return rows.clamp_(-1.0, 1.0)
 
@@ -168,7 +172,8 @@ def shift_votes(votes: Tensor) -> Tensor:
     shifts = torch.bucketize(magnitudes.amax(dim=(1, 2)), powers, right=True, out_int32=True)
     magnitudes.add_(halves[shifts][:, None, None])
     magnitudes.bitwise_right_shift_(shifts[:, None, None]).clamp_(max=MAGNITUDE_MAX)
-    return magnitudes.to(torch.float32).copysign_(votes)
+    signs = votes >> 31  # 0 or -1; to take the complement and 1 off negates
+    return magnitudes.bitwise_xor_(signs).sub_(signs).to(torch.float32)
 
 
 def shift_products(products: Tensor) -> Tensor:
@@ -177,7 +182,9 @@ def shift_products(products: Tensor) -> Tensor:
     powers, _, scales = _shifts(products.device)
     shifts = torch.bucketize(magnitudes.amax(dim=(1, 2)), powers, right=True)
     scaled = magnitudes.mul_(scales[shifts][:, None, None]).add_(0.5).floor_()
-    return scaled.clamp_(max=MAGNITUDE_MAX).copysign_(products)
+    scaled.clamp_(max=MAGNITUDE_MAX)
+    scaled.view(torch.int32).bitwise_or_(products.view(torch.int32) & _SIGN)
+    return scaled
 
 
 @contextmanager
@@ -212,9 +219,9 @@ def _shifts(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @lru_cache(maxsize=8)
-def _integer_basis(device: torch.device) -> Tensor:
-    """B as fp32 on `device`: its 4096 cosines take longer than the update of a tiny model."""
-    return compute_integer_basis().to(device, torch.float32)
+def _integer_halves(device: torch.device) -> Tensor:
+    """Of B, as fp32 on `device`: its 4096 cosines take longer than the update of a tiny model."""
+    return halve_basis(compute_integer_basis()).to(device, torch.float32)
 
 
 @lru_cache(maxsize=1)

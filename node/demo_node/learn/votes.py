@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,13 @@ from demo_protocol.scale import SCALE_VALUES
 from demo_protocol.schema import CHUNK, SLOTS
 
 Integers = npt.NDArray[np.int32]
+
+_RANKS: Final = np.arange(CHUNK) // 2 + CHUNK // 2 * (np.arange(CHUNK) % 2)
+"""Of frequencies, even ones first: how dct.py's halves take them."""
+
+PLACES: Final = (_RANKS * CHUNK + _RANKS[:, None]).reshape(-1)
+"""Where in a chunk the votes for a position are put: int64 [4096]. Crossed, since the inverse works
+on columns first and likes its frequencies one under the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +60,7 @@ def clip_votes(payloads: Sequence[Payload]) -> list[Ballot]:
 
 
 def combine_votes(ballots: Sequence[Ballot], chunks: range, device: torch.device) -> Tensor:
-    """Sum of sign x clipped value: int32 [n, 64, 64] of n `chunks`.
+    """Sum of sign x clipped value: int32 [n, 64, 64] of n `chunks`, in the order of PLACES.
 
     At most 2048 payloads of values up to 31 << 15: the sums fit an int32.
     """
@@ -60,7 +68,7 @@ def combine_votes(ballots: Sequence[Ballot], chunks: range, device: torch.device
     first = np.arange(len(chunks))[:, None] * SLOTS  # int64: numpy would copy other indices
     votes = torch.zeros(len(chunks) * SLOTS, dtype=torch.int32, device=device)
     for ballot in ballots:
-        slots = (ballot.positions[:, own] + first).reshape(-1)
+        slots = (PLACES.take(ballot.positions[:, own]) + first).reshape(-1)
         values = ballot.values[:, own, None]
         signs = 1 - 2 * ballot.negative[:, own].view(np.int8)  # a product: np.where is slow
         signed = (signs * values).reshape(-1)
@@ -71,7 +79,7 @@ def combine_votes(ballots: Sequence[Ballot], chunks: range, device: torch.device
     return votes.view(-1, CHUNK, CHUNK)
 
 
-def _send(array: Integers, device: torch.device) -> Tensor:
+def _send(array: npt.NDArray[np.signedinteger], device: torch.device) -> Tensor:
     """To the device; a graphics card need not be waited for."""
     tensor = torch.from_numpy(array)
     if device.type != "cuda":
