@@ -1,10 +1,12 @@
 """One row for all tensors, and chunks out of it and back."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from demo_node.learn.flat import Flat, find_layout
+from demo_protocol.errors import LocalFault
 from demo_protocol.presets import PRESETS
 from demo_protocol.schema import TensorSpec, build_schema, compute_schema
 from tests.learn.builders import cut, make_delta, make_schema, make_state
@@ -56,6 +58,12 @@ def test_tensors_of_every_preset_are_contiguous_and_only_vectors_are_padded() ->
         views = layout.view(torch.zeros(layout.size))
         assert all(view.is_contiguous() for view in views.values())
         assert layout.padding.min() > schema.span_first * 4096
+
+
+def test_a_tensor_of_another_shape_is_refused_and_not_repeated() -> None:
+    schema = make_schema()
+    with pytest.raises(LocalFault, match=r"c\.bias"):
+        Flat.of(make_state(schema) | {"c.bias": torch.ones(1)}, schema)
 
 
 def test_the_layout_of_a_schema_is_made_once() -> None:

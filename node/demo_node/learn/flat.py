@@ -112,13 +112,18 @@ class Flat(Mapping[str, Tensor]):
     @staticmethod
     @torch.no_grad()
     def of(tensors: Mapping[str, Tensor], schema: Schema) -> "Flat":
-        """`tensors` themselves where they are one already, else a copy. One dtype and device."""
+        """`tensors` themselves where they are one already, else a copy. One dtype and device.
+
+        Raises LocalFault where a shape is not the schema's.
+        """
         layout = find_layout(schema)
         if isinstance(tensors, Flat) and tensors.layout is layout:
             return tensors
         one = next(iter(tensors.values()))
         flat = Flat(torch.zeros(layout.size, dtype=one.dtype, device=one.device), layout)
         for name, view in flat.items():
+            if tensors[name].shape != view.shape:  # copy_ would repeat a smaller one
+                raise LocalFault(f"{name} has the shape {tuple(tensors[name].shape)}")
             view.copy_(tensors[name])
         return flat
 
