@@ -149,34 +149,39 @@ def measure(name: str, k: int, peers: Sequence[int], paths: Sequence[str], turns
     for path in paths:
         with torch_only() if path == "torch" else nullcontext():
             ours = Ours(schema, gradients, k, max(peers))
-            rows += [_measure_row(schema, ours, plain, k, count, path, turns) for count in peers]
+            rows += _measure_rows(schema, ours, plain, k, peers, path, turns)
     return rows
 
 
-def _measure_row(
-    schema: Schema, ours: Side, plain: Side, k: int, peers: int, path: str, turns: int
-) -> Row:
+def _measure_rows(
+    schema: Schema, ours: Side, plain: Side, k: int, peers: Sequence[int], path: str, turns: int
+) -> list[Row]:
     encode = _alternate(ours.encode, plain.encode, turns)
-    one = _alternate(partial(_receive, ours, 1), partial(_receive, plain, 1), turns)
-    many = _alternate(partial(_receive, ours, peers), partial(_receive, plain, peers), turns)
     inverse = _alternate(ours.invert, plain.invert, turns)
-    times = [_split(*parts, peers) for parts in zip(encode, one, many, strict=True)]
+    receive = {
+        count: _alternate(partial(_receive, ours, count), partial(_receive, plain, count), turns)
+        for count in sorted({1, *peers})
+    }
+    each = _divide(receive[1], receive[max(peers)], max(peers))
 
-    def go_through_a_round() -> None:
+    def go_through_a_round(count: int) -> None:
         ours.encode()
-        _receive(ours, peers)
+        _receive(ours, count)
 
-    return Row(
-        params=schema.parameters,
-        k=k,
-        peers=peers,
-        path=path,
-        ours_ms=times[0],
-        plain_ms=times[1],
-        inverse_ratio=inverse[0] / inverse[1],
-        peak_extra_bytes=measure_peak(go_through_a_round),
-        threads=torch.get_num_threads(),
-    )
+    return [
+        Row(
+            params=schema.parameters,
+            k=k,
+            peers=count,
+            path=path,
+            ours_ms=_make_times(encode[0], receive[count][0], each[0], count),
+            plain_ms=_make_times(encode[1], receive[count][1], each[1], count),
+            inverse_ratio=inverse[0] / inverse[1],
+            peak_extra_bytes=measure_peak(partial(go_through_a_round, count)),
+            threads=torch.get_num_threads(),
+        )
+        for count in peers
+    ]
 
 
 def measure_bytes(name: str, k: int) -> float:
@@ -226,14 +231,18 @@ def _receive(side: Side, peers: int) -> None:
     side.apply(peers)
 
 
-def _split(encode: float, one: float, many: float, peers: int) -> Times:
-    """What a further peer costs is the difference over their number; the rest is the same."""
-    each = (many - one) / (peers - 1) if peers > 1 else 0.0
+def _divide(one: tuple[float, float], most: tuple[float, float], peers: int) -> tuple[float, float]:
+    """What a further peer costs either side: of as many as there are, or it would be noise."""
+    others = max(peers - 1, 1)
+    return (most[0] - one[0]) / others, (most[1] - one[1]) / others
+
+
+def _make_times(encode: float, receive: float, each: float, peers: int) -> Times:
     return Times(
         encode=encode,
         decode_per_peer=each,
-        apply=many - peers * each,
-        total=encode + many,
+        apply=receive - peers * each,
+        total=encode + receive,
     )
 
 
