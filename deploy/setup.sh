@@ -65,4 +65,6 @@ for item in tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev
     print(item)')
 "${pip[@]}" install --constraint "$constraints" --editable . "${dev[@]}"
 echo "$chosen" >"$ready"
+[ -e node/demo_node/native/codec.so ] ||
+    echo "make setup: the codec was not compiled; torch does its work, in three times the time"
 echo "make setup: done; next: make swarm"

@@ -16,6 +16,7 @@ import safetensors.torch
 import uvloop
 
 from demo_node.history import History
+from demo_node.native import find_codec
 from demo_node.observe.meter import Meter
 from demo_node.ports import Trained
 from demo_node.trainer.forkserver import check_device
@@ -156,6 +157,15 @@ def test_deadlines_are_by_the_nodes_clock(tmp_path: Path) -> None:
         soon = replace(ahead, deadline_ms=node.now_ms() + 300, sample_count=ENDLESS)
         assert (await node.client.train(soon)).samples > 0
         assert time.monotonic() - begin_s < 30
+
+    with_node(tmp_path, test)
+
+
+def test_the_log_says_which_codec_is_used(tmp_path: Path) -> None:
+    async def test(node: Node) -> None:
+        codec = find_codec()
+        (ready,) = (fields for name, fields in node.events if name == "trainer.ready")
+        assert ready["codec"] == (codec.level if codec else "torch")
 
     with_node(tmp_path, test)
 

@@ -80,7 +80,11 @@ LIFE: Final[Mapping[str, Event]] = {
         INFO, "this run wants some work for a join, on average so many `hashes`; it is being done"
     ),
     "stamp.made": Event(INFO, "the work for the join is done"),
-    "trainer.ready": Event(INFO, "the trainer process is up"),
+    "trainer.ready": Event(
+        INFO,
+        "the trainer process is up. `codec` is the compiled build that it uses; `torch`, where "
+        "none was compiled, takes three times as long for an update",
+    ),
     "trainer.unresponsive": Event(
         WARNING,
         "the trainer has not answered `call` for `waited_ms`, 10 s or two rounds more than it may"

@@ -14,6 +14,7 @@ import grpc
 import torch
 
 from demo_node.learn.faults import is_out_of_memory
+from demo_node.native import find_codec
 from demo_node.ports import AdoptOrder, ApplyOrder, Fate, Norms, SentPayload, TrainOrder
 from demo_node.trainer.device import choose_devices
 from demo_node.trainer.learner import LocalLearner
@@ -75,6 +76,7 @@ class TrainerService(pb_grpc.TrainerServicer):
                 known_answer_ok=learner.devices.can_contribute,
                 micro_batch=learner.micro_batch,
                 happenings=self._take_happened(),
+                codec=codec.level if (codec := find_codec()) else "",
             )
 
     def _make_learner(self, request: pb.ConfigureRequest) -> LocalLearner:

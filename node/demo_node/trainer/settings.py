@@ -56,6 +56,8 @@ class TrainerInfo:
     """False: the known-answer test failed on the CPU too. It trains nothing, sends heartbeats."""
     micro_batch: int = 0
     """Samples taken at once: what fits of the manifest's micro-batch, found by trial."""
+    codec: str = "torch"
+    """What updates are applied with on a processor: a build of the compiled codec, or torch."""
 
 
 def compute_threads(nodes: int = 1) -> int:

@@ -268,6 +268,7 @@ class Supervisor:
             apply_device=reply.apply_device,
             can_contribute=reply.known_answer_ok,
             micro_batch=reply.micro_batch,
+            codec=reply.codec or "torch",
         )
 
     def _publish(self, trainer: Trainer) -> None:
@@ -277,7 +278,11 @@ class Supervisor:
         self._was_ready = True
         self._ready.set()
         self._on_event(
-            "trainer.ready", pid=info.pid, device=info.device, micro_batch=info.micro_batch
+            "trainer.ready",
+            pid=info.pid,
+            device=info.device,
+            micro_batch=info.micro_batch,
+            codec=info.codec,
         )
         if info.apply_device != info.device or not info.can_contribute:
             self._on_event(

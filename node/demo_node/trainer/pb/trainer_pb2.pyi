@@ -94,6 +94,7 @@ class ConfigureReply(_message.Message):
     KNOWN_ANSWER_OK_FIELD_NUMBER: _builtins.int
     MICRO_BATCH_FIELD_NUMBER: _builtins.int
     HAPPENINGS_FIELD_NUMBER: _builtins.int
+    CODEC_FIELD_NUMBER: _builtins.int
     parameters: _builtins.int
     device: _builtins.str
     """where forward and backward run"""
@@ -103,6 +104,8 @@ class ConfigureReply(_message.Message):
     """false: this machine cannot contribute"""
     micro_batch: _builtins.int
     """samples taken at once: what fits of the manifest's micro-batch"""
+    codec: _builtins.str
+    """the build of the compiled codec that is used; empty: torch"""
     @_builtins.property
     def happenings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Happening]: ...
     def __init__(
@@ -114,10 +117,11 @@ class ConfigureReply(_message.Message):
         known_answer_ok: _builtins.bool = ...,
         micro_batch: _builtins.int = ...,
         happenings: _abc.Iterable[Global___Happening] | None = ...,
+        codec: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["apply_device", b"apply_device", "device", b"device", "happenings", b"happenings", "known_answer_ok", b"known_answer_ok", "micro_batch", b"micro_batch", "parameters", b"parameters"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["apply_device", b"apply_device", "codec", b"codec", "device", b"device", "happenings", b"happenings", "known_answer_ok", b"known_answer_ok", "micro_batch", b"micro_batch", "parameters", b"parameters"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
