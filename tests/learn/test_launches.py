@@ -73,8 +73,8 @@ def apply(schema: Schema) -> Recorder:
     with recorder:
         after = apply_update(state, payloads, schema, STEP)
     assert after.row.device == META
-    # Slots and votes, of the payloads of either k.
-    assert recorder.moved == ["_to_copy"] * 4
+    # Positions, signs and values, of the payloads of either k.
+    assert recorder.moved == ["_to_copy"] * 6
     return recorder
 
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from demo_node.learn import votes
 from demo_node.learn.dct import compute_basis, compute_integer_basis
 from demo_node.learn.digest import compute_digest
 from demo_node.learn.exact import (
@@ -20,7 +21,7 @@ from demo_node.learn.exact import (
     shift_products,
     shift_votes,
 )
-from demo_node.learn.votes import clip_votes
+from demo_node.learn.votes import clip_votes, combine_votes
 from demo_protocol.errors import LocalFault
 from demo_protocol.fp32 import Step, round_to_fp32_bits
 from demo_protocol.limits import CONTRIBUTIONS_MAX
@@ -136,6 +137,14 @@ def test_t6_votes_are_summed_sign_times_scale() -> None:
     votes = sum_votes(payloads, SCHEMA).numpy()
     for chunk in range(SCHEMA.chunks):
         assert np.array_equal(votes[chunk], oracle.sum_votes(payloads, chunk))
+
+
+def test_t6_a_card_adds_the_same_votes(monkeypatch: pytest.MonkeyPatch) -> None:
+    ballots = clip_votes([make_payload(SCHEMA, k, seed) for seed, k in enumerate((30, 30, 4))])
+    expected = [combine_votes(ballots, part, CPU) for part in (range(5), range(5, 9))]
+    monkeypatch.setattr(votes, "_add_here", votes._add_there)
+    found = [combine_votes(ballots, part, CPU) for part in (range(5), range(5, 9))]
+    assert all(map(torch.equal, found, expected))
 
 
 # E9, E10, E15: the integer inverse

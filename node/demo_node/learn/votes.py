@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -64,24 +65,38 @@ def combine_votes(ballots: Sequence[Ballot], chunks: range, device: torch.device
 
     At most 2048 payloads of values up to 31 << 15: the sums fit an int32.
     """
-    own = slice(chunks.start, chunks.stop)
-    first = np.arange(len(chunks))[:, None] * SLOTS  # int64: numpy would copy other indices
     votes = torch.zeros(len(chunks) * SLOTS, dtype=torch.int32, device=device)
+    add = _add_here if device.type == "cpu" else _add_there
     for ballot in ballots:
-        slots = (PLACES.take(ballot.positions[:, own]) + first).reshape(-1)
-        values = ballot.values[:, own, None]
-        signs = 1 - 2 * ballot.negative[:, own].view(np.int8)  # a product: np.where is slow
-        signed = (signs * values).reshape(-1)
-        if device.type == "cpu":
-            np.add.at(votes.numpy(), slots, signed)  # a twentieth of index_add_'s time
-        else:
-            votes.index_add_(0, _send(slots, device), _send(signed, device))
+        add(votes, ballot, slice(chunks.start, chunks.stop))
     return votes.view(-1, CHUNK, CHUNK)
 
 
+def _add_here(votes: Tensor, ballot: Ballot, own: slice) -> None:
+    """By numpy: a twentieth of index_add_'s time."""
+    first = np.arange(own.stop - own.start)[:, None] * SLOTS  # int64: others would be copied
+    slots = PLACES.take(ballot.positions[:, own]) + first
+    signs = 1 - 2 * ballot.negative[:, own].view(np.int8)  # a product: np.where is slow
+    np.add.at(votes.numpy(), slots.reshape(-1), (signs * ballot.values[:, own, None]).reshape(-1))
+
+
+def _add_there(votes: Tensor, ballot: Ballot, own: slice) -> None:
+    """By a graphics card, which gets three bytes a vote and need not be waited for."""
+    device = votes.device
+    first = torch.arange(own.stop - own.start, device=device)[:, None] * SLOTS
+    slots = _places_on(device)[_send(ballot.positions[:, own].view(np.int16), device).long()]
+    signs = 1 - 2 * _send(ballot.negative[:, own].view(np.int8), device)
+    values = _send(ballot.values[:, own, None], device)
+    votes.index_add_(0, (slots + first).view(-1), (signs * values).view(-1))
+
+
 def _send(array: npt.NDArray[np.signedinteger], device: torch.device) -> Tensor:
-    """To the device; a graphics card need not be waited for."""
-    tensor = torch.from_numpy(array)
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
     if device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+@lru_cache(maxsize=8)
+def _places_on(device: torch.device) -> Tensor:
+    return torch.from_numpy(PLACES).to(device)
