@@ -53,7 +53,13 @@ def started_swarm(folder: Path, *options: object) -> Iterator[subprocess.Popen[b
     sockets = [socket_path(folder / "s" / f"node{index}") for index in range(2)]
     with (
         (folder / "stderr").open("wb") as stderr,
-        subprocess.Popen(command, env=marked, stderr=stderr) as swarm,
+        subprocess.Popen(
+            command,
+            env=marked,
+            stderr=stderr,
+            # Of a shell's background job SIGINT is ignored, and so it is of all that it starts.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        ) as swarm,
     ):
         try:
             wait_until_sync(lambda: all(path.exists() for path in sockets), deadline_s=PATIENCE_S)
