@@ -160,6 +160,7 @@ ROWS: Final[Rows] = {
                 "free": "min(demo_datadir_free_bytes{@})",
                 "payloads": "sum(demo_payload_store_bytes{@})",
                 "newest snapshot": "max(demo_snapshot_bytes{@})",
+                "momentum file": "max(demo_momentum_file_bytes{@})",
             },
             log=2,
             unit="bytes",

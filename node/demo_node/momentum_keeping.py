@@ -6,11 +6,11 @@ take goes back, and what is open the round machine decides later.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 
 from demo_node.ports import AdoptOrder, Fate, Learner, LearnerLost, RoundStore, SentPayload
 from demo_node.store.momentum import MomentumFile
-from demo_node.views import RoundObserver
+from demo_node.views import Figure, RoundObserver
 from demo_protocol.errors import ConfigError
 from demo_protocol.identity import Kind
 from demo_protocol.messages import Header, Sealed, decode_header
@@ -40,6 +40,10 @@ class MomentumKeeping:
         self._saving = asyncio.Lock()
         self._is_unwritable = False
         self._is_deadly = False
+
+    def figures(self) -> Iterator[Figure]:
+        """What lies on disk."""
+        yield Figure("demo_momentum_file_bytes", self._file.file_bytes)
 
     async def save(self) -> None:
         """Write what a restart would lose, if anything was learned here. Never raises for that."""

@@ -213,6 +213,7 @@ class NodeOperations:
             loop_lag_p99_s=recent.loop_lag_p99_s() if recent else math.nan,
             disk_free_bytes=figures.get(("demo_datadir_free_bytes",), math.nan),
             snapshot_bytes=int(figures.get(("demo_snapshot_bytes",), 0)),
+            momentum_file_bytes=int(figures.get(("demo_momentum_file_bytes",), 0)),
             records_applied=int(figures.get(("demo_records_total", "applied"), 0)),
             gossip_links=min(self.mesh.mesh_peers(topic) for topic in topics),
         )

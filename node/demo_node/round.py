@@ -195,6 +195,7 @@ class RoundDriver:
         yield from self.fetcher.figures()
         yield from self.puller.figures()
         yield from self.comparing.figures()
+        yield from self.momentum.figures()
 
     def take_part(self) -> None:
         """It is level with the others: from now on it signs, trains and proposes."""

@@ -282,6 +282,7 @@ class HealthView:
     loop_lag_p99_s: float
     disk_free_bytes: float
     snapshot_bytes: int
+    momentum_file_bytes: int
     records_applied: int
     gossip_links: int
 

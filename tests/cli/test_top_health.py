@@ -147,6 +147,13 @@ def test_a_large_snapshot_needs_more_room() -> None:
     assert names(with_health(snapshot_bytes=10**9, disk_free_bytes=3.9e9)) == ["DemoDiskLow"]
 
 
+def test_a_large_momentum_file_needs_more_room() -> None:
+    assert names(with_health(momentum_file_bytes=2 * 10**9, disk_free_bytes=2.1e9)) == []
+    assert names(with_health(momentum_file_bytes=2 * 10**9, disk_free_bytes=1.9e9)) == [
+        "DemoDiskLow"
+    ]
+
+
 def test_where_nothing_happened_yet_the_start_counts() -> None:
     assert names(with_health(records_applied=41)) == ["DemoSnapshotStale"]
     young = reading(started_ms=NOW_MS - 60_000)

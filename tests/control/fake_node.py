@@ -158,6 +158,7 @@ def health_view(*events: EventCount, **changes: object) -> HealthView:
         loop_lag_p99_s=0.004,
         disk_free_bytes=40e9,
         snapshot_bytes=2_000_000,
+        momentum_file_bytes=6_000_000,
         records_applied=6,
         gossip_links=3,
     )

@@ -136,6 +136,7 @@ def in_rounds(round_s: int, members: int, begin_s: int = 0) -> dict[str, Level |
         "demo_clock_offset_seconds": 0.02,
         "demo_snapshot_last_success_timestamp_seconds": saved,
         "demo_snapshot_bytes": 4e6,
+        "demo_momentum_file_bytes": 4e6,
         "demo_datadir_free_bytes": 50e9,
     }
     for topic in ("headers", "proposals", "membership"):

@@ -56,6 +56,7 @@ def test_what_alerts_are_made_of_comes_from_the_parts_as_they_come_up() -> None:
             lambda: [
                 Figure("demo_datadir_free_bytes", 7e9),
                 Figure("demo_snapshot_bytes", 600),
+                Figure("demo_momentum_file_bytes", 1800),
                 Figure("demo_records_total", 12, ("applied",)),
                 Figure("demo_records_total", 1, ("rolled_back",)),
             ]
@@ -63,6 +64,6 @@ def test_what_alerts_are_made_of_comes_from_the_parts_as_they_come_up() -> None:
         view = operations.health()
         assert view.events == (EventCount("trainer.died", "warning", 1, (clock.now_ms(),)),)
         figures = (view.disk_free_bytes, view.snapshot_bytes, view.records_applied)
-        assert figures == (7e9, 600, 12)
+        assert (*figures, view.momentum_file_bytes) == (7e9, 600, 12, 1800)
 
     run_virtual(main())

@@ -17,6 +17,7 @@ from demo_node.sim.whole.swarm import SimNode, SimSwarm
 from demo_node.store.datadir import DataDir
 from demo_node.store.disk import PRIVATE, Appender
 from demo_node.store.memory import MemoryDisk
+from demo_node.views import Figure
 from demo_protocol.errors import ConfigError
 from demo_protocol.manifest import Agreement, compute_run_id
 from demo_protocol.messages import decode_header
@@ -187,7 +188,9 @@ def test_the_momentum_file_is_of_the_disk_budget(momentum_bytes: int, is_shorten
         swarm.make_learner = Laden
         node = await swarm.add(3, syncing=True)
         await swarm.run_until_round(40)
-        assert events(node, "momentum.saved")
+        saved = events(node, "momentum.saved")[-1]
+        size = int(str(saved["bytes"]))
+        assert Figure("demo_momentum_file_bytes", size) in node.driver.figures()
         assert bool(events(node, "window.shortened")) == is_shortened
         assert_agree(swarm)
 

@@ -360,6 +360,11 @@ STORE: Final = (
     Declared(Gauge, "demo_snapshot_bytes", "Size of the newest snapshot; 0 before the first."),
     Declared(
         Gauge,
+        "demo_momentum_file_bytes",
+        "Size of the file with what a restart would lose; 0 while there is none.",
+    ),
+    Declared(
+        Gauge,
         "demo_snapshot_fetch_ratio",
         "How much is here of the snapshot that is being fetched; 0 while none is.",
     ),

@@ -17,9 +17,10 @@ from demo_protocol.schema import SLOTS, Schema
 STATES: Final = STATES_KEPT + 2
 """Replicated states at once: those within a rollback's reach, the head's and the next."""
 
-ROWS: Final = 5
+ROWS: Final = 6
 """Rows of numbers beside them: those in training, those being read, a gradient, a delta (where
-gradients are added up: a gradient and their sum, which becomes the delta) and the residual."""
+gradients are added up: a gradient and their sum, which becomes the delta), the residual, and its
+copy while that is written to the disk."""
 
 MOMENTS: Final = 2
 """AdamW's moments, where local steps are taken."""

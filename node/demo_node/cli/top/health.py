@@ -176,7 +176,8 @@ def _judge_machine(reading: Reading) -> Iterator[Concern]:
             "fewer --threads, less else to do",
             is_urgent=False,
         )
-    needed = max(DISK_SNAPSHOTS_MIN * health.snapshot_bytes, DISK_BYTES_MIN)
+    written = DISK_SNAPSHOTS_MIN * health.snapshot_bytes + health.momentum_file_bytes
+    needed = max(written, DISK_BYTES_MIN)
     if health.disk_free_bytes < needed and reading.status.state in WRITING:
         yield Concern(
             "DemoDiskLow",

@@ -621,6 +621,7 @@ class Health(_message.Message):
     SNAPSHOT_BYTES_FIELD_NUMBER: _builtins.int
     RECORDS_APPLIED_FIELD_NUMBER: _builtins.int
     GOSSIP_LINKS_FIELD_NUMBER: _builtins.int
+    MOMENTUM_FILE_BYTES_FIELD_NUMBER: _builtins.int
     now_ms: _builtins.int
     """The node's clock when it answered, Unix milliseconds."""
     loop_lag_p99_s: _builtins.float
@@ -633,6 +634,8 @@ class Health(_message.Message):
     """Records that came onto the chain as its head since the node's process began."""
     gossip_links: _builtins.int
     """Of the gossip mesh for headers or for proposals, where there are fewer."""
+    momentum_file_bytes: _builtins.int
+    """Of what a restart would lose; 0 while there is none."""
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___EventCount]:
         """Kinds of events that have happened since the node's process began."""
@@ -647,10 +650,11 @@ class Health(_message.Message):
         snapshot_bytes: _builtins.int = ...,
         records_applied: _builtins.int = ...,
         gossip_links: _builtins.int = ...,
+        momentum_file_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["disk_free_bytes", b"disk_free_bytes", "events", b"events", "gossip_links", b"gossip_links", "loop_lag_p99_s", b"loop_lag_p99_s", "now_ms", b"now_ms", "records_applied", b"records_applied", "snapshot_bytes", b"snapshot_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["disk_free_bytes", b"disk_free_bytes", "events", b"events", "gossip_links", b"gossip_links", "loop_lag_p99_s", b"loop_lag_p99_s", "momentum_file_bytes", b"momentum_file_bytes", "now_ms", b"now_ms", "records_applied", b"records_applied", "snapshot_bytes", b"snapshot_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
