@@ -148,9 +148,11 @@ def decode_payload(raw: bytes, schema: Schema, k_max: int) -> Payload:
     if (quotients[:, 0] > FOLDED_MAX // 2).any():
         raise Reject("payload: a scale code is out of range")
     coefficients = fixed[:, 1:].reshape(chunks, k, 1 + r)
-    gaps = quotients[:, 1:] << r
-    for bit in range(r):
-        gaps |= coefficients[:, :, 1 + bit].astype(np.int64) << bit
+    low = np.zeros((chunks, k), dtype=np.uint16)
+    for bit in range(r, 0, -1):
+        low <<= 1
+        low |= coefficients[:, :, bit]
+    gaps = (quotients[:, 1:] << r) + low  # int64: whatever was sent, they fit
     # Ascending and none twice, whatever was sent: no peer votes twice in a slot.
     positions = np.cumsum(gaps + 1, axis=1) - 1
     # [REJECT] positions are slots of a chunk

@@ -6,17 +6,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from demo_node.learn.dct import compute_integer_basis, halve_basis
-from demo_node.learn.exact import invert_votes
+from demo_node.learn import inverse
 from demo_node.learn.flat import Flat, find_layout
-from demo_node.learn.votes import PLACES, clip_votes, combine_votes
+from demo_node.learn.inverse import Inverse
+from demo_node.learn.votes import PLACES, add_votes, clip_votes
 from demo_protocol.initial import compute_initial_state
 from demo_protocol.payload import Payload
-from demo_protocol.schema import SLOTS, Schema, TensorSpec, build_schema
+from demo_protocol.schema import CHUNK, SLOTS, Schema, TensorSpec, build_schema
 
 CPU = torch.device("cpu")
-
-HALVES = halve_basis(compute_integer_basis()).float()
 
 
 def make_schema() -> Schema:
@@ -61,15 +59,25 @@ def make_delta(schema: Schema, seed: int, scale: float = 1e-2) -> dict[str, Tens
 
 def sum_votes(payloads: Sequence[Payload], schema: Schema) -> Tensor:
     """Votes as int32 [N, 64, 64], by position."""
-    votes = combine_votes(clip_votes(payloads), range(schema.chunks), CPU)
+    votes = torch.zeros((schema.chunks, CHUNK, CHUNK), dtype=torch.int32)
+    add_votes(clip_votes(payloads), range(schema.chunks), votes)
     return votes.view(-1, SLOTS)[:, PLACES].view(votes.shape)
 
 
 def invert(votes: Tensor) -> Tensor:
     """Signs of the integer inverse of int32 [N, 64, 64], by position."""
-    placed = torch.empty_like(votes.view(-1, SLOTS))
-    placed[:, PLACES] = votes.reshape(-1, SLOTS)
-    return invert_votes(placed.view(votes.shape), HALVES)
+    room = Inverse(len(votes), CPU)
+    room.votes.view(-1, SLOTS)[:, PLACES] = votes.reshape(-1, SLOTS)
+    signs = room.invert(len(votes))
+    assert not room.votes.any(), "the next block begins with none"
+    return signs
+
+
+def shift(integers: Tensor) -> Tensor:
+    """inverse.shift of int32 [N, 64, 64], which stay."""
+    shifted = torch.empty(integers.shape)
+    inverse.shift(integers.clone(), shifted, torch.empty(integers.shape))
+    return shifted
 
 
 def cut(tensors: Mapping[str, Tensor], schema: Schema) -> Tensor:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Final
+from unittest import mock
 
 import numpy as np
 import torch
@@ -92,8 +93,8 @@ def main() -> None:
         with path(), flushing(is_flushed):
             for precision, block in (("highest", 32), ("medium", 1), ("high", 5)):
                 torch.set_float32_matmul_precision(precision)
-                exact._BLOCK["cpu"] = block
-                with torch.autocast("cpu", dtype=torch.bfloat16, enabled=block == 1):
+                mixed = torch.autocast("cpu", dtype=torch.bfloat16, enabled=block == 1)
+                with mixed, mock.patch.object(exact, "_BLOCK", block):
                     found.append(compute_chain(reverse=block == 5))
     sys.stdout.write(json.dumps(found))
 

@@ -51,9 +51,11 @@ def test_e15_halves_give_the_dense_products_integers() -> None:
         -1023, 1024, (3, 64, 64), generator=torch.Generator().manual_seed(1)
     ).float()
     evens_first = torch.cat((integers[:, 0::2], integers[:, 1::2]), dim=1)
-    assert torch.equal(invert_halves(halves, evens_first), basis @ integers)
-    even, odd = forward_halves(halves, integers)
-    assert torch.equal(torch.stack((even, odd), dim=2).view(3, 64, 64), basis.T @ integers)
+    parts, found = torch.empty((2, 3, 32, 64)), torch.empty((3, 64, 64))
+    invert_halves(halves, evens_first, parts, found)
+    assert torch.equal(found, basis @ integers)
+    forward_halves(halves, integers.clone(), parts)
+    assert torch.equal(torch.stack(tuple(parts), dim=2).view(3, 64, 64), basis.T @ integers)
 
 
 def test_e15_no_entry_of_the_integer_basis_is_near_a_rounding_edge() -> None:

@@ -57,20 +57,31 @@ def halve_basis(basis: Tensor) -> Tensor:
     return torch.stack((basis[:half, 0::2], basis[:half, 1::2]))
 
 
-def forward_halves(halves: Tensor, chunks: Tensor) -> tuple[Tensor, Tensor]:
-    """basis.T @ x of [n, 64, 64] in half the products: its even and its odd rows, [n, 32, 64]."""
-    first, second = chunks[:, : CHUNK // 2], chunks[:, CHUNK // 2 :].flip(1)
-    return halves[0].T @ (first + second), halves[1].T @ (first - second)
+def forward_halves(halves: Tensor, chunks: Tensor, out: Tensor) -> None:
+    """basis.T @ x of [n, 64, 64] in half the products: even and odd rows into [2, n, 32, 64].
+
+    x is used up.
+    """
+    half = CHUNK // 2
+    first, second = chunks[:, :half], chunks[:, half:].flip(1)
+    torch.sub(first, second, out=chunks[:, half:])
+    first.add_(second)
+    for parity in range(2):
+        part = chunks[:, parity * half : (parity + 1) * half]
+        torch.matmul(halves[parity].T, part, out=out[parity])
 
 
-def invert_halves(halves: Tensor, folded: Tensor) -> Tensor:
+def invert_halves(halves: Tensor, folded: Tensor, parts: Tensor, out: Tensor) -> None:
     """basis @ x of [n, 64, 64], in half the products; `folded` is x with its even rows first.
 
-    No sum goes through a value that is larger than the dense product's largest (rule E15).
+    parts: room for [2, n, 32, 64]. No sum goes through a value that is larger than the dense
+    product's largest (rule E15).
     """
-    first, second = torch.split(folded, CHUNK // 2, dim=1)
-    even, odd = halves[0] @ first, halves[1] @ second
-    return torch.cat((even + odd, (even - odd).flip(1)), dim=1)
+    half = CHUNK // 2
+    even = torch.matmul(halves[0], folded[:, :half], out=parts[0])
+    odd = torch.matmul(halves[1], folded[:, half:], out=parts[1])
+    torch.add(even, odd, out=out[:, :half])
+    out[:, half:].copy_(even.sub_(odd).flip(1))
 
 
 def sort_basis(basis: Tensor) -> npt.NDArray[np.float32]:

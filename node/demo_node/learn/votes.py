@@ -60,16 +60,14 @@ def clip_votes(payloads: Sequence[Payload]) -> list[Ballot]:
     return ballots
 
 
-def combine_votes(ballots: Sequence[Ballot], chunks: range, device: torch.device) -> Tensor:
-    """Sum of sign x clipped value: int32 [n, 64, 64] of n `chunks`, in the order of PLACES.
+def add_votes(ballots: Sequence[Ballot], chunks: range, votes: Tensor) -> None:
+    """Add sign x clipped value to int32 [n or more, 64, 64], of n `chunks`, in order of PLACES.
 
     At most 2048 payloads of values up to 31 << 15: the sums fit an int32.
     """
-    votes = torch.zeros(len(chunks) * SLOTS, dtype=torch.int32, device=device)
-    add = _add_here if device.type == "cpu" else _add_there
+    add = _add_here if votes.device.type == "cpu" else _add_there
     for ballot in ballots:
-        add(votes, ballot, slice(chunks.start, chunks.stop))
-    return votes.view(-1, CHUNK, CHUNK)
+        add(votes.view(-1), ballot, slice(chunks.start, chunks.stop))
 
 
 def _add_here(votes: Tensor, ballot: Ballot, own: slice) -> None:
