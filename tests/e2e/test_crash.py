@@ -21,6 +21,7 @@ from demo_protocol.manifest import compute_run_id, decode_manifest, encode_manif
 from demo_protocol.messages import decode_header, decode_proposal
 from tests.e2e.audit import read_chain, read_signed
 from tests.e2e.nodes import ROUND_S, RunningNode, make_run, started
+from tests.waiting import wait_until_sync
 
 pytestmark = [pytest.mark.swarm, pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -72,9 +73,10 @@ def story(tmp_path_factory: pytest.TempPathFactory, figures: dict[str, str]) -> 
         begin_s = time.monotonic()
         lives = [kill(folder / "victim", run_id, invitation, delay_s) for delay_s in STARTING_S]
         moments = Random(SEED)
-        for _ in range(ACTIVE_KILLS):
+        for number in range(ACTIVE_KILLS):
             delay_s = moments.uniform(0, 2 * ROUND_S)
-            lives.append(kill(folder / "victim", run_id, invitation, delay_s, active=True))
+            event = "momentum.saved" if number == ACTIVE_KILLS // 2 else "state.changed"
+            lives.append(kill(folder / "victim", run_id, invitation, delay_s, after=event))
         killed_s = time.monotonic() - begin_s
         figures["seconds for ten kills and restarts"] = f"{killed_s:.0f}"
         held = find_newest(folder / "victim", run_id)
@@ -95,13 +97,15 @@ def make_run_with_many_snapshots(folder: Path) -> bytes:
 
 
 def kill(
-    datadir: Path, run_id: bytes, invitation: list[str], delay_s: float, *, active: bool = False
+    datadir: Path, run_id: bytes, invitation: list[str], delay_s: float, *, after: str = ""
 ) -> Life:
-    """One life of the victim, ended by SIGKILL."""
+    """One life of the victim, ended by SIGKILL; `after`: so long after it was active, and an event
+    was in its log."""
     held = find_newest(datadir, run_id)
     with started(datadir, *invitation) as node:
-        if active:
+        if after:
             node.wait_until_active()
+            wait_until_sync(lambda: any(line["event"] == after for line in read_log(node)), 60)
         time.sleep(delay_s)  # the moment is what is tested
         assert node.process.poll() is None, node.stderr[-2000:]
         node.process.kill()
