@@ -33,17 +33,20 @@ swarm: $(READY)  ## four real nodes on this machine train one model
 	@.venv/bin/demo-node swarm $(ARGS)
 
 test: $(READY)  ## the whole suite: what needs no other node first, then real swarms
-	@echo "tier 1 of 4: what takes seconds"
-	$(PYTHON) -m pytest $(TESTS) -m "not slow and not swarm and not monitoring" || [ $$? -eq 5 ]  # 5: none
-	@echo "tier 2 of 4: what takes longer, and a slice of the night's simulations"
-	$(PYTHON) -m pytest $(TESTS) -m "slow and not swarm and not monitoring" || [ $$? -eq 5 ]
+	@echo "tier 1 of 5: what takes seconds"
+	$(PYTHON) -m pytest $(TESTS) -m "not slow and not swarm and not monitoring and not containers" || [ $$? -eq 5 ]  # 5: none
+	@echo "tier 2 of 5: what takes longer, and a slice of the night's simulations"
+	$(PYTHON) -m pytest $(TESTS) -m "slow and not swarm and not monitoring and not containers" || [ $$? -eq 5 ]
 	$(if $(filter tests,$(TESTS)),$(MAKE) --no-print-directory nightly SEEDS=$(SLICE),@echo "left out: TESTS names some")
-	@echo "tier 3 of 4: real nodes over loopback sockets"
-	$(PYTHON) -m pytest $(TESTS) -m "swarm and not monitoring" || [ $$? -eq 5 ]
-	@echo "tier 4 of 4: Prometheus, Alertmanager, Grafana's schema"
+	@echo "tier 3 of 5: real nodes over loopback sockets"
+	$(PYTHON) -m pytest $(TESTS) -n 2 --dist loadfile \
+	    -m "swarm and not monitoring and not containers" || [ $$? -eq 5 ]  # they mostly wait
+	@echo "tier 4 of 5: Prometheus, Alertmanager, Grafana's schema"
 	$(PYTHON) -m pytest $(TESTS) -m monitoring -rs || [ $$? -eq 5 ]
+	@echo "tier 5 of 5: a compose swarm on a Docker engine of its own"
+	$(PYTHON) -m pytest $(TESTS) -m containers -rs || [ $$? -eq 5 ]
 	@bash deploy/install-tools.sh --check || \
-	    echo "tier 4 skipped the tests that need them: sudo bash deploy/install-tools.sh"
+	    echo "tiers 4 and 5 skipped the tests that need them: sudo bash deploy/install-tools.sh"
 
 check: $(READY)  ## style, types, import contracts, stubs
 	.venv/bin/ruff check .

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Programs that tier 4 of `make test` needs and pip does not have: Prometheus, Alertmanager,
-# npm. Installs what is missing by name with apt, as root; starts nothing.
+# Programs that tiers 4 and 5 of `make test` need and pip does not have: Prometheus, Alertmanager,
+# npm; Docker, compose, debootstrap. Installs what is missing by name with apt, as root; starts nothing.
 #
 #   install-tools.sh           install what is missing
 #   install-tools.sh --check   say what is missing; ends with 1 if anything is, silent if nothing
@@ -8,7 +8,9 @@ set -euo pipefail
 
 # program:package
 wanted="prometheus:prometheus promtool:prometheus prometheus-alertmanager:prometheus-alertmanager
-    amtool:prometheus-alertmanager node:nodejs npm:npm"
+    amtool:prometheus-alertmanager node:nodejs npm:npm
+    docker:docker.io dockerd:docker.io docker-compose:docker-compose debootstrap:debootstrap
+    nft:nftables"
 
 list_missing() {
     for pair in $wanted; do
@@ -41,7 +43,7 @@ if [ "$(id -u)" != 0 ]; then
     exit 1
 fi
 
-# The packages of Prometheus would start their services: Debian asks this file first.
+# The packages would start their services: Debian asks this file first.
 policy=${POLICY_RC_D:-/usr/sbin/policy-rc.d}
 if [ ! -e "$policy" ]; then
     trap 'rm -f "$policy"' EXIT
@@ -53,9 +55,11 @@ apt-get update -qq
 # shellcheck disable=SC2086  # a list of words
 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
 # Nor are they to start when the machine does: who wants that enables them.
-for service in prometheus prometheus-alertmanager; do
-    case " $was_missing" in *" $service "*)
-        ! command -v systemctl >/dev/null || systemctl --quiet disable "$service" 2>/dev/null || true ;;
+for pair in prometheus:prometheus prometheus-alertmanager:prometheus-alertmanager \
+    docker.io:docker docker.io:containerd; do
+    case " $was_missing" in *" ${pair%%:*} "*)
+        ! command -v systemctl >/dev/null ||
+            systemctl --quiet disable "${pair##*:}" 2>/dev/null || true ;;
     esac
 done
 missing=$(list_missing | sort -u | tr '\n' ' ')

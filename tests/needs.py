@@ -12,6 +12,11 @@ PROGRAMS = (
     "amtool",
     "node",
     "npm",
+    "docker",
+    "dockerd",
+    "docker-compose",
+    "debootstrap",
+    "nft",
 )
 """What `deploy/install-tools.sh` installs."""
 
@@ -23,10 +28,19 @@ def needs(*programs: str) -> None:
     """
     for program in programs:
         assert program in PROGRAMS, f"{program} is not what deploy/install-tools.sh installs"
-        if shutil.which(program):
-            continue
-        required = os.environ.get("DEMO_REQUIRE", "").split(",")
-        reason = f"{program} is not installed: run sudo bash deploy/install-tools.sh"
-        if program in required or "all" in required:
-            pytest.fail(f"{reason}; DEMO_REQUIRE asks for it")
-        pytest.skip(reason)
+        if not shutil.which(program):
+            reason = f"{program} is not installed: run sudo bash deploy/install-tools.sh"
+            _skip_or_fail(program, reason)
+
+
+def needs_root() -> None:
+    """The same where it is not root who runs the test; `root` in DEMO_REQUIRE."""
+    if os.geteuid():
+        _skip_or_fail("root", "networks and engines of its own are root's")
+
+
+def _skip_or_fail(what: str, reason: str) -> None:
+    required = os.environ.get("DEMO_REQUIRE", "").split(",")
+    if what in required or "all" in required:
+        pytest.fail(f"{reason}; DEMO_REQUIRE asks for it")
+    pytest.skip(reason)

@@ -10,7 +10,10 @@ import pytest
 from tests.needs import PROGRAMS
 
 SCRIPT = Path(__file__).parents[1] / "deploy" / "install-tools.sh"
-PACKAGES = {"prometheus", "prometheus-alertmanager", "nodejs", "npm"}
+PACKAGES = {
+    *("prometheus", "prometheus-alertmanager", "nodejs", "npm"),
+    *("docker.io", "docker-compose", "debootstrap", "nftables"),
+}
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """What all end-to-end tests share: one swarm, run once, and a place for what was measured."""
 
+from typing import Any
+
 import pytest
 
 from tests.e2e.swarm_run import Audit, SwarmRun, audit, run_swarm
@@ -14,6 +16,18 @@ FIGURES = pytest.StashKey[Figures]()
 def figures(pytestconfig: pytest.Config) -> Figures:
     """Put measurements in here."""
     return pytestconfig.stash.setdefault(FIGURES, {})
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A process of pytest-xdist gives its own to the one that shows them."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["figures"] = session.config.stash.get(FIGURES, {})
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take them."""
+    node.config.stash.setdefault(FIGURES, {}).update(node.workeroutput.get("figures", {}))
 
 
 def pytest_terminal_summary(

@@ -1,0 +1,67 @@
+"""Images without a registry: Debian by debootstrap, Python packages from wheels made here."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+from tests.cli.command import ROOT
+from tests.containers.engine import Engine
+
+BASE: Final = "localhost/debian:12"
+NODE: Final = "localhost/demo-node"
+
+BUILD_S: Final = 300.0
+"""At most; the first build takes some 100 s, most of them for torch."""
+
+
+def make_base(engine: Engine, folder: Path) -> None:
+    """BASE: a bare Debian 12 with Python, as python:3.11-slim-bookworm is one."""
+    root = folder / "debian"
+    packages = "python3,python3-venv,ca-certificates"
+    command = ["debootstrap", "--variant=minbase", f"--include={packages}", "bookworm", root]
+    subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL, timeout=BUILD_S)
+    archive = folder / "debian.tar"
+    left_out = ["--exclude=./proc/*", "--exclude=./sys/*"]
+    subprocess.run(["tar", "-C", root, *left_out, "-cf", archive, "."], check=True)
+    engine.docker("import", archive, BASE)
+    shutil.rmtree(root)
+    archive.unlink()
+
+
+def build_node(engine: Engine, folder: Path) -> None:
+    """NODE: deploy/Dockerfile, as anybody builds it, but with packages from wheels."""
+    context = folder / "context"
+    tracked = subprocess.run(
+        ["git", "-C", ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        check=True,
+        capture_output=True,
+    )
+    for name in tracked.stdout.decode().split("\0"):
+        if name and (ROOT / name).is_file() and not name.startswith("tests/"):
+            (context / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, context / name)
+    constraints = ROOT / "deploy" / "constraints.txt"
+    wheel = [sys.executable, "-m", "pip", "wheel", "-q", "--constraint", constraints]
+    wheel += ["--wheel-dir", context / "deploy" / "wheels", "torch==2.13.0", "hatchling", ROOT]
+    subprocess.run(list(map(str, wheel)), check=True, capture_output=True, timeout=BUILD_S)
+    arguments = {"BASE": BASE, "TORCH": "torch==2.13.0", "PIP_NO_INDEX": "1"}
+    _build(engine, NODE, context / "deploy" / "Dockerfile", context, arguments)
+    shutil.rmtree(context)
+
+
+def build_watcher(engine: Engine, program: str) -> str:
+    """The image of Debian's `program`."""
+    folder = ROOT / "tests" / "containers"
+    name = f"localhost/{program}"
+    arguments = {"BASE": BASE, "PROGRAM": program}
+    _build(engine, name, folder / "watchers.Dockerfile", folder, arguments)
+    return name
+
+
+def _build(engine: Engine, name: str, file: Path, context: Path, arguments: dict[str, str]) -> None:
+    chosen = [part for each in arguments.items() for part in ("--build-arg", "=".join(each))]
+    # On the machine's own network: the engine's does not know every machine's name servers.
+    options = ("--network", "host", "--quiet", "--tag", name, "--file", file, *chosen)
+    engine.docker("build", *options, context, timeout_s=BUILD_S)

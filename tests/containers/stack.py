@@ -1,0 +1,116 @@
+"""deploy/compose.yaml, up: its nodes by name, asked over their control sockets, and Prometheus."""
+
+import contextlib
+import json
+import socket
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from tests.cli.command import ROOT
+from tests.containers.engine import Engine
+from tests.containers.images import NODE
+from tests.waiting import wait_until_sync
+
+FILE: Final = ROOT / "deploy" / "compose.yaml"
+
+PROJECT: Final = "demotest"
+
+SERVICES: Final = ("bootstrap", "node", "archive", "prometheus", "alertmanager")
+"""All but Grafana, whose image is nowhere to be had without a registry."""
+
+STEP_S: Final = 120.0
+"""Nothing here is about speed; whatever is waited for takes some rounds of 3 s."""
+
+
+class Stack:
+    """The project on an engine."""
+
+    def __init__(self, engine: Engine, prometheus: str, alertmanager: str) -> None:
+        self.engine = engine
+        self.prometheus_port, alertmanager_port, mesh_port = _find_ports(3)
+        self._settings = {
+            "COMPOSE_PROJECT_NAME": PROJECT,
+            "IMAGE": NODE,
+            "PROMETHEUS_IMAGE": prometheus,
+            "ALERTMANAGER_IMAGE": alertmanager,
+            "PROMETHEUS_PORT": str(self.prometheus_port),
+            "ALERTMANAGER_PORT": str(alertmanager_port),
+            "MESH": f"127.0.0.1:{mesh_port}",
+            "ROUND_SECONDS": "3",
+        }
+
+    def up(self, replicas: int) -> None:
+        """Start what does not run, and so many of `node`; more of it later, by the same command."""
+        try:
+            self._compose("up", "--detach", "--no-build", "--scale", f"node={replicas}", *SERVICES)
+        except AssertionError as error:
+            logs = [self.engine.docker("logs", "--tail", 20, node) for node in self.nodes()]
+            raise AssertionError(f"{error}\n{logs}") from None
+
+    def down(self, *options: str) -> None:
+        """Stop and remove the containers."""
+        self._compose("down", *options)
+
+    def nodes(self) -> list[str]:
+        """Names of all nodes' containers, running or not."""
+        shown = self.engine.docker("ps", "--all", "--format", "{{.Names}}").split()
+        return sorted(
+            name for name in shown if name.split("_")[1:2] in (["bootstrap"], ["node"], ["archive"])
+        )
+
+    def status(self, node: str) -> dict[str, Any]:
+        """`demo-node status --json` inside of a container; empty where nothing answers."""
+        with contextlib.suppress(AssertionError):
+            said = self.engine.docker("exec", node, "demo-node", "status", "--json")
+            status: dict[str, Any] = json.loads(said)
+            return status
+        return {}
+
+    def wait_agreed(self, nodes: Sequence[str], beyond: int = 0) -> dict[str, Any]:
+        """Wait until these stand at one record, later than number `beyond`; its status there."""
+        found: list[dict[str, Any]] = []
+
+        def is_agreed() -> bool:
+            found[:] = [self.status(node) for node in nodes]
+            heads = {(one.get("head"), one.get("digest")) for one in found}
+            return len(heads) == 1 and found[0].get("height", 0) > beyond
+
+        try:
+            wait_until_sync(is_agreed, STEP_S)
+        except AssertionError:
+            keys = ("state", "height", "head", "digest", "peers")
+            told = [{key: one.get(key) for key in keys} for one in found]
+            raise AssertionError(f"{dict(zip(nodes, told, strict=True))}") from None
+        return found[0]
+
+    def ask(self, query: str) -> list[dict[str, Any]]:
+        """Prometheus' answer, now."""
+        return self._fetch("query", {"query": query})
+
+    def ask_range(self, query: str, begin_s: float, end_s: float) -> list[dict[str, Any]]:
+        """As a dashboard asks."""
+        span = {"start": str(begin_s), "end": str(end_s), "step": "5"}
+        return self._fetch("query_range", {"query": query, **span})
+
+    def _fetch(self, path: str, fields: dict[str, str]) -> list[dict[str, Any]]:
+        url = f"http://127.0.0.1:{self.prometheus_port}/api/v1/{path}"
+        with urllib.request.urlopen(f"{url}?{urllib.parse.urlencode(fields)}", timeout=20) as reply:
+            document = json.load(reply)
+        assert document["status"] == "success", document
+        assert not document.get("warnings"), document
+        result: list[dict[str, Any]] = document["data"]["result"]
+        return result
+
+    def _compose(self, *arguments: object) -> None:
+        self.engine.compose(FILE, self._settings, *arguments)
+
+
+def _find_ports(count: int) -> Iterator[int]:
+    """Free ports of the loopback."""
+    with contextlib.ExitStack() as held:
+        for _ in range(count):
+            each = held.enter_context(socket.socket())
+            each.bind(("127.0.0.1", 0))
+            yield each.getsockname()[1]

@@ -1,0 +1,142 @@
+"""The compose swarm for real: an engine, images, six nodes, and what befalls them."""
+
+import math
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.cli.command import ROOT
+from tests.containers.engine import Engine, find_traces, running_engine
+from tests.containers.images import build_node, build_watcher, make_base
+from tests.containers.stack import PROJECT, STEP_S, Stack
+from tests.e2e.processes import find_processes
+from tests.monitoring.boards import fill_in, targets
+from tests.needs import needs, needs_root
+from tests.waiting import wait_until_sync
+
+pytestmark = [pytest.mark.containers, pytest.mark.slow, pytest.mark.timeout(720)]
+
+QUIET = {"Warnings in the log"}
+"""Panels that show nothing where nothing is wrong."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("engine")
+
+
+@pytest.fixture(scope="module")
+def engine(folder: Path) -> Iterator[Engine]:
+    needs("dockerd", "docker", "docker-compose", "debootstrap", "nft")
+    needs_root()
+    before = find_traces(folder)
+    with running_engine(folder) as running:
+        yield running
+    assert find_traces(folder) == before
+    assert not find_processes(folder)
+
+
+@pytest.fixture(scope="module")
+def stack(engine: Engine, folder: Path) -> Iterator[Stack]:
+    """Its nodes, four of which train, have records, and all of them the same."""
+    make_base(engine, folder)
+    build_node(engine, folder)
+    watchers = [build_watcher(engine, name) for name in ("prometheus", "prometheus-alertmanager")]
+    made = Stack(engine, *watchers)
+    made.up(3)
+    try:
+        made.wait_agreed(made.nodes(), 3)
+        yield made
+    finally:
+        made.down("--volumes", "--timeout", "30")
+
+
+def test_the_image_has_no_compiler_and_no_root(engine: Engine, stack: Stack) -> None:
+    node = stack.nodes()[-1]
+    assert engine.docker("exec", node, "id", "-u").strip() == "10001"
+    looked_for = "for name in gcc cc pip python3; do command -v $name || true; done"
+    found = engine.docker("exec", node, "sh", "-c", looked_for)
+    assert [Path(name).name for name in found.split()] == ["python3"]
+    denied = engine.docker("exec", node, "sh", "-c", "touch /opt/demo-node/x 2>&1 || echo no")
+    assert denied.splitlines()[-1] == "no"
+    assert "healthy" in engine.docker("ps", "--filter", f"name={node}", "--format", "{{.Status}}")
+
+
+def test_replicas_that_come_later_are_nodes_of_their_own(stack: Stack) -> None:
+    stack.up(5)
+    nodes = stack.nodes()
+    assert len(nodes) == 7
+    stack.wait_agreed(nodes, stack.wait_agreed(nodes)["height"] + 2)
+    peers = {stack.status(node)["peer_id"] for node in nodes}
+    assert len(peers) == 7
+
+
+def test_who_was_killed_comes_back_as_who_it_was(engine: Engine, stack: Stack) -> None:
+    node, *others = (name for name in stack.nodes() if "_node_" in name)
+    before = stack.status(node)
+    engine.docker("kill", node)
+    stack.wait_agreed(others, before["height"] + 2)
+    engine.docker("start", node)
+    stack.wait_agreed(stack.nodes(), before["height"] + 3)
+    assert stack.status(node)["peer_id"] == before["peer_id"]
+
+
+def test_who_was_paused_catches_up(engine: Engine, stack: Stack) -> None:
+    node, *others = (name for name in stack.nodes() if "_node_" in name)
+    height = stack.status(node)["height"]
+    engine.docker("pause", node)
+    stack.wait_agreed(others, height + 3)
+    engine.docker("unpause", node)
+    stack.wait_agreed(stack.nodes(), height + 4)
+
+
+def test_who_was_cut_off_takes_the_others_records(engine: Engine, stack: Stack) -> None:
+    node, *others = (name for name in stack.nodes() if "_node_" in name)
+    network, height = f"{PROJECT}_swarm", stack.status(node)["height"]
+    engine.docker("network", "disconnect", network, node)
+    stack.wait_agreed(others, height + 3)
+    engine.docker("network", "connect", "--alias", "node", network, node)
+    stack.wait_agreed(stack.nodes(), height + 5)
+
+
+def test_prometheus_finds_them_all_and_every_panel_has_something_to_draw(stack: Stack) -> None:
+    def is_found() -> bool:
+        return len(stack.ask('up{job="demo-node"} == 1')) == len(stack.nodes())
+
+    wait_until_sync(is_found, STEP_S)
+    wait_until_sync(lambda: stack.ask("demo_heldout_loss > 0"), STEP_S)
+    digests = {one["metric"]["service"] for one in stack.ask("demo_head_height > 0")}
+    assert digests == {"bootstrap", "node", "archive"}
+    now_s, empty = time.time(), set()
+    for _, title, query in targets():
+        series = stack.ask_range(fill_in(query), now_s - 300, now_s)
+        values = [float(value) for one in series for _, value in one["values"]]
+        if not any(map(math.isfinite, values)):
+            empty.add(title)
+    assert empty <= QUIET
+
+
+def test_who_joins_others_must_say_whom(engine: Engine) -> None:
+    file = ROOT / "deploy" / "join.yaml"
+    with pytest.raises(AssertionError, match="name whom to join"):
+        engine.compose(file, {}, "config")
+    peers = "/ip4/203.0.113.7/tcp/4001/p2p/12D3Koo"
+    shown = yaml.safe_load(engine.compose(file, {"PEERS": peers, "PORT": "4002"}, "config"))
+    node = shown["services"]["node"]
+    assert node["environment"]["PEERS"] == peers
+    assert any({"4001", "4002"} <= set(re.findall(r"\d+", str(port))) for port in node["ports"])
+
+
+def test_down_and_up_goes_on_with_the_same_run_and_the_same_nodes(stack: Stack) -> None:
+    before = stack.wait_agreed(stack.nodes())
+    peers = {stack.status(node)["peer_id"] for node in stack.nodes()}
+    stack.down()
+    assert not stack.nodes()
+    stack.up(5)
+    after = stack.wait_agreed(stack.nodes(), before["height"])
+    assert after["run_id"] == before["run_id"]
+    assert {stack.status(node)["peer_id"] for node in stack.nodes()} == peers
