@@ -50,7 +50,7 @@ FOREIGN_OPTIONS: Final = {"--build-arg", "--scale"}
 """Docker's."""
 
 SPELLING: Final = (
-    *(".json", ".proto", ".py", ".pyi", ".sh", ".toml", ".yaml", ".yml"),
+    *(".json", ".proto", ".py", ".pyi", ".service", ".sh", ".toml", ".yaml", ".yml"),
     "Dockerfile",
 )
 """Files whose words are names that a page may use."""

@@ -6,6 +6,7 @@ the corpus; then trainer, chain and round machine; then rounds, until somebody a
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import AsyncIterator, Callable
 from importlib.metadata import version
@@ -30,6 +31,7 @@ from demo_node.observe.sampling import Sampling
 from demo_node.operations import NodeOperations
 from demo_node.peering import Peering
 from demo_node.scratch import make_scratch
+from demo_node.service_manager import ServiceManager
 from demo_node.stopping import Stopping
 from demo_node.store.addresses import AddressBook
 from demo_node.store.datadir import DataDir, hold_lock, open_datadir
@@ -122,13 +124,14 @@ async def _be_a_node(config: Config, show: Callable[[str], None], log: NodeLog) 
 
 
 async def _live(node: Node, meter: Meter, observer: Observers) -> None:
+    manager = ServiceManager(os.environ)
     with contextlib.suppress(NodeStopped), contextlib.ExitStack() as files:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(node.mesh.wait())  # a dead mesh takes the node down
                 group.create_task(watch_loop_lag(meter.on_loop_lag))
                 group.create_task(collect_often())
-                group.create_task(_show_status(node.operations, observer))
+                group.create_task(_show_status(node.operations, observer, manager))
                 await run_node(node, group, files)
                 raise NodeStopped
         except BaseExceptionGroup as errors:
@@ -137,11 +140,16 @@ async def _live(node: Node, meter: Meter, observer: Observers) -> None:
                 raise others from None
     node.operations.set_state(NodeState.STOPPED)
     observer.on_status(node.operations.status())
+    manager.tell(node.operations.status())
 
 
-async def _show_status(operations: NodeOperations, observer: Observers) -> None:
+async def _show_status(
+    operations: NodeOperations, observer: Observers, manager: ServiceManager
+) -> None:
     while True:
-        observer.on_status(operations.status())
+        status = operations.status()
+        observer.on_status(status)
+        manager.tell(status)
         observer.on_figures(operations.figures())
         await asyncio.sleep(STATUS_S)
 
