@@ -111,7 +111,8 @@ def test_every_fault_of_the_plan_was_inflicted(killed_swarm: KilledSwarm) -> Non
 def test_who_lost_its_trainer_soon_has_another(killed_swarm: KilledSwarm) -> None:
     robbed = [f for f in killed_swarm.document["faults"] if f["kind"] == "trainer_dies"]
     assert robbed
-    assert all(fault["back_s"] < 5 for fault in robbed)
+    # A second on a quiet machine; what would be wrong is to wait for a peer or for a snapshot.
+    assert all(fault["back_s"] < 15 for fault in robbed)
 
 
 def test_all_nodes_end_on_one_chain_and_its_replay_gives_their_parameters(
