@@ -13,6 +13,7 @@ import pytest
 
 from demo_node.cli.show import describe_view, format_status
 from demo_node.cli.start import start
+from demo_node.cli.version import explain_build
 from demo_node.control.address import socket_path
 from demo_node.views import NodeState
 from demo_protocol.manifest import compute_run_id, decode_manifest
@@ -245,6 +246,22 @@ def test_version_names_the_parts() -> None:
     document = json.loads(demo_node("version", "--json").stdout)
     assert document["schema"] == 1
     assert {"torch", "libp2p"} <= document["parts"].keys()
+    assert "this torch is built for" in demo_node("version").stdout
+
+
+@pytest.mark.parametrize(
+    ("torch", "said"),
+    [
+        ("2.13.0+cpu", "for processors; for NVIDIA cards run: pip install --force-reinstall "),
+        ("2.13.0+cu130", "for graphics cards (cu130); for processors alone run: pip install "),
+        ("2.13.0+rocm6.4", "for graphics cards (rocm6.4); for processors alone run: "),
+        ("2.13.0", "for what its publisher chose for this system; for NVIDIA cards run: "),
+        ("absent", "torch is absent; for processors run: pip install torch --index-url "),
+    ],
+)
+def test_version_says_what_torch_is_built_for_and_what_changes_it(torch: str, said: str) -> None:
+    assert said in explain_build(torch)
+    assert "torch==2.13.0 " in explain_build(torch) or torch == "absent"
 
 
 def test_asking_is_cheap(fake_node: Path) -> None:
