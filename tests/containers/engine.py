@@ -25,9 +25,10 @@ class Engine:
         # Debian 12 has no buildx: what is built here is built by the engine itself.
         self._environment["DOCKER_BUILDKIT"] = "0"
 
-    def docker(self, *arguments: object, timeout_s: float = 60) -> str:
-        """What `docker` prints. Raises CalledProcessError with its last words."""
-        return self._run("docker", *arguments, timeout_s=timeout_s)
+    def docker(self, *arguments: object, timeout_s: float = 60, fails: bool = False) -> str:
+        """What `docker` prints. Fails the test with its last words where it ends with an error,
+        unless that `fails`, as it should."""
+        return self._run("docker", *arguments, timeout_s=timeout_s, fails=fails)
 
     def compose(self, file: Path, settings: Mapping[str, str], *arguments: object) -> str:
         """The same of `docker-compose` for the project that `settings` name."""
@@ -35,7 +36,11 @@ class Engine:
         return self._run(*command, settings=settings, timeout_s=240)
 
     def _run(
-        self, *command: object, settings: Mapping[str, str] | None = None, timeout_s: float
+        self,
+        *command: object,
+        settings: Mapping[str, str] | None = None,
+        timeout_s: float,
+        fails: bool = False,
     ) -> str:
         ended = subprocess.run(
             list(map(str, command)),
@@ -44,7 +49,9 @@ class Engine:
             text=True,
             timeout=timeout_s,
         )
-        assert ended.returncode == 0, f"{command}: {ended.stdout[-2000:]}{ended.stderr[-3000:]}"
+        assert (ended.returncode != 0) == fails, (
+            f"{command}: {ended.stdout[-2000:]}{ended.stderr[-3000:]}"
+        )
         return ended.stdout or ended.stderr  # what a container said may have been said there
 
 

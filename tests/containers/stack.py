@@ -20,6 +20,9 @@ PROJECT: Final = "demotest"
 SERVICES: Final = ("bootstrap", "node", "archive", "prometheus", "alertmanager")
 """All but Grafana, whose image is nowhere to be had without a registry."""
 
+PRE_STOP: Final = ["sh", "-c", "kill -TERM 1; sleep 3600"]
+"""What Kubernetes runs in a container that is to end."""
+
 STEP_S: Final = 120.0
 """Nothing here is about speed; whatever is waited for takes some rounds of 3 s."""
 

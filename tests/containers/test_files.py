@@ -11,9 +11,11 @@ import pytest
 import yaml
 
 from tests.cli.command import ROOT
+from tests.containers.stack import PRE_STOP
 
 DEPLOY = ROOT / "deploy"
 COMPOSE = sorted(DEPLOY.glob("*.yaml"))
+NODES = DEPLOY / "k8s" / "demo-node.yaml"
 SCRIPTS = sorted((DEPLOY / "container").glob("*.sh"))
 
 
@@ -50,6 +52,40 @@ def test_scripts_are_plain_shell_and_may_be_run(script: Path) -> None:
     assert script.stat().st_mode & 0o111 == 0o111
     dash = shutil.which("dash")
     assert dash is None or run(dash, "-n", script) == ""
+
+
+def test_kubernetes_knows_every_field() -> None:
+    checker = Path(sys.executable).with_name("kubernetes-validate")
+    assert run(checker, "--strict", NODES) == ""
+
+
+def test_a_pod_is_the_image_as_it_is_and_may_leave_in_peace() -> None:
+    service, nodes, budget = yaml.safe_load_all(NODES.read_text())
+    pod = nodes["spec"]["template"]
+    (node,) = pod["spec"]["containers"]
+    assert nodes["spec"]["serviceName"] == service["metadata"]["name"]
+    assert service["spec"]["clusterIP"] == "None"
+    assert budget["spec"]["selector"] == {"matchLabels": pod["metadata"]["labels"]}
+    dockerfile = (DEPLOY / "Dockerfile").read_text()
+    identity = pod["spec"]["securityContext"]
+    assert f"USER {identity['runAsUser']}:{identity['runAsGroup']}" in dockerfile
+    assert {port["containerPort"] for port in node["ports"]} == {4001, 9464}
+    probes = (node[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "liveness"))
+    assert set(probes) == {"/livez"}
+    assert node["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    assert node["lifecycle"]["preStop"]["exec"]["command"] == PRE_STOP
+    assert pod["spec"]["terminationGracePeriodSeconds"] == 90
+
+
+def test_the_operators_prometheus_finds_the_job_that_the_rules_look_for() -> None:
+    monitor = yaml.safe_load((DEPLOY / "k8s" / "servicemonitor.yaml").read_text())
+    service, *_ = yaml.safe_load_all(NODES.read_text())
+    labels = service["metadata"]["labels"]
+    assert monitor["spec"]["selector"]["matchLabels"] == labels
+    assert labels[monitor["spec"]["jobLabel"]] == "demo-node"
+    assert monitor["spec"]["endpoints"][0]["port"] in {
+        port["name"] for port in service["spec"]["ports"]
+    }
 
 
 def test_nothing_but_this_machine_reaches_the_stack() -> None:

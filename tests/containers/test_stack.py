@@ -12,7 +12,7 @@ import yaml
 from tests.cli.command import ROOT
 from tests.containers.engine import Engine, find_traces, running_engine
 from tests.containers.images import build_node, build_watcher, make_base
-from tests.containers.stack import PROJECT, STEP_S, Stack
+from tests.containers.stack import PRE_STOP, PROJECT, STEP_S, Stack
 from tests.e2e.processes import find_processes
 from tests.monitoring.boards import fill_in, targets
 from tests.needs import needs, needs_root
@@ -83,6 +83,15 @@ def test_who_was_killed_comes_back_as_who_it_was(engine: Engine, stack: Stack) -
     engine.docker("start", node)
     stack.wait_agreed(stack.nodes(), before["height"] + 3)
     assert stack.status(node)["peer_id"] == before["peer_id"]
+
+
+def test_a_hook_before_the_end_lets_a_node_leave(engine: Engine, stack: Stack) -> None:
+    node = next(name for name in stack.nodes() if "_node_" in name)
+    engine.docker("exec", node, *PRE_STOP, fails=True)  # it ends with the container
+    state = engine.docker("inspect", "--format", "{{.State.Status}} {{.State.ExitCode}}", node)
+    assert state.split() == ["exited", "0"]
+    engine.docker("start", node)
+    stack.wait_agreed(stack.nodes(), stack.status(node).get("height", 0) + 1)
 
 
 def test_who_was_paused_catches_up(engine: Engine, stack: Stack) -> None:
