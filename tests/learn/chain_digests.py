@@ -83,7 +83,7 @@ def flushing(is_on: bool) -> Iterator[None]:
 
 
 def main() -> None:
-    """Paths x threads x flushing x precision x sizes of blocks x order of payloads."""
+    """Paths x threads x flushing x precision and default type x blocks x order of payloads."""
     found = []
     paths: list[Callable[[], AbstractContextManager[None]]] = [torch_only]
     if find_codec() is not None:
@@ -93,6 +93,7 @@ def main() -> None:
         with path(), flushing(is_flushed):
             for precision, block in (("highest", 32), ("medium", 1), ("high", 5)):
                 torch.set_float32_matmul_precision(precision)
+                torch.set_default_dtype(torch.float64 if block == 5 else torch.float32)
                 mixed = torch.autocast("cpu", dtype=torch.bfloat16, enabled=block == 1)
                 with mixed, mock.patch.object(exact, "_BLOCK", block):
                     found.append(compute_chain(reverse=block == 5))

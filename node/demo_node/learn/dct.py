@@ -58,9 +58,9 @@ def halve_basis(basis: Tensor) -> Tensor:
 
 
 def forward_halves(halves: Tensor, chunks: Tensor, out: Tensor) -> None:
-    """basis.T @ x of [n, 64, 64] in half the products: even and odd rows into [2, n, 32, 64].
+    """basis.T @ chunks, [n, 64, 64], in half the products: even and odd rows into [2, n, 32, 64].
 
-    x is used up.
+    `chunks` are used up.
     """
     half = CHUNK // 2
     first, second = chunks[:, :half], chunks[:, half:].flip(1)
@@ -71,15 +71,15 @@ def forward_halves(halves: Tensor, chunks: Tensor, out: Tensor) -> None:
         torch.matmul(halves[parity].T, part, out=out[parity])
 
 
-def invert_halves(halves: Tensor, folded: Tensor, parts: Tensor, out: Tensor) -> None:
-    """basis @ x of [n, 64, 64], in half the products; `folded` is x with its even rows first.
+def invert_halves(halves: Tensor, evens_first: Tensor, parts: Tensor, out: Tensor) -> None:
+    """basis @ x of [n, 64, 64], in half the products; `evens_first`: x, its even rows first.
 
     parts: room for [2, n, 32, 64]. No sum goes through a value that is larger than the dense
     product's largest (rule E15).
     """
     half = CHUNK // 2
-    even = torch.matmul(halves[0], folded[:, :half], out=parts[0])
-    odd = torch.matmul(halves[1], folded[:, half:], out=parts[1])
+    even = torch.matmul(halves[0], evens_first[:, :half], out=parts[0])
+    odd = torch.matmul(halves[1], evens_first[:, half:], out=parts[1])
     torch.add(even, odd, out=out[:, :half])
     out[:, half:].copy_(even.sub_(odd).flip(1))
 

@@ -42,7 +42,7 @@ DELTA_MAX: Final = 2.0**64
 
 _BLOCK: Final = 64
 _BLOCK_CARD: Final = 4096
-"""Chunks transformed at once: on a processor they stay in its cache, on a card 64 MB are enough."""
+"""Chunks transformed at once, in two arrays of a MB on a processor, of 64 MB on a card."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,15 +114,15 @@ class Encoder:
         """In torch, some chunks at a time; nothing where `gate`, bool [], is false."""
         lines, residual = self.layout.lines(row.device), self.residual.view(-1, CHUNK, CHUNK)
         size = min(_find_block(row.device), len(residual))
-        chunk_room = torch.empty((size, CHUNK, CHUNK), device=row.device)
-        half_room = torch.empty((2, size, CHUNK // 2, CHUNK), device=row.device)
+        chunk_room = residual.new_empty((size, CHUNK, CHUNK))
+        parts_room = residual.new_empty((2, size, CHUNK // 2, CHUNK))
         parts = zip(torch.split(residual, size), torch.split(lines, size * CHUNK), strict=True)
         for old, own in parts:
-            chunks, halves = chunk_room[: len(old)], half_room[:, : len(old)]
+            chunks, down = chunk_room[: len(old)], parts_room[:, : len(old)]
             torch.index_select(row.view(-1, CHUNK), 0, own, out=chunks.view(-1, CHUNK))
-            forward_halves(self._halves, chunks, halves)
+            forward_halves(self._halves, chunks, down)
             evens, odds = torch.split(old.view(-1, 2 * CHUNK), CHUNK, dim=1)
-            for rows, half in zip((evens, odds), halves, strict=True):
+            for rows, half in zip((evens, odds), down, strict=True):
                 if gate is None:
                     torch.addmm(rows, half.view(-1, CHUNK), self._basis, beta=self.beta, out=rows)
                 else:
@@ -296,7 +296,7 @@ def find_largest(coefficients: Tensor, k: int) -> Tensor:
     size = min(1 << size.bit_length() - 1, 8) if size else 1
     groups = SLOTS // size
     steps = torch.arange(0, SLOTS, groups, device=coefficients.device)
-    found, room = [], torch.empty(0, device=coefficients.device)
+    found, room = [], coefficients.new_empty(0)
     for part in torch.split(coefficients, _find_block(coefficients.device)):
         magnitudes = torch.abs(part, out=room.resize_(part.shape))
         maxima = magnitudes.view(-1, size, groups).amax(dim=1)

@@ -36,7 +36,7 @@ SNAPPED_MAX: Final = SNAP_BELOW * (1 - 2.0**-24)
 
 _BLOCK: Final = 64
 _BLOCK_CARD: Final = 8192
-"""Chunks worked through at once: a MB of a processor's cache, 128 MB of a graphics card."""
+"""Chunks worked through at once, in five arrays of a MB on a processor, of 128 MB on a card."""
 
 
 def apply_update(
@@ -87,7 +87,7 @@ def _apply_blocks(
 ) -> None:
     """In torch, rows [S], some chunks at a time; as many operations whatever the tensors are."""
     old, new = before.view(-1, CHUNK), after.view(-1, CHUNK)
-    lines, room = layout.lines(before.device), torch.empty(0, device=before.device)
+    lines, room = layout.lines(before.device), before.new_empty(0)
     for chunks, signs in _compute_blocks(payloads, layout.schema.chunks, before.device):
         own = lines[chunks.start * CHUNK : chunks.stop * CHUNK]
         torch.index_select(old, 0, own, out=room.resize_(len(own), CHUNK))
@@ -130,8 +130,8 @@ def step_parameter(
 ) -> Tensor:
     """p*f - lr*s with both products rounded to fp32; fp32 of one shape, s in {-1, 0, 1} -> fp32.
 
-    `sign` None means that nobody sent anything: only the decay acts. `out`: where it goes, if
-    there is room for it; that of `parameter`, perhaps.
+    `sign` None means that nobody sent anything: only the decay acts. `out`, where given, takes
+    the result; it may be `parameter` itself.
     """
     # Stored before anything is subtracted: no fused multiply-add can take p*f in (rule E2); lr*s
     # is exact, fused or not.

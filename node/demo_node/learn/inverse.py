@@ -19,9 +19,8 @@ MAGNITUDE_BITS: Final = 10
 
 MAGNITUDE_MAX: Final = (1 << MAGNITUDE_BITS) - 1
 
-
 _SIGN: Final = -(1 << 31)
-"""The bit that says so, in int32 and in fp32. `copysign` would take five times as long."""
+"""The bit of a number's sign, in int32 and in fp32. `copysign` takes five times as long."""
 
 
 class Inverse:
@@ -30,10 +29,11 @@ class Inverse:
     def __init__(self, size: int, device: torch.device) -> None:
         self.votes = torch.zeros((size, CHUNK, CHUNK), dtype=torch.int32, device=device)
         """For those of the next block; all 0, as `invert` leaves it."""
-        self._shifted = torch.empty(self.votes.shape, device=device)
-        self._products = torch.empty(self.votes.shape, device=device)
-        self._halves = torch.empty((2, size, CHUNK // 2, CHUNK), device=device)
-        self._basis = _integer_halves(device)
+        self._shifted, self._products, parts = (
+            torch.empty(self.votes.shape, dtype=torch.float32, device=device) for _ in range(3)
+        )
+        self._parts = parts.view(2, size, CHUNK // 2, CHUNK)
+        self._halves = _integer_halves(device)
 
     def invert(self, count: int) -> Tensor:
         """Signs fp32 [n, 64, 64] of the first n `votes`; valid until the next call.
@@ -44,11 +44,11 @@ class Inverse:
         votes, shifted, products = (
             room[:count] for room in (self.votes, self._shifted, self._products)
         )
-        halves = self._halves[:, :count]
+        parts = self._parts[:, :count]
         shift(votes, shifted, products)
-        invert_halves(self._basis, shifted, halves, products)
+        invert_halves(self._halves, shifted, parts, products)
         shift(votes.copy_(products), shifted, products)
-        invert_halves(self._basis, shifted.transpose(1, 2), halves, products)
+        invert_halves(self._halves, shifted.transpose(1, 2), parts, products)
         votes.zero_()
         # Integers held in fp32, so this is their sign: compared, no library's notion of it (E6).
         return products.clamp_(-1.0, 1.0)
@@ -61,12 +61,12 @@ def shift(integers: Tensor, out: Tensor, room: Tensor) -> None:
     (|x| + 2^(s-1)) >> s. Rounding can carry 1023.5 to 1024; that becomes 1023. All three have one
     shape; `integers` are used up, `room` is 4 bytes a number for what comes in between.
     """
-    powers, halves = _shift_constants(integers.device)
+    powers, roundings = _shift_constants(integers.device)
     signs = torch.bitwise_and(integers, _SIGN, out=room.view(torch.int32))
     integers.abs_()
     # Bit length - 10 = how many of 2^10, 2^11, ... are not above the maximum.
     shifts = torch.bucketize(integers.amax(dim=(1, 2)), powers, right=True, out_int32=True)
-    integers.add_(halves[shifts][:, None, None]).bitwise_right_shift_(shifts[:, None, None])
+    integers.add_(roundings[shifts][:, None, None]).bitwise_right_shift_(shifts[:, None, None])
     out.copy_(integers).clamp_(max=MAGNITUDE_MAX)
     out.view(torch.int32).bitwise_or_(signs)
 
@@ -75,10 +75,10 @@ def shift(integers: Tensor, out: Tensor, room: Tensor) -> None:
 def _shift_constants(device: torch.device) -> tuple[Tensor, Tensor]:
     """2^10, 2^11, ..., int32 [21]; by shift, 0 and more, what is added first, int32 [22]."""
     powers = [1 << bits for bits in range(MAGNITUDE_BITS, 31)]
-    halves = [1 << shift >> 1 for shift in range(len(powers) + 1)]
+    roundings = [1 << shift >> 1 for shift in range(len(powers) + 1)]
     return (
         torch.tensor(powers, dtype=torch.int32, device=device),
-        torch.tensor(halves, dtype=torch.int32, device=device),
+        torch.tensor(roundings, dtype=torch.int32, device=device),
     )
 
 

@@ -73,7 +73,8 @@ def add_votes(ballots: Sequence[Ballot], chunks: range, votes: Tensor) -> None:
 def _add_here(votes: Tensor, ballot: Ballot, own: slice) -> None:
     """By numpy: a twentieth of index_add_'s time."""
     first = np.arange(own.stop - own.start)[:, None] * SLOTS  # int64: others would be copied
-    slots = PLACES.take(ballot.positions[:, own]) + first
+    slots = PLACES.take(ballot.positions[:, own])
+    slots += first
     signs = 1 - 2 * ballot.negative[:, own].view(np.int8)  # a product: np.where is slow
     np.add.at(votes.numpy(), slots.reshape(-1), (signs * ballot.values[:, own, None]).reshape(-1))
 
@@ -85,7 +86,7 @@ def _add_there(votes: Tensor, ballot: Ballot, own: slice) -> None:
     slots = _places_on(device)[_send(ballot.positions[:, own].view(np.int16), device).long()]
     signs = 1 - 2 * _send(ballot.negative[:, own].view(np.int8), device)
     values = _send(ballot.values[:, own, None], device)
-    votes.index_add_(0, (slots + first).view(-1), (signs * values).view(-1))
+    votes.index_add_(0, slots.add_(first).view(-1), (signs * values).view(-1))
 
 
 def _send(array: npt.NDArray[np.signedinteger], device: torch.device) -> Tensor:
