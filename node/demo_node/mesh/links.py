@@ -147,6 +147,25 @@ class LinkedPubsub(Pubsub):
         for topic in topics:
             self.handle_subscription(peer_id, rpc_pb2.RPC.SubOpts(subscribe=True, topicid=topic))
 
+    async def handle_dead_peer_queue(self) -> None:
+        """When a connection has ended: forget its peer, or begin again on another that it has.
+
+        The library does the first only, and finds out about the second when it next has something
+        to send and a write fails.
+        """
+        async with self.dead_peer_receive_channel as ended:
+            self.event_handle_dead_peer_queue_started.set()
+            async for peer_id in ended:
+                if not self._peer_is_connected(peer_id):
+                    self._handle_dead_peer(peer_id)
+                self._leave_what_ended(peer_id)
+
+    def _leave_what_ended(self, peer_id: ID) -> None:
+        """Begin again where what goes to a peer would go to a connection that has closed."""
+        first = self.peers.get(peer_id)
+        if first is not None and first.muxed_conn.is_closed:
+            self._handle_dead_peer(peer_id)
+
     async def _handle_new_peer(self, peer_id: ID) -> None:
         """Open gossip to a peer, by each connection it has."""
         lock = self._welcoming.setdefault(peer_id, trio.Lock())
@@ -161,6 +180,7 @@ class LinkedPubsub(Pubsub):
                     raise SwarmException("no gossip stream was opened") from error
                 self._tell_of(set(self.topic_ids) - told, peer_id)
                 self._link_others(peer_id)
+                self._leave_what_ended(peer_id)  # it may have closed while the stream was opened
         finally:
             if not lock.statistics().tasks_waiting and not lock.locked():
                 self._welcoming.pop(peer_id, None)
