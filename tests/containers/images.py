@@ -30,9 +30,8 @@ def make_base(engine: Engine, folder: Path) -> None:
     archive.unlink()
 
 
-def build_node(engine: Engine, folder: Path) -> None:
-    """NODE: deploy/Dockerfile, as anybody builds it, but with packages from wheels."""
-    context = folder / "context"
+def copy_tree(folder: Path) -> None:
+    """What a clone has, but for tests."""
     tracked = subprocess.run(
         ["git", "-C", ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         check=True,
@@ -40,12 +39,26 @@ def build_node(engine: Engine, folder: Path) -> None:
     )
     for name in tracked.stdout.decode().split("\0"):
         if name and (ROOT / name).is_file() and not name.startswith("tests/"):
-            (context / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, context / name)
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+
+
+def make_wheels(folder: Path) -> None:
+    """Of all that an installation needs, and of what builds our own."""
     constraints = ROOT / "deploy" / "constraints.txt"
     wheel = [sys.executable, "-m", "pip", "wheel", "-q", "--constraint", constraints]
-    wheel += ["--wheel-dir", context / "deploy" / "wheels", "torch==2.13.0", "hatchling", ROOT]
+    wheel += ["--wheel-dir", folder, "torch==2.13.0", "hatchling", "setuptools", ROOT]
     subprocess.run(list(map(str, wheel)), check=True, capture_output=True, timeout=BUILD_S)
+    for own in folder.glob("demo_node-*"):
+        own.unlink()
+
+
+def build_node(engine: Engine, tree: Path, wheels: Path) -> None:
+    """NODE: deploy/Dockerfile, as anybody builds it, but with packages from wheels."""
+    context = tree.with_name("context")
+    shutil.copytree(tree, context)
+    for each in wheels.iterdir():
+        (context / "deploy" / "wheels" / each.name).hardlink_to(each)
     arguments = {"BASE": BASE, "TORCH": "torch==2.13.0", "PIP_NO_INDEX": "1"}
     _build(engine, NODE, context / "deploy" / "Dockerfile", context, arguments)
     shutil.rmtree(context)

@@ -10,12 +10,10 @@ import pytest
 import yaml
 
 from tests.cli.command import ROOT
-from tests.containers.engine import Engine, find_traces, running_engine
-from tests.containers.images import build_node, build_watcher, make_base
+from tests.containers.engine import Engine
+from tests.containers.images import build_node, build_watcher
 from tests.containers.stack import PRE_STOP, PROJECT, STEP_S, Stack
-from tests.e2e.processes import find_processes
 from tests.monitoring.boards import fill_in, targets
-from tests.needs import needs, needs_root
 from tests.waiting import wait_until_sync
 
 pytestmark = [pytest.mark.containers, pytest.mark.slow, pytest.mark.timeout(720)]
@@ -25,26 +23,9 @@ QUIET = {"Warnings in the log"}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("engine")
-
-
-@pytest.fixture(scope="module")
-def engine(folder: Path) -> Iterator[Engine]:
-    needs("dockerd", "docker", "docker-compose", "debootstrap", "nft")
-    needs_root()
-    before = find_traces(folder)
-    with running_engine(folder) as running:
-        yield running
-    assert find_traces(folder) == before
-    assert not find_processes(folder)
-
-
-@pytest.fixture(scope="module")
-def stack(engine: Engine, folder: Path) -> Iterator[Stack]:
+def stack(engine: Engine, tree: Path, wheels: Path) -> Iterator[Stack]:
     """Its nodes, four of which train, have records, and all of them the same."""
-    make_base(engine, folder)
-    build_node(engine, folder)
+    build_node(engine, tree, wheels)
     watchers = [build_watcher(engine, name) for name in ("prometheus", "prometheus-alertmanager")]
     made = Stack(engine, *watchers)
     made.up(3)
@@ -63,7 +44,8 @@ def test_the_image_has_no_compiler_and_no_root(engine: Engine, stack: Stack) -> 
     assert [Path(name).name for name in found.split()] == ["python3"]
     denied = engine.docker("exec", node, "sh", "-c", "touch /opt/demo-node/x 2>&1 || echo no")
     assert denied.splitlines()[-1] == "no"
-    assert "healthy" in engine.docker("ps", "--filter", f"name={node}", "--format", "{{.Status}}")
+    show = ("ps", "--filter", f"name={node}", "--format", "{{.Status}}")
+    wait_until_sync(lambda: "(healthy)" in engine.docker(*show), STEP_S)
 
 
 def test_replicas_that_come_later_are_nodes_of_their_own(stack: Stack) -> None:
@@ -88,8 +70,7 @@ def test_who_was_killed_comes_back_as_who_it_was(engine: Engine, stack: Stack) -
 def test_a_hook_before_the_end_lets_a_node_leave(engine: Engine, stack: Stack) -> None:
     node = next(name for name in stack.nodes() if "_node_" in name)
     engine.docker("exec", node, *PRE_STOP, fails=True)  # it ends with the container
-    state = engine.docker("inspect", "--format", "{{.State.Status}} {{.State.ExitCode}}", node)
-    assert state.split() == ["exited", "0"]
+    assert engine.docker("wait", node).strip() == "0"
     engine.docker("start", node)
     stack.wait_agreed(stack.nodes(), stack.status(node).get("height", 0) + 1)
 
