@@ -7,68 +7,35 @@ import sys
 import tarfile
 import tomllib
 import zipfile
-from dataclasses import dataclass
 from email.message import Message
 from email.parser import Parser
 from pathlib import Path
 
 import pytest
 
-from tests.cli.command import ROOT
+from tests.distribution import ROOT, Built, build, copy_tree, install, list_tracked
 
 pytestmark = pytest.mark.slow
 
 PACKAGES = {"node/demo_node": "demo_node", "protocol/demo_protocol": "demo_protocol"}
 
 
-@dataclass(frozen=True)
-class Built:
-    """A wheel and a source distribution."""
-
-    wheel: Path
-    source: Path
-
-    def names(self) -> set[str]:
-        """Files in the wheel, those about itself left out."""
-        with zipfile.ZipFile(self.wheel) as opened:
-            return {name for name in opened.namelist() if ".dist-info/" not in name}
-
-    def metadata(self) -> Message:
-        with zipfile.ZipFile(self.wheel) as opened:
-            (name,) = (n for n in opened.namelist() if n.endswith(".dist-info/METADATA"))
-            return Parser().parsestr(opened.read(name).decode())
+def list_files(wheel: Path) -> set[str]:
+    """Those about itself left out."""
+    with zipfile.ZipFile(wheel) as opened:
+        return {name for name in opened.namelist() if ".dist-info/" not in name}
 
 
-def list_tracked() -> list[str]:
-    listed = subprocess.run(["git", "-C", ROOT, "ls-files", "-z"], check=True, capture_output=True)
-    return [name for name in listed.stdout.decode().split("\0") if (ROOT / name).is_file()]
-
-
-def build(folder: Path) -> Built:
-    """From the tree in `folder`, with what pip would fetch installed already."""
-    command = [
-        sys.executable,
-        "-m",
-        "hatchling",
-        "build",
-        "-t",
-        "wheel",
-        "-t",
-        "sdist",
-        "-d",
-        "out",
-    ]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=100)
-    (wheel,), (source,) = ((folder / "out").glob(kind) for kind in ("*.whl", "*.tar.gz"))
-    return Built(wheel, source)
+def read_metadata(wheel: Path) -> Message:
+    with zipfile.ZipFile(wheel) as opened:
+        (name,) = (n for n in opened.namelist() if n.endswith(".dist-info/METADATA"))
+        return Parser().parsestr(opened.read(name).decode())
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     folder = tmp_path_factory.mktemp("tree")
-    for name in list_tracked():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, folder / name)
+    copy_tree(folder)
     return build(folder)
 
 
@@ -80,7 +47,7 @@ def test_the_wheel_has_both_packages_whole_the_codec_and_nothing_else(built: Bui
         if name.startswith(f"{folder}/")
     }
     compiled = {"demo_node/native/codec.so"} if shutil.which("gcc") else set()
-    assert built.names() == expected | compiled
+    assert list_files(built.wheel) == expected | compiled
 
 
 def test_the_source_makes_the_same_wheel(built: Built, tmp_path: Path) -> None:
@@ -89,12 +56,12 @@ def test_the_source_makes_the_same_wheel(built: Built, tmp_path: Path) -> None:
     (folder,) = tmp_path.iterdir()
     again = build(folder)
     assert again.wheel.name == built.wheel.name
-    assert again.names() == built.names()
+    assert list_files(again.wheel) == list_files(built.wheel)
 
 
 def test_it_says_what_it_is_and_what_it_needs(built: Built) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    metadata = built.metadata()
+    metadata = read_metadata(built.wheel)
     assert (metadata["Name"], metadata["Version"]) == (project["name"], project["version"])
     assert metadata["License"] == "Apache-2.0"
     assert "Apache License" in (ROOT / "LICENSE").read_text()
@@ -105,8 +72,7 @@ def test_it_says_what_it_is_and_what_it_needs(built: Built) -> None:
 
 
 def test_what_is_installed_from_it_runs(built: Built, tmp_path: Path) -> None:
-    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", tmp_path / "site"]
-    subprocess.run([*map(str, pip), built.wheel], check=True, capture_output=True, timeout=100)
+    install(built.wheel, tmp_path / "site")
     script = "import demo_node.cli; print(demo_node.__file__); demo_node.cli.main()"
     ended = subprocess.run(
         [sys.executable, "-c", script, "simulate", "--nodes", "4", "--rounds", "3", "--seed", "1"],

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.containers.engine import Engine, find_traces, running_engine
-from tests.containers.images import copy_tree, make_base, make_wheels
+from tests.containers.images import make_base, make_wheels
+from tests.distribution import copy_tree
 from tests.e2e.processes import find_processes
 from tests.needs import needs, needs_root
 

@@ -30,19 +30,6 @@ def make_base(engine: Engine, folder: Path) -> None:
     archive.unlink()
 
 
-def copy_tree(folder: Path) -> None:
-    """What a clone has, but for tests."""
-    tracked = subprocess.run(
-        ["git", "-C", ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        check=True,
-        capture_output=True,
-    )
-    for name in tracked.stdout.decode().split("\0"):
-        if name and (ROOT / name).is_file() and not name.startswith("tests/"):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
-
-
 def make_wheels(folder: Path) -> None:
     """Of all that an installation needs, and of what builds our own."""
     constraints = ROOT / "deploy" / "constraints.txt"

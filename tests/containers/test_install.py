@@ -1,11 +1,13 @@
 """deploy/install.sh on a machine that has nothing but Debian 12; wheels are its package index."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.containers.engine import Engine
 from tests.containers.images import BASE
+from tests.distribution import build
 
 pytestmark = [pytest.mark.containers, pytest.mark.slow, pytest.mark.timeout(720)]
 
@@ -17,11 +19,22 @@ STEPS = (
     "rm -r /root/clone",  # what is installed needs it no more
     "/opt/demo-node/bin/demo-node version",
     "/opt/demo-node/bin/demo-node swarm --nodes 2 --rounds 3 --round-seconds 2",
+    # The same machine, an environment that is new: what is uploaded, and what pip makes of it.
+    "python3 -m venv /root/new",
+    "/root/new/bin/pip install -q torch==2.13.0",
+    "/root/new/bin/pip install -q /dist/*.whl",
+    "/root/new/bin/demo-node simulate --nodes 4 --rounds 3 --seed 1",
+    "/root/new/bin/pip uninstall -q -y demo-node",
+    "/root/new/bin/pip install -q /dist/*.tar.gz",
+    "/root/new/bin/demo-node simulate --nodes 5 --rounds 3 --seed 1",
 )
 
 
-def test_from_nothing_to_a_swarm(engine: Engine, tree: Path, wheels: Path) -> None:
-    volumes = ("--volume", f"{tree}:/clone:ro", "--volume", f"{wheels}:/wheels:ro")
+def test_from_nothing_to_a_swarm(engine: Engine, tree: Path, wheels: Path, tmp_path: Path) -> None:
+    shutil.copytree(tree, tmp_path / "tree")
+    dist = build(tmp_path / "tree").wheel.parent
+    volumes = [f"--volume={tree}:/clone:ro", f"--volume={wheels}:/wheels:ro"]
+    volumes += [f"--volume={dist}:/dist:ro"]
     index = ("--env", "PIP_NO_INDEX=1", "--env", "PIP_FIND_LINKS=/wheels")
     script = "set -eux\n" + "\n".join(STEPS)
     run = ("run", "--rm", "--network", "host", *volumes, *index, BASE, "sh", "-c", script)
@@ -30,3 +43,4 @@ def test_from_nothing_to_a_swarm(engine: Engine, tree: Path, wheels: Path) -> No
     assert "DEMO_NODE_PEERS=/ip4/203.0.113.7/tcp/4001/p2p/12D3Koo" in said
     assert "this torch is built for" in said
     assert "2 of 2 nodes hold the same" in said
+    assert said.count("all held") == 2
