@@ -4,12 +4,14 @@ Needs root, and no other engine on this machine: both would write the same firew
 """
 
 import contextlib
+import json
 import os
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+from tests.cli.command import ROOT
 from tests.e2e.processes import marked_environment, nothing_left
 from tests.waiting import wait_until_sync
 
@@ -30,10 +32,18 @@ class Engine:
         unless that `fails`, as it should."""
         return self._run("docker", *arguments, timeout_s=timeout_s, fails=fails)
 
-    def compose(self, file: Path, settings: Mapping[str, str], *arguments: object) -> str:
-        """The same of `docker-compose` for the project that `settings` name."""
-        command = ("docker-compose", "--file", file, *arguments)
-        return self._run(*command, settings=settings, timeout_s=240)
+    def find_host_address(self) -> str:
+        """This machine as containers reach it, and nobody outside: the engine's own bridge."""
+        command = ["ip", "-json", "-4", "address", "show", "docker0"]
+        (bridge,) = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+        address: str = bridge["addr_info"][0]["local"]
+        return address
+
+    def compose(self, line: str, settings: Mapping[str, str], *more: object) -> str:
+        """The same of a line as docs/containers.md shows it; `settings` name the project."""
+        assert line.startswith("docker compose -f ")
+        words = line.removeprefix("docker compose").split()
+        return self._run("docker-compose", *words, *more, settings=settings, timeout_s=240)
 
     def _run(
         self,
@@ -44,6 +54,7 @@ class Engine:
     ) -> str:
         ended = subprocess.run(
             list(map(str, command)),
+            cwd=ROOT,
             env=self._environment | dict(settings or {}),
             capture_output=True,
             text=True,

@@ -8,12 +8,12 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from tests.cli.command import ROOT
 from tests.containers.engine import Engine
 from tests.containers.images import NODE
+from tests.pages import take_line
 from tests.waiting import wait_until_sync
 
-FILE: Final = ROOT / "deploy" / "compose.yaml"
+PAGE: Final = "docs/containers.md"
 
 PROJECT: Final = "demotest"
 
@@ -32,36 +32,41 @@ class Stack:
 
     def __init__(self, engine: Engine, prometheus: str, alertmanager: str) -> None:
         self.engine = engine
-        self.prometheus_port, alertmanager_port, mesh_port = _find_ports(3)
-        self._settings = {
+        self.prometheus_port, alertmanager_port, mesh_port = find_ports(3)
+        host = engine.find_host_address()
+        self.address = f"/ip4/{host}/tcp/{mesh_port}"
+        self.settings = {
             "COMPOSE_PROJECT_NAME": PROJECT,
             "IMAGE": NODE,
             "PROMETHEUS_IMAGE": prometheus,
             "ALERTMANAGER_IMAGE": alertmanager,
             "PROMETHEUS_PORT": str(self.prometheus_port),
             "ALERTMANAGER_PORT": str(alertmanager_port),
-            "MESH": f"127.0.0.1:{mesh_port}",
+            "MESH": f"{host}:{mesh_port}",
+            "ANNOUNCE": self.address,
             "ROUND_SECONDS": "3",
         }
 
     def up(self, replicas: int) -> None:
         """Start what does not run, and so many of `node`; more of it later, by the same command."""
+        line = take_line(PAGE, "docker compose -f deploy/compose.yaml up --scale")
+        line = line.replace("node=3", f"node={replicas}")
         try:
-            self._compose("up", "--detach", "--no-build", "--scale", f"node={replicas}", *SERVICES)
+            self.engine.compose(line, self.settings, "--detach", "--no-build", *SERVICES)
         except AssertionError as error:
             logs = [self.engine.docker("logs", "--tail", 20, node) for node in self.nodes()]
             raise AssertionError(f"{error}\n{logs}") from None
 
     def down(self, *options: str) -> None:
         """Stop and remove the containers."""
-        self._compose("down", *options)
+        line = "docker compose -f deploy/compose.yaml down"
+        self.engine.compose(line, self.settings, *options)
 
     def nodes(self) -> list[str]:
         """Names of all nodes' containers, running or not."""
         shown = self.engine.docker("ps", "--all", "--format", "{{.Names}}").split()
-        return sorted(
-            name for name in shown if name.split("_")[1:2] in (["bootstrap"], ["node"], ["archive"])
-        )
+        ours = tuple(f"{PROJECT}_{service}_" for service in ("bootstrap", "node", "archive"))
+        return sorted(name for name in shown if name.startswith(ours))
 
     def status(self, node: str) -> dict[str, Any]:
         """`demo-node status --json` inside of a container; empty where nothing answers."""
@@ -106,11 +111,8 @@ class Stack:
         result: list[dict[str, Any]] = document["data"]["result"]
         return result
 
-    def _compose(self, *arguments: object) -> None:
-        self.engine.compose(FILE, self._settings, *arguments)
 
-
-def _find_ports(count: int) -> Iterator[int]:
+def find_ports(count: int) -> Iterator[int]:
     """Free ports of the loopback."""
     with contextlib.ExitStack() as held:
         for _ in range(count):

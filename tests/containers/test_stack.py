@@ -1,7 +1,6 @@
 """The compose swarm for real: an engine, images, six nodes, and what befalls them."""
 
 import math
-import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,11 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.cli.command import ROOT
 from tests.containers.engine import Engine
-from tests.containers.images import build_node, build_watcher
-from tests.containers.stack import PRE_STOP, PROJECT, STEP_S, Stack
+from tests.containers.images import NODE, build_node, build_watcher
+from tests.containers.stack import PAGE, PRE_STOP, PROJECT, STEP_S, Stack, find_ports
 from tests.monitoring.boards import fill_in, targets
+from tests.pages import take_line
 from tests.waiting import wait_until_sync
 
 pytestmark = [pytest.mark.containers, pytest.mark.slow, pytest.mark.timeout(720)]
@@ -110,15 +109,44 @@ def test_prometheus_finds_them_all_and_every_panel_has_something_to_draw(stack: 
     assert empty <= QUIET
 
 
-def test_who_joins_others_must_say_whom(engine: Engine) -> None:
-    file = ROOT / "deploy" / "join.yaml"
-    with pytest.raises(AssertionError, match="name whom to join"):
-        engine.compose(file, {}, "config")
-    peers = "/ip4/203.0.113.7/tcp/4001/p2p/12D3Koo"
-    shown = yaml.safe_load(engine.compose(file, {"PEERS": peers, "PORT": "4002"}, "config"))
+def test_nodes_are_asked_as_the_page_says(engine: Engine, stack: Stack) -> None:
+    def ask(beginning: str) -> str:
+        line = take_line(PAGE, f"docker compose -f deploy/compose.yaml {beginning}")
+        return engine.compose(line.replace(" exec ", " exec -T "), stack.settings)  # no terminal
+
+    assert "active" in ask("exec bootstrap demo-node status")
+    assert "latency" in ask("exec --index 2 node demo-node top")
+
+
+def test_cards_are_asked_for_as_compose_knows_them(engine: Engine, stack: Stack) -> None:
+    line = take_line(PAGE, "docker compose -f deploy/compose.yaml -f deploy/gpu.yaml up")
+    shown = yaml.safe_load(engine.compose(line.replace(" up", " config"), stack.settings))
     node = shown["services"]["node"]
-    assert node["environment"]["PEERS"] == peers
-    assert any({"4001", "4002"} <= set(re.findall(r"\d+", str(port))) for port in node["ports"])
+    (device,) = node["deploy"]["resources"]["reservations"]["devices"]
+    assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
+    assert node["environment"]["DEMO_NODE_DEVICE"] == "cuda"
+
+
+def test_somebody_joins_from_another_network(engine: Engine, stack: Stack) -> None:
+    shown = take_line(PAGE, "PEERS=")
+    line = shown[shown.index("docker compose") :]
+    with pytest.raises(AssertionError, match="name whom to join"):
+        engine.compose(line, {})
+    opened = stack.status(stack.nodes()[1])
+    settings = {
+        "COMPOSE_PROJECT_NAME": "demojoin",
+        "IMAGE": NODE,
+        "PEERS": f"{stack.address}/p2p/{opened['peer_id']}",
+        "RUN_ID": opened["run_id"],
+        **dict(zip(("PORT", "METRICS_PORT"), map(str, find_ports(2)), strict=True)),
+    }
+    engine.compose(line, settings, "--detach", "--no-build")
+    try:
+        joined, members = "demojoin_node_1", opened["members"] + 1
+        wait_until_sync(lambda: stack.status(joined).get("members") == members, STEP_S)
+        stack.wait_agreed([*stack.nodes(), joined], opened["height"] + 3)
+    finally:
+        engine.compose(line.replace(" up", " down"), settings, "--volumes")
 
 
 def test_down_and_up_goes_on_with_the_same_run_and_the_same_nodes(stack: Stack) -> None:
