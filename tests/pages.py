@@ -11,7 +11,10 @@ from demo_node.cli.root import commands
 
 ROOT: Final = Path(__file__).parents[1]
 
-PAGES: Final = (ROOT / "README.md", ROOT / "SECURITY.md", *sorted(ROOT.glob("docs/**/*.md")))
+PAGES: Final = (
+    *(ROOT / name for name in ("README.md", "SECURITY.md", "CONTRIBUTING.md")),
+    *sorted(ROOT.glob("docs/**/*.md")),
+)
 
 _BLOCK: Final = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
@@ -40,8 +43,17 @@ def find_quoted(text: str) -> list[str]:
 def find_shell_lines(text: str) -> list[str]:
     """Lines of fenced `sh` blocks, without their comments."""
     blocks = [block for language, block in _BLOCK.findall(text) if language == "sh"]
-    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    lines = re.sub(r" *\\\n *", " ", "".join(blocks)).splitlines()
     return [line for line in (line.split("#")[0].strip() for line in lines) if line]
+
+
+def take_line(page: str, beginning: str) -> str:
+    """The command that a page shows: a test that runs it takes it from there."""
+    shown = find_shell_lines((ROOT / page).read_text())
+    (line,) = [line for line in shown if line == beginning] or [
+        line for line in shown if line.startswith(beginning)
+    ]
+    return line
 
 
 def list_anchors(text: str) -> set[str]:

@@ -1,6 +1,7 @@
 """A swarm whose nodes' event loops are watched, and asked for everything once a second meanwhile.
 
     python -m tests.e2e.loop_run     # a minute and a half: 4 nodes, one that returns, one late
+    python -m tests.e2e.loop_run --rounds 3     # less of it
 
 prints what took longest. docs/benchmarks.md says what is to be read from it.
 """
@@ -65,7 +66,7 @@ def quantile(report: Report) -> float:
     return sorted(report.cpu_ms)[int(len(report.cpu_ms) * SHARE)]
 
 
-def run_life_of_a_swarm(folder: Path) -> dict[str, Report]:
+def run_life_of_a_swarm(folder: Path, rounds: int) -> dict[str, Report]:
     """Who starts, who goes and comes back, who comes late; the reports by what each was."""
     datadirs = [folder / f"node{index}" for index in range(5)]
     reports = {name: folder / f"{name}.json" for name in ("opened the run", "joined", "member")}
@@ -79,17 +80,20 @@ def run_life_of_a_swarm(folder: Path) -> dict[str, Report]:
             nodes.append(stack.enter_context(watched(datadir, reports[name], *invitation)))
         with watched(datadirs[3], reports["left"], *invitation) as leaving:
             leaving.wait_until_active()
-            watch_for([*nodes, leaving], 14)
+            watch_for([*nodes, leaving], rounds)
         for datadir, name in ((datadirs[3], "returned"), (datadirs[4], "came late")):
             nodes.append(stack.enter_context(watched(datadir, reports[name], *invitation)))
             nodes[-1].wait_until_active()
-        watch_for(nodes, 8)
+        watch_for(nodes, rounds)
     return {name: read_report(path) for name, path in reports.items()}
 
 
-def main() -> None:
+@click.command
+@click.option("--rounds", default=11, help="Before one leaves, and after it has come back.")
+def main(rounds: int) -> None:
+    """Print the table, and where the longest callbacks were."""
     with tempfile.TemporaryDirectory() as name:
-        reports = run_life_of_a_swarm(Path(name))
+        reports = run_life_of_a_swarm(Path(name), rounds)
     click.echo(
         "| node | callbacks while active | 99.9 % within, ms | longest, ms | full collection, ms |"
     )

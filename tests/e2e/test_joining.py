@@ -1,13 +1,16 @@
 """A fourth node joins late, over thin uplinks; the exact figures are in docs/benchmarks.md."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from demo_node.views import NodeState
-from tests.e2e.join_run import HOLDERS, measure
+from tests.docs.shell import opened_shell
+from tests.e2e.join_run import HOLDERS
 from tests.e2e.nodes import make_run, started
 from tests.e2e.swarm_run import read_metrics
+from tests.pages import take_line
 
 pytestmark = [pytest.mark.swarm, pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -19,11 +22,13 @@ PATIENCE = 3
 
 
 def test_a_joiner_takes_a_snapshot_from_several_peers_and_soon_contributes(tmp_path: Path) -> None:
-    joining = measure(tmp_path)
-    assert joining.snapshot_peers == HOLDERS
-    assert joining.largest_share <= SHARE_MAX
-    assert joining.snapshot_bytes >= 4 * joining.parameters
-    assert joining.included_s <= PATIENCE * joining.budget_s
+    with opened_shell(tmp_path / "home") as shell:
+        command = take_line("docs/benchmarks.md", "python -m tests.e2e.join_run")
+        joining = json.loads(shell.run(command, timeout_s=380))
+    assert joining["snapshot_peers"] == HOLDERS
+    assert joining["largest_share"] <= SHARE_MAX
+    assert joining["snapshot_bytes"] >= 4 * joining["parameters"]
+    assert joining["included_s"] <= PATIENCE * joining["budget_s"]
 
 
 def test_an_archive_is_no_member_and_an_anchor_is_asked_for(tmp_path: Path) -> None:

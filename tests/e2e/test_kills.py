@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -19,9 +20,9 @@ from demo_protocol.answers import decode_bundle
 from demo_protocol.digest import compute_digest
 from demo_protocol.identity import Kind
 from demo_protocol.messages import Sealed, decode_header, decode_membership, decode_proposal
-from tests.cli.command import COMMAND
 from tests.e2e.audit import Books, read_books, read_chain, read_signed, replay
 from tests.e2e.processes import find_processes, marked_environment, nothing_left
+from tests.pages import ROOT, take_line
 
 NODES, ROUNDS, ROUND_S, KILL_EVERY_S = 4, 34, 2, 7
 SEED = 42
@@ -65,12 +66,13 @@ class KilledSwarm:
 @pytest.fixture(scope="module")
 def killed_swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KilledSwarm]:
     folder = tmp_path_factory.mktemp("kills")
-    command = [*COMMAND, "swarm", "--nodes", str(NODES), "--rounds", str(ROUNDS), "--json"]
-    command += ["--round-seconds", str(ROUND_S), "--kill-every", str(KILL_EVERY_S)]
-    command += ["--seed", str(SEED), "--keep", str(folder / "nodes")]
+    shown = take_line("docs/benchmarks.md", 'make swarm ARGS="--kill-every')
+    less = f"--nodes {NODES} --rounds {ROUNDS} --round-seconds {ROUND_S} --seed {SEED}"
+    less += f" --kill-every {KILL_EVERY_S} --keep {folder / 'nodes'}"
     with nothing_left(folder):
         done = subprocess.run(
-            command,
+            shlex.split(shown.replace("--kill-every 15 --seed 5", less)),
+            cwd=ROOT,
             check=False,
             capture_output=True,
             text=True,

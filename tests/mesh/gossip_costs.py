@@ -1,4 +1,4 @@
-"""What gossip messages cost a node: python -m tests.mesh.gossip_costs [HOLD_MS]
+"""What gossip messages cost a node: python -m tests.mesh.gossip_costs [--quick] [HOLD_MS]
 
 The node runs alone in this process, so that its processor time is the process's; its peers share
 a process of their own. Sizes take turns, so that whatever else the machine does meets all alike:
@@ -93,10 +93,10 @@ async def be_peers(address: str, count: int, repeats: int) -> None:
 @contextlib.asynccontextmanager
 async def peers_of(node: Host, scene: Scene) -> AsyncIterator[Callable[[int], None]]:
     """The peers, in a process of their own; what is given makes them speak."""
-    told = [str(HoldingQueue.hold_s * 1e3), node.address, str(scene.peers)]
+    held, told = HoldingQueue.hold_s * 1e3, (node.address, scene.peers, scene.repeats)
     child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.mesh.gossip_costs"),
-        *(*told, str(scene.repeats)),
+        *(sys.executable, "-m", "tests.mesh.gossip_costs", str(held)),
+        *("--speak-to", *map(str, told)),
         stdin=PIPE,
     )
     assert child.stdin is not None
@@ -157,11 +157,11 @@ def hold(hold_ms: float) -> None:
         make_queues(HoldingQueue)
 
 
-async def main(bundles: Sequence[int]) -> None:
+async def measure_all(scenes: Sequence[Scene], bundles: Sequence[int], repeats: int) -> None:
     """The table."""
     click.echo("| a message | headers | CPU, ms | beside a single | a header, ms | bytes in |")
-    for scene in SCENES:
-        costs = await measure(scene, bundles, REPEATS)
+    for scene in scenes:
+        costs = await measure(scene, bundles, repeats)
         for headers, cost in costs.items():
             ratio = cost.cpu_ms / costs[1].cpu_ms
             click.echo(
@@ -170,10 +170,20 @@ async def main(bundles: Sequence[int]) -> None:
             )
 
 
+@click.command
+@click.argument("hold_ms", default=0.0)
+@click.option("--quick", is_flag=True)
+@click.option("--speak-to", nargs=3, type=(str, int, int), hidden=True)
+def main(hold_ms: float, quick: bool, speak_to: tuple[str, int, int] | None) -> None:
+    """Measure; or be the peers, and how many of them repeat."""
+    hold(hold_ms)
+    if speak_to:
+        uvloop.run(be_peers(*speak_to))
+        return
+    bundles = (1,) if hold_ms else BUNDLES
+    scenes, repeats = (SCENES[:1], 1) if quick else (SCENES, REPEATS)
+    uvloop.run(measure_all(scenes, bundles, repeats))
+
+
 if __name__ == "__main__":
-    hold_ms, *told = sys.argv[1:] or ["0"]
-    hold(float(hold_ms))
-    if told:
-        uvloop.run(be_peers(told[0], int(told[1]), int(told[2])))
-    else:
-        uvloop.run(main((1,) if float(hold_ms) else BUNDLES))
+    main()
