@@ -34,7 +34,8 @@ swarm: $(READY)  ## four real nodes on this machine train one model
 
 test: $(READY)  ## the whole suite: what needs no other node first, then real swarms
 	@echo "tier 1 of 5: what takes seconds"
-	$(PYTHON) -m pytest $(TESTS) -m "not slow and not swarm and not monitoring and not containers" || [ $$? -eq 5 ]  # 5: none
+	$(PYTHON) -m pytest $(TESTS) -n 2 --dist loadfile \
+	    -m "not slow and not swarm and not monitoring and not containers" || [ $$? -eq 5 ]  # 5: none
 	@echo "tier 2 of 5: what takes longer, and a slice of the night's simulations"
 	$(PYTHON) -m pytest $(TESTS) -m "slow and not swarm and not monitoring and not containers" || [ $$? -eq 5 ]
 	$(if $(filter tests,$(TESTS)),$(MAKE) --no-print-directory nightly SEEDS=$(SLICE),@echo "left out: TESTS names some")

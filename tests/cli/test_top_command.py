@@ -26,6 +26,9 @@ from tests.waiting import wait_until_sync
 ENTER_SCREEN = "\x1b[?1049h"
 LEAVE_SCREEN = "\x1b[?1049l"
 SHOW_CURSOR = "\x1b[?25h"
+SIZE = {"COLUMNS", "LINES"}
+"""Of whatever terminal the tests were started in, or of none: pytest-xdist makes one up."""
+
 ANSI = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
 
@@ -111,12 +114,13 @@ def _in_terminal(
 ) -> Iterator[Terminal]:
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
+    inherited = {key: value for key, value in environment().items() if key not in SIZE}
     process = subprocess.Popen(
         command,
         stdin=slave,
         stdout=slave,
         stderr=slave,
-        env={**environment(), "TERM": "xterm-256color", **extra},
+        env={**inherited, "TERM": "xterm-256color", **extra},
         start_new_session=new_session,
     )
     try:
