@@ -18,7 +18,7 @@ PREFIX: Final = "demo-"
 LAST: Final = -200
 """Of multiprocessing's exit priorities: its own folder has -100, the higher goes first."""
 
-_NAME: Final = re.compile(re.escape(PREFIX) + r"(\d+)-\w+")
+_NAME: Final = re.compile(re.escape(PREFIX) + r"(\d{1,9})-\w+")
 
 
 def make_scratch() -> Path:
@@ -37,9 +37,15 @@ def sweep_scratch(root: Path) -> None:
     """Remove our user's scratch folders whose process is gone."""
     for path in root.glob(PREFIX + "*"):
         match = _NAME.fullmatch(path.name)
-        is_ours = match is not None and path.lstat().st_uid == os.getuid()
-        if match is not None and is_ours and not _is_alive(int(match[1])):
+        if match is not None and _is_ours(path) and not _is_alive(int(match[1])):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        return path.lstat().st_uid == os.getuid()
+    except FileNotFoundError:
+        return False  # another node that starts sweeps, too
 
 
 def _is_alive(pid: int) -> bool:

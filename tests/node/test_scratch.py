@@ -1,8 +1,12 @@
 """What a killed node leaves in the temporary folder is gone once another starts."""
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from demo_node.scratch import sweep_scratch
 
@@ -40,8 +44,25 @@ def test_what_a_killed_process_left_is_swept_by_the_next(tmp_path: Path) -> None
 
 
 def test_what_belongs_to_others_stays(tmp_path: Path) -> None:
-    kept = [tmp_path / name for name in ("demo-1-x", "demo-", "demo-0", "demo-swarm-x")]
+    names = ("demo-1-x", "demo-", "demo-0", "demo-swarm-x", "demo-12345678901-x")
+    kept = [tmp_path / name for name in names]
     for path in kept:
         path.mkdir()
     sweep_scratch(tmp_path)
     assert all(path.exists() for path in kept)
+
+
+def test_two_that_start_at_once_sweep_the_same_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    *_, left = run(tmp_path, "import os; os.kill(os.getpid(), 9)")
+    look = Path.lstat
+
+    def be_late(path: Path) -> os.stat_result:
+        if path == left.parent:
+            shutil.rmtree(path)  # the other one was faster
+        return look(path)
+
+    monkeypatch.setattr(Path, "lstat", be_late)
+    sweep_scratch(tmp_path)
+    assert not left.parent.exists()
