@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Programs that tiers 4 and 5 of `make test` need and pip does not have: Prometheus, Alertmanager,
-# npm; Docker, compose, debootstrap. Installs what is missing by name with apt, as root; starts nothing.
+# Programs that the last tiers of `make test` need and pip does not have: Prometheus, Alertmanager,
+# npm; iproute2, nftables, ping; Docker, compose, debootstrap. Installs what is missing by name with apt, as root; starts nothing.
 #
 #   install-tools.sh           install what is missing
 #   install-tools.sh --check   say what is missing; ends with 1 if anything is, silent if nothing
@@ -10,7 +10,7 @@ set -euo pipefail
 wanted="prometheus:prometheus promtool:prometheus prometheus-alertmanager:prometheus-alertmanager
     amtool:prometheus-alertmanager node:nodejs npm:npm
     docker:docker.io dockerd:docker.io docker-compose:docker-compose debootstrap:debootstrap
-    nft:nftables"
+    nft:nftables ip:iproute2 ping:iputils-ping"
 
 list_missing() {
     for pair in $wanted; do

@@ -17,6 +17,8 @@ PROGRAMS = (
     "docker-compose",
     "debootstrap",
     "nft",
+    "ip",
+    "ping",
 )
 """What `deploy/install-tools.sh` installs."""
 

@@ -15,7 +15,7 @@ from tests.pages import ROOT
 PAGE: Final = (ROOT / "docs/decisions/dependencies.md").read_text()
 PROJECT: Final = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
-COMES_WITH: Final = {"promtool", "amtool", "node", "docker", "dockerd", "nft"}
+COMES_WITH: Final = {"promtool", "amtool", "node", "docker", "dockerd", "nft", "ip", "ping"}
 """Programs of packages that are called otherwise."""
 
 

@@ -12,7 +12,7 @@ from tests.needs import PROGRAMS
 SCRIPT = Path(__file__).parents[1] / "deploy" / "install-tools.sh"
 PACKAGES = {
     *("prometheus", "prometheus-alertmanager", "nodejs", "npm"),
-    *("docker.io", "docker-compose", "debootstrap", "nftables"),
+    *("docker.io", "docker-compose", "debootstrap", "nftables", "iproute2", "iputils-ping"),
 }
 
 

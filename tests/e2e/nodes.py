@@ -151,11 +151,12 @@ def started(
     datadir: Path,
     *arguments: str,
     command: Sequence[str] = COMMAND,
+    places: Sequence[str] = LOCAL,
     **environment: str,
 ) -> Iterator[RunningNode]:
     """`demo-node start` in the background; gone, with all its processes, when the block ends."""
     datadir.parent.mkdir(parents=True, exist_ok=True)
-    line = [*command, *(arguments or ("start",)), "--datadir", str(datadir), *LOCAL]
+    line = [*command, *(arguments or ("start",)), "--datadir", str(datadir), *places]
     line += ["--log-format", "json", "--threads", "1"]
     with (
         nothing_left(datadir),
