@@ -9,8 +9,12 @@ ROOT = Path(__file__).parents[2]
 COMMAND = (sys.executable, "-m", "demo_node.cli")
 
 
+NOT_INHERITED = ("DEMO_NODE_", "MAKEFLAGS", "MAKELEVEL", "MFLAGS")
+"""How names begin of what would change a command; make says more where it runs below another."""
+
+
 def environment() -> dict[str, str]:
-    return {key: value for key, value in os.environ.items() if not key.startswith("DEMO_NODE_")}
+    return {key: value for key, value in os.environ.items() if not key.startswith(NOT_INHERITED)}
 
 
 def list_imported(*arguments: object) -> set[str]:
