@@ -18,6 +18,7 @@ from demo_node.believing import Say
 from demo_node.deepening import Deepening
 from demo_node.final_keeping import FinalKeeping
 from demo_node.momentum_keeping import read_contributions
+from demo_node.peering import find_address
 from demo_node.ports import Learner, Mesh, Topic
 from demo_node.pull import Puller
 from demo_node.round import RoundDriver
@@ -109,7 +110,8 @@ class Participant:
         self.run_id = compute_run_id(around.manifest)
         self.archive = archive
         self.snapshots = snapshots
-        self.server = Server(around.manifest, archive, around.clock.raw_now_ms)
+        seen_at = functools.partial(find_address, around.mesh)
+        self.server = Server(around.manifest, archive, around.clock.raw_now_ms, seen_at)
         self.timekeeper = Timekeeper(
             around.mesh,
             around.clock,

@@ -13,6 +13,7 @@ from demo_node.views import Figure
 from demo_protocol.answers import decode_peers
 from demo_protocol.errors import ConfigError, Reject
 from demo_protocol.limits import PEERS_REPLY_BYTES_MAX
+from demo_protocol.networks import is_for
 
 CONNECTIONS_WANTED = 12
 """Dial until so many peers are connected: gossipsub's upper degree."""
@@ -217,6 +218,8 @@ class Peering:
 
         Of itself a connected peer may speak: that address is passed on to others.
         """
+        if not is_for(address, find_address(self._mesh, source)):
+            return
         candidate = self._consider(address)
         if candidate is not None and candidate.peer == source:
             self._book.add(address, self._clock.now_ms())
@@ -230,6 +233,11 @@ class Peering:
         self._saved_s = now_s
         with contextlib.suppress(ConfigError):  # others say it when the disk is full
             await asyncio.to_thread(self._book.save)
+
+
+def find_address(mesh: Mesh, peer: bytes) -> str:
+    """Where a peer is connected; empty for one that is not."""
+    return next((view.address for view in mesh.peers() if view.peer == peer), "")
 
 
 async def _wait_for_any(

@@ -23,6 +23,7 @@ from demo_protocol.limits import (
     RECORDS_REPLY_BYTES_MAX,
 )
 from demo_protocol.manifest import Manifest, compute_run_id, encode_manifest
+from demo_protocol.networks import is_for
 from demo_protocol.reconcile import compare
 from demo_protocol.roster import ChainState
 from demo_protocol.round import Round
@@ -41,11 +42,21 @@ class Server:
     Before `open` it has no chain yet, but can point a joiner on: manifest, corpus, addresses.
     """
 
-    def __init__(self, manifest: Manifest, archive: Archive, raw_now_ms: Callable[[], int]) -> None:
-        """`raw_now_ms`: the machine's clock, uncorrected (rule 3)."""
+    def __init__(
+        self,
+        manifest: Manifest,
+        archive: Archive,
+        raw_now_ms: Callable[[], int],
+        find_address: Callable[[bytes], str],
+    ) -> None:
+        """`raw_now_ms`: the machine's clock, uncorrected (rule 3).
+
+        `find_address`: where a peer is seen; empty for one that is not connected any more.
+        """
         self._manifest = manifest
         self._archive = archive
         self._raw_now_ms = raw_now_ms
+        self._find_address = find_address
         self._machine: Round | None = None
         self._store: RoundStore | None = None
         self._tensors: TensorDigests | None = None
@@ -95,7 +106,8 @@ class Server:
             case Blob.CORPUS_BLOCK:
                 return await self._archive.read_corpus(request.key)
             case Blob.PEERS:
-                return encode_peers(self._archive.addresses())
+                seen_at = self._find_address(asking)
+                return encode_peers([a for a in self._archive.addresses() if is_for(a, seen_at)])
             case Blob.TIME:
                 return encode_time(self._raw_now_ms())
             case Blob.SETS:

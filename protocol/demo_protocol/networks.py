@@ -1,4 +1,5 @@
-"""Which peers count as different ones where a majority is spoken of (rules 20 and 22).
+"""Which peers count as different ones where a majority is spoken of (rules 20 and 22), and which
+addresses are whose business.
 
 Keys cost nothing, addresses of many networks do. A peer on a loopback or private address counts
 as a network of its own: those are of tests, and of one household.
@@ -10,6 +11,9 @@ from typing import Final
 NETWORKS_WANTED: Final = 3
 """So many networks make a majority that is worth the name (PROTOCOL.md, "Digest and eclipse")."""
 
+_THIS_MACHINE, _THIS_SITE, _EVERYWHERE = range(3)
+"""Where an address leads to what it is meant to."""
+
 _PREFIX_BITS: Final = {4: 16, 6: 32}
 
 
@@ -20,15 +24,37 @@ def compute_network(address: str, peer: bytes) -> str:
     public address (loopback, private, a name) is told apart by the peer's key, names excepted:
     one person may own as many as there are.
     """
-    family, host = (*address.split("/")[1:3], "", "")[:2]
-    if family.startswith("dns"):
+    if address.startswith("/dns"):
         return "dns"
-    try:
-        ip = ipaddress.ip_address(host.split("%")[0])
-    except ValueError:
-        return f"peer/{peer.hex()}"
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
-        ip = ip.ipv4_mapped
-    if not ip.is_global:
+    ip = _find_ip(address)
+    if ip is None or not ip.is_global:
         return f"peer/{peer.hex()}"
     return str(ipaddress.ip_network((ip, _PREFIX_BITS[ip.version]), strict=False))
+
+
+def is_for(address: str, seen_at: str) -> bool:
+    """Is `address` for a peer that is seen at the other one: to be told to it, or learned from it?
+
+    Loopback addresses are for this machine, private ones for private networks. Somebody on the
+    internet who was told them would know who lives here, and who tells them would have us dial our
+    neighbours. A host's name is for everybody; so is what is no address of the internet at all.
+    """
+    return _compute_reach(address) >= _compute_reach(seen_at)
+
+
+def _compute_reach(address: str) -> int:
+    ip = _find_ip(address)
+    if ip is None or ip.is_global:
+        return _EVERYWHERE
+    return _THIS_MACHINE if ip.is_loopback or ip.is_unspecified else _THIS_SITE
+
+
+def _find_ip(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The host of a multiaddr, if it is a number."""
+    try:
+        ip = ipaddress.ip_address([*address.split("/"), "", "", ""][2].split("%")[0])
+    except ValueError:
+        return None
+    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
+        return ip.ipv4_mapped
+    return ip

@@ -322,3 +322,16 @@ async def test_rule_22_peers_that_may_still_be_heard_are_counted(tmp_path: Path)
         await asyncio.sleep(10)
         assert scene.net.tried(address(3)) >= 2
         assert scene.peering.count_known() == 2, "the third was tried in vain"
+
+
+@on_virtual_time
+async def test_nobody_on_the_internet_has_us_dial_our_neighbours(tmp_path: Path) -> None:
+    public = f"/ip4/8.8.8.1/tcp/4001/p2p/{encode_peer_id(peer(1))}"
+    neighbour, honest = address(2), f"/ip4/9.9.9.3/tcp/4001/p2p/{encode_peer_id(peer(3))}"
+    scene = Scene(tmp_path, [public], [])
+    scene.net.up.update({public, neighbour, honest})
+    scene.net.tells[peer(1)] = [neighbour, honest]
+    async with at_work(scene):
+        await asyncio.sleep(10)
+    assert scene.net.tried(neighbour) == 0
+    assert scene.net.tried(honest) == 1

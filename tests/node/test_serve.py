@@ -24,17 +24,18 @@ from demo_protocol.round import Round
 from tests.builders import MANIFEST, RUN_ID, Tree, view
 
 OTHER = "/ip4/192.0.2.7/tcp/4001/p2p/12D3KooWOther"
+HOME, WORLD = "/ip4/192.168.0.9/tcp/4001", "/ip4/8.8.8.8/tcp/4001"
 KEYLESS = (Blob.MANIFEST, Blob.HEAD, Blob.PEERS, Blob.TIME)
 
 
-def make_server() -> Server:
+def make_server(seen_at: str = HOME) -> Server:
     disk, datadir = MemoryDisk(), DataDir(Path("/d"))
     for folder in (datadir.path, datadir.snapshots):
         disk.make_folder(folder)
     book = AddressBook(disk, datadir.peers)
     book.add(OTHER, 1)
     archive = FileArchive(SnapshotStore(disk, datadir.snapshots, RUN_ID), book, list)
-    return Server(MANIFEST, archive, lambda: 1_234)
+    return Server(MANIFEST, archive, lambda: 1_234, {bytes(32): seen_at}.__getitem__)
 
 
 def ask(kind: Blob, key: bytes = b"") -> bytes | None:
@@ -45,6 +46,11 @@ def test_a_node_without_a_chain_yet_gives_the_manifest_the_time_and_who_else_to_
     assert decode_manifest(ask(Blob.MANIFEST) or b"") == MANIFEST
     assert decode_time(ask(Blob.TIME) or b"") == 1_234
     assert decode_peers(ask(Blob.PEERS) or b"") == (OTHER,)
+
+
+def test_who_asks_from_the_internet_is_not_told_who_is_at_home() -> None:
+    answered = make_server(WORLD).answer(bytes(32), BlobRequest(Blob.PEERS, b"", 1))
+    assert decode_peers(run_virtual(answered) or b"") == ()
 
 
 def test_a_node_without_a_chain_yet_says_that_it_is_syncing_itself() -> None:

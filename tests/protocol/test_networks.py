@@ -2,7 +2,7 @@
 
 import pytest
 
-from demo_protocol.networks import compute_network
+from demo_protocol.networks import compute_network, is_for
 
 ALICE, BOB = b"a" * 32, b"b" * 32
 
@@ -30,3 +30,36 @@ def test_two_peers_are_in_one_network_or_in_two(one: str, other: str, is_same: b
 
 def test_a_peer_on_a_private_address_is_one_network_however_often_it_is_counted() -> None:
     assert compute_network("/ip4/10.0.0.1/tcp/1", ALICE) == compute_network("", ALICE)
+
+
+HERE, HOME, WORLD = "/ip4/127.0.0.1/tcp/1", "/ip4/192.168.1.2/tcp/1", "/ip4/8.8.8.8/tcp/1"
+
+
+@pytest.mark.parametrize(
+    ("address", "to_here", "to_home", "to_world"),
+    [
+        (HERE, True, False, False),
+        ("/ip6/::1/tcp/1", True, False, False),
+        ("/ip4/0.0.0.0/tcp/1", True, False, False),
+        (HOME, True, True, False),
+        ("/ip4/100.64.0.9/tcp/1", True, True, False),
+        ("/ip6/fd00::9/tcp/1", True, True, False),
+        ("/ip6/fe80::1%eth0/tcp/1", True, True, False),
+        ("/ip6/::ffff:10.0.0.1/tcp/1", True, True, False),
+        (WORLD, True, True, True),
+        ("/ip6/2a00:1450::1/tcp/1", True, True, True),
+        ("/dns4/node.example.org/tcp/1", True, True, True),
+        ("/memory/x", True, True, True),
+    ],
+)
+def test_whom_an_address_is_for(address: str, to_here: bool, to_home: bool, to_world: bool) -> None:
+    assert [is_for(address, seen_at) for seen_at in (HERE, HOME, WORLD)] == [
+        to_here,
+        to_home,
+        to_world,
+    ]
+
+
+def test_who_is_seen_nowhere_is_told_what_everybody_may_know() -> None:
+    assert not is_for(HOME, "")
+    assert is_for(WORLD, "")
