@@ -1,6 +1,7 @@
-"""Settings every test runs with."""
+"""Settings every test runs with, and a place for what was measured."""
 
 import os
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -14,3 +15,35 @@ settings.load_profile("shared-cores")
 def _state_home(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What commands remember (`demo-node runs`) is not for the home of whoever runs the tests."""
     os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+
+
+Figures = dict[str, str]
+"""What was measured, by name: shown at the end, judged by no test."""
+
+FIGURES = pytest.StashKey[Figures]()
+
+
+@pytest.fixture(scope="session")
+def figures(pytestconfig: pytest.Config) -> Figures:
+    """Put measurements in here."""
+    return pytestconfig.stash.setdefault(FIGURES, {})
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A process of pytest-xdist gives its own to the one that shows them."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["figures"] = session.config.stash.get(FIGURES, {})
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take them."""
+    node.config.stash.setdefault(FIGURES, {}).update(node.workeroutput.get("figures", {}))
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Show them."""
+    for name, text in config.stash.get(FIGURES, {}).items():
+        terminalreporter.write_line(f"{name}: {text}")

@@ -19,7 +19,7 @@ from tests.waiting import wait_until
 pytestmark = pytest.mark.swarm
 
 NOTICED_S = 25.0
-"""For a peer that freezes; 2 to 3 s at this test's interval, 8 to 10 s in life."""
+"""For a peer that freezes; 2 to 3 s at this test's interval, 4 to 5 s in life."""
 
 
 @pytest.fixture(autouse=True)

@@ -79,6 +79,12 @@ class Network:
         rules = _make_rules("fully-random" if is_symmetric else "")
         subprocess.run([*run, "nft", "-f", "-"], input=rules, text=True, check=True)
 
+    def move(self, index: int, host: int) -> None:
+        """Give the machine another IPv4 address, 10.99.0.(host), in place of its own."""
+        line = ("-n", self.namespaces[index], "addr")
+        _ip(*line, "del", f"{self.address(index)}/24", "dev", INTERFACE)
+        _ip(*line, "add", f"10.99.0.{host}/24", "dev", INTERFACE)
+
     def make(self) -> None:
         """The namespaces."""
         for namespace in self.namespaces:
@@ -111,6 +117,7 @@ class Network:
         _ip(
             "-n", namespace, "addr", "add", f"{self.address_6(index)}/64", "dev", INTERFACE, "nodad"
         )
+        _ip("-n", namespace, "route", "add", "default", "dev", INTERFACE)  # nodes look for it
 
     def _tell(self, change: Change) -> dict[str, int]:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:

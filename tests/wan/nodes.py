@@ -27,13 +27,19 @@ def place(network: Network, loss: float) -> None:
 
 @contextlib.contextmanager
 def started_on(
-    network: Network, index: int, datadir: Path, *arguments: str, over_6: bool = False
+    network: Network,
+    index: int,
+    datadir: Path,
+    *arguments: str,
+    over_6: bool = False,
+    anywhere: bool = False,
 ) -> Iterator[RunningNode]:
-    """`demo-node start` on a machine, where its peers reach it at the machine's address."""
+    """`demo-node start` on a machine: it listens at the machine's address, or `anywhere`."""
     version, address = (
         ("ip6", network.address_6(index)) if over_6 else ("ip4", network.address(index))
     )
-    listen = "/ip4/0.0.0.0" if index in network.hidden else f"/{version}/{address}"
+    is_anywhere = anywhere or index in network.hidden
+    listen = "/ip4/0.0.0.0" if is_anywhere else f"/{version}/{address}"
     places = ("--listen", f"{listen}/tcp/{PORT}", "--metrics-address", "127.0.0.1:0")
     command = (*network.inside(index), *COMMAND)
     with started(datadir, *arguments, command=command, places=places) as node:

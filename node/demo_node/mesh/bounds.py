@@ -75,11 +75,12 @@ peer with full buffers would hang the health monitor, hence the detection of all
 INBOUND_GRACE_S: Final = 15.0
 """How long a closed inbound connection's handler may tidy up before it is cancelled (trap 26)."""
 
-HEALTH_INTERVAL_S: Final = 2.0
+HEALTH_INTERVAL_S: Final = 1.0
 HEALTH_SILENT_MAX: Final = 3
-"""A frozen peer (SIGSTOP, pulled cable) is dropped after 8 to 10 s without a byte (trap 11).
-
-Not sooner: a home uplink full of payloads makes a ping wait for seconds."""
+HEALTH_STUCK_MAX: Final = 8
+"""A frozen peer is dropped after 4 to 5 s without a byte (trap 11): seconds, because its uplink may
+be full of payloads. After 9 to 10 s where its machine has not even got what we sent: then it may be
+our own uplink that is full, in which a ping waits."""
 
 PROBE_S: Final = 3.0
 """To answer a ping on an old connection, when the same key has made a new one."""

@@ -1,7 +1,11 @@
 """TCP as libp2p sees it, with what the library leaves out: byte counts and deadlines of sockets."""
 
+import array
+import contextlib
+import fcntl
 import math
 import socket
+import termios
 
 import trio
 from libp2p.abc import IListener, IRawConnection
@@ -87,6 +91,14 @@ class MeteredStream(ReadWriteCloser):
     def unread(self) -> int:
         """How much of that nobody has read yet."""
         return len(self._ahead) - self._at
+
+    @property
+    def unacknowledged(self) -> int:
+        """Bytes that the other machine has not got yet, as its kernel says; 0 where none tells."""
+        count = array.array("i", [0])
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(self._inner.stream.socket.fileno(), termios.TIOCOUTQ, count)
+        return count[0]
 
     async def read(self, n: int | None = None) -> bytes:
         """At most `n` bytes; none at the end.

@@ -171,7 +171,9 @@ class PatientYamux(Yamux):
                 heard = self._stream.bytes_in
                 silent = 0
             unread = sum(map(len, self.stream_buffers.values()))
-            if silent > bounds.HEALTH_SILENT_MAX or unread > bounds.UNREAD_BYTES_MAX:
+            is_stuck = silent > bounds.HEALTH_SILENT_MAX and self._stream.unacknowledged
+            silent_max = bounds.HEALTH_STUCK_MAX if is_stuck else bounds.HEALTH_SILENT_MAX
+            if silent > silent_max or unread > bounds.UNREAD_BYTES_MAX:
                 self._stream.abort()
                 return
             if silent or not self._rtt:
