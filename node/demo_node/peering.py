@@ -200,6 +200,7 @@ class Peering:
         await asyncio.gather(*(self._ask(peer) for peer in asked))
 
     async def _ask(self, peer: bytes) -> None:
+        seen_at = find_address(self._mesh, peer)
         try:
             raw = await self._mesh.request(
                 peer,
@@ -208,7 +209,8 @@ class Peering:
                 timeout_s=ASK_TIMEOUT_S,
             )
             for address in decode_peers(raw):
-                self._learn(address, peer)
+                if is_for(address, seen_at):
+                    self._learn(address, peer)
         except (Unreachable, NotHeld, Reject):
             return  # not taking part yet, or no help
         self._asked.add(peer)
@@ -218,8 +220,6 @@ class Peering:
 
         Of itself a connected peer may speak: that address is passed on to others.
         """
-        if not is_for(address, find_address(self._mesh, source)):
-            return
         candidate = self._consider(address)
         if candidate is not None and candidate.peer == source:
             self._book.add(address, self._clock.now_ms())

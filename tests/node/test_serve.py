@@ -28,12 +28,13 @@ HOME, WORLD = "/ip4/192.168.0.9/tcp/4001", "/ip4/8.8.8.8/tcp/4001"
 KEYLESS = (Blob.MANIFEST, Blob.HEAD, Blob.PEERS, Blob.TIME)
 
 
-def make_server(seen_at: str = HOME) -> Server:
+def make_server(seen_at: str = HOME, *met: str) -> Server:
     disk, datadir = MemoryDisk(), DataDir(Path("/d"))
     for folder in (datadir.path, datadir.snapshots):
         disk.make_folder(folder)
     book = AddressBook(disk, datadir.peers)
-    book.add(OTHER, 1)
+    for age, address in enumerate((OTHER, *met)):
+        book.add(address, 1 + age)
     archive = FileArchive(SnapshotStore(disk, datadir.snapshots, RUN_ID), book, list)
     return Server(MANIFEST, archive, lambda: 1_234, {bytes(32): seen_at}.__getitem__)
 
@@ -51,6 +52,13 @@ def test_a_node_without_a_chain_yet_gives_the_manifest_the_time_and_who_else_to_
 def test_who_asks_from_the_internet_is_not_told_who_is_at_home() -> None:
     answered = make_server(WORLD).answer(bytes(32), BlobRequest(Blob.PEERS, b"", 1))
     assert decode_peers(run_virtual(answered) or b"") == ()
+
+
+def test_who_was_met_at_home_lately_does_not_crowd_out_whom_everybody_may_know() -> None:
+    public = "/ip4/8.8.4.4/tcp/4001/p2p/12D3KooWPublic"
+    home = [f"/ip4/10.0.0.{n}/tcp/4001/p2p/12D3KooW{n}" for n in range(70)]
+    answered = make_server(WORLD, public, *home).answer(bytes(32), BlobRequest(Blob.PEERS, b"", 1))
+    assert decode_peers(run_virtual(answered) or b"") == (public,)
 
 
 def test_a_node_without_a_chain_yet_says_that_it_is_syncing_itself() -> None:

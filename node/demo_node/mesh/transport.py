@@ -94,9 +94,9 @@ class MeteredStream(ReadWriteCloser):
 
     @property
     def unacknowledged(self) -> int:
-        """Bytes that the other machine has not got yet, as its kernel says; 0 where none tells."""
+        """Bytes that the other machine has not got yet, as ours knows; 0 where no kernel tells."""
         count = array.array("i", [0])
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # a closed socket has no number
             fcntl.ioctl(self._inner.stream.socket.fileno(), termios.TIOCOUTQ, count)
         return count[0]
 

@@ -7,7 +7,6 @@ from demo_node.store.addresses import AddressBook
 from demo_node.store.corpus import Corpus
 from demo_node.store.initial import InitialState
 from demo_node.store.snapshots import SnapshotStore
-from demo_protocol.limits import ADDRESSES_MAX
 
 
 class FileArchive:
@@ -50,4 +49,4 @@ class FileArchive:
 
     def addresses(self) -> Sequence[str]:
         """Our own, then those of peers, the most recently seen first."""
-        return list(dict.fromkeys([*self._own(), *self._book.newest()]))[:ADDRESSES_MAX]
+        return list(dict.fromkeys([*self._own(), *self._book.newest()]))
