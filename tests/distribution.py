@@ -18,17 +18,16 @@ class Built:
     source: Path
 
 
-def list_tracked(*more: str) -> list[str]:
-    """Files of this tree that git knows; `more` are options of `git ls-files`."""
-    listed = subprocess.run(
-        ["git", "-C", ROOT, "ls-files", "-z", *more], check=True, capture_output=True
-    )
+def list_sources() -> list[str]:
+    """Files of this tree that git has, or would add."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     return [name for name in listed.stdout.decode().split("\0") if (ROOT / name).is_file()]
 
 
 def copy_tree(folder: Path) -> None:
-    """What a clone has, with what git would add, but for tests."""
-    for name in list_tracked("--cached", "--others", "--exclude-standard"):
+    """These files, but for tests."""
+    for name in list_sources():
         if not name.startswith("tests/"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)

@@ -9,14 +9,10 @@ from typing import Final
 import pytest
 from packaging.requirements import Requirement
 
-from tests.needs import PROGRAMS
 from tests.pages import ROOT
 
 PAGE: Final = (ROOT / "docs/decisions/dependencies.md").read_text()
 PROJECT: Final = tomllib.loads((ROOT / "pyproject.toml").read_text())
-
-COMES_WITH: Final = {"promtool", "amtool", "node", "docker", "dockerd", "nft", "ip", "ping"}
-"""Programs of packages that are called otherwise."""
 
 
 def list_entries(title: str) -> set[str]:
@@ -46,5 +42,7 @@ def test_every_dependency_has_its_entry_and_no_other(title: str) -> None:
         assert fnmatch.filter(TABLES[title], entry), entry
 
 
-def test_every_program_that_tests_need_has_its_entry() -> None:
-    assert set(PROGRAMS) - COMES_WITH <= list_entries("Programs for tests")
+def test_every_package_of_programs_has_its_entry() -> None:
+    wanted = (ROOT / "deploy/install-tools.sh").read_text().split('wanted="')[1].split('"')[0]
+    packages = {pair.split(":")[1] for pair in wanted.split()}
+    assert packages <= list_entries("Programs for tests")

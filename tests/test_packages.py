@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.distribution import ROOT, Built, build, copy_tree, install, list_tracked
+from tests.distribution import ROOT, Built, build, copy_tree, install, list_sources
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +43,7 @@ def test_the_wheel_has_both_packages_whole_the_codec_and_nothing_else(built: Bui
     expected = {
         name.replace(folder, package, 1)
         for folder, package in PACKAGES.items()
-        for name in list_tracked()
+        for name in list_sources()
         if name.startswith(f"{folder}/")
     }
     compiled = {"demo_node/native/codec.so"} if shutil.which("gcc") else set()
@@ -67,6 +67,7 @@ def test_it_says_what_it_is_and_what_it_needs(built: Built) -> None:
     assert "Apache License" in (ROOT / "LICENSE").read_text()
     needed = [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
     assert len(needed) == len(project["dependencies"])
+    assert metadata.get_all("Provides-Extra") == list(project["optional-dependencies"])
     # Whatever torch is there stays, and none is fetched over it.
     assert [line for line in needed if line.startswith("torch")] == ["torch>=2.6"]
 

@@ -7,11 +7,13 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from tests.cli.command import ROOT
 from tests.e2e.processes import marked_environment, nothing_left
 from tests.waiting import wait_until_sync
+
+Process = subprocess.Popen[bytes]
 
 LEAVE_S: Final = 60.0
 """After Ctrl-C: a round and ten seconds, on a busy machine."""
@@ -23,7 +25,7 @@ START: Final = "set -euo pipefail; source .venv/bin/activate"
 class Running:
     """A command that stays until it is interrupted."""
 
-    process: "subprocess.Popen[bytes]"
+    process: Process
     log: Path
 
     def wait_for(self, words: str, deadline_s: float = 90) -> None:
@@ -59,42 +61,39 @@ class Shell:
 
     def run(self, line: str, timeout_s: float = 110) -> str:
         """What a command prints. Fails the test with its last words where it ends with an error."""
-        ended = subprocess.run(
-            ["bash", "-c", f"{START}; {line}"],
-            cwd=ROOT,
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-        )
-        assert ended.returncode == 0, f"{line}: {ended.stdout[-2000:]}{ended.stderr[-3000:]}"
-        return ended.stdout
+        with self._open(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            try:
+                printed, told = map(bytes.decode, process.communicate(timeout=timeout_s))
+            finally:
+                if process.poll() is None:
+                    Running(process, self.home).interrupt()  # it tidies up after itself
+        assert process.returncode == 0, f"{line}: {printed[-2000:]}{told[-3000:]}"
+        return printed
 
     @contextlib.contextmanager
     def started(self, line: str) -> Iterator[Running]:
         """A command in the background, interrupted when the block ends."""
         log = self.home / "log"
-        with (
-            log.open("wb") as output,
-            subprocess.Popen(
-                ["bash", "-c", f"{START}; {line}"],
-                cwd=ROOT,
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-                # Of a shell's background job SIGINT is ignored, and so it is of all it starts.
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-            ) as process,
-        ):
+        with log.open("wb") as output, self._open(line, stdout=output, stderr=output) as process:
             running = Running(process, log)
             try:
                 yield running
             finally:
                 if process.poll() is None:
                     running.interrupt()
+
+    def _open(self, line: str, stdout: int | IO[bytes], stderr: int | IO[bytes]) -> Process:
+        return subprocess.Popen(
+            ["bash", "-c", f"{START}; {line}"],
+            cwd=ROOT,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=True,
+            # Of a shell's background job SIGINT is ignored, and so it is of all it starts.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
 
 
 @contextlib.contextmanager

@@ -75,7 +75,7 @@ class Network:
         _ip("-n", inner, "link", "set", "lo", "up")
         _ip("-n", inner, "route", "add", "default", "via", f"192.168.{index}.1")
         run = ("ip", "netns", "exec", router)
-        subprocess.run([*run, "sysctl", "-qw", "net.ipv4.ip_forward=1"], check=True)
+        subprocess.run([*run, "sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward"], check=True)
         rules = _make_rules("fully-random" if is_symmetric else "")
         subprocess.run([*run, "nft", "-f", "-"], input=rules, text=True, check=True)
 
@@ -84,6 +84,7 @@ class Network:
         line = ("-n", self.namespaces[index], "addr")
         _ip(*line, "del", f"{self.address(index)}/24", "dev", INTERFACE)
         _ip(*line, "add", f"10.99.0.{host}/24", "dev", INTERFACE)
+        _ip("-n", self.namespaces[index], "route", "add", "default", "dev", INTERFACE)
 
     def make(self) -> None:
         """The namespaces."""

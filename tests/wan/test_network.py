@@ -15,20 +15,20 @@ pytestmark = [pytest.mark.wan, pytest.mark.slow]
 
 @pytest.fixture
 def network(tmp_path: Path) -> Iterator[Network]:
-    needs("ip", "nft")
+    needs("ip", "nft", "ping")
     needs_root()
     with made_network(tmp_path / "network", 3) as made:
         yield made
 
 
 def ping(network: Network, source: int, address: str, count: int = 5) -> tuple[int, float]:
-    """How many came back, and the median of their times in milliseconds."""
+    """How many came back, and the shortest of their times in milliseconds."""
     command = ["ping", "-c", str(count), "-i", "0.02", "-W", "1", address]
     said = subprocess.run(
         [*network.inside(source), *command], capture_output=True, text=True, timeout=60
     ).stdout
-    times = sorted(float(ms) for ms in re.findall(r"time=([\d.]+)", said))
-    return len(times), times[len(times) // 2] if times else 0.0
+    times = [float(ms) for ms in re.findall(r"time=([\d.]+)", said)]
+    return len(times), min(times, default=0.0)
 
 
 def test_a_link_is_as_long_as_told_over_both_protocols(network: Network) -> None:
@@ -37,7 +37,7 @@ def test_a_link_is_as_long_as_told_over_both_protocols(network: Network) -> None
     for address in (network.address(1), network.address_6(1)):
         came, took_ms = ping(network, 0, address)
         assert came == 5
-        assert 80 <= took_ms < 200
+        assert took_ms >= 80
     assert ping(network, 0, network.address(2))[1] < 80
 
 
@@ -51,9 +51,12 @@ def test_what_is_cut_is_cut_until_it_is_healed(network: Network) -> None:
 
 def test_so_many_frames_are_lost(network: Network) -> None:
     ping(network, 0, network.address(1))  # addresses are known
-    network.change(loss=0.2)
+    before = network.change(loss=0.2)
     came, _ = ping(network, 0, network.address(1), 300)
-    assert 0.54 < came / 300 < 0.74  # 0.64 on the way there and back; 3.6 deviations
+    after = network.change()
+    lost, forwarded = (after[what] - before.get(what, 0) for what in ("lost", "forwarded"))
+    assert 0.11 < lost / (lost + forwarded) < 0.29  # of some 540: 5 deviations
+    assert came < 280
 
 
 def test_an_uplink_is_as_thin_as_told(network: Network) -> None:
@@ -71,7 +74,11 @@ def test_an_uplink_is_as_thin_as_told(network: Network) -> None:
         assert server.stdout is not None
         server.stdout.readline()
         command = [*network.inside(0), *python, script.format(network.address(1))]
-        took_s = float(subprocess.run(command, check=True, capture_output=True, timeout=60).stdout)
+        try:
+            sent = subprocess.run(command, check=True, capture_output=True, timeout=60)
+        finally:
+            server.kill()
+        took_s = float(sent.stdout)
     assert 2.0 <= took_s < 6.0  # 16 Mbit
 
 
@@ -98,8 +105,13 @@ def _find_outer_ports(network: Network) -> int:
         )
         for index in (1, 2)
     ]
-    for process in heard:
-        assert process.stdout is not None
-        process.stdout.readline()
-    subprocess.run([*network.inside(0), "python3", "-c", say], check=True, timeout=20)
-    return len({process.communicate(timeout=20)[0] for process in heard})
+    try:
+        for process in heard:
+            assert process.stdout is not None
+            process.stdout.readline()
+        subprocess.run([*network.inside(0), "python3", "-c", say], check=True, timeout=20)
+        return len({process.communicate(timeout=20)[0] for process in heard})
+    finally:
+        for process in heard:
+            process.kill()
+            process.wait()

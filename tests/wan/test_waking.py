@@ -85,6 +85,7 @@ def test_a_node_whose_address_changed(
         network.move(LAST, 77)
         begin_s = time.monotonic()
         wait_until_sync(lambda: "10.99.0.77" in show_peers(nodes[0]), BACK_S)
+        assert "10.99.0.77" in nodes[LAST].status().addresses[0]
         wait_for_peers(nodes, 2, BACK_S)
         figures["seconds until a changed address was connected"] = (
             f"{time.monotonic() - begin_s:.1f}"
