@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Programs that the last tiers of `make test` need and pip does not have: Prometheus, Alertmanager,
-# npm; iproute2, nftables, ping; Docker, compose, debootstrap. Installs what is missing by name with apt, as root; starts nothing.
+# npm; iproute2, nftables, ping; Docker, compose, debootstrap. Installs what is missing by name with
+# apt, as root; starts nothing.
 #
 #   install-tools.sh           install what is missing
 #   install-tools.sh --check   say what is missing; ends with 1 if anything is, silent if nothing

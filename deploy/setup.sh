@@ -22,7 +22,7 @@ packages="python3-venv python3-dev gcc libgmp-dev"
 fail() { echo "$me: $1" >&2; exit 1; }
 
 echo "$me: downloads about 0.4 GB with a CPU build of torch, takes 1.5 GB in $into"
-free_mb=$(df -Pm . | awk 'NR == 2 { print $4 }')
+free_mb=$(df -Pm "$(dirname "$into")" | awk 'NR == 2 { print $4 }')
 [ "$free_mb" -ge 3000 ] || fail "only $free_mb MB are free here; make room for 3 GB"
 
 command -v "$python3" >/dev/null || fail "there is no $python3; install Python 3.11 or newer"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.cli.command import ROOT
+from tests.needs import needs, needs_root
 from tests.waiting import wait_until_sync
 from tests.wan.switch import INTERFACE, Change, mac
 
@@ -134,7 +135,9 @@ class Network:
 
 @contextlib.contextmanager
 def made_network(folder: Path, count: int, seed: int = 1) -> Iterator[Network]:
-    """`count` machines whose links are perfect at first."""
+    """`count` machines whose links are perfect at first. Skips the test where none can be made."""
+    needs("ip", "nft")
+    needs_root()
     folder.mkdir(exist_ok=True)
     network = Network(folder, count)
     try:

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.nodes import RunningNode, make_run
-from tests.needs import needs, needs_root
 from tests.wan.network import Network, made_network
 from tests.wan.nodes import started_on, wait_agreed
 
@@ -24,8 +23,6 @@ CONE, SYMMETRIC = 2, 3
 @pytest.fixture
 def network(tmp_path: Path) -> Iterator[Network]:
     """Two machines that everybody reaches, two that nobody does."""
-    needs("ip", "nft")
-    needs_root()
     with made_network(tmp_path / "network", 4) as made:
         made.hide(CONE)
         made.hide(SYMMETRIC, is_symmetric=True)

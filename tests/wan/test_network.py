@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.needs import needs, needs_root
+from tests.needs import needs
 from tests.wan.network import Network, made_network
 
 pytestmark = [pytest.mark.wan, pytest.mark.slow]
@@ -15,8 +15,7 @@ pytestmark = [pytest.mark.wan, pytest.mark.slow]
 
 @pytest.fixture
 def network(tmp_path: Path) -> Iterator[Network]:
-    needs("ip", "nft", "ping")
-    needs_root()
+    needs("ping")
     with made_network(tmp_path / "network", 3) as made:
         yield made
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.nodes import make_run
-from tests.needs import needs, needs_root
 from tests.waiting import wait_until_sync
 from tests.wan.network import Network, made_network
 from tests.wan.nodes import place, started_on, wait_agreed
@@ -20,8 +19,6 @@ ROUND_S = 4
 
 @pytest.fixture
 def network(tmp_path: Path) -> Iterator[Network]:
-    needs("ip", "nft")
-    needs_root()
     with made_network(tmp_path / "network", 5) as made:
         yield made
 

@@ -12,7 +12,6 @@ import pytest
 from demo_node.ports import PeerView
 from tests.e2e.nodes import RunningNode, make_run
 from tests.e2e.processes import find_processes
-from tests.needs import needs, needs_root
 from tests.waiting import wait_until_sync
 from tests.wan.network import Network, made_network
 from tests.wan.nodes import started_on, wait_agreed
@@ -29,8 +28,6 @@ LAST = 2
 
 @pytest.fixture
 def network(tmp_path: Path) -> Iterator[Network]:
-    needs("ip", "nft")
-    needs_root()
     with made_network(tmp_path / "network", 3) as made:
         made.change(delay_ms=20)
         yield made
