@@ -47,12 +47,16 @@ def find_shell_lines(text: str) -> list[str]:
     return [line for line in (line.split("#")[0].strip() for line in lines) if line]
 
 
-def take_line(page: str, beginning: str) -> str:
-    """The command that a page shows: a test that runs it takes it from there."""
-    shown = find_shell_lines((ROOT / page).read_text())
-    (line,) = [line for line in shown if line == beginning] or [
+def find_lines(shown: list[str], beginning: str) -> list[str]:
+    """Those that are just that, else those that begin so."""
+    return [line for line in shown if line == beginning] or [
         line for line in shown if line.startswith(beginning)
     ]
+
+
+def take_line(page: str, beginning: str) -> str:
+    """The command that a page shows: a test that runs it takes it from there."""
+    (line,) = find_lines(find_shell_lines((ROOT / page).read_text()), beginning)
     return line
 
 

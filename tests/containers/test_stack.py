@@ -110,12 +110,13 @@ def test_prometheus_finds_them_all_and_every_panel_has_something_to_draw(stack: 
 
 
 def test_nodes_are_asked_as_the_page_says(engine: Engine, stack: Stack) -> None:
-    def ask(beginning: str) -> str:
-        line = take_line(PAGE, f"docker compose -f deploy/compose.yaml {beginning}")
+    def ask(line: str) -> str:
         return engine.compose(line.replace(" exec ", " exec -T "), stack.settings)  # no terminal
 
-    assert "active" in ask("exec bootstrap demo-node status")
-    assert "latency" in ask("exec --index 2 node demo-node top")
+    status = take_line(PAGE, "docker compose -f deploy/compose.yaml exec bootstrap")
+    top = take_line(PAGE, "docker compose -f deploy/compose.yaml exec --index 2 node")
+    assert "active" in ask(status)
+    assert "latency" in ask(top)
 
 
 def test_cards_are_asked_for_as_compose_knows_them(engine: Engine, stack: Stack) -> None:
