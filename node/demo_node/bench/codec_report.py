@@ -8,7 +8,7 @@ from typing import Any, Final
 from rich.table import Table
 
 from demo_node.bench.codec import Row
-from demo_node.bench.report import describe_machine
+from demo_node.bench.machine import describe_machine
 
 SCHEMA: Final = 1
 """Version of the document. Keys are added; none changes its meaning or goes away."""

@@ -2,16 +2,14 @@
 
 import itertools
 import json
-import os
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Final
 
-import torch
 from rich.table import Table
 
+from demo_node.bench.machine import describe_machine
 from demo_node.bench.train import Outcome
 from demo_node.bench.trial import Trial, What
 from demo_protocol.manifest import PPB, PPM
@@ -73,14 +71,6 @@ def compute_ratios(rows: Sequence[Row]) -> dict[str, float]:
     for smaller, larger in itertools.pairwise(swarms):
         ratios[f"{larger.trial.name}/{smaller.trial.name}"] = larger.loss / smaller.loss
     return ratios
-
-
-def describe_machine() -> str:
-    """What the figures were made on; the losses do not depend on it but for their last digits."""
-    system = f"{platform.system()} {platform.machine()}"
-    return f"{system}, {os.cpu_count()} cores, Python {platform.python_version()}, torch " + str(
-        torch.__version__
-    )
 
 
 def build_table(rows: Sequence[Row]) -> Table:

@@ -6,7 +6,8 @@ from typing import Any
 
 from rich.table import Table
 
-from demo_node.bench.report import SCHEMA, describe_machine
+from demo_node.bench.machine import describe_machine
+from demo_node.bench.report import SCHEMA
 from demo_node.bench.semantics import PRESET, SIDES, Comparison, Row, Side
 from demo_protocol.manifest import PPB, PPM
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import click
 
-from demo_node.cli.options import IntegerRange, json_option
+from demo_node.cli.options import IntegerRange, NumberRange, json_option
 from demo_protocol.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ SIZES: Final = ("1M", "10M", "50M", "124M")
 """bench.codec.MODELS, whose import would take torch's second."""
 
 PATHS: Final = ("fast", "torch")
+
+ENGINES: Final = ("daemon", "bare")
+"""bench.mesh.Engine, whose import would take a while, too."""
 
 seeds_option: Final = click.option(
     "--seeds", type=IntegerRange(1, 100), default=3, show_default=True
@@ -261,6 +264,82 @@ def codec(
     console.print(build_codec_table(rows))
     for each, size in sizes.items():
         console.print(f"k {each}: {size:.5f} bytes a parameter", highlight=False)
+
+
+@bench.command()
+@json_option
+@click.option("--nodes", type=IntegerRange(2, 32), default=8, show_default=True)
+@click.option(
+    "--bytes",
+    "size",
+    type=IntegerRange(1, 64 << 20),
+    default=1_000_000,
+    show_default=True,
+    help="What each node pulls from each other.",
+)
+@click.option("--turns", type=IntegerRange(1, 100), default=7, show_default=True)
+@click.option(
+    "--engine",
+    type=click.Choice(ENGINES),
+    multiple=True,
+    default=ENGINES,
+    help="daemon: the mesh of a node; bare: streams of py-libp2p as it comes. [default: all]",
+)
+@click.option(
+    "--delay-ms",
+    type=NumberRange(0, 2_000),
+    multiple=True,
+    default=(0, 50, 150),
+    show_default=True,
+    help="Of a link, one way, for headers; name it once for each.",
+)
+@click.option("--quick", is_flag=True, help="Two turns and no delay.")
+def mesh(
+    as_json: bool,
+    nodes: int,
+    size: int,
+    turns: int,
+    engine: tuple[str, ...],
+    delay_ms: tuple[float, ...],
+    quick: bool,
+) -> None:
+    """Measure what the mesh moves, and how soon headers come.
+
+    Every node is a process of its own on this machine, connected with every other. All pull from
+    all at once; engines take turns, and what counts is the ratio of their bytes a second.
+    """
+    import asyncio
+
+    from rich.console import Console
+
+    from demo_node.bench.mesh import Engine, measure_propagation, measure_transfers
+    from demo_node.bench.mesh_report import (
+        build_propagation_table,
+        build_transfer_table,
+        format_mesh_document,
+    )
+
+    if quick:
+        turns, delay_ms = min(turns, 2), (0,)
+    engines = [Engine(name) for name in dict.fromkeys(engine)]
+
+    def tell(line: str) -> None:
+        click.echo(line, err=True)
+
+    transfers = asyncio.run(measure_transfers(engines, nodes, size, turns, tell))
+    propagations = [
+        asyncio.run(measure_propagation(each, nodes, delay))
+        for each in engines
+        if each is not Engine.BARE
+        for delay in dict.fromkeys(delay_ms)
+    ]
+    if as_json:
+        click.echo(format_mesh_document(transfers, propagations))
+        return
+    console = Console()
+    console.print(build_transfer_table(transfers))
+    if propagations:
+        console.print(build_propagation_table(propagations))
 
 
 def _begin() -> "Corpus":
