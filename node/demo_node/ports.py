@@ -128,6 +128,15 @@ class DialResult(StrEnum):
     FAILED = "failed"
 
 
+class Refusal(StrEnum):
+    """Why a socket was closed before its handshake."""
+
+    BANNED = "banned"  # its address is
+    NETWORK = "network"  # as many are connected from its /24 or /56
+    FULL = "full"
+    HANDSHAKES = "handshakes"  # as many are under way
+
+
 class PeerChange(StrEnum):
     """A peer's first connection, and the end of its last one."""
 
@@ -150,6 +159,7 @@ class MeshCounters:
     pulls: Mapping[tuple[Blob, PullResult], int] = field(default_factory=dict)
     dials: Mapping[DialResult, int] = field(default_factory=dict)
     changes: Mapping[PeerChange, int] = field(default_factory=dict)
+    refused: Mapping[Refusal, int] = field(default_factory=dict)
 
 
 class Mesh(Protocol):

@@ -43,6 +43,7 @@ ONLY_IN_DOCS = {
     "demo_peers_known": "for finding out why nobody is connected",
     "demo_dials_total": "for finding out why nobody is connected",
     "demo_pulls_total": "what came of payloads is on the dashboard",
+    "demo_refusals_total": "for finding out who keeps others from connecting",
     "demo_control_requests_total": "for who writes programs against the control socket",
     "demo_sync_seconds": "once per start",
     "demo_snapshot_fetch_ratio": "while a joiner fetches; the log says it, too",

@@ -15,6 +15,28 @@ TOPIC_BYTES_MAX: Final = {
 CONNECTIONS_MAX: Final = 256
 """Sockets in both directions. A gossip mesh needs 12 links a topic; the rest is room for pulls."""
 
+INBOUND_MAX: Final = CONNECTIONS_MAX - 32
+"""Of these, how many others may have opened: whoever fills our room leaves us our own dials."""
+
+INBOUND_PER_NETWORK_MAX: Final = 32
+"""From one /24 of IPv4, or one /56 of IPv6. Whoever would fill our room needs seven networks; a lab
+with more nodes than that finds each other, and needs twelve links a node."""
+
+INBOUND_PER_SHARED_NETWORK_MAX: Final = 128
+"""From a loopback or private /24 or /56: behind a proxy or a container's bridge all come from one.
+What comes from elsewhere keeps 96 places."""
+
+HANDSHAKES_MAX: Final = 64
+"""Inbound sockets whose key is not known yet: each costs three scalar products, and may stall for
+ten seconds."""
+
+HANDSHAKES_PER_NETWORK_MAX: Final = 16
+HANDSHAKES_PER_SHARED_NETWORK_MAX: Final = 48
+"""Of one network, as above: sixteen are there for others."""
+
+DIALS_MAX: Final = 32
+"""Addresses dialled at once; more wait for their turn."""
+
 CONNECTIONS_PER_PEER_MAX: Final = 3
 """Two that dialled each other at once have two; one more is a reconnect not yet noticed."""
 

@@ -18,6 +18,8 @@ def show_mesh(mesh: Mesh) -> Iterator[Figure]:
         yield Figure("demo_dials_total", total, (dialled,))
     for change, total in done.changes.items():
         yield Figure("demo_peer_changes_total", total, (change,))
+    for reason, total in done.refused.items():
+        yield Figure("demo_refusals_total", total, (reason,))
     dialled_by = Counter(Direction.OUT if v.outbound else Direction.IN for v in mesh.peers())
     for direction in Direction:
         yield Figure("demo_peer_connections", dialled_by[direction], (direction,))

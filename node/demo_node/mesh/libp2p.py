@@ -79,6 +79,7 @@ class Libp2pMesh:
         self._blobs = BlobProtocol(self._host, self._answer, self._fail, pacer)
         self._on_blob: OnBlob | None = None
         self._dials: dict[bytes, trio.Lock] = {}
+        self._dial_slots = trio.CapacityLimiter(bounds.DIALS_MAX)
         # Whence a connection comes never changes, and takes 0.2 ms to tell.
         self._seen: WeakKeyDictionary[SwarmConn, str] = WeakKeyDictionary()
         self._shared_guest = guest
@@ -160,6 +161,7 @@ class Libp2pMesh:
             pulls=dict(self._tally.pulls),
             dials=dict(self._tally.dials),
             changes={PeerChange.CONNECTED: came, PeerChange.DISCONNECTED: went},
+            refused=dict(self._tcp.gate.refused),
         )
 
     def serving(self) -> int:
@@ -259,7 +261,7 @@ class Libp2pMesh:
         peer_id = ID(encode_peer_id_bytes(peer))
         lock = self._dials.setdefault(peer, trio.Lock())
         try:
-            async with lock:
+            async with lock, self._dial_slots:
                 with trio.fail_after(bounds.CONNECT_S):
                     if not self._is_connected(peer_id):
                         await self._dial_any(await resolve(where), peer_id)

@@ -19,6 +19,7 @@ from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from demo_node.mesh import bounds
 from demo_node.mesh.account import Account, Totals
+from demo_node.mesh.gate import Entry, Gate
 from demo_node.mesh.pacing import UploadPacer
 from demo_node.ports import Direction
 
@@ -26,9 +27,10 @@ from demo_node.ports import Direction
 class MeteredTCP(TCP):
     """The library's TCP transport; knows every open socket and every byte that went through one."""
 
-    def __init__(self, pacer: UploadPacer) -> None:
+    def __init__(self, pacer: UploadPacer, gate: Gate | None = None) -> None:
         super().__init__()
         self.pacer = pacer
+        self.gate = gate or Gate()
         self.bytes_in = 0
         self.bytes_out = 0
         self.totals = Totals()
@@ -42,7 +44,7 @@ class MeteredTCP(TCP):
         return raw
 
     def create_listener(self, handler_function: THandler) -> IListener:  # type: ignore[override]
-        """A listener whose handlers end with their connections.
+        """A listener of whom the gate admits; its handlers end with their connections.
 
         The library's handler waits for the end of the whole host, and holds one of the tokens that
         limit inbound connections until then: after 256 of them, however short, it would accept no
@@ -50,8 +52,16 @@ class MeteredTCP(TCP):
         """
 
         async def handle(stream: ReadWriteCloser) -> None:
-            with trio.CancelScope() as scope:
-                await handler_function(self._metered(stream, scope))
+            remote = stream.get_remote_address()
+            entry = self.gate.admit(remote[0]) if remote else None  # None: it has gone again
+            if entry is None:
+                await stream.close()
+                return
+            try:
+                with trio.CancelScope() as scope:
+                    await handler_function(self._metered(stream, scope, entry))
+            finally:
+                entry.leave()  # not before: until then it holds one of the library's places, too
 
         return super().create_listener(handle)
 
@@ -60,12 +70,14 @@ class MeteredTCP(TCP):
         for stream in list(self.open):
             stream.abort()
 
-    def _metered(self, stream: ReadWriteCloser, handler: trio.CancelScope) -> "MeteredStream":
+    def _metered(
+        self, stream: ReadWriteCloser, handler: trio.CancelScope, entry: Entry | None = None
+    ) -> "MeteredStream":
         assert isinstance(stream, TrioTCPStream)
         stream.stream.socket.setsockopt(
             socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, bounds.UNSENT_BYTES
         )
-        metered = MeteredStream(stream, self, handler)
+        metered = MeteredStream(stream, self, handler, entry)
         self.open.add(metered)
         return metered
 
@@ -73,10 +85,17 @@ class MeteredTCP(TCP):
 class MeteredStream(ReadWriteCloser):
     """A TCP stream that counts, and that gives up on a peer which takes nothing any more."""
 
-    def __init__(self, inner: TrioTCPStream, tcp: MeteredTCP, handler: trio.CancelScope) -> None:
+    def __init__(
+        self,
+        inner: TrioTCPStream,
+        tcp: MeteredTCP,
+        handler: trio.CancelScope,
+        entry: Entry | None = None,
+    ) -> None:
         self._inner = inner
         self._tcp = tcp
         self._handler = handler
+        self._entry = entry
         self._ahead = b""
         self._at = 0
         self.incoming = Account(tcp.totals, Direction.IN)
@@ -136,6 +155,11 @@ class MeteredStream(ReadWriteCloser):
         if stalled.cancelled_caught:  # part of it may be out: the stream is of no use any more
             await self.close()
             raise ConnectionClosedError("the peer has stopped to read", transport="tcp")
+
+    def welcome(self) -> None:
+        """The handshake is over."""
+        if self._entry is not None:
+            self._entry.welcome()
 
     async def close(self) -> None:
         """Close the socket, and let whoever handles the connection end soon."""

@@ -69,6 +69,7 @@ class PatientYamux(Yamux):
     def __init__(self, conn: ISecureConn, peer_id: ID) -> None:
         assert isinstance(conn, SecureSession)
         stream = _find_socket(conn)
+        stream.welcome()
         self._reader = FrameReader(conn, self, stream)
         super().__init__(cast(ISecureConn, self._reader), peer_id)
         self._stream = stream

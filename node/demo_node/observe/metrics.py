@@ -12,7 +12,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from demo_node.observe.buckets import BYTES, FAST_S, NETWORK_S, OF_A_ROUND, OP_S, ROUND_S
 from demo_node.observe.declared import OPEN, Declared
 from demo_node.observe.events import EVENTS
-from demo_node.ports import Blob, DialResult, Direction, PeerChange, PullResult, Topic, Use
+from demo_node.ports import Blob, DialResult, Direction, PeerChange, PullResult, Refusal, Topic, Use
 from demo_node.views import NodeState, Outcome, Phase
 
 PHASES: Final = tuple(phase for phase in Phase if phase is not Phase.NONE)
@@ -330,6 +330,13 @@ NETWORK: Final = (
         "demo_peer_changes_total",
         "Peers that connected and that went.",
         {"change": tuple(PeerChange)},
+    ),
+    Declared(
+        Counter,
+        "demo_refusals_total",
+        "Sockets closed before any handshake: their address is banned, as many as may be are"
+        " connected from that network or in all, or as many handshakes are under way.",
+        {"reason": tuple(Refusal)},
     ),
     Declared(
         Histogram,
