@@ -275,7 +275,12 @@ def _peers(raw: object) -> tuple[str, ...]:
 
 
 def _find_peer_fault(address: str) -> str:
-    """What is missing or wrong in /<family>/<host>/tcp/<port>/p2p/<peer id>, in a few words."""
+    """What is missing or wrong in /<family>/<host>/tcp/<port>/p2p/<peer id>, in a few words.
+
+    /dnsaddr/<host> says neither port nor peer id: records that it leads to do.
+    """
+    if re.fullmatch(r"/dnsaddr/[\w.-]+(/p2p/\w+)?", address):
+        return ""
     parts = address.split("/")
     fault = f"is no address like {PEER_EXAMPLE}"
     if parts[0] or len(parts) < 3 or parts[1] not in ("ip4", "ip6", "dns", "dns4", "dns6"):

@@ -18,7 +18,7 @@ from demo_node.control.requests import RequestCounts
 from demo_node.control.service import control_server
 from demo_node.garbage import collect_often, short_pauses
 from demo_node.listening import open_mesh, serve_metrics
-from demo_node.mesh.addresses import decode_address
+from demo_node.mesh.addresses import LIST_PREFIX, decode_address, decode_list
 from demo_node.mesh.libp2p import Libp2pMesh
 from demo_node.mesh.peer_id import encode_peer_id
 from demo_node.node import Node, NodeStopped, run_node
@@ -220,7 +220,10 @@ def _check_traces(config: Config) -> None:
 def _check_addresses(config: Config) -> None:
     for address in config.peers:
         try:
-            decode_address(address)
+            if address.startswith(LIST_PREFIX):
+                decode_list(address)
+            else:
+                decode_address(address)
         except ValueError as error:
             raise ConfigError(f"--peers {address}: {error}") from None
 

@@ -6,7 +6,9 @@ import random
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
+from demo_node.bootstrap import Bootstrap
 from demo_node.mesh.addresses import decode_address
+from demo_node.mesh.names import Names, NameUnknown
 from demo_node.ports import Blob, BlobRequest, Clock, Mesh, NotHeld, Unreachable
 from demo_node.store.addresses import AddressBook
 from demo_node.views import Figure
@@ -52,10 +54,15 @@ SAVE_S, SAVE_TIMES_S = 10.0, 600.0
 
 @dataclass(slots=True)
 class _Candidate:
-    """An address and how dialling it went. `not_before_s` is a time of the loop."""
+    """An address and how dialling it went. `not_before_s` is a time of the loop.
+
+    `seen_at`: where the peer is seen that told of it; empty where nobody remembers. None: the
+    operator did.
+    """
 
     address: str
     peer: bytes
+    seen_at: str | None = ""
     failures: int = 0
     not_before_s: float = 0.0
     reason: str = ""
@@ -71,15 +78,18 @@ class Peering:
         *,
         named: Iterable[str],
         book: AddressBook,
+        names: Names | None = None,
     ) -> None:
         """`named` are the operator's, already checked; `book` has those of earlier days."""
         self._mesh = mesh
         self._clock = clock
-        self._named = tuple(dict.fromkeys(named))
+        self._names = names or Names()
+        self._bootstrap = Bootstrap(named, self._names)
         self._book = book
         self._candidates: dict[str, _Candidate] = {}
         """In the order in which they are dialled: named, the last met, the latest heard of."""
-        for address in (*self._named, *book.newest()):
+        self._consider_named()
+        for address in book.newest():
             self._consider(address)
         self._asked: set[bytes] = set()
         self._dialling: set[bytes] = set()
@@ -88,7 +98,8 @@ class Peering:
     @property
     def knows_others(self) -> bool:
         """Is there anybody to dial?"""
-        return any(c.peer != self._mesh.peer for c in self._candidates.values())
+        is_other = any(c.peer != self._mesh.peer for c in self._candidates.values())
+        return is_other or self._bootstrap.has_lists
 
     def count_known(self) -> int:
         """Peers that may still be heard: connected ones, and those not tried in vain.
@@ -102,8 +113,9 @@ class Peering:
 
     def explain(self) -> str:
         """Why nobody answered: for each address that was named, what came of dialling it."""
-        found = [self._candidates[address] for address in self._named]
-        return "; ".join(c.reason for c in found if c.reason)
+        found = [self._candidates[a] for a in self._bootstrap.addresses if a in self._candidates]
+        reasons = [*self._bootstrap.explain(), *(c.reason for c in found if c.reason)]
+        return "; ".join(reasons)
 
     def figures(self) -> Iterator[Figure]:
         """How many addresses there are to choose from."""
@@ -114,6 +126,8 @@ class Peering:
         turn = connected = 0
         async with asyncio.TaskGroup() as dials:
             while True:
+                if not connected:
+                    dials.create_task(self._read_lists())
                 for candidate in self._choose():
                     self._dialling.add(candidate.peer)
                     dials.create_task(self._dial(candidate))
@@ -131,9 +145,11 @@ class Peering:
 
         Returns the peers that answered, without waiting long for the others.
         """
-        met = [a for a in self._book.newest() if a not in self._named][:CONNECTIONS_WANTED]
+        await self._read_lists()
+        named = tuple(self._bootstrap.addresses)
+        met = [a for a in self._book.newest() if a not in named][:CONNECTIONS_WANTED]
         dials: dict[asyncio.Task[bool], bytes] = {}
-        for addresses in (self._named, met):
+        for addresses in (named, met):
             for address in addresses:
                 if candidate := self._candidates.get(address):
                     dials[asyncio.create_task(self._dial(candidate))] = candidate.peer
@@ -146,12 +162,23 @@ class Peering:
         await asyncio.gather(*dials, return_exceptions=True)
         return [dials[task] for task in answered]
 
-    def _consider(self, address: str) -> _Candidate | None:
+    async def _read_lists(self) -> None:
+        """Whom a /dnsaddr names is dialled like whom the operator names."""
+        await self._bootstrap.read_lists()
+        self._consider_named()
+
+    def _consider_named(self) -> None:
+        for address in self._bootstrap.addresses:
+            if candidate := self._consider(address, None):
+                candidate.seen_at = None  # whoever else told of it before
+
+    def _consider(self, address: str, seen_at: str | None = "") -> _Candidate | None:
         """Take an address into account, from whoever it came; None if it is none."""
         candidate = self._candidates.get(address)
-        if candidate is None and len(self._candidates) < KNOWN_MAX:
+        has_room = seen_at is None or len(self._candidates) < KNOWN_MAX
+        if candidate is None and has_room:
             with contextlib.suppress(ValueError):
-                candidate = _Candidate(address, decode_address(address)[1])
+                candidate = _Candidate(address, decode_address(address)[1], seen_at)
                 self._candidates[address] = candidate
         return candidate
 
@@ -173,8 +200,8 @@ class Peering:
 
     async def _dial(self, candidate: _Candidate) -> bool:
         try:
-            await self._mesh.connect(candidate.address)
-        except Unreachable as error:
+            place = await self._connect(candidate)
+        except (Unreachable, NameUnknown) as error:
             candidate.reason = str(error)
             candidate.failures += 1
             pause_s = min(BACKOFF_FIRST_S * 2 ** (candidate.failures - 1), BACKOFF_MAX_S)
@@ -185,11 +212,26 @@ class Peering:
         finally:
             self._dialling.discard(candidate.peer)
         candidate.failures, candidate.not_before_s, candidate.reason = 0, 0.0, ""
-        self._book.add(candidate.address, self._clock.now_ms())
+        for address in dict.fromkeys((place, candidate.address)):
+            self._book.add(address, self._clock.now_ms())
         return True
 
+    async def _connect(self, candidate: _Candidate) -> str:
+        """Dial the numbers that the address stands for, in turn; the one that answered.
+
+        A name leads wherever its owner likes, today here and tomorrow there: it is looked up each
+        time, and what it leads to is held to what numbers are held to (`is_for`).
+        """
+        *others, last = await self._names.find_places(candidate.address, candidate.seen_at)
+        for place in others:
+            with contextlib.suppress(Unreachable):
+                await self._mesh.connect(place)
+                return place
+        await self._mesh.connect(last)
+        return last
+
     def _is_kept(self, address: str) -> bool:
-        return address in self._named or address in self._book
+        return address in self._bootstrap.addresses or address in self._book
 
     async def _ask_around(self) -> None:
         """Ask new peers, and one old one, whom they know."""
@@ -210,17 +252,17 @@ class Peering:
             )
             for address in decode_peers(raw):
                 if is_for(address, seen_at):
-                    self._learn(address, peer)
+                    self._learn(address, peer, seen_at)
         except (Unreachable, NotHeld, Reject):
             return  # not taking part yet, or no help
         self._asked.add(peer)
 
-    def _learn(self, address: str, source: bytes) -> None:
+    def _learn(self, address: str, source: bytes, seen_at: str) -> None:
         """An address is only text from a stranger until somebody answers there with its key.
 
         Of itself a connected peer may speak: that address is passed on to others.
         """
-        candidate = self._consider(address)
+        candidate = self._consider(address, seen_at)
         if candidate is not None and candidate.peer == source:
             self._book.add(address, self._clock.now_ms())
 

@@ -195,7 +195,10 @@ class Mesh(Protocol):
         ...
 
     async def connect(self, address: str) -> bytes:
-        """Dial a full multiaddr; return the peer's public key. Raises Unreachable."""
+        """Dial a full multiaddr, a number for its host; return the peer's public key.
+
+        Raises Unreachable.
+        """
         ...
 
     async def publish(self, topic: Topic, message: bytes) -> None:

@@ -92,6 +92,8 @@ def test_a_bad_value_names_its_key(tmp_path: Path, toml: str, message: str) -> N
         ("/ip4/192.0.2.7/tcp/4001/p2p/", "has no /p2p/<peer id> at its end; copy the whole line"),
         (PEER + "/p2p-circuit", "is no address like"),
         ("x" * 1000, "is no address like"),
+        ("/dnsaddr/", "is no address like"),
+        ("/dnsaddr/run.example/tcp/1", "is no address like"),
     ],
 )
 def test_a_wrong_peer_address_is_told_what_is_wrong(
@@ -104,6 +106,11 @@ def test_a_wrong_peer_address_is_told_what_is_wrong(
     assert f"' {fault}" in line
     assert line.count(address[:80]) == 1
     assert len(line) < 150
+
+
+def test_a_name_that_lists_peers_is_an_address(tmp_path: Path) -> None:
+    for address in ("/dnsaddr/run.example", "/dnsaddr/run.example/p2p/12D3KooWAbc"):
+        assert resolve(tmp_path, peers=(address,)).peers == (address,)
 
 
 def test_a_node_may_send_fewer_coefficients_than_its_run_allows(tmp_path: Path) -> None:

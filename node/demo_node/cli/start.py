@@ -27,7 +27,8 @@ from demo_protocol.limits import K_MAX
     "--peers",
     multiple=True,
     metavar="MULTIADDR",
-    help="A peer to join by, as its own start line shows it. May be given several times.",
+    help="A peer to join by, as its own start line shows it, or /dnsaddr/HOST, whose TXT records"
+    " list some. May be given several times.",
 )
 @click.option(
     "--listen",

@@ -1,6 +1,8 @@
-"""Multiaddrs as text, without libp2p: /ip4/<host>/tcp/<port>/p2p/<peer id>, ip6 and dns too."""
+"""Multiaddrs as text, without libp2p: /ip4/<host>/tcp/<port>/p2p/<peer id>, ip6 and dns too;
+/dnsaddr/<host>, whose TXT records list others."""
 
 import ipaddress
+import re
 import socket
 from typing import Final
 
@@ -9,6 +11,8 @@ from demo_protocol.errors import ConfigError
 from demo_protocol.limits import ADDRESS_BYTES_MAX
 
 _HOSTS: Final = ("ip4", "ip6", "dns", "dns4", "dns6")
+LIST_PREFIX: Final = "/dnsaddr/"
+
 _FAR: Final = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
 """Addresses for documentation: routed, never answered."""
 
@@ -45,6 +49,22 @@ def decode_address(address: str) -> tuple[str, bytes]:
         return "/".join(parts[:5]), decode_peer_id(parts[6])
     except ValueError:
         raise ValueError(f"{parts[6]!r} is no peer id; copy the whole line") from None
+
+
+def decode_list(address: str) -> tuple[str, str]:
+    """Host of a /dnsaddr, and the peer id that it asks for, or none. Raises ValueError."""
+    if len(address) > ADDRESS_BYTES_MAX:
+        raise ValueError("too long for an address")
+    found = re.fullmatch(r"/dnsaddr/([\w.-]+)(?:/p2p/(\w+))?", address)
+    if found is None:
+        raise ValueError(f"{address!r} is not like /dnsaddr/<host>")
+    peer = found[2] or ""
+    if peer:
+        try:
+            decode_peer_id(peer)
+        except ValueError:
+            raise ValueError(f"{peer!r} is no peer id; copy the whole line") from None
+    return found[1], peer
 
 
 def _is_number(host: str) -> bool:

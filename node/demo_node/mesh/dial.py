@@ -1,8 +1,6 @@
-"""Names into numbers, and a failed dial into one line that says why. Trio code."""
+"""A failed dial in one line that says why. Trio code."""
 
 import re
-import socket
-from typing import Final
 
 import trio
 from libp2p.exceptions import BaseLibp2pError, ParseError
@@ -11,23 +9,6 @@ from libp2p.security.noise.exceptions import PeerIDMismatchesPubkey
 
 from demo_node.ports import DialResult
 
-_FAMILIES: Final = {"dns": 0, "dns4": socket.AF_INET, "dns6": socket.AF_INET6}
-
-
-async def resolve(where: str) -> list[str]:
-    """Addresses with numbers for one with a host name, best first. Raises OSError.
-
-    The library looks names up, and then dials the name (trap 46).
-    """
-    _, family, host, transport, port = where.split("/")
-    if family not in _FAMILIES:
-        return [where]
-    found = await trio.socket.getaddrinfo(
-        host, int(port), family=_FAMILIES[family], type=socket.SOCK_STREAM
-    )
-    numbers = dict.fromkeys(str(entry[4][0]) for entry in found)
-    return [f"/{'ip6' if ':' in n else 'ip4'}/{n}/{transport}/{port}" for n in numbers]
-
 
 def explain(error: BaseException) -> str:
     """One line for the operator: the library wraps the reason several times."""
@@ -35,8 +16,6 @@ def explain(error: BaseException) -> str:
     if isinstance(error, PeerIDMismatchesPubkey):
         found = re.search(r"from_pubkey=(\w+)", str(error))
         return f"another node answers there, {found[1] if found else 'with another key'}"
-    if isinstance(error, socket.gaierror):
-        return f"no such host ({error.strerror})"
     if _is_foreign(error):
         return "something other than a demo-node answers there"
     reason = error.strerror if isinstance(error, OSError) else str(error)

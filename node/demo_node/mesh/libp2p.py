@@ -1,7 +1,6 @@
 """The mesh of a real node: `ports.Mesh` over py-libp2p, a trio guest of the asyncio loop."""
 
 import asyncio
-import contextlib
 import functools
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,7 +19,7 @@ from demo_node.mesh import bounds
 from demo_node.mesh.addresses import decode_address, expand_address
 from demo_node.mesh.blob import BlobProtocol
 from demo_node.mesh.contacts import Contacts
-from demo_node.mesh.dial import classify, explain, resolve
+from demo_node.mesh.dial import classify, explain
 from demo_node.mesh.gossip import Gossip
 from demo_node.mesh.guest import Guest, GuestClosed
 from demo_node.mesh.host import build_host, close_listeners, get_swarm, listen
@@ -180,13 +179,18 @@ class Libp2pMesh:
         await self._guest.call(self._gossip.join, run_id, on_gossip, self._nursery)
 
     async def connect(self, address: str) -> bytes:
-        """Dial a full multiaddr; return the peer's public key. Raises Unreachable."""
+        """Dial a full multiaddr; return the peer's public key. Raises Unreachable.
+
+        The host is a number: names are looked up by `Peering` (trap 46).
+        """
         try:
             where, peer = decode_address(address)
         except ValueError as error:
             raise Unreachable(str(error)) from None
         if peer == self._peer:
             raise Unreachable(f"{address} is this node itself")
+        if where.startswith("/dns"):
+            raise Unreachable(f"{address} names a host that was not looked up")
         await self._call(self._dial, where, peer)
         return peer
 
@@ -256,7 +260,7 @@ class Libp2pMesh:
 
         `host.connect` would not do: it refuses for 60 s after a failure (trap 10), waits 250 ms
         for a second address (trap 9), and dials one old address of the peer instead of this one
-        where it remembers several (trap 28). It cannot dial a name, either (trap 46).
+        where it remembers several (trap 28).
         """
         peer_id = ID(encode_peer_id_bytes(peer))
         lock = self._dials.setdefault(peer, trio.Lock())
@@ -264,7 +268,7 @@ class Libp2pMesh:
             async with lock, self._dial_slots:
                 with trio.fail_after(bounds.CONNECT_S):
                     if not self._is_connected(peer_id):
-                        await self._dial_any(await resolve(where), peer_id)
+                        await self._swarm.dial_addr(Multiaddr(where), peer_id)
                         self._tally.dials[DialResult.CONNECTED] += 1
         except trio.TooSlowError:
             self._tally.dials[DialResult.TIMED_OUT] += 1
@@ -275,13 +279,6 @@ class Libp2pMesh:
         finally:
             if not lock.statistics().tasks_waiting and not lock.locked():
                 self._dials.pop(peer, None)
-
-    async def _dial_any(self, places: list[str], peer_id: ID) -> None:
-        for place in places[:-1]:
-            with contextlib.suppress(BaseLibp2pError, OSError):
-                await self._swarm.dial_addr(Multiaddr(place), peer_id)
-                return
-        await self._swarm.dial_addr(Multiaddr(places[-1]), peer_id)
 
     def _is_connected(self, peer_id: ID) -> bool:
         return any(not c.is_closed for c in self._swarm.get_connections(peer_id))
