@@ -207,7 +207,7 @@ async def test_so_many_addresses_are_dialled_at_once() -> None:
         mesh = Libp2pMesh(seed(1), guest=guest)
         await mesh.start()
         try:
-            mesh._dial_any = hang  # type: ignore[assignment,method-assign]
+            mesh._swarm.dial_addr = hang  # type: ignore[assignment,method-assign]
             names = [encode_peer_id(bytes([n]) * 32) for n in range(7)]
             dials = [mesh.connect(f"/ip4/127.0.0.1/tcp/1/p2p/{name}") for name in names]
             ended = await asyncio.gather(*dials, return_exceptions=True)
