@@ -70,7 +70,7 @@ else
 import tomllib
 for item in tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"]:
     print(item)')
-    "${pip[@]}" install --constraint "$constraints" --editable . "${dev[@]}"
+    "${pip[@]}" install --constraint "$constraints" --editable ".[hivemind]" "${dev[@]}"
 fi
 echo "$chosen" >"$ready"
 "$into/bin/python" -c 'import sys, demo_node.native.build as b; sys.exit(not b.LIBRARY.exists())' ||

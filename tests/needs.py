@@ -1,5 +1,6 @@
 """Programs that come from apt: without one, a test that needs it is skipped, and fails in CI."""
 
+import importlib.util
 import os
 import shutil
 
@@ -39,6 +40,12 @@ def needs_root() -> None:
     """The same where it is not root who runs the test; `root` in DEMO_REQUIRE."""
     if os.geteuid():
         _skip_or_fail("root", "networks and engines of its own are root's")
+
+
+def needs_hivemind() -> None:
+    """The same where hivemind and its p2pd are not installed; `hivemind` in DEMO_REQUIRE."""
+    if importlib.util.find_spec("hivemind") is None:
+        _skip_or_fail("hivemind", "hivemind is not installed: make setup, on Linux x86-64")
 
 
 def _skip_or_fail(what: str, reason: str) -> None:

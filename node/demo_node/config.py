@@ -38,6 +38,9 @@ LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 ROLES: Final = ("member", "archive")
 """A member trains, votes and proposes; an archive keeps everything and serves it."""
 
+MESHES: Final = ("libp2p", "hivemind")
+"""py-libp2p in the node's own process; Go libp2p by hivemind's p2pd, in processes beside it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
@@ -53,6 +56,7 @@ class Config:
     run_id: str = ""
     anchor: str = ""
     role: str = ROLES[0]
+    mesh: str = MESHES[0]
     manifest: Path | None = None
     wait_manifest: bool = False
     metrics_address: str = DEFAULT_METRICS_ADDRESS
@@ -309,6 +313,7 @@ _READERS: Final[dict[str, Callable[[object], object]]] = {
     "run_id": _run_id,
     "anchor": _anchor,
     "role": _choice(*ROLES),
+    "mesh": _choice(*MESHES),
     "manifest": _path,
     "wait_manifest": _switch,
     "metrics_address": _host_port,

@@ -19,7 +19,7 @@ from demo_node.control.service import control_server
 from demo_node.garbage import collect_often, short_pauses
 from demo_node.listening import open_mesh, serve_metrics
 from demo_node.mesh.addresses import LIST_PREFIX, decode_address, decode_list
-from demo_node.mesh.libp2p import Libp2pMesh
+from demo_node.mesh.hivemind.installed import check_installed
 from demo_node.mesh.peer_id import encode_peer_id
 from demo_node.node import Node, NodeStopped, run_node
 from demo_node.observe.log import NodeLog, open_log
@@ -30,6 +30,7 @@ from demo_node.observe.recent import Recent
 from demo_node.observe.sampling import Sampling
 from demo_node.operations import NodeOperations
 from demo_node.peering import Peering
+from demo_node.ports import OpenMesh
 from demo_node.scratch import make_scratch
 from demo_node.service_manager import ServiceManager
 from demo_node.stopping import Stopping
@@ -53,6 +54,8 @@ def run_daemon(config: Config, show: Callable[[str], None]) -> int:
     """
     _check_run(config)
     _check_traces(config)
+    if config.mesh == "hivemind":
+        check_installed()
     make_scratch()
     if config.train:
         start_server()  # it imports torch while the node comes up
@@ -181,7 +184,7 @@ async def _traces(
 @contextlib.asynccontextmanager
 async def _mesh(
     key: NodeKey, config: Config, book: AddressBook, observer: RoundObserver
-) -> AsyncIterator[Libp2pMesh]:
+) -> AsyncIterator[OpenMesh]:
     mesh = await open_mesh(key.seed, config, book, observer)
     try:
         yield mesh

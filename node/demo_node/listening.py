@@ -8,8 +8,8 @@ from prometheus_client import CollectorRegistry
 
 from demo_node.config import Config, split_host_port
 from demo_node.mesh.addresses import split_address
-from demo_node.mesh.libp2p import Libp2pMesh
 from demo_node.observe.http import http_server
+from demo_node.ports import OpenMesh
 from demo_node.store.addresses import AddressBook
 from demo_node.views import RoundObserver, StatusView
 from demo_protocol.errors import ConfigError
@@ -19,22 +19,19 @@ KBIT_BYTES: Final = 125
 
 async def open_mesh(
     seed: bytes, config: Config, book: AddressBook, observer: RoundObserver
-) -> Libp2pMesh:
-    """A mesh that listens. Raises ConfigError where a port that was named is in use.
+) -> OpenMesh:
+    """A mesh that listens, of the kind that was chosen.
+
+    Raises ConfigError where a port that was named is in use.
 
     A port that was not named falls back to a free one, and the book remembers that: peers know the
     node by it, and volunteers paste it, so that it should not change at each start.
     """
 
-    async def listen(addresses: Sequence[str]) -> Libp2pMesh:
-        mesh = Libp2pMesh(
-            seed,
-            addresses,
-            announce=config.announce,
-            upload_bytes_per_s=config.upload_kbit_s * KBIT_BYTES,
-        )
-        await mesh.start()
-        return mesh
+    async def listen(addresses: Sequence[str]) -> OpenMesh:
+        if config.mesh == "hivemind":
+            return await _listen_hivemind(seed, addresses, config, observer)
+        return await _listen_libp2p(seed, addresses, config)
 
     if "listen" in config.named:
         return await listen(config.listen)
@@ -51,6 +48,37 @@ async def open_mesh(
         detail=f"{config.listen[0]} is in use: peers reach this node at"
         f" port {port}, from now on; --listen chooses another",
     )
+    return mesh
+
+
+async def _listen_libp2p(seed: bytes, addresses: Sequence[str], config: Config) -> OpenMesh:
+    from demo_node.mesh.libp2p import Libp2pMesh  # a second of imports, if this is chosen
+
+    mesh = Libp2pMesh(
+        seed,
+        addresses,
+        announce=config.announce,
+        upload_bytes_per_s=config.upload_kbit_s * KBIT_BYTES,
+    )
+    await mesh.start()
+    return mesh
+
+
+async def _listen_hivemind(
+    seed: bytes, addresses: Sequence[str], config: Config, observer: RoundObserver
+) -> OpenMesh:
+    """Peers that were named carry what does not reach us, if we turn out not to be reached."""
+    from demo_node.mesh.hivemind.backend import HivemindMesh
+
+    mesh = HivemindMesh(
+        seed,
+        addresses,
+        announce=config.announce,
+        upload_bytes_per_s=config.upload_kbit_s * KBIT_BYTES,
+        relays=config.peers,
+        on_event=observer.on_event,
+    )
+    await mesh.start()
     return mesh
 
 

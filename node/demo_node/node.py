@@ -6,15 +6,14 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from demo_node.config import Config
+from demo_node.config import MESHES, Config
 from demo_node.evaluating import Evaluating
 from demo_node.materials import ensure_corpus, ensure_initial
-from demo_node.mesh.libp2p import Libp2pMesh
 from demo_node.mesh.peer_id import encode_peer_id
 from demo_node.operations import NodeOperations
 from demo_node.participant import Participant, Surroundings
 from demo_node.peering import Peering
-from demo_node.ports import LearnerLost
+from demo_node.ports import LearnerLost, OpenMesh
 from demo_node.pull import Puller
 from demo_node.stopping import Stopping
 from demo_node.store.addresses import AddressBook
@@ -64,7 +63,7 @@ class Node:
     datadir: DataDir
     key: NodeKey
     clock: SystemClock
-    mesh: Libp2pMesh
+    mesh: OpenMesh
     observer: RoundObserver
     show: Callable[[str], None]
     operations: NodeOperations
@@ -241,7 +240,8 @@ def _check_admission(manifest: Manifest, public_key: bytes) -> None:
 
 def _compose_invitation(node: Node, run_id: bytes) -> str:
     """The line that the next volunteer pastes."""
-    return f"demo-node start --peers {node.mesh.addresses()[0]} --run-id {run_id.hex()}"
+    mesh = "" if node.config.mesh == MESHES[0] else f" --mesh {node.config.mesh}"
+    return f"demo-node start --peers {node.mesh.addresses()[0]} --run-id {run_id.hex()}{mesh}"
 
 
 async def _leave(node: Node) -> None:

@@ -212,6 +212,22 @@ class Mesh(Protocol):
         ...
 
 
+class OpenMesh(Mesh, Protocol):
+    """A mesh over sockets, which listens, can fail, and has to be stopped."""
+
+    def listening(self) -> Sequence[str]:
+        """The multiaddrs that connections are accepted on, without peer id."""
+        ...
+
+    async def wait(self) -> None:
+        """Return when the mesh has ended; raise what ended it. Some task has to watch this."""
+        ...
+
+    async def stop(self) -> None:
+        """Close every connection and end. Raises nothing; twice is fine."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainOrder:
     """Train from the state after `base` until `deadline_ms`, on these samples, in this order.

@@ -13,6 +13,7 @@ from demo_node.config import (
     DEFAULT_TRACE_EVERY,
     LOG_FORMATS,
     LOG_LEVELS,
+    MESHES,
     ROLES,
     TRACE_EXAMPLE,
     find_registry,
@@ -57,6 +58,13 @@ from demo_protocol.limits import K_MAX
     type=click.Choice(ROLES),
     help="member trains and votes; archive does neither, keeps every record, payload and"
     " snapshot, and serves them to joiners. [default: member]",
+)
+@click.option(
+    "--mesh",
+    type=click.Choice(MESHES),
+    help="What carries bytes between nodes, the same for all of a run: py-libp2p in this process,"
+    " or hivemind's Go libp2p in processes of its own, which needs demo-node[hivemind] and Linux on"
+    " x86-64. [default: libp2p]",
 )
 @click.option(
     "--manifest",

@@ -1,12 +1,8 @@
 """The blob protocol over libp2p streams: one request, one reply, one stream. Trio code.
 
-request   8-byte length, BlobRequest (wire.proto), at most REQUEST_BYTES_MAX
-reply     1 byte: 0 held, 1 not held; 8-byte length (0 where not held); the bytes
-
-Before it comes multistream's choice of this protocol, as on any libp2p stream. It is sent with the
-request: waiting for each of its two answers would take two more round trips, and as many frames.
-
-Lengths are big-endian, and checked before anything is read or made room for.
+blob_frames.py has its words. Before them comes multistream's choice of this protocol, as on any
+libp2p stream. It is sent with the request: waiting for each of its two answers would take two more
+round trips, and as many frames.
 """
 
 import contextlib
@@ -16,7 +12,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
 import trio
-from google.protobuf.message import DecodeError
 from libp2p.abc import IHost, INetStream
 from libp2p.custom_types import TProtocol
 from libp2p.exceptions import BaseLibp2pError
@@ -26,29 +21,30 @@ from libp2p.utils import encode_delim
 
 from demo_node.mesh import bounds
 from demo_node.mesh.account import USES
+from demo_node.mesh.blob_frames import (
+    HEAD_BYTES,
+    LENGTH_BYTES,
+    Garbage,
+    decode_head,
+    decode_request,
+    decode_request_length,
+    encode_head,
+    encode_request,
+)
 from demo_node.mesh.guest import GuestClosed
 from demo_node.mesh.pacing import PIECE_BYTES_MIN, UploadPacer
 from demo_node.mesh.peer_id import decode_peer_id_bytes, encode_peer_id, encode_peer_id_bytes
 from demo_node.mesh.yamux import mark
-from demo_node.ports import Blob, BlobRequest, NotHeld, Unreachable
-from demo_protocol.limits import KEY_BYTES_MAX, REQUEST_BYTES_MAX
-from demo_protocol.pb import wire_pb2
+from demo_node.ports import BlobRequest, Unreachable
 
 PROTOCOL: Final = TProtocol("/demo-node/blob/1")
 CHOICE: Final = encode_delim(MULTISELECT_PROTOCOL_ID.encode()) + encode_delim(PROTOCOL.encode())
-HELD: Final = 0
-NOT_HELD: Final = 1
-LENGTH_BYTES: Final = 8
 
 _STREAM_ERRORS: Final = (BaseLibp2pError, trio.TooSlowError, OSError, EOFError)
 """What a stream's operations raise for reasons that lie outside; anything else is a bug."""
 
 Answer = Callable[[bytes, BlobRequest], Awaitable[bytes | None]]
 """`OnBlob`, callable from trio."""
-
-
-class Garbage(ValueError):
-    """The peer does not speak this protocol."""
 
 
 class BlobProtocol:
@@ -141,10 +137,10 @@ class BlobProtocol:
                 del self._serving[peer]
 
     async def _reply(self, stream: INetStream, body: bytes | None) -> None:
-        content, status = (b"", NOT_HELD) if body is None else (body, HELD)
+        content = body or b""
         size = len(content)
         with trio.fail_after(bounds.SERVE_S + size / bounds.SERVE_BYTES_PER_S_MIN) as scope:
-            head = bytes([status]) + size.to_bytes(LENGTH_BYTES)
+            head = encode_head(body)
             if size <= PIECE_BYTES_MIN:
                 await stream.write(head + content)
                 return
@@ -180,38 +176,17 @@ async def _finishing(stream: INetStream) -> AsyncIterator[None]:
 
 
 async def _ask(stream: INetStream, request: BlobRequest, bytes_max: int) -> bytes:
-    message = wire_pb2.BlobRequest(kind=request.kind, key=request.key, limit=request.limit)
-    frame = message.SerializeToString()
-    await stream.write(CHOICE + len(frame).to_bytes(LENGTH_BYTES) + frame)
+    await stream.write(CHOICE + encode_request(request))
     if await _read_exact(stream, len(CHOICE)) != CHOICE:  # who agrees repeats it
         raise Garbage("does not speak this protocol")
-    head = await _read_exact(stream, 1 + LENGTH_BYTES)
-    status, size = head[0], int.from_bytes(head[1:])
-    if status == NOT_HELD:
-        raise NotHeld(f"{request.kind.name} {request.key.hex()}")
-    if status != HELD:
-        raise Garbage(f"answered with status {status}")
-    if size > bytes_max:
-        raise Garbage(f"offered {size} bytes, at most {bytes_max} are taken")
-    return await _read_exact(stream, size)
+    head = await _read_exact(stream, HEAD_BYTES)
+    return await _read_exact(stream, decode_head(head, request, bytes_max))
 
 
 async def _read_request(stream: INetStream) -> BlobRequest | None:
     """The request, or None for a kind this version does not know."""
-    size = int.from_bytes(await _read_exact(stream, LENGTH_BYTES))
-    if size > REQUEST_BYTES_MAX:
-        raise Garbage("asked with an oversize request")
-    try:
-        message = wire_pb2.BlobRequest.FromString(await _read_exact(stream, size))
-    except DecodeError:
-        raise Garbage("asked with garbage") from None
-    if len(message.key) > KEY_BYTES_MAX:
-        raise Garbage("asked with an oversize key")
-    try:
-        kind = Blob(message.kind)
-    except ValueError:
-        return None
-    return BlobRequest(kind, message.key, message.limit)
+    size = decode_request_length(await _read_exact(stream, LENGTH_BYTES))
+    return decode_request(await _read_exact(stream, size))
 
 
 async def _read_exact(stream: INetStream, size: int) -> bytes:

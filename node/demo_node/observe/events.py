@@ -93,6 +93,13 @@ LIFE: Final[Mapping[str, Event]] = {
         "if it was stopped, `kill -CONT` its pid; otherwise the machine is busy, or its disk or"
         " graphics card hangs",
     ),
+    "mesh.restarted": Event(
+        WARNING,
+        "with `--mesh hivemind`: p2pd, or the process that holds hivemind, ended or hung; another"
+        " one is started, and peers are dialled again",
+        "nothing once; if it repeats, look for the system's out-of-memory killer, or use"
+        " `--mesh libp2p`",
+    ),
     "trainer.died": Event(
         WARNING,
         "the trainer process ended; another starts at once. `reason` is empty where it was not"

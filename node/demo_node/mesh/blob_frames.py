@@ -1,0 +1,72 @@
+"""The blob protocol's frames, as bytes: what every real mesh says over its streams.
+
+request   8-byte length, BlobRequest (wire.proto), at most REQUEST_BYTES_MAX
+reply     1 byte: 0 held, 1 not held; 8-byte length (0 where not held); the bytes
+
+Lengths are big-endian, and checked before anything is read or made room for.
+"""
+
+from typing import Final
+
+from google.protobuf.message import DecodeError
+
+from demo_node.ports import Blob, BlobRequest, NotHeld
+from demo_protocol.limits import KEY_BYTES_MAX, REQUEST_BYTES_MAX
+from demo_protocol.pb import wire_pb2
+
+HELD: Final = 0
+NOT_HELD: Final = 1
+LENGTH_BYTES: Final = 8
+HEAD_BYTES: Final = 1 + LENGTH_BYTES
+
+
+class Garbage(ValueError):
+    """The peer does not speak this protocol."""
+
+
+def encode_request(request: BlobRequest) -> bytes:
+    """A request, with its length before it."""
+    message = wire_pb2.BlobRequest(kind=request.kind, key=request.key, limit=request.limit)
+    frame = message.SerializeToString()
+    return len(frame).to_bytes(LENGTH_BYTES) + frame
+
+
+def decode_request_length(raw: bytes) -> int:
+    """How long the request is. Raises Garbage."""
+    size = int.from_bytes(raw)
+    if size > REQUEST_BYTES_MAX:
+        raise Garbage("asked with an oversize request")
+    return size
+
+
+def decode_request(raw: bytes) -> BlobRequest | None:
+    """The request, or None for a kind this version does not know. Raises Garbage."""
+    try:
+        message = wire_pb2.BlobRequest.FromString(raw)
+    except DecodeError:
+        raise Garbage("asked with garbage") from None
+    if len(message.key) > KEY_BYTES_MAX:
+        raise Garbage("asked with an oversize key")
+    try:
+        kind = Blob(message.kind)
+    except ValueError:
+        return None
+    return BlobRequest(kind, message.key, message.limit)
+
+
+def encode_head(body: bytes | None) -> bytes:
+    """What comes before the bytes, or says that they are not held."""
+    status = NOT_HELD if body is None else HELD
+    return bytes([status]) + len(body or b"").to_bytes(LENGTH_BYTES)
+
+
+def decode_head(head: bytes, request: BlobRequest, bytes_max: int) -> int:
+    """How many bytes follow. Raises NotHeld, or Garbage where they are more than asked for."""
+    status, size = head[0], int.from_bytes(head[1:])
+    if status == NOT_HELD:
+        raise NotHeld(f"{request.kind.name} {request.key.hex()}")
+    if status != HELD:
+        raise Garbage(f"answered with status {status}")
+    if size > bytes_max:
+        raise Garbage(f"offered {size} bytes, at most {bytes_max} are taken")
+    return size

@@ -1,0 +1,382 @@
+"""The mesh of a node over Go libp2p: `ports.Mesh`, in asyncio; hivemind is in another process."""
+
+import asyncio
+import contextlib
+import os
+import re
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from demo_node.mesh import bounds
+from demo_node.mesh.addresses import decode_address, expand_address, split_address
+from demo_node.mesh.hivemind.blobs import Blobs
+from demo_node.mesh.hivemind.limits import (
+    ADDRESSES_MAX,
+    ANNOUNCE_S,
+    BLOB,
+    FOUND_MAX,
+    LINK,
+    PLACE_BYTES_MAX,
+)
+from demo_node.mesh.hivemind.links import Link, Links
+from demo_node.mesh.hivemind.pacing import Pacer
+from demo_node.mesh.hivemind.sidecar import Sidecar
+from demo_node.mesh.hivemind.streams import Meter
+from demo_node.mesh.peer_id import encode_peer_id
+from demo_node.mesh.tally import Tally
+from demo_node.ports import (
+    BlobRequest,
+    DialResult,
+    Direction,
+    MeshCounters,
+    OnBlob,
+    OnGossip,
+    PeerView,
+    Topic,
+    Unreachable,
+)
+from demo_protocol.errors import ConfigError, LocalFault
+from demo_protocol.limits import PEER_BYTES
+from demo_protocol.networks import is_for
+
+OPEN_S: Final = 10.0
+"""For a stream to a peer that is connected."""
+
+CONNECTIONS_WANTED: Final = 12
+"""Members that the DHT names are dialled while fewer peers are connected."""
+
+OnEvent = Callable[..., None]
+"""(name, **fields), as observers take events."""
+
+
+class HivemindMesh:
+    """One p2pd. `start`, then anything of `ports.Mesh`; `wait` beside it; `stop` last.
+
+    `seed` is the node's Ed25519 seed, `listen` the multiaddrs to accept connections on, `announce`
+    those that peers are told instead (none: the former), `upload_bytes_per_s` a cap on what is
+    sent; 0 is none. `relays`: full multiaddrs of peers that may carry what cannot reach us;
+    `is_relay`: whether we carry others'; `discovers`: whether members that the DHT names are
+    dialled. `on_event` hears mesh.restarted, with a reason.
+    """
+
+    def __init__(
+        self,
+        seed: bytes,
+        listen: Sequence[str] = ("/ip4/127.0.0.1/tcp/0",),
+        *,
+        announce: Sequence[str] = (),
+        upload_bytes_per_s: float = 0,
+        relays: Sequence[str] = (),
+        is_relay: bool = False,
+        discovers: bool = True,
+        on_event: OnEvent = lambda name, **fields: None,
+    ) -> None:
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+        key = Ed25519PrivateKey.from_private_bytes(seed)
+        self._peer = key.public_key().public_bytes_raw()
+        self._seed = seed
+        self._listen = tuple(listen)
+        self._announce = tuple(announce)
+        self._relays = tuple(relays)
+        self._is_relay = is_relay
+        self._discovers = discovers
+        self._on_event = on_event
+        self._meter = Meter(Pacer(upload_bytes_per_s))
+        self._tally = Tally()
+        self._links = Links(self._meter, self.addresses, self._drop, self._fail)
+        self._blobs = Blobs(self._open, self._meter, self._fail)
+        self._dials: dict[bytes, asyncio.Lock] = {}
+        self._tried_s: dict[bytes, float] = {}
+        self._run_id = b""
+        self._p2pd_pid = 0
+        self._sidecar: Sidecar
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ended: asyncio.Future[None]
+
+    @property
+    def peer(self) -> bytes:
+        """Our own public key."""
+        return self._peer
+
+    @property
+    def pids(self) -> tuple[int, int]:
+        """The process that holds hivemind, and p2pd; 0 for one that is not there."""
+        return self._sidecar.pid, self._p2pd_pid
+
+    async def start(self) -> None:
+        """Begin to listen. Raises ConfigError where the operator must change something."""
+        self._ended = asyncio.get_running_loop().create_future()
+        self._listen = tuple(_reserve(address) for address in self._listen)
+        settings: Mapping[str, object] = {
+            "seed": self._seed.hex(),
+            "listen": self._listen,
+            "announce": self._announce,
+            "relays": self._relays,
+            "is_relay": self._is_relay,
+        }
+        self._sidecar = Sidecar(settings, self._take, self._lose)
+        await self._sidecar.start()
+        self._spawn(self._sidecar.run(self._rejoin))
+        self._spawn(self._links.watch())
+
+    async def wait(self) -> None:
+        """Return when the mesh has ended; raise what ended it. Some task has to watch this."""
+        await asyncio.shield(self._ended)
+
+    async def stop(self) -> None:
+        """Close every connection and end both processes. Raises nothing; twice is fine."""
+        await self._links.stop()
+        await self._blobs.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if not self._ended.done():
+            self._ended.set_result(None)
+        self._ended.exception()  # marked as seen: nobody may have been waiting
+
+    def addresses(self) -> list[str]:
+        """Full multiaddrs that others can dial, best first, each ending in /p2p/<peer id>."""
+        name = encode_peer_id(self._peer)
+        found = self._announce or [a for t in self._listen for a in expand_address(t)]
+        return [f"{address}/p2p/{name}" for address in dict.fromkeys(found)]
+
+    def listening(self) -> list[str]:
+        """The multiaddrs that connections are accepted on, without peer id."""
+        return list(self._listen)
+
+    def peers(self) -> list[PeerView]:
+        """Who is connected now, each once."""
+        return [
+            PeerView(link.peer, _find_address(link), link.outbound, int(lasted_s))
+            for link, lasted_s in self._links.connected()
+        ]
+
+    def counters(self) -> MeshCounters:
+        """What was done since start; bytes are those of streams, before p2pd encrypts them."""
+        traffic = dict(self._meter.totals.bytes)
+        return MeshCounters(
+            sum(size for (direction, _), size in traffic.items() if direction is Direction.IN),
+            sum(size for (direction, _), size in traffic.items() if direction is Direction.OUT),
+            traffic=traffic,
+            pulls=dict(self._tally.pulls),
+            dials=dict(self._tally.dials),
+            changes=dict(self._links.changes),
+        )
+
+    def serving(self) -> int:
+        """Requests of peers that are being answered."""
+        return self._blobs.serving()
+
+    def mesh_peers(self, topic: Topic) -> int:
+        """Peers that messages go to. None while peers are connected is an alarm."""
+        return self._links.count_joined()
+
+    async def join(self, run_id: bytes, on_gossip: OnGossip, on_blob: OnBlob) -> None:
+        """Take part in the run's gossip and its DHT, and begin to serve."""
+        if self._run_id:
+            raise LocalFault("a run was joined before")
+        self._run_id = run_id
+        self._blobs.on_blob = on_blob
+        self._links.join(run_id, on_gossip)
+        with contextlib.suppress(Unreachable):  # then `_rejoin` will
+            await self._sidecar.ask("join", run=run_id.hex())
+
+    async def connect(self, address: str) -> bytes:
+        """Dial a full multiaddr; return the peer's public key. Raises Unreachable."""
+        try:
+            where, peer = decode_address(address)
+        except ValueError as error:
+            raise Unreachable(str(error)) from None
+        if peer == self._peer:
+            raise Unreachable(f"{address} is this node itself")
+        await self._dial(peer, [where])
+        return peer
+
+    async def publish(self, topic: Topic, message: bytes) -> None:
+        """Send to the run's peers. Raises LocalFault over the size limit."""
+        self._links.publish(topic, message)
+
+    async def request(
+        self, peer: bytes, request: BlobRequest, *, bytes_max: int, timeout_s: float
+    ) -> bytes:
+        """Pull a blob from a connected peer. Raises Unreachable or NotHeld."""
+        with self._tally.pull(request.kind):
+            if not self._links.is_connected(peer):
+                raise Unreachable(f"{encode_peer_id(peer)} is not connected")
+            return await self._blobs.pull(peer, request, bytes_max, timeout_s)
+
+    async def _dial(self, peer: bytes, places: Sequence[str]) -> None:
+        """Dial these addresses, unless the peer is connected by now, or is being dialled."""
+        lock = self._dials.setdefault(peer, asyncio.Lock())
+        try:
+            async with asyncio.timeout(bounds.CONNECT_S), lock:
+                if self._links.is_connected(peer):
+                    return
+                seconds = bounds.CONNECT_S
+                fields = {"peer": peer.hex(), "limit_s": seconds}
+                await self._sidecar.ask("connect", 2 * seconds, addresses=list(places), **fields)
+                fd = await self._open(peer, LINK, OPEN_S)
+                link = self._links.take(peer, places[0], fd, outbound=True)
+                await asyncio.wait([link.is_up])
+                if link.is_up.cancelled():
+                    raise Unreachable("what answers there hangs up; it may have no room")
+                self._tally.dials[DialResult.CONNECTED] += 1
+        except TimeoutError:
+            self._tally.dials[DialResult.TIMED_OUT] += 1
+            text = f"{places[0]} did not answer in {bounds.CONNECT_S:.0f} s"
+            raise Unreachable(text) from None
+        except Unreachable as error:
+            result, reason = _classify(str(error))
+            self._tally.dials[result] += 1
+            raise Unreachable(f"{places[0]}: {reason}") from None
+        finally:
+            if not lock.locked():
+                self._dials.pop(peer, None)
+
+    async def _open(self, peer: bytes, protocol: str, timeout_s: float) -> int:
+        seconds = min(timeout_s, OPEN_S)
+        fields = {"peer": peer.hex(), "protocol": protocol, "limit_s": seconds}
+        return await self._sidecar.ask("open", 2 * seconds, **fields)
+
+    def _drop(self, peer: bytes) -> None:
+        self._spawn(self._disconnect(peer))
+
+    async def _disconnect(self, peer: bytes) -> None:
+        with contextlib.suppress(Unreachable):
+            await self._sidecar.ask("disconnect", peer=peer.hex())
+
+    def _take(self, message: dict[str, Any], fd: int) -> None:
+        """Something that the other process tells by itself."""
+        match message["event"]:
+            case "stream":
+                self._take_stream(message, fd)
+            case "members" if self._discovers:
+                self._meet(message["found"])
+            case "up":
+                self._p2pd_pid = message["pid"]
+            case "down":
+                self._lose(message["reason"])
+            case _:
+                pass
+
+    def _take_stream(self, message: Mapping[str, Any], fd: int) -> None:
+        peer, protocol = bytes.fromhex(message["peer"]), message["protocol"]
+        if protocol == LINK:
+            self._links.take(peer, message["address"], fd, outbound=False)
+        elif protocol == BLOB:
+            self._blobs.take(peer, fd)
+        else:
+            os.close(fd)
+
+    def _lose(self, reason: str) -> None:
+        self._p2pd_pid = 0
+        self._on_event("mesh.restarted", reason=reason)
+
+    async def _rejoin(self) -> None:
+        """The other process is a new one, and knows of no run."""
+        if self._run_id:
+            await self._sidecar.ask("join", run=self._run_id.hex())
+
+    def _meet(self, found: Mapping[str, Sequence[str]]) -> None:
+        """Dial members that the DHT names, while we know too few."""
+        now_s = asyncio.get_running_loop().time()
+        views = self.peers()
+        room = CONNECTIONS_WANTED - len(views)
+        for name, told in list(found.items())[:FOUND_MAX]:
+            peer = bytes.fromhex(name)
+            places = _choose_places(told, [view.address for view in views])
+            recent = now_s - self._tried_s.get(peer, -ANNOUNCE_S) < ANNOUNCE_S
+            skip = recent or len(peer) != PEER_BYTES or self._links.is_connected(peer)
+            if room > 0 and places and not skip and peer not in (self._peer, *self._dials):
+                room -= 1
+                self._tried_s[peer] = now_s
+                self._spawn(self._try(peer, places))
+        self._tried_s = {p: s for p, s in self._tried_s.items() if now_s - s < ANNOUNCE_S}
+
+    async def _try(self, peer: bytes, places: Sequence[str]) -> None:
+        with contextlib.suppress(Unreachable):
+            await self._dial(peer, places)
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finish)
+
+    def _finish(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and isinstance(error := task.exception(), Exception):
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        if not self._ended.done():
+            self._ended.set_exception(error)
+
+
+def _reserve(address: str) -> str:
+    """The address, its port chosen where it is 0. Raises ConfigError where it is in use.
+
+    p2pd sets SO_REUSEPORT: two on one port would share its connections at random.
+    """
+    host, port = split_address(address)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            probe.listen(1)
+        except OSError as error:
+            raise ConfigError(
+                f"mesh: cannot listen on port {port} of {host}: {error.strerror}; name another"
+            ) from None
+        return f"{address.rpartition('/')[0]}/{probe.getsockname()[1]}"
+
+
+def _find_address(link: Link) -> str:
+    """Where the peer can be dialled, as far as is known.
+
+    For one that dialled us that is the host we see, with a port that it says it listens on.
+    """
+    seen = link.address.removesuffix(f"/p2p/{encode_peer_id(link.peer)}")
+    if not link.outbound and "/p2p-circuit" not in seen:
+        host = seen.split("/")[:3]
+        told = sorted((p.split("/") for p in link.places), key=lambda place: place[:3] != host)
+        ports = [t[4] for t in told if t[3:4] == ["tcp"] and t[4:5] and t[4].isdecimal()]
+        if ports:
+            seen = "/".join([*host, "tcp", ports[0]])
+    return f"{seen}/p2p/{encode_peer_id(link.peer)}"
+
+
+def _choose_places(told: Sequence[str], met: Sequence[str]) -> list[str]:
+    """Of a member's addresses those that are its to tell: none of our own network's by strangers.
+
+    Whoever we are connected to shows how far our network reaches.
+    """
+    good = [t for t in told[:ADDRESSES_MAX] if len(t) <= PLACE_BYTES_MAX and _is_place(t)]
+    return [place for place in good if all(is_for(place, other) for other in met)]
+
+
+def _is_place(text: str) -> bool:
+    """An address that p2pd may be told to dial, by way of a relay or not."""
+    direct = r"/(ip4|ip6|dns|dns4|dns6)/[\w.:-]+/tcp/\d{1,5}"
+    return bool(re.fullmatch(rf"{direct}(/p2p/\w{{40,64}}/p2p-circuit)?", text))
+
+
+def _classify(error: str) -> tuple[DialResult, str]:
+    """What kind of failure a failed dial was, and a few words for the operator."""
+    if "connection refused" in error:
+        return DialResult.REFUSED, "Connection refused"
+    found = re.search(r"remote key matches (\w+)", error)
+    if found:
+        return DialResult.FAILED, f"another node answers there, {found[1]}"
+    if "protocols not supported" in error:
+        text = "a node answers there whose mesh is another one: see --mesh"
+        return DialResult.FAILED, text
+    if "no such host" in error or "failed to resolve" in error:
+        return DialResult.FAILED, "no such host"
+    if "dial backoff" in error:
+        return DialResult.FAILED, "dialled in vain a moment ago; in some seconds again"
+    if "deadline exceeded" in error or "i/o timeout" in error or "does not answer" in error:
+        return DialResult.TIMED_OUT, "it does not answer"
+    return DialResult.FAILED, error.splitlines()[0].removeprefix("Connect failed. msg=")[:200]

@@ -1,0 +1,153 @@
+"""The blob protocol (../blob.py has its words) over streams of p2pd, in asyncio."""
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final
+
+from demo_node.mesh import bounds
+from demo_node.mesh.account import USES
+from demo_node.mesh.blob_frames import (
+    HEAD_BYTES,
+    LENGTH_BYTES,
+    Garbage,
+    decode_head,
+    decode_request,
+    decode_request_length,
+    encode_head,
+    encode_request,
+)
+from demo_node.mesh.hivemind.limits import BLOB
+from demo_node.mesh.hivemind.streams import Meter, Stream
+from demo_node.mesh.peer_id import encode_peer_id
+from demo_node.ports import BlobRequest, OnBlob, Unreachable, Use
+
+_STREAM_ERRORS: Final = (OSError, EOFError, Garbage)
+"""What a stream does for reasons that lie outside; TimeoutError is an OSError."""
+
+Open = Callable[[bytes, str, float], Awaitable[int]]
+"""(peer, protocol, seconds) -> an open stream. Raises Unreachable."""
+
+
+class Blobs:
+    """Serves blobs to peers and pulls them from peers."""
+
+    def __init__(self, open_stream: Open, meter: Meter, fail: Callable[[Exception], None]) -> None:
+        self.on_blob: OnBlob | None = None
+        self._open = open_stream
+        self._meter = meter
+        self._fail = fail
+        self._serving: Counter[bytes] = Counter()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._pulls: dict[bytes, asyncio.Semaphore] = {}
+        self._pulling: Counter[bytes] = Counter()
+
+    def serving(self) -> int:
+        """Requests of peers that are being answered."""
+        return self._serving.total()
+
+    def take(self, peer: bytes, fd: int) -> None:
+        """A peer has opened a stream."""
+        stream = Stream(fd, peer, self._meter)
+        is_many = self._serving[peer] >= bounds.BLOB_STREAMS_PER_PEER_MAX
+        if is_many or self._serving.total() >= bounds.BLOB_STREAMS_MAX:
+            stream.close()
+            return
+        self._serving[peer] += 1
+        task = asyncio.create_task(self._handle(peer, stream))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def stop(self) -> None:
+        """End all that is being served."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def pull(
+        self, peer: bytes, request: BlobRequest, bytes_max: int, timeout_s: float
+    ) -> bytes:
+        """Ask a connected peer for a blob. Raises Unreachable or NotHeld."""
+        name = encode_peer_id(peer)
+        try:
+            async with asyncio.timeout(timeout_s), self._slot(peer):
+                fd = await self._open(peer, BLOB, timeout_s)
+                with contextlib.closing(Stream(fd, peer, self._meter)) as stream:
+                    return await _ask(stream, request, bytes_max)
+        except Garbage as error:
+            raise Unreachable(f"{name} {error}") from None
+        except TimeoutError:
+            raise Unreachable(f"{name} was too slow with {request.kind.name}") from None
+        except Unreachable:
+            raise
+        except _STREAM_ERRORS as error:
+            reason = str(error) or type(error).__name__
+            raise Unreachable(f"{name} broke off: {reason}") from None
+
+    @contextlib.asynccontextmanager
+    async def _slot(self, peer: bytes) -> AsyncIterator[None]:
+        """Wait for one of the peer's streams: it resets those beyond what it serves at once."""
+        slots = self._pulls.setdefault(peer, asyncio.Semaphore(bounds.BLOB_PULLS_PER_PEER_MAX))
+        self._pulling[peer] += 1
+        try:
+            async with slots:
+                yield
+        finally:
+            self._pulling[peer] -= 1
+            if not self._pulling[peer]:
+                del self._pulling[peer]
+                self._pulls.pop(peer, None)
+
+    async def _handle(self, peer: bytes, stream: Stream) -> None:
+        try:
+            with contextlib.suppress(*_STREAM_ERRORS):
+                await self._serve(peer, stream)
+                # p2pd passes on the rest of what was written, then the end.
+                stream.finish()
+                async with asyncio.timeout(bounds.STALL_S):
+                    while await stream.read(1):
+                        pass
+        finally:
+            stream.close()
+            self._serving[peer] -= 1
+            if not self._serving[peer]:
+                del self._serving[peer]
+
+    async def _serve(self, peer: bytes, stream: Stream) -> None:
+        async with asyncio.timeout(bounds.REQUEST_FRAME_S):
+            size = decode_request_length(await stream.read_exact(LENGTH_BYTES))
+            request = decode_request(await stream.read_exact(size))
+        async with asyncio.timeout(bounds.ANSWER_S):
+            body = None if request is None else await self._look_up(peer, request)
+        await self._reply(stream, body, Use.OTHER if request is None else USES[request.kind])
+
+    async def _look_up(self, peer: bytes, request: BlobRequest) -> bytes | None:
+        if self.on_blob is None:
+            return None
+        try:
+            return await self.on_blob(peer, request)
+        except Exception as error:  # our bug, or our disk: it ends the mesh, and `wait` tells
+            self._fail(error)
+            return None
+
+    async def _reply(self, stream: Stream, body: bytes | None, use: Use) -> None:
+        content = body or b""
+        seconds = bounds.SERVE_S + len(content) / bounds.SERVE_BYTES_PER_S_MIN
+        async with asyncio.timeout(seconds) as limit:
+            await stream.write(encode_head(body))
+            stream.use = use
+            view = memoryview(content)
+            for start in range(0, len(content), self._meter.pacer.piece_bytes):
+                piece = view[start : start + self._meter.pacer.piece_bytes]
+                # Waiting for our own cap is not the peer's slowness.
+                waited_s = await self._meter.pacer.wait_turn(len(piece))
+                limit.reschedule((limit.when() or 0.0) + waited_s)
+                await stream.write(piece)
+
+
+async def _ask(stream: Stream, request: BlobRequest, bytes_max: int) -> bytes:
+    await stream.write(encode_request(request))
+    size = decode_head(await stream.read_exact(HEAD_BYTES), request, bytes_max)
+    stream.use = USES[request.kind]
+    return await stream.read_exact(size)

@@ -1,0 +1,316 @@
+"""The Go program p2pd, and what it is asked over its socket. Part of the process beside the node.
+
+We start it ourselves, and not by hivemind's `P2P.create`: whether it lives is then seen from its
+process (trap 20), it dies with us, speaks for our key, and its socket is in a folder of our own.
+The protocol and its messages are hivemind's (`proto/p2pd.proto`).
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Final
+
+from hivemind.proto import crypto_pb2
+from hivemind.proto import p2pd_pb2 as pb
+from hivemind.utils.multiaddr import Multiaddr
+
+from demo_node.mesh.hivemind.limits import PROTOCOLS
+
+START_S: Final = 30.0
+"""To its first answer; 0.1 s on a quiet machine."""
+
+ASK_S: Final = 5.0
+"""For an answer that needs no peer."""
+
+ANSWER_BYTES_MAX: Final = 1 << 20
+"""Of one answer; the longest lists some hundred peers."""
+
+CONNECTIONS_LOW, CONNECTIONS_HIGH = 224, 256
+"""Where there are more than the latter, it drops those that nobody has used for long."""
+
+RELAY_BYTES_MAX: Final = 1 << 30
+"""What a public node passes on over one connection of two peers before it has to be made anew."""
+
+OnStream = Callable[[bytes, str, str, socket.socket], None]
+"""(binary id of the peer, its address, protocol, the stream)"""
+
+
+class P2pdError(ConnectionError):
+    """It answered with an error, or not at all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class P2pdSettings:
+    """What it is started with. `seed` is the node's; `relays` may carry what cannot reach us."""
+
+    seed: bytes
+    listen: tuple[str, ...]
+    announce: tuple[str, ...]
+    relays: tuple[str, ...]
+    is_relay: bool
+
+
+class P2pd:
+    """One process, from its start to its death."""
+
+    def __init__(self, process: asyncio.subprocess.Process, folder: Path) -> None:
+        self._process = process
+        self._folder = folder
+        self.last_line = ""
+        """Of what it wrote: why it ended, when it ends."""
+        self._reading = asyncio.create_task(self._read_output())
+        self._listener: socket.socket | None = None
+        self._accepting: asyncio.Task[None] | None = None
+        self._opening: set[asyncio.Task[None]] = set()
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process is there; it may hang all the same: `identify` tells."""
+        return self._process.returncode is None
+
+    @property
+    def address(self) -> str:
+        """Of its socket, as hivemind wants it."""
+        return f"/unix{self._folder}/p2pd.sock"
+
+    async def wait(self) -> str:
+        """Return when it is dead; says how it ended."""
+        code = await self._process.wait()
+        return f"signal {-code}" if code < 0 else f"exit code {code}, {self.last_line}"
+
+    async def close(self) -> None:
+        """End it, and everything that belongs to it."""
+        for task in (self._accepting, *self._opening):
+            if task is not None:
+                task.cancel()
+        if self._listener is not None:
+            self._listener.close()
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        await self._process.wait()
+        self._reading.cancel()
+
+    async def identify(self) -> list[str]:
+        """The addresses that it believes to have. Raises P2pdError where it hangs."""
+        answer = await self._ask(pb.Request(type=pb.Request.IDENTIFY), ASK_S)
+        return [str(Multiaddr(raw)) for raw in answer.identify.addrs]
+
+    async def connect(self, peer_id: bytes, addresses: Sequence[str], timeout_s: float) -> None:
+        """Be connected to a peer, dialling it where it is not. Raises P2pdError."""
+        request = pb.Request(
+            type=pb.Request.CONNECT,
+            connect=pb.ConnectRequest(
+                peer=peer_id,
+                addrs=[Multiaddr(address).to_bytes() for address in addresses],
+                timeout=max(1, int(timeout_s)),
+            ),
+        )
+        await self._ask(request, timeout_s + ASK_S)
+
+    async def disconnect(self, peer_id: bytes) -> None:
+        """Drop all connections of a peer. Raises P2pdError."""
+        request = pb.DisconnectRequest(peer=peer_id)
+        await self._ask(pb.Request(type=pb.Request.DISCONNECT, disconnect=request), ASK_S)
+
+    async def open(self, peer_id: bytes, protocol: str, timeout_s: float) -> socket.socket:
+        """A stream to a peer that is connected. Raises P2pdError."""
+        request = pb.StreamOpenRequest(
+            peer=peer_id, proto=[protocol], timeout=max(1, int(timeout_s))
+        )
+        sock, _ = await self._call(
+            pb.Request(type=pb.Request.STREAM_OPEN, streamOpen=request), timeout_s + ASK_S
+        )
+        return sock
+
+    async def serve(self, on_stream: OnStream) -> None:
+        """From now on streams of peers come to `on_stream`. Raises P2pdError."""
+        place = self._folder / "streams.sock"
+        place.unlink(missing_ok=True)
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.setblocking(False)
+        self._listener.bind(str(place))
+        self._listener.listen(128)
+        self._accepting = asyncio.create_task(self._accept(self._listener, on_stream))
+        request = pb.StreamHandlerRequest(
+            addr=Multiaddr(f"/unix{place}").to_bytes(), proto=list(PROTOCOLS), balanced=False
+        )
+        await self._ask(pb.Request(type=pb.Request.STREAM_HANDLER, streamHandler=request), ASK_S)
+
+    async def _accept(self, listener: socket.socket, on_stream: OnStream) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            sock, _ = await loop.sock_accept(listener)
+            sock.setblocking(False)
+            task = asyncio.create_task(self._begin(sock, on_stream))
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
+
+    async def _begin(self, sock: socket.socket, on_stream: OnStream) -> None:
+        """Read what p2pd says of a stream, and nothing of the stream itself."""
+        try:
+            async with asyncio.timeout(ASK_S):
+                info = pb.StreamInfo.FromString(await _read_message(sock))
+            on_stream(info.peer, str(Multiaddr(info.addr)), info.proto, sock)
+        except (OSError, EOFError, ValueError):
+            sock.close()
+        except asyncio.CancelledError:
+            sock.close()
+            raise
+
+    async def _ask(self, request: pb.Request, timeout_s: float) -> pb.Response:
+        sock, answer = await self._call(request, timeout_s)
+        sock.close()
+        return answer
+
+    async def _call(
+        self, request: pb.Request, timeout_s: float
+    ) -> tuple[socket.socket, pb.Response]:
+        loop = asyncio.get_running_loop()
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await loop.sock_connect(sock, str(self._folder / "p2pd.sock"))
+                raw = request.SerializeToString()
+                await loop.sock_sendall(sock, _encode_varint(len(raw)) + raw)
+                answer = pb.Response.FromString(await _read_message(sock))
+        except TimeoutError:
+            sock.close()
+            raise P2pdError("p2pd does not answer") from None
+        except (OSError, EOFError, ValueError) as error:
+            sock.close()
+            raise P2pdError(f"p2pd is gone: {error}") from None
+        except asyncio.CancelledError:
+            sock.close()
+            raise
+        if answer.type != pb.Response.OK:
+            sock.close()
+            raise P2pdError(answer.error.msg)
+        return sock, answer
+
+    async def _read_output(self) -> None:
+        assert self._process.stdout is not None
+        while line := await self._process.stdout.readline():
+            self.last_line = line.decode(errors="replace").strip()
+
+
+async def start_p2pd(settings: P2pdSettings, folder: Path) -> P2pd:
+    """Start it and wait for its first answer. Raises P2pdError where it ends at once."""
+    identity = folder / "identity"
+    identity.unlink(missing_ok=True)
+    identity.touch(mode=0o600)
+    identity.write_bytes(_encode_key(settings.seed))
+    (folder / "p2pd.sock").unlink(missing_ok=True)
+    process = await asyncio.create_subprocess_exec(
+        str(files("hivemind.hivemind_cli") / "p2pd"),
+        *_make_arguments(settings, folder, identity),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env={**os.environ, "GOLOG_LOG_LEVEL": "error"},
+        preexec_fn=die_with_parent,
+    )
+    p2pd = P2pd(process, folder)
+    try:
+        async with asyncio.timeout(START_S):
+            while True:
+                with contextlib.suppress(P2pdError):
+                    await p2pd.identify()
+                    return p2pd
+                if not p2pd.is_alive:
+                    raise P2pdError(p2pd.last_line or "p2pd ended at once")
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        await p2pd.close()
+        raise P2pdError(f"p2pd did not answer within {START_S:.0f} s") from None
+    except BaseException:
+        await p2pd.close()
+        raise
+    finally:
+        identity.unlink()
+
+
+def _make_arguments(settings: P2pdSettings, folder: Path, identity: Path) -> list[str]:
+    arguments = {
+        "listen": f"/unix{folder}/p2pd.sock",
+        "id": identity,
+        "hostAddrs": ",".join(settings.listen),
+        "connManager": 1,
+        "connLo": CONNECTIONS_LOW,
+        "connHi": CONNECTIONS_HIGH,
+        "autonat": 1,  # tells others whether they can be dialled
+        "relay": 1,
+        "relayService": int(settings.is_relay),
+        "relayDataLimit": RELAY_BYTES_MAX,
+        "natPortMap": 0,  # routers are changed only by who owns them
+        "tls": 0,  # Noise only, as the other mesh
+    }
+    if settings.announce:
+        arguments["announceAddrs"] = ",".join(settings.announce)
+    if settings.relays:
+        arguments["autoRelay"] = 1
+        arguments["trustedRelays"] = ",".join(settings.relays)
+    return [f"-{name}={value}" for name, value in arguments.items()]
+
+
+def die_with_parent() -> None:
+    """Be killed when the process that started this one dies, whatever kills it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def _encode_key(seed: bytes) -> bytes:
+    """The node's key as libp2p keeps keys: seed and public key."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    public = Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()
+    key = crypto_pb2.PrivateKey(key_type=crypto_pb2.Ed25519, data=seed + public)
+    return bytes(key.SerializeToString())
+
+
+async def _read_message(sock: socket.socket) -> bytes:
+    """One message with its length before it, and no byte more: the rest is the stream's."""
+    size = shift = 0
+    while True:
+        (byte,) = await _read_exact(sock, 1)
+        size |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            break
+        shift += 7
+        if shift > 28:
+            raise ValueError("no length")
+    if size > ANSWER_BYTES_MAX:
+        raise ValueError(f"{size} bytes of an answer")
+    return await _read_exact(sock, size)
+
+
+async def _read_exact(sock: socket.socket, size: int) -> bytes:
+    found = bytearray()
+    while len(found) < size:
+        piece = await asyncio.get_running_loop().sock_recv(sock, size - len(found))
+        if not piece:
+            raise EOFError("it hung up")
+        found += piece
+    return bytes(found)
+
+
+def _encode_varint(number: int) -> bytes:
+    found = bytearray()
+    while number > 0x7F:
+        found.append(number & 0x7F | 0x80)
+        number >>= 7
+    found.append(number)
+    return bytes(found)
