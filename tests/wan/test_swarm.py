@@ -1,20 +1,16 @@
 """Nodes of all continents, over links that lose frames, are cut and heal; joins over IPv6, too."""
 
-import signal
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.nodes import make_run
-from tests.waiting import wait_until_sync
 from tests.wan.network import Network, made_network
-from tests.wan.nodes import place, started_on, wait_agreed
+from tests.wan.nodes import started_on, wait_agreed
+from tests.wan.story import Size, play
 
 pytestmark = [pytest.mark.wan, pytest.mark.slow, pytest.mark.timeout(420)]
-
-ROUND_S = 4
 
 
 @pytest.fixture
@@ -24,32 +20,9 @@ def network(tmp_path: Path) -> Iterator[Network]:
 
 
 def test_a_cut_a_kill_and_a_late_joiner_over_bad_links(network: Network, tmp_path: Path) -> None:
-    place(network, loss=0.01)
-    network.change([1], [], rate_mbit_s=10)
-    make_run(
-        tmp_path / "0", "--preset", "tiny", "--round-seconds", str(ROUND_S), "--genesis", "+25"
-    )
-    with ExitStack() as stack:
-        nodes = [stack.enter_context(started_on(network, 0, tmp_path / "0"))]
-        line = nodes[0].invitation()
-        nodes += [
-            stack.enter_context(started_on(network, index, tmp_path / str(index), *line))
-            for index in (1, 2, 3)
-        ]
-        height = wait_agreed(nodes, 3)
-
-        network.change([0, 1], [2, 3], is_cut=True)
-        wait_until_sync(lambda: all(node.status().peers == 1 for node in nodes), 60)
-        network.change([0, 1], [2, 3], is_cut=False)
-        height = wait_agreed(nodes, height + 2)
-
-        nodes[3].signal(signal.SIGKILL)
-        assert nodes[3].wait() == 128 + signal.SIGKILL
-        late = stack.enter_context(started_on(network, 4, tmp_path / "4", *line))
-        back = stack.enter_context(started_on(network, 3, tmp_path / "3"))
-        height = wait_agreed([*nodes[:3], back, late], height + 4)
-        nodes[0].wait_for_status(lambda status: status.members == 5)
-        told = network.change()
+    lines = play(network, tmp_path, Size(nodes=5, round_s=4, rounds=2, cut_s=12, start_s=25))
+    assert len([line for line in lines if line.startswith("|")]) == 7
+    told = network.change()
     assert told["lost"] > 0
     assert told["cut"] > 0
 
