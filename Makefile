@@ -38,7 +38,7 @@ test: $(READY)  ## the whole suite: what needs no other node first, then real sw
 	@echo "tier 1 of 6: what takes seconds"
 	$(PYTHON) -m pytest $(TESTS) $(TWO) -m "not slow and $(ALONE)" || [ $$? -eq 5 ]  # 5: none
 	@echo "tier 2 of 6: what takes longer, and a slice of the night's simulations"
-	$(PYTHON) -m pytest $(TESTS) -m "slow and $(ALONE)" || [ $$? -eq 5 ]
+	$(PYTHON) -m pytest $(TESTS) $(TWO) -m "slow and $(ALONE)" || [ $$? -eq 5 ]
 	$(if $(filter tests,$(TESTS)),$(MAKE) --no-print-directory nightly SEEDS=$(SLICE),@echo "left out: TESTS names some")
 	@echo "tier 3 of 6: real nodes over loopback sockets"
 	$(PYTHON) -m pytest $(TESTS) $(TWO) -m "swarm and not monitoring" || [ $$? -eq 5 ]

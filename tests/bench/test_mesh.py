@@ -19,6 +19,8 @@ from demo_node.bench.mesh import (
 )
 from demo_node.bench.mesh_report import compute_ratios
 from demo_node.cli.bench import ENGINES, bench
+from demo_protocol.errors import ConfigError
+from tests.needs import needs_hivemind
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -27,8 +29,30 @@ def test_the_command_knows_every_engine() -> None:
     assert tuple(ENGINES) == tuple(Engine)
 
 
+def test_where_hivemind_is_missing_the_others_are_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    measured = []
+
+    async def transfers(engines: list[Engine], nodes: int, size: int, *_: object) -> object:
+        measured.extend(engines)
+        return [Transfer(e, nodes, size, [Turn(size, 1.0, None)]) for e in engines]
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(mesh, "measure_transfers", transfers)
+    result = CliRunner().invoke(bench, ["mesh", "--engine", "hivemind", "--engine", "bare"])
+    assert result.exit_code == 0, result.output
+    assert measured == [Engine.BARE]
+    assert "hivemind: not run: --mesh hivemind needs hivemind; run: pip" in result.stderr
+    with pytest.raises(ConfigError):
+        bench(["mesh", "--engine", "hivemind"], standalone_mode=False)
+
+
 @pytest.mark.parametrize("engine", Engine)
 def test_all_get_what_all_others_hold(engine: Engine) -> None:
+    if engine is Engine.HIVEMIND:
+        needs_hivemind()
+
     async def main() -> tuple[Turn, Turn]:
         async with connected_nodes(engine, 3) as nodes:
             return await take_turn(nodes, 1000), await take_turn(nodes, 1_000_000)
@@ -63,7 +87,7 @@ def test_figures_are_medians_and_ratios_are_those_over_bare_streams() -> None:
     assert daemon.mb_per_s == 1.0
     assert daemon.cpu_s_per_gb == pytest.approx(100.0)
     assert compute_ratios([daemon, bare]) == {
-        "daemon/bare": pytest.approx(0.8),
+        "daemon/bare": pytest.approx(0.8),  # of 1.6, 0.2 and 0.8: turn by turn
         "daemon/bare, cpu": pytest.approx(1.25),
     }
     assert compute_ratios([daemon]) == {}
@@ -88,7 +112,7 @@ def test_the_document_and_the_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)
     assert document.keys() == {"schema", "machine", "transfers", "ratios", "headers"}
-    assert document["ratios"] == {"daemon/bare": 1.0}  # no processor time here
+    assert document["ratios"] == {"daemon/bare": 1.0, "hivemind/bare": 1.0}  # no processor time
     assert [row["engine"] for row in document["transfers"]] == [*ENGINES]
     headers = document["headers"][0]
     assert (headers["delay_ms"], headers["heard"], headers["awaited"]) == (20, 2, 3)

@@ -42,6 +42,7 @@ class Engine(StrEnum):
     """What carries the bytes."""
 
     DAEMON = "daemon"
+    HIVEMIND = "hivemind"  # a daemon whose mesh is that
     BARE = "bare"
 
 

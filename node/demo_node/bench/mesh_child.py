@@ -11,12 +11,15 @@ import secrets
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from demo_node.mesh.libp2p import Libp2pMesh
 from demo_node.ports import Blob, BlobRequest, Topic
 from demo_node.pull import Puller
 from demo_protocol.effects import PullPayload
+
+if TYPE_CHECKING:
+    from demo_node.mesh.hivemind.backend import HivemindMesh
+    from demo_node.mesh.libp2p import Libp2pMesh
 
 PATIENCE_S: Final = 30.0
 """Nobody freezes here."""
@@ -51,8 +54,8 @@ class Pulling(Protocol):
 class Daemon:
     """The mesh of a daemon, its way of pulling, and a store in memory that serves on."""
 
-    def __init__(self) -> None:
-        self._mesh = Libp2pMesh(secrets.token_bytes(32))
+    def __init__(self, mesh: "Libp2pMesh | HivemindMesh") -> None:
+        self._mesh = mesh
         self._puller = Puller(self._mesh)
         self._held: dict[bytes, bytes] = {}
         self.heard: list[tuple[str, float]] = []
@@ -148,9 +151,22 @@ async def _do_gossip(node: Daemon, what: str, order: dict[str, Any]) -> Any:
             raise ValueError(what)
 
 
-async def _daemon() -> None:
+async def _daemon(engine: str) -> None:
     loop = asyncio.get_running_loop()
-    await obey(Daemon(), functools.partial(loop.run_in_executor, None, sys.stdin.readline))
+    node = Daemon(_make_mesh(engine))
+    await obey(node, functools.partial(loop.run_in_executor, None, sys.stdin.readline))
+
+
+def _make_mesh(engine: str) -> "Libp2pMesh | HivemindMesh":
+    """One that dials nobody by itself, so that links are those that were asked for."""
+    seed = secrets.token_bytes(32)
+    if engine == "hivemind":
+        from demo_node.mesh.hivemind.backend import HivemindMesh
+
+        return HivemindMesh(seed, discovers=False)
+    from demo_node.mesh.libp2p import Libp2pMesh
+
+    return Libp2pMesh(seed)
 
 
 async def _bare() -> None:
@@ -170,7 +186,7 @@ def main(engine: str) -> None:
     else:
         import uvloop
 
-        uvloop.run(_daemon())
+        uvloop.run(_daemon(engine))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import click
 
 from demo_node.cli.options import IntegerRange, NumberRange, json_option
+from demo_protocol.errors import ConfigError
 from demo_protocol.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ SIZES: Final = ("1M", "10M", "50M", "124M")
 
 PATHS: Final = ("fast", "torch")
 
-ENGINES: Final = ("daemon", "bare")
+ENGINES: Final = ("daemon", "hivemind", "bare")
 """bench.mesh.Engine, whose import would take a while, too."""
 
 seeds_option: Final = click.option(
@@ -283,7 +284,8 @@ def codec(
     type=click.Choice(ENGINES),
     multiple=True,
     default=ENGINES,
-    help="daemon: the mesh of a node; bare: streams of py-libp2p as it comes. [default: all]",
+    help="daemon: the mesh of a node; hivemind: its other mesh; bare: streams of py-libp2p as it"
+    " comes. [default: all]",
 )
 @click.option(
     "--delay-ms",
@@ -318,10 +320,19 @@ def mesh(
         build_transfer_table,
         format_mesh_document,
     )
+    from demo_node.mesh.hivemind.installed import check_installed
 
     if quick:
         turns, delay_ms = min(turns, 2), (0,)
     engines = [Engine(name) for name in dict.fromkeys(engine)]
+    if Engine.HIVEMIND in engines:
+        try:
+            check_installed()
+        except ConfigError as error:
+            engines.remove(Engine.HIVEMIND)
+            if not engines:
+                raise
+            click.echo(f"hivemind: not run: {error}", err=True)
 
     def tell(line: str) -> None:
         click.echo(line, err=True)
