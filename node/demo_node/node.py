@@ -1,20 +1,23 @@
 """One node's life after its mesh is up: find the run, catch up, take part, leave."""
 
 import asyncio
+import functools
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 from demo_node.config import MESHES, Config
+from demo_node.dialling_back import DialsBack
 from demo_node.evaluating import Evaluating
 from demo_node.materials import ensure_corpus, ensure_initial
 from demo_node.mesh.peer_id import encode_peer_id
 from demo_node.operations import NodeOperations
 from demo_node.participant import Participant, Surroundings
-from demo_node.peering import Peering
+from demo_node.peering import Peering, find_address
 from demo_node.ports import LearnerLost, OpenMesh
 from demo_node.pull import Puller
+from demo_node.reachability import DiallableMesh, Reachable
 from demo_node.stopping import Stopping
 from demo_node.store.addresses import AddressBook
 from demo_node.store.archive import FileArchive
@@ -132,6 +135,12 @@ async def _join_run(node: Node, group: asyncio.TaskGroup, files: ExitStack) -> N
         window=None if is_archive else manifest.agreement.payload_window_rounds,
         budget_bytes=budget_bytes // 2,
     )
+    now_s = asyncio.get_running_loop().time
+    dials_back = reachable = None
+    if isinstance(node.mesh, DiallableMesh):
+        seen_at = functools.partial(find_address, node.mesh)
+        dials_back = DialsBack(node.mesh.dial_back, seen_at, now_s)
+        reachable = Reachable(node.mesh, node.observer.on_event, now_s)
     around = Surroundings(
         manifest=manifest,
         me=node.key.public,
@@ -150,12 +159,17 @@ async def _join_run(node: Node, group: asyncio.TaskGroup, files: ExitStack) -> N
         anchor=bytes.fromhex(node.config.anchor),
         is_archive=is_archive,
         count_known=node.peering.count_known,
+        dial_back=dials_back.answer if dials_back else None,
     )
     archive = FileArchive(snapshots, node.book, node.mesh.addresses)
     participant = Participant(around, archive, snapshots)
     await node.mesh.join(run_id, participant.on_gossip, participant.server.answer)
     group.create_task(node.peering.run())
     node.operations.sources.append(node.peering.figures)
+    if reachable:
+        group.create_task(reachable.run())
+        node.operations.reachable = reachable
+        node.operations.sources.append(reachable.figures)
     group.create_task(participant.timekeeper.run())
     node.operations.timekeeper = participant.timekeeper
     corpus = await ensure_corpus(node.disk, node.datadir, manifest.data, puller, node.say)
@@ -177,8 +191,8 @@ async def _join_run(node: Node, group: asyncio.TaskGroup, files: ExitStack) -> N
     evaluating = Evaluating(driver, learner, node.observer, node.config.evaluate_every)
     group.create_task(evaluating.run())
     node.operations.begin(driver, learner, snapshotting, evaluating, supervisor)
-    node.operations.invitation = _compose_invitation(node, run_id)
-    node.show("Others join this run with:\n  " + node.operations.invitation)
+    node.operations.invite = functools.partial(_compose_invitation, node, run_id)
+    node.show("Others join this run with:\n  " + node.operations.invite())
     # Who is still alone has waited for others already.
     await participant.catch_up(patience_ms if node.mesh.peers() else 0)
     node.operations.set_state(NodeState.ACTIVE)

@@ -12,12 +12,14 @@ from demo_node.mesh.figures import show_mesh
 from demo_node.mesh.peer_id import encode_peer_id
 from demo_node.observe.recent import Recent
 from demo_node.ports import Clock, Learner, Mesh, PeerView, Topic
+from demo_node.reachability import Reachable
 from demo_node.round import RoundDriver
 from demo_node.snapshotting import Snapshotting
 from demo_node.stopping import Stopping
 from demo_node.swarm_peers import find_contributor, show_contributors, show_stranger, show_swarm
 from demo_node.timekeeper import Timekeeper
 from demo_node.views import (
+    UNKNOWN_REACH,
     ClockView,
     ContributorView,
     Figure,
@@ -81,12 +83,14 @@ class NodeOperations:
     state: NodeState = NodeState.STARTING
     detail: str = ""
     manifest: Manifest | None = None
-    invitation: str = ""
+    invite: Callable[[], str] = lambda: ""
+    """The line that the next volunteer pastes, as it is now."""
     learner: Learner | None = None
     driver: RoundDriver | None = None
     snapshotting: Snapshotting | None = None
     evaluating: Evaluating | None = None
     timekeeper: Timekeeper | None = None
+    reachable: Reachable | None = None
     trainer: TrainerProcess | None = None
     recent: Recent | None = None
     sources: list[Callable[[], Iterable[Figure]]] = field(default_factory=list)
@@ -170,7 +174,7 @@ class NodeOperations:
             forks_total=history.forks_total if history else 0,
             snapshot_record=saved.info.record if saved else b"",
             snapshot_path=str(saved.path) if saved else "",
-            invitation=self.invitation,
+            invitation=self.invite(),
             rounds_total=manifest.rounds_total if manifest else 0,
             replayed_total=history.replayed_total if history else 0,
             micro_batch=self.trainer.micro_batch if self.trainer else 0,
@@ -187,6 +191,7 @@ class NodeOperations:
             rival_record=view.conflict.record if view and view.conflict else b"",
             rival_peers=view.conflict.theirs if view and view.conflict else 0,
             own_peers=view.conflict.ours if view and view.conflict else 0,
+            reach=self.reachable.view() if self.reachable else UNKNOWN_REACH,
         )
 
     def contributors(self) -> Sequence[ContributorView]:

@@ -22,7 +22,7 @@ from demo_node.peering import find_address
 from demo_node.ports import Learner, Mesh, Topic
 from demo_node.pull import Puller
 from demo_node.round import RoundDriver
-from demo_node.serve import Server
+from demo_node.serve import DialBackAnswer, Server
 from demo_node.snapshotting import Snapshotting
 from demo_node.starting import Start, StartFinder
 from demo_node.state_loading import StateLoading
@@ -96,6 +96,8 @@ class Surroundings:
     """A record that the operator says is on the run's chain (rule 22); empty for none."""
     is_archive: bool = False
     """It signs nothing and forgets nothing: it keeps what others need."""
+    dial_back: DialBackAnswer | None = None
+    """Answers those who ask to be dialled (REACH)."""
     count_known: Callable[[], int] = lambda: 0
     """How many peers there are to be heard before one of them is believed."""
 
@@ -111,7 +113,9 @@ class Participant:
         self.archive = archive
         self.snapshots = snapshots
         seen_at = functools.partial(find_address, around.mesh)
-        self.server = Server(around.manifest, archive, around.clock.raw_now_ms, seen_at)
+        self.server = Server(
+            around.manifest, archive, around.clock.raw_now_ms, seen_at, around.dial_back
+        )
         self.timekeeper = Timekeeper(
             around.mesh,
             around.clock,

@@ -48,6 +48,7 @@ class Blob(IntEnum):
     PROPOSAL = 13
     TENSORS = 14
     CHAIN_STATE = 15
+    REACH = 16
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Answers to what peers pull from this node (the blob protocol)."""
 
 import asyncio
-from collections.abc import Callable, Set
+from collections.abc import Awaitable, Callable, Set
 from dataclasses import replace
 
 from demo_node.ports import Archive, Blob, BlobRequest, RoundStore
@@ -35,6 +35,9 @@ from demo_protocol.sets import (
 )
 from demo_protocol.view import View
 
+DialBackAnswer = Callable[[bytes, bytes], Awaitable[bytes | None]]
+"""(asking peer, key of its request) -> the reply to REACH."""
+
 
 class Server:
     """Gives what this node holds. It hardly computes: an answer costs a look-up and a read.
@@ -48,15 +51,18 @@ class Server:
         archive: Archive,
         raw_now_ms: Callable[[], int],
         find_address: Callable[[bytes], str],
+        dial_back: DialBackAnswer | None = None,
     ) -> None:
         """`raw_now_ms`: the machine's clock, uncorrected (rule 3).
 
         `find_address`: where a peer is seen; empty for one that is not connected any more.
+        `dial_back`: what answers REACH; without it that is not held.
         """
         self._manifest = manifest
         self._archive = archive
         self._raw_now_ms = raw_now_ms
         self._find_address = find_address
+        self._dial_back = dial_back
         self._machine: Round | None = None
         self._store: RoundStore | None = None
         self._tensors: TensorDigests | None = None
@@ -116,6 +122,8 @@ class Server:
                 return await self._tensor_digests(request.key)
             case Blob.CHAIN_STATE:
                 return await self._oldest_state(request.key)
+            case Blob.REACH:
+                return await self._dial_back(asking, request.key) if self._dial_back else None
 
     def _headers(self, key: bytes) -> bytes | None:
         """Those held of the headers that are asked for."""

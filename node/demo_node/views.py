@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from demo_node.ports import PeerView
+from demo_protocol.reach import Reachability
 
 
 class NodeState(StrEnum):
@@ -147,6 +148,26 @@ class ClockView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReachView:
+    """Whether others can dial this node, by `reached` of the `asked` networks that tried.
+
+    `addresses`: where they do, without key; `port`: the one they try. `holders`: connected peers
+    that this node dialled, so that it takes part through them where nobody dials it.
+    """
+
+    state: Reachability
+    addresses: tuple[str, ...] = ()
+    reached: int = 0
+    asked: int = 0
+    port: int = 0
+    holders: int = 0
+
+
+UNKNOWN_REACH = ReachView(state=Reachability.UNKNOWN)
+"""Before anybody has tried."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StatusView:
     """The node now. Losses are in nats per byte, NaN before the first training round or look.
 
@@ -208,6 +229,7 @@ class StatusView:
     rival_record: bytes = b""
     rival_peers: int = 0
     own_peers: int = 0
+    reach: ReachView = UNKNOWN_REACH
 
 
 class DigestVerdict(StrEnum):

@@ -18,10 +18,13 @@ from demo_protocol.limits import (
     CONTRIBUTIONS_MAX,
     HASH_BYTES,
     PEER_BYTES,
+    PORT_BYTES,
+    REACH_REPLY_BYTES_MAX,
     RECORDS_PER_REPLY_MAX,
 )
 from demo_protocol.messages import Proposal, Sealed, decode_proposal
 from demo_protocol.pb import wire_pb2
+from demo_protocol.reach import DialBack, find_version
 from demo_protocol.roster import SAMPLES_HISTORY, ChainState, Member
 
 AnyMessage = TypeVar("AnyMessage", bound=Message)
@@ -170,6 +173,34 @@ def decode_peers(raw: bytes) -> tuple[str, ...]:
     if any(len(address) > ADDRESS_BYTES_MAX for address in message.addresses):
         raise Reject("an address of impossible length")
     return tuple(message.addresses)
+
+
+def encode_port(port: int) -> bytes:
+    """The key of a request for REACH."""
+    return port.to_bytes(PORT_BYTES)
+
+
+def decode_port(key: bytes) -> int:
+    """Inverse of `encode_port`. Raises Reject."""
+    port = int.from_bytes(key)
+    if len(key) != PORT_BYTES or not port:
+        raise Reject("no port to dial back")
+    return port
+
+
+def encode_dial_back(found: DialBack) -> bytes:
+    """Answer to REACH."""
+    return wire_pb2.DialBack(address=found.address, reached=found.reached).SerializeToString()
+
+
+def decode_dial_back(raw: bytes, port: int) -> DialBack:
+    """Inverse of `encode_dial_back`, where `port` was asked for. Raises Reject."""
+    if len(raw) > REACH_REPLY_BYTES_MAX:
+        raise Reject("too long for an address")
+    message = _parse(wire_pb2.DialBack(), raw)
+    if find_version(message.address, port) is None:
+        raise Reject("not the port that was asked for, or no number for a host")
+    return DialBack(message.address, message.reached)
 
 
 def encode_chain_state(state: ChainState) -> bytes:

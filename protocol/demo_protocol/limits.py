@@ -151,6 +151,11 @@ ADDRESS_BYTES_MAX: Final = 256
 PEERS_REPLY_BYTES_MAX: Final = ADDRESSES_MAX * (ADDRESS_BYTES_MAX + 8)
 """All of them."""
 
+PORT_BYTES: Final = 2
+
+REACH_REPLY_BYTES_MAX: Final = 128
+"""An address without a key, and one bit."""
+
 HEAD_REPLY_BYTES_MAX: Final = 1 << 10
 """Five hashes and some numbers."""
 

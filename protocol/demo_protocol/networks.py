@@ -39,10 +39,11 @@ def is_for(address: str, seen_at: str) -> bool:
     internet who was told them would know who lives here, and who tells them would have us dial our
     neighbours. A host's name is for everybody; so is what is no address of the internet at all.
     """
-    return _compute_reach(address) >= _compute_reach(seen_at)
+    return compute_scope(address) >= compute_scope(seen_at)
 
 
-def _compute_reach(address: str) -> int:
+def compute_scope(address: str) -> int:
+    """From how far away an address leads to its host: this machine, this site, everywhere."""
     ip = _find_ip(address)
     if ip is None or ip.is_global:
         return _EVERYWHERE

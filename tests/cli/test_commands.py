@@ -15,8 +15,9 @@ from demo_node.cli.show import describe_view, format_status
 from demo_node.cli.start import start
 from demo_node.cli.version import explain_build
 from demo_node.control.address import socket_path
-from demo_node.views import NodeState
+from demo_node.views import NodeState, ReachView
 from demo_protocol.manifest import compute_run_id, decode_manifest
+from demo_protocol.reach import Reachability
 from tests.cli.command import COMMAND, ROOT, demo_node, environment, list_imported
 from tests.control.fake_node import status_view
 from tests.waiting import wait_until_sync
@@ -178,6 +179,25 @@ def test_a_status_reads_well_in_small_numbers() -> None:
     assert "held-out    no loss yet\n" in unseen
     over = format_status(status_view(rounds_total=5, state=NodeState.FINISHED))
     assert "all 5 are over (3 s each)" in over
+
+
+def test_a_status_says_whether_others_can_dial_and_what_to_do(fake_node: Path) -> None:
+    shown = json.loads(demo_node("status", "--datadir", fake_node, "--json").stdout)["reach"]
+    assert (shown["state"], shown["reached"], shown["asked"]) == ("private", 1, 3)
+    text = format_status(status_view())
+    assert (
+        "reachable   private: others cannot dial this node (1 of 3 networks that tried): forward"
+        " TCP port 4001 of your router to it; it still takes part through the 2 peers that it"
+        " dialled\n"
+    ) in text
+    lonely = ReachView(state=Reachability.PRIVATE, asked=1, port=4001)
+    assert "name a peer with --peers that it can dial" in format_status(status_view(reach=lonely))
+    place = "/ip4/192.0.2.7/tcp/4001"
+    public = ReachView(state=Reachability.PUBLIC, addresses=(place,), reached=2, asked=3)
+    shown_text = format_status(status_view(reach=public))
+    assert f"public: 2 of 3 networks that tried came through, at {place}\n" in shown_text
+    unknown = ReachView(state=Reachability.UNKNOWN)
+    assert "nobody has tried yet" in format_status(status_view(reach=unknown))
 
 
 def test_peers_and_rounds_are_shown(fake_node: Path) -> None:

@@ -19,12 +19,14 @@ from demo_node.views import (
     Outcome,
     Phase,
     PhaseView,
+    ReachView,
     RoundView,
     Standing,
     StatusView,
     SwarmPeersView,
     SwarmPeerView,
 )
+from demo_protocol.reach import Reachability
 
 CONTRIBUTOR = ContributorView(
     peer=bytes(range(32)),
@@ -82,6 +84,7 @@ def status_view(**changes: object) -> StatusView:
         train_bps=5_500,
         contribute_bps=2_000,
         propose_bps=1_500,
+        reach=ReachView(state=Reachability.PRIVATE, reached=1, asked=3, port=4_001, holders=2),
     )
     return replace(view, **changes)  # type: ignore[arg-type]  # names are checked by replace
 

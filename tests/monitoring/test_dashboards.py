@@ -40,6 +40,7 @@ ONLY_IN_DOCS = {
     "demo_trainer_micro_batch": "falls with an event, which is on the dashboard",
     "demo_residual_norm_ratio": "the norms themselves are on the dashboard",
     "demo_payload_bytes": "bandwidth by protocol is on the dashboard",
+    "demo_reachability": "changes are events, and the status has the advice",
     "demo_peers_known": "for finding out why nobody is connected",
     "demo_dials_total": "for finding out why nobody is connected",
     "demo_pulls_total": "what came of payloads is on the dashboard",

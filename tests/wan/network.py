@@ -87,6 +87,10 @@ class Network:
         _ip(*line, "add", f"10.99.0.{host}/24", "dev", INTERFACE)
         _ip("-n", self.namespaces[index], "route", "add", "default", "dev", INTERFACE)
 
+    def close_way_out(self, index: int) -> None:
+        """Leave the machine nothing but its own network."""
+        _ip("-n", self.namespaces[index], "route", "del", "default")
+
     def make(self) -> None:
         """The namespaces."""
         for namespace in self.namespaces:

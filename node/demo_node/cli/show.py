@@ -15,10 +15,12 @@ from demo_node.views import (
     HealthView,
     NodeState,
     PhaseView,
+    ReachView,
     RoundView,
     StatusView,
 )
 from demo_protocol.common_time import PEERS_MIN
+from demo_protocol.reach import Reachability
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -53,7 +55,7 @@ def describe_view(view: "DataclassInstance") -> dict[str, Any]:
 
 def _to_json(value: object) -> object:
     match value:
-        case ClockView() | ContributorView() | EventCount() | PhaseView():
+        case ClockView() | ContributorView() | EventCount() | PhaseView() | ReachView():
             return describe_view(value)
         case bytes():
             return value.hex()
@@ -91,6 +93,7 @@ def format_status(view: StatusView, warnings: str = "") -> str:
     if view.rival_peers:
         lines.insert(2, ("conflict", format_conflict(view)))
     lines.append(("peers", f"{view.peers} connected"))
+    lines.append(("reachable", format_reach(view.reach)))
     lines.append(
         ("traffic", f"{format_bytes(view.bytes_in)} in, {format_bytes(view.bytes_out)} out")
     )
@@ -133,6 +136,26 @@ def format_conflict(view: StatusView) -> str:
         f"{count(view.rival_peers, 'peer')} on another chain, {view.own_peers} on this one; to go"
         f" there: demo-node adopt {view.rival_record.hex()[:16]}"
     )
+
+
+def format_reach(view: ReachView) -> str:
+    """Whether others can dial this node, and what to do where they cannot."""
+    tried = f"{view.reached} of {count(view.asked, 'network')} that tried"
+    match view.state:
+        case Reachability.UNKNOWN:
+            return "nobody has tried yet"
+        case Reachability.PUBLIC:
+            return f"public: {tried} came through, at {', '.join(view.addresses)}"
+        case Reachability.PRIVATE:
+            part = (
+                f"it still takes part through the {count(view.holders, 'peer')} that it dialled"
+                if view.holders
+                else "name a peer with --peers that it can dial"
+            )
+            return (
+                f"private: others cannot dial this node ({tried}): forward TCP port {view.port} of"
+                f" your router to it; {part}"
+            )
 
 
 def format_clock(clock: ClockView) -> str:

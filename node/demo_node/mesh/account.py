@@ -21,6 +21,7 @@ USES: Final = {
     Blob.PROPOSAL: Use.SYNC,
     Blob.TENSORS: Use.SYNC,
     Blob.CHAIN_STATE: Use.SYNC,
+    Blob.REACH: Use.OTHER,
 }
 
 

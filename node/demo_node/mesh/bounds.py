@@ -69,6 +69,9 @@ PIECE_BYTES: Final = 256 << 10
 CONNECT_S: Final = 15.0
 """TCP, Noise, yamux and back, over a slow link; a black hole would take 127 s of SYN retries."""
 
+DIAL_BACK_S: Final = 8.0
+"""TCP and Noise for somebody who asked for it; a black hole answers nothing."""
+
 PUBLISH_S: Final = 5.0
 """Publishing only queues; longer means that the mesh is stuck."""
 

@@ -20,6 +20,7 @@ from demo_node.mesh.addresses import decode_address, expand_address
 from demo_node.mesh.blob import BlobProtocol
 from demo_node.mesh.contacts import Contacts
 from demo_node.mesh.dial import classify, explain
+from demo_node.mesh.dial_back import dial_back
 from demo_node.mesh.gossip import Gossip
 from demo_node.mesh.guest import Guest, GuestClosed
 from demo_node.mesh.host import build_host, close_listeners, get_swarm, listen
@@ -39,6 +40,7 @@ from demo_node.ports import (
     Unreachable,
 )
 from demo_protocol.errors import LocalFault
+from demo_protocol.reach import DialBack
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # a dependency of libp2p; its stubs shadow trio's types
@@ -70,6 +72,7 @@ class Libp2pMesh:
         self._tally = Tally()
         self._listen = tuple(listen)
         self._announce = tuple(announce)
+        self.reached_at: tuple[str, ...] = ()
         self._host = build_host(seed, self._tcp, self._announce)
         self._swarm = get_swarm(self._host)
         self._contacts = Contacts(self._swarm)
@@ -124,8 +127,17 @@ class Libp2pMesh:
     def addresses(self) -> list[str]:
         """Full multiaddrs that others can dial, best first, each ending in /p2p/<peer id>."""
         name = encode_peer_id(self._peer)
-        found = self._announce or [a for t in self.listening() for a in expand_address(t)]
+        found = self._announce or (*self.reached_at, *self.local_addresses())
         return [f"{address}/p2p/{name}" for address in dict.fromkeys(found)]
+
+    def local_addresses(self) -> tuple[str, ...]:
+        """What this machine itself says of where it listens, without peer id."""
+        return tuple(a for t in self.listening() for a in expand_address(t))
+
+    def port(self) -> int:
+        """The port that others are told to dial; 0 where there is none."""
+        places = [*self._announce, *self.listening()]
+        return int(places[0].split("/")[4]) if places else 0
 
     def listening(self) -> list[str]:
         """The multiaddrs that connections are accepted on, without peer id."""
@@ -204,6 +216,11 @@ class Libp2pMesh:
         """Pull a blob from a connected peer. Raises Unreachable or NotHeld."""
         with self._tally.pull(request.kind):
             return await self._call(self._blobs.pull, peer, request, bytes_max, timeout_s)
+
+    async def dial_back(self, peer: bytes, port: int) -> DialBack | None:
+        """Dial a connected peer at the host it is seen at, and hang up; None: not connected."""
+        peer_id = ID(encode_peer_id_bytes(peer))
+        return await self._call(dial_back, self._swarm, self._tcp, peer_id, port)
 
     async def _call(self, fn: Callable[..., Awaitable[T]], *args: Any) -> T:
         try:

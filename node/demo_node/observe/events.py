@@ -70,6 +70,12 @@ LIFE: Final[Mapping[str, Event]] = {
         INFO, "a new trainer goes on from there: from `round`, or what is known of later ones"
     ),
     "metrics.served": Event(INFO, "where `/metrics` and the like are"),
+    "reach.changed": Event(
+        INFO,
+        "what is known of whether others can dial this node has changed: `reached` of the `asked`"
+        " networks came through, at `addresses`",
+        "where `state` is *private*: see [Reached by others](#reached-by-others)",
+    ),
     "port.replaced": Event(
         INFO,
         "a port that was not named is in use; another one is used, also next time",

@@ -14,6 +14,7 @@ from demo_node.observe.declared import OPEN, Declared
 from demo_node.observe.events import EVENTS
 from demo_node.ports import Blob, DialResult, Direction, PeerChange, PullResult, Refusal, Topic, Use
 from demo_node.views import NodeState, Outcome, Phase
+from demo_protocol.reach import Reachability
 
 PHASES: Final = tuple(phase for phase in Phase if phase is not Phase.NONE)
 OPS: Final = ("encode", "pull", "verify", "decode", "apply", "snapshot", "evaluate")
@@ -318,6 +319,12 @@ NETWORK: Final = (
         NETWORK_S,
     ),
     Declared(Gauge, "demo_peers", "Connected peers."),
+    Declared(
+        Gauge,
+        "demo_reachability",
+        "1 for what is known of whether others can dial this node, 0 for the rest.",
+        {"state": tuple(Reachability)},
+    ),
     Declared(Gauge, "demo_peers_known", "Addresses this node might dial."),
     Declared(
         Gauge,

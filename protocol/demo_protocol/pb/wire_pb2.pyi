@@ -552,6 +552,32 @@ class Peers(_message.Message):
 Global___Peers: _TypeAlias = Peers  # noqa: Y015
 
 @_typing.final
+class DialBack(_message.Message):
+    """Reply to REACH: what came of dialling whoever asked."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    REACHED_FIELD_NUMBER: _builtins.int
+    address: _builtins.str
+    """where it was dialled: the host it is seen at, and the port it named"""
+    reached: _builtins.bool
+    """whether its key answered there"""
+    def __init__(
+        self,
+        *,
+        address: _builtins.str = ...,
+        reached: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "reached", b"reached"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DialBack: _TypeAlias = DialBack  # noqa: Y015
+
+@_typing.final
 class ChainState(_message.Message):
     """Roster and position of the chain at one record: what a node that starts there has to know."""
 

@@ -101,6 +101,25 @@ OUTCOME_SKIPPED: Outcome.ValueType  # 3
 OUTCOME_FORKED: Outcome.ValueType  # 4
 Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
 
+class _Reachability:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReachabilityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reachability.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REACHABILITY_UNSPECIFIED: _Reachability.ValueType  # 0
+    """Nobody has tried yet."""
+    REACHABILITY_PUBLIC: _Reachability.ValueType  # 1
+    REACHABILITY_PRIVATE: _Reachability.ValueType  # 2
+
+class Reachability(_Reachability, metaclass=_ReachabilityEnumTypeWrapper): ...
+
+REACHABILITY_UNSPECIFIED: Reachability.ValueType  # 0
+"""Nobody has tried yet."""
+REACHABILITY_PUBLIC: Reachability.ValueType  # 1
+REACHABILITY_PRIVATE: Reachability.ValueType  # 2
+Global___Reachability: _TypeAlias = Reachability  # noqa: Y015
+
 class _Standing:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -233,6 +252,7 @@ class Status(_message.Message):
     RIVAL_RECORD_FIELD_NUMBER: _builtins.int
     RIVAL_PEERS_FIELD_NUMBER: _builtins.int
     OWN_PEERS_FIELD_NUMBER: _builtins.int
+    REACH_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     pid: _builtins.int
     trainer_pid: _builtins.int
@@ -311,6 +331,8 @@ class Status(_message.Message):
     def contribution(self) -> Global___Contributor:
         """This node's own part in the run."""
 
+    @_builtins.property
+    def reach(self) -> Global___Reach: ...
     def __init__(
         self,
         *,
@@ -363,14 +385,57 @@ class Status(_message.Message):
         rival_record: _builtins.bytes = ...,
         rival_peers: _builtins.int = ...,
         own_peers: _builtins.int = ...,
+        reach: Global___Reach | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "contribution", b"contribution"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "contribution", b"contribution", "reach", b"reach"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "bytes_in", b"bytes_in", "bytes_out", b"bytes_out", "candidates", b"candidates", "clock", b"clock", "contribute_bps", b"contribute_bps", "contribution", b"contribution", "detail", b"detail", "digest", b"digest", "final_height", b"final_height", "final_record", b"final_record", "final_round", b"final_round", "forks_total", b"forks_total", "genesis_ms", b"genesis_ms", "head", b"head", "head_round", b"head_round", "height", b"height", "heldout_loss", b"heldout_loss", "heldout_round", b"heldout_round", "invitation", b"invitation", "loss", b"loss", "members", b"members", "micro_batch", b"micro_batch", "own_peers", b"own_peers", "parameters", b"parameters", "payload_bytes_held", b"payload_bytes_held", "peer", b"peer", "peer_id", b"peer_id", "peers", b"peers", "phase", b"phase", "pid", b"pid", "propose_bps", b"propose_bps", "replayed_total", b"replayed_total", "rival_peers", b"rival_peers", "rival_record", b"rival_record", "round", b"round", "round_ms", b"round_ms", "rounds_total", b"rounds_total", "run_id", b"run_id", "run_name", b"run_name", "snapshot_path", b"snapshot_path", "snapshot_record", b"snapshot_record", "started_ms", b"started_ms", "state", b"state", "tokens_total", b"tokens_total", "train_bps", b"train_bps", "train_ms_total", b"train_ms_total", "trainer_pid", b"trainer_pid", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "bytes_in", b"bytes_in", "bytes_out", b"bytes_out", "candidates", b"candidates", "clock", b"clock", "contribute_bps", b"contribute_bps", "contribution", b"contribution", "detail", b"detail", "digest", b"digest", "final_height", b"final_height", "final_record", b"final_record", "final_round", b"final_round", "forks_total", b"forks_total", "genesis_ms", b"genesis_ms", "head", b"head", "head_round", b"head_round", "height", b"height", "heldout_loss", b"heldout_loss", "heldout_round", b"heldout_round", "invitation", b"invitation", "loss", b"loss", "members", b"members", "micro_batch", b"micro_batch", "own_peers", b"own_peers", "parameters", b"parameters", "payload_bytes_held", b"payload_bytes_held", "peer", b"peer", "peer_id", b"peer_id", "peers", b"peers", "phase", b"phase", "pid", b"pid", "propose_bps", b"propose_bps", "reach", b"reach", "replayed_total", b"replayed_total", "rival_peers", b"rival_peers", "rival_record", b"rival_record", "round", b"round", "round_ms", b"round_ms", "rounds_total", b"rounds_total", "run_id", b"run_id", "run_name", b"run_name", "snapshot_path", b"snapshot_path", "snapshot_record", b"snapshot_record", "started_ms", b"started_ms", "state", b"state", "tokens_total", b"tokens_total", "train_bps", b"train_bps", "train_ms_total", b"train_ms_total", "trainer_pid", b"trainer_pid", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Status: _TypeAlias = Status  # noqa: Y015
+
+@_typing.final
+class Reach(_message.Message):
+    """Whether others can dial this node."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    REACHED_FIELD_NUMBER: _builtins.int
+    ASKED_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    HOLDERS_FIELD_NUMBER: _builtins.int
+    state: Global___Reachability.ValueType
+    reached: _builtins.int
+    """Networks of those that came through, and of all that tried."""
+    asked: _builtins.int
+    port: _builtins.int
+    """The port they try; 0 where there is none."""
+    holders: _builtins.int
+    """Connected peers that this node dialled."""
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Where they do, without a key."""
+
+    def __init__(
+        self,
+        *,
+        state: Global___Reachability.ValueType = ...,
+        addresses: _abc.Iterable[_builtins.str] | None = ...,
+        reached: _builtins.int = ...,
+        asked: _builtins.int = ...,
+        port: _builtins.int = ...,
+        holders: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "asked", b"asked", "holders", b"holders", "port", b"port", "reached", b"reached", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Reach: _TypeAlias = Reach  # noqa: Y015
 
 @_typing.final
 class Clock(_message.Message):
