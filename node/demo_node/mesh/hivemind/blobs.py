@@ -57,7 +57,7 @@ class Blobs:
         self._serving[peer] += 1
         task = asyncio.create_task(self._handle(peer, stream))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda task: self._leave(task, peer, stream))
 
     async def stop(self) -> None:
         """End all that is being served."""
@@ -100,19 +100,20 @@ class Blobs:
                 self._pulls.pop(peer, None)
 
     async def _handle(self, peer: bytes, stream: Stream) -> None:
-        try:
-            with contextlib.suppress(*_STREAM_ERRORS):
-                await self._serve(peer, stream)
-                # p2pd passes on the rest of what was written, then the end.
-                stream.finish()
-                async with asyncio.timeout(bounds.STALL_S):
-                    while await stream.read(1):
-                        pass
-        finally:
-            stream.close()
-            self._serving[peer] -= 1
-            if not self._serving[peer]:
-                del self._serving[peer]
+        with contextlib.suppress(*_STREAM_ERRORS):
+            await self._serve(peer, stream)
+            # p2pd passes on the rest of what was written, then the end.
+            stream.finish()
+            async with asyncio.timeout(bounds.STALL_S):
+                while await stream.read(1):
+                    pass
+
+    def _leave(self, task: asyncio.Task[None], peer: bytes, stream: Stream) -> None:
+        self._tasks.discard(task)
+        stream.close()
+        self._serving[peer] -= 1
+        if not self._serving[peer]:
+            del self._serving[peer]
 
     async def _serve(self, peer: bytes, stream: Stream) -> None:
         async with asyncio.timeout(bounds.REQUEST_FRAME_S):

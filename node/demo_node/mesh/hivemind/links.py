@@ -140,7 +140,8 @@ class Links:
             self._tasks[old].cancel()
         links.append(link)
         self._meter.heard_s.setdefault(peer, asyncio.get_running_loop().time())
-        self._tasks[link] = asyncio.create_task(self._live(link, is_full))
+        task = self._tasks[link] = asyncio.create_task(self._live(link, is_full))
+        task.add_done_callback(lambda _: self._leave(link))  # one cancelled at once never begins
         return link
 
     def join(self, run_id: bytes, on_gossip: OnGossip) -> None:
@@ -196,9 +197,6 @@ class Links:
                         group.create_task(_ending(self._listen(link)))
         except* _Ended:
             pass
-        finally:
-            link.stream.close()
-            self._leave(link)
 
     async def _listen(self, link: Link) -> None:
         while True:
@@ -257,6 +255,7 @@ class Links:
             self.changes[PeerChange.CONNECTED] += 1
 
     def _leave(self, link: Link) -> None:
+        link.stream.close()
         del self._tasks[link]
         links = self._links[link.peer]
         links.remove(link)

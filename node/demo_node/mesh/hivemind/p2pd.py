@@ -262,6 +262,11 @@ def _make_arguments(settings: P2pdSettings, folder: Path, identity: Path) -> lis
         arguments["announceAddrs"] = ",".join(settings.announce)
     if settings.relays:
         arguments["autoRelay"] = 1
+        arguments["dhtClient"] = 1  # wants its kad-dht for that; it has nobody to ask by it
+        if not settings.announce:
+            # It asks for a relay only when it believes that nobody can dial it, which takes it a
+            # minute to find out, and on private networks it never does.
+            arguments["forceReachabilityPrivate"] = 1
         arguments["trustedRelays"] = ",".join(settings.relays)
     return [f"-{name}={value}" for name, value in arguments.items()]
 
