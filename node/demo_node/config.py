@@ -66,6 +66,7 @@ class Config:
     gpu_memory_mb: int = 0
     disk_budget_mb: int = 0
     upload_kbit_s: int = 0
+    download_kbit_s: int = 0
     k: int = 0
     rounds: int = 0
     evaluate_every: int = 10
@@ -323,6 +324,7 @@ _READERS: Final[dict[str, Callable[[object], object]]] = {
     "gpu_memory_mb": _number(0),
     "disk_budget_mb": _number(0),
     "upload_kbit_s": _number(0),
+    "download_kbit_s": _number(0),
     "k": _number(1, K_MAX),
     "rounds": _number(0),
     "evaluate_every": _number(0),

@@ -59,6 +59,7 @@ async def _listen_libp2p(seed: bytes, addresses: Sequence[str], config: Config) 
         addresses,
         announce=config.announce,
         upload_bytes_per_s=config.upload_kbit_s * KBIT_BYTES,
+        download_bytes_per_s=config.download_kbit_s * KBIT_BYTES,
     )
     await mesh.start()
     return mesh
@@ -68,6 +69,10 @@ async def _listen_hivemind(
     seed: bytes, addresses: Sequence[str], config: Config, observer: RoundObserver
 ) -> OpenMesh:
     """Peers that were named carry what does not reach us, if we turn out not to be reached."""
+    if config.download_kbit_s:
+        raise ConfigError(
+            "--download-kbit-s needs --mesh libp2p: what p2pd receives cannot be capped"
+        )
     from demo_node.mesh.hivemind.backend import HivemindMesh
 
     mesh = HivemindMesh(

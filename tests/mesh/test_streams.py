@@ -87,6 +87,23 @@ async def test_small_reads_are_not_answered_with_a_frame_each() -> None:
 
 
 @on_uvloop
+async def test_a_paced_pull_gives_back_what_it_reads_and_no_more() -> None:
+    """A sender gives up after 5 s without room: half a window may take longer at the cap."""
+    body = bytes(2 * WINDOW)
+    async with hosts(2) as (a, b):
+        await a.mesh.connect(b.address)
+        b.held = {b"key": body}
+        a.mesh.set_caps(0, 2_000_000)
+        with pytest.MonkeyPatch.context() as patch, frames_written(patch) as frames:
+            asked = BlobRequest(Blob.PAYLOAD, b"key")
+            got = await a.mesh.request(b.mesh.peer, asked, bytes_max=len(body), timeout_s=30)
+        assert got == body
+        given = frames.of(a, TYPE_WINDOW_UPDATE)
+        assert max(given) <= 2_000_000 // 20
+        assert len(body) - WINDOW <= sum(given) <= len(body) + 1000
+
+
+@on_uvloop
 async def test_half_a_window_is_given_back_so_that_all_of_many_windows_arrives() -> None:
     body = bytes(range(256)) * (8 * WINDOW // 256)
     async with hosts(2, join=False) as (a, b):

@@ -108,6 +108,11 @@ from demo_protocol.limits import K_MAX
     help="Kilobits a second to send at most. [default: 0, no limit]",
 )
 @click.option(
+    "--download-kbit-s",
+    type=IntegerRange(min=0),
+    help="Kilobits a second to receive at most. [default: 0, no limit]",
+)
+@click.option(
     "--k",
     type=IntegerRange(1, K_MAX),
     help="Coefficients of each chunk to send: fewer for a slow uplink, up to the run's. [default:"

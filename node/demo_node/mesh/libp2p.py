@@ -24,7 +24,7 @@ from demo_node.mesh.dial_back import dial_back
 from demo_node.mesh.gossip import Gossip
 from demo_node.mesh.guest import Guest, GuestClosed
 from demo_node.mesh.host import build_host, close_listeners, get_swarm, listen
-from demo_node.mesh.pacing import UploadPacer
+from demo_node.mesh.pacing import Pacer
 from demo_node.mesh.peer_id import decode_peer_id_bytes, encode_peer_id, encode_peer_id_bytes
 from demo_node.mesh.tally import Tally
 from demo_node.mesh.transport import MeteredTCP
@@ -52,9 +52,10 @@ class Libp2pMesh:
     """One libp2p host. `start`, then anything of `ports.Mesh`; `wait` beside it; `stop` last.
 
     `seed` is the node's Ed25519 seed, `listen` the multiaddrs to accept connections on, `announce`
-    those that peers are told instead (none: the former), `upload_bytes_per_s` a cap on what is
-    sent; 0 is none. `guest` is for several meshes in one process: a thread can host only one trio
-    run, so they share it, and who made it stops it.
+    those that peers are told instead (none: the former), `upload_bytes_per_s` and
+    `download_bytes_per_s` caps on what is sent and received; 0 is none. `guest` is for several
+    meshes in one process: a thread can host only one trio run, so they share it, and who made it
+    stops it.
     Order of death: end what calls in here, then servers, then `stop`, then the asyncio loop.
     """
 
@@ -65,10 +66,11 @@ class Libp2pMesh:
         *,
         announce: Sequence[str] = (),
         upload_bytes_per_s: float = 0,
+        download_bytes_per_s: float = 0,
         guest: Guest | None = None,
     ) -> None:
-        pacer = UploadPacer(upload_bytes_per_s)
-        self._tcp = MeteredTCP(pacer)
+        self._upload, self._download = Pacer(upload_bytes_per_s), Pacer(download_bytes_per_s)
+        self._tcp = MeteredTCP(self._upload, self._download)
         self._tally = Tally()
         self._listen = tuple(listen)
         self._announce = tuple(announce)
@@ -78,7 +80,9 @@ class Libp2pMesh:
         self._contacts = Contacts(self._swarm)
         self._peer = decode_peer_id_bytes(self._host.get_id().to_bytes())
         self._gossip = Gossip(self._host, self._fail)
-        self._blobs = BlobProtocol(self._host, self._answer, self._fail, pacer)
+        self._blobs = BlobProtocol(
+            self._host, self._answer, self._fail, self._upload, self._download
+        )
         self._on_blob: OnBlob | None = None
         self._dials: dict[bytes, trio.Lock] = {}
         self._dial_slots = trio.CapacityLimiter(bounds.DIALS_MAX)
@@ -178,6 +182,11 @@ class Libp2pMesh:
     def serving(self) -> int:
         """Requests of peers that are being answered."""
         return self._blobs.serving()
+
+    def set_caps(self, upload_bytes_per_s: float, download_bytes_per_s: float) -> None:
+        """Other caps from now on; 0 is none."""
+        self._upload.bytes_per_s = upload_bytes_per_s
+        self._download.bytes_per_s = download_bytes_per_s
 
     def mesh_peers(self, topic: Topic) -> int:
         """Links of the gossip mesh of a topic. None while peers are connected is an alarm."""

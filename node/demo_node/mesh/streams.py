@@ -30,6 +30,13 @@ PIECE_BYTES_MAX: Final = MAX_MESSAGE_SIZE - HEADER_SIZE
 class FrugalStream(YamuxStream):
     """The library's stream; what others see of it is the same but for when its window grows."""
 
+    is_paced = False
+    """Whether its reader takes its time on purpose (`receiving.py`).
+
+    Then each read lets the peer send as much more at once: half a window may be more than the cap
+    lets us read in the 5 s that a sender waits. And the window stays what it was at first.
+    """
+
     async def read(self, n: int | None = -1) -> bytes:
         """What is there, at most `n` bytes, waiting until something is."""
         if self.conn.stream_buffers.get(self.stream_id):
@@ -84,7 +91,13 @@ class FrugalStream(YamuxStream):
         """
         buffered = len(self.conn.stream_buffers.get(self.stream_id, b""))
         credit = self.target_recv_window - self.recv_window - buffered
-        if self.recv_closed or 2 * credit < self.target_recv_window:
+        if self.recv_closed or credit <= 0:
+            return
+        if self.is_paced:
+            self.recv_window += credit
+            await self.send_window_update(credit)
+            return
+        if 2 * credit < self.target_recv_window:
             return
         self.recv_window += credit
         await self.send_window_update(credit + self._apply_autotune_epoch(buffered))

@@ -20,16 +20,17 @@ from multiaddr import Multiaddr  # type: ignore[import-untyped]
 from demo_node.mesh import bounds
 from demo_node.mesh.account import Account, Totals
 from demo_node.mesh.gate import Entry, Gate
-from demo_node.mesh.pacing import UploadPacer
+from demo_node.mesh.pacing import Pacer
 from demo_node.ports import Direction
 
 
 class MeteredTCP(TCP):
     """The library's TCP transport; knows every open socket and every byte that went through one."""
 
-    def __init__(self, pacer: UploadPacer, gate: Gate | None = None) -> None:
+    def __init__(self, upload: Pacer, download: Pacer, gate: Gate | None = None) -> None:
         super().__init__()
-        self.pacer = pacer
+        self.upload = upload
+        self.download = download
         self.gate = gate or Gate()
         self.bytes_in = 0
         self.bytes_out = 0
@@ -129,6 +130,7 @@ class MeteredStream(ReadWriteCloser):
             self._at = 0
             self.incoming.add(len(self._ahead))
             self._tcp.bytes_in += len(self._ahead)
+            self._tcp.download.passed(len(self._ahead))
         end = len(self._ahead) if n is None else self._at + n
         piece = self._ahead[self._at : end]
         self._at += len(piece)
@@ -151,7 +153,7 @@ class MeteredStream(ReadWriteCloser):
             await self._inner.write(data)
             self._tcp.bytes_out += len(data)
             self.outgoing.add(len(data))
-            self._tcp.pacer.sent(len(data))
+            self._tcp.upload.passed(len(data))
         if stalled.cancelled_caught:  # part of it may be out: the stream is of no use any more
             await self.close()
             raise ConnectionClosedError("the peer has stopped to read", transport="tcp")

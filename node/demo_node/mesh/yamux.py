@@ -22,10 +22,10 @@ from libp2p.stream_muxer.yamux.yamux import (
     TYPE_PING,
     YAMUX_HEADER_FORMAT,
     Yamux,
-    YamuxStream,
 )
 
 from demo_node.mesh import bounds
+from demo_node.mesh.streams import FrugalStream
 from demo_node.mesh.transport import MeteredStream
 from demo_node.ports import Use
 
@@ -37,11 +37,26 @@ PROBE_PAUSE_S: Final = 0.05
 
 def mark(stream: INetStream, use: Use) -> None:
     """What goes through this stream from now on is for `use`."""
-    assert isinstance(stream, NetStream)
-    muxed = stream.muxed_stream
-    assert isinstance(muxed, YamuxStream)
+    muxed = _find_muxed(stream)
     assert isinstance(muxed.conn, PatientYamux)
     muxed.conn.mark(muxed.stream_id, use)
+
+
+def pace(stream: INetStream) -> None:
+    """Let the peer send as much more as is read, and nothing ahead of that."""
+    _find_muxed(stream).is_paced = True
+
+
+def count_unread(stream: INetStream) -> int:
+    """Bytes that have come on this stream and nobody has read."""
+    muxed = _find_muxed(stream)
+    return len(muxed.conn.stream_buffers.get(muxed.stream_id, b""))
+
+
+def _find_muxed(stream: INetStream) -> FrugalStream:
+    assert isinstance(stream, NetStream)
+    assert isinstance(stream.muxed_stream, FrugalStream)
+    return stream.muxed_stream
 
 
 class YamuxOnly(MuxerMultistream):

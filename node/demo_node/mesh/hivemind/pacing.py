@@ -33,4 +33,4 @@ class Pacer:
         if self._rate:
             now_s = asyncio.get_running_loop().time()
             bucket = self._bucket = self._bucket or Bucket(self._rate, now_s)
-            bucket.sent(size, now_s)
+            bucket.passed(size, now_s)
