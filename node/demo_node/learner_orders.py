@@ -13,6 +13,7 @@ from demo_node.momentum_keeping import MomentumKeeping
 from demo_node.ports import ApplyOrder, Clock, Learner, LearnerLost, RoundStore, TrainOrder
 from demo_node.pull import sha256
 from demo_node.recovering import Recovering
+from demo_node.sending import Sending
 from demo_node.views import RoundObserver
 from demo_protocol.effects import Apply, Train
 from demo_protocol.events import Event, PayloadsLost, RootComputed, StateApplied, TrainingDone
@@ -33,12 +34,12 @@ class LearnerOrders:
         recovering: Recovering,
         momentum: MomentumKeeping,
         *,
-        k: int,
+        sending: Sending,
         clock: Clock,
         observer: RoundObserver,
         post: Callable[[Event], None],
     ) -> None:
-        """`k`: coefficients of each chunk that this node sends when it is its turn."""
+        """`sending` says how many coefficients of each chunk this node sends."""
         self._machine = machine
         self._learner = learner
         self._store = store
@@ -46,7 +47,7 @@ class LearnerOrders:
         self._history = history
         self._recovering = recovering
         self._momentum = momentum
-        self._k = k
+        self._sending = sending
         self._clock = clock
         self._observer = observer
         self._post = post
@@ -62,7 +63,7 @@ class LearnerOrders:
             deadline_ms=effect.deadline_ms,
             sample_first=effect.sample_first,
             sample_count=effect.sample_count,
-            k=self._k if effect.sends else 0,
+            k=self._sending.choose() if effect.sends else 0,
             probation_key=effect.probation_key,
         )
         try:
@@ -79,6 +80,7 @@ class LearnerOrders:
         if trained.k:
             payload_hash = await sha256(trained.payload)
             await self._fetcher.keep_payload(trained.round, payload_hash, trained.payload)
+            self._sending.on_sent(payload_hash)
         self._history.on_trained(trained, self._clock.now_ms())
         self._post(
             TrainingDone(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from demo_node.config import MESHES, Config
 from demo_node.dialling_back import DialsBack
 from demo_node.evaluating import Evaluating
+from demo_node.listening import KBIT_BYTES
 from demo_node.materials import ensure_corpus, ensure_initial
 from demo_node.mesh.peer_id import encode_peer_id
 from demo_node.operations import NodeOperations
@@ -156,6 +157,8 @@ async def _join_run(node: Node, group: asyncio.TaskGroup, files: ExitStack) -> N
         say=node.say,
         disk_budget_bytes=budget_bytes,
         k=node.config.k,
+        take_uplink=node.mesh.take_uplink,
+        find_upload_cap=lambda: node.config.upload_kbit_s * KBIT_BYTES,
         anchor=bytes.fromhex(node.config.anchor),
         is_archive=is_archive,
         count_known=node.peering.count_known,

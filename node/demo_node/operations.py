@@ -27,6 +27,7 @@ from demo_node.views import (
     NodeState,
     Phase,
     RoundView,
+    SendingView,
     StatusView,
     SwarmPeersView,
 )
@@ -192,6 +193,7 @@ class NodeOperations:
             rival_peers=view.conflict.theirs if view and view.conflict else 0,
             own_peers=view.conflict.ours if view and view.conflict else 0,
             reach=self.reachable.view() if self.reachable else UNKNOWN_REACH,
+            sending=self.driver.sending.view() if self.driver else SendingView(),
         )
 
     def contributors(self) -> Sequence[ContributorView]:

@@ -19,9 +19,10 @@ from demo_node.deepening import Deepening
 from demo_node.final_keeping import FinalKeeping
 from demo_node.momentum_keeping import read_contributions
 from demo_node.peering import find_address
-from demo_node.ports import Learner, Mesh, Topic
+from demo_node.ports import Learner, Mesh, TakeUplink, Topic
 from demo_node.pull import Puller
 from demo_node.round import RoundDriver
+from demo_node.sending import Sending
 from demo_node.serve import DialBackAnswer, Server
 from demo_node.snapshotting import Snapshotting
 from demo_node.starting import Start, StartFinder
@@ -91,7 +92,11 @@ class Surroundings:
     disk_budget_bytes: int = 0
     """For payloads and older snapshots together; 0: no limit."""
     k: int = 0
-    """Coefficients of each chunk that this node sends, up to the manifest's; 0: the manifest's."""
+    """Coefficients of each chunk that this node sends, up to the manifest's; 0: by its uplink."""
+    take_uplink: TakeUplink | None = None
+    """None: nobody can tell, and k is the manifest's."""
+    find_upload_cap: Callable[[], float] = lambda: 0.0
+    """What the operator lets this node send, now, in bytes a second; 0: all."""
     anchor: bytes = b""
     """A record that the operator says is on the run's chain (rule 22); empty for none."""
     is_archive: bool = False
@@ -187,9 +192,16 @@ class Participant:
         if start.promise:
             machine.replica.wait_for_state()
             self.loading.promise(start)
+        sending = Sending(
+            around.manifest,
+            around.mesh,
+            fixed=around.k,
+            take_uplink=around.take_uplink,
+            find_cap=around.find_upload_cap,
+        )
         driver = RoundDriver(
             machine,
-            k=around.k or around.manifest.learning.k,
+            sending=sending,
             clock=around.clock,
             mesh=around.mesh,
             learner=around.learner,
@@ -213,7 +225,7 @@ class Participant:
         if view.final is None:
             view.final = start.final
         await self._take_in(start.bundles)
-        self.server.open(machine, store, driver.tensors, driver.outbox.unwritten)
+        self.server.open(machine, store, driver.tensors, driver.outbox.unwritten, sending.on_given)
         files.callback(self._close)
         snapshotting = Snapshotting(
             driver, around.learner, self.snapshots, around.observer, start.snapshot

@@ -213,8 +213,30 @@ class Mesh(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """A while in which replies waited to be sent, and the bytes that reached others in it."""
+
+    seconds: float = 0.0
+    bytes: int = 0
+
+    @property
+    def bytes_per_s(self) -> float:
+        """0 where nothing was seen."""
+        return self.bytes / self.seconds if self.seconds > 0 else 0.0
+
+
+TakeUplink = Callable[[], Slice]
+"""The fastest stretch of sending since it was last called."""
+
+
 class OpenMesh(Mesh, Protocol):
     """A mesh over sockets, which listens, can fail, and has to be stopped."""
+
+    @property
+    def take_uplink(self) -> TakeUplink | None:
+        """Looks at this node's uplink; None where the mesh cannot."""
+        ...
 
     def listening(self) -> Sequence[str]:
         """The multiaddrs that connections are accepted on, without peer id."""

@@ -20,6 +20,7 @@ from demo_node.outbox import Outbox
 from demo_node.ports import Clock, Learner, Mesh, RoundStore, Topic
 from demo_node.pull import Puller
 from demo_node.recovering import FindReplay, FindWay, LoadTowards, Recovering
+from demo_node.sending import Sending
 from demo_node.stamping import make_stamp
 from demo_node.store.momentum import MomentumFile
 from demo_node.tensors import TensorDigests
@@ -81,7 +82,7 @@ class RoundDriver:
         self,
         machine: Round,
         *,
-        k: int,
+        sending: Sending,
         clock: Clock,
         mesh: Mesh,
         learner: Learner,
@@ -97,11 +98,12 @@ class RoundDriver:
         finals: FinalKeeping,
         momentum_file: MomentumFile,
     ) -> None:
-        """`k`: as LearnerOrders.
+        """`sending`: as LearnerOrders.
 
         `rng` chooses whom to ask what, and when: nothing that two nodes must agree on.
         """
         self.finals = finals
+        self.sending = sending
         self.machine = machine
         self.view = machine.view
         self.clock = clock
@@ -135,7 +137,7 @@ class RoundDriver:
             self.history,
             self.recovering,
             self.momentum,
-            k=k,
+            sending=sending,
             clock=clock,
             observer=observer,
             post=self.post,
@@ -196,6 +198,7 @@ class RoundDriver:
         yield from self.puller.figures()
         yield from self.comparing.figures()
         yield from self.momentum.figures()
+        yield from self.sending.figures()
 
     def take_part(self) -> None:
         """It is level with the others: from now on it signs, trains and proposes."""

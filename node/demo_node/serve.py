@@ -38,6 +38,9 @@ from demo_protocol.view import View
 DialBackAnswer = Callable[[bytes, bytes], Awaitable[bytes | None]]
 """(asking peer, key of its request) -> the reply to REACH."""
 
+OnGiven = Callable[[bytes, int], None]
+"""A payload was given, of so many bytes."""
+
 
 class Server:
     """Gives what this node holds. It hardly computes: an answer costs a look-up and a read.
@@ -68,6 +71,7 @@ class Server:
         self._tensors: TensorDigests | None = None
         self._oldest: tuple[bytes, asyncio.Future[bytes]] | None = None
         self._unwritten: Set[bytes] = frozenset()
+        self._on_given: OnGiven = lambda payload_hash, size: None
 
     def open(
         self,
@@ -75,14 +79,15 @@ class Server:
         store: RoundStore,
         tensors: TensorDigests,
         unwritten: Set[bytes],
+        on_given: OnGiven,
     ) -> None:
-        """From now on there is a chain to answer from.
+        """From now on there is a chain to answer from. `on_given` hears of every payload given.
 
         Messages named in `unwritten` are ours and not on the disk yet: nobody is given one, or
         told of it (rule 10). What the set holds may change.
         """
         self._machine, self._store, self._tensors = machine, store, tensors
-        self._unwritten = unwritten
+        self._unwritten, self._on_given = unwritten, on_given
 
     def close(self) -> None:
         """The chain is not ours to answer from any more."""
@@ -94,7 +99,7 @@ class Server:
             case Blob.MANIFEST:
                 return encode_manifest(self._manifest)
             case Blob.PAYLOAD:
-                return await self._store.read_payload(request.key) if self._store else None
+                return await self._payload(request.key)
             case Blob.HEADERS:
                 return self._headers(request.key)
             case Blob.PROPOSAL:
@@ -124,6 +129,12 @@ class Server:
                 return await self._oldest_state(request.key)
             case Blob.REACH:
                 return await self._dial_back(asking, request.key) if self._dial_back else None
+
+    async def _payload(self, payload_hash: bytes) -> bytes | None:
+        raw = await self._store.read_payload(payload_hash) if self._store else None
+        if raw is not None:
+            self._on_given(payload_hash, len(raw))
+        return raw
 
     def _headers(self, key: bytes) -> bytes | None:
         """Those held of the headers that are asked for."""

@@ -168,6 +168,27 @@ UNKNOWN_REACH = ReachView(state=Reachability.UNKNOWN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SendingView:
+    """How much this node sends in a round, and why.
+
+    `k` of at most `k_max` coefficients of each chunk, 0 before the first round; `fixed` by the
+    operator, else so that `copies` of `payload_bytes` leave in `window_ms`, the exchange, beside
+    `passed_on_bytes` of others' payloads, over an uplink that was `measured`, or is assumed. An
+    upload cap is no less than `uplink_bits_per_s`.
+    """
+
+    k: int = 0
+    k_max: int = 0
+    fixed: bool = False
+    measured: bool = False
+    uplink_bits_per_s: float = 0.0
+    window_ms: int = 0
+    payload_bytes: int = 0
+    copies: int = 0
+    passed_on_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StatusView:
     """The node now. Losses are in nats per byte, NaN before the first training round or look.
 
@@ -230,6 +251,7 @@ class StatusView:
     rival_peers: int = 0
     own_peers: int = 0
     reach: ReachView = UNKNOWN_REACH
+    sending: SendingView = SendingView()
 
 
 class DigestVerdict(StrEnum):

@@ -21,6 +21,7 @@ from demo_node.views import (
     PhaseView,
     ReachView,
     RoundView,
+    SendingView,
     Standing,
     StatusView,
     SwarmPeersView,
@@ -36,6 +37,18 @@ CONTRIBUTOR = ContributorView(
     share=0.25,
     first_round=0,
     last_round=6,
+)
+
+SENDING = SendingView(
+    k=32,
+    k_max=128,
+    fixed=False,
+    measured=True,
+    uplink_bits_per_s=1_900_000.0,
+    window_ms=5_500,
+    payload_bytes=95_705,
+    copies=3,
+    passed_on_bytes=100_000,
 )
 
 
@@ -85,6 +98,7 @@ def status_view(**changes: object) -> StatusView:
         contribute_bps=2_000,
         propose_bps=1_500,
         reach=ReachView(state=Reachability.PRIVATE, reached=1, asked=3, port=4_001, holders=2),
+        sending=SENDING,
     )
     return replace(view, **changes)  # type: ignore[arg-type]  # names are checked by replace
 

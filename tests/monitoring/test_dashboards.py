@@ -41,6 +41,8 @@ ONLY_IN_DOCS = {
     "demo_residual_norm_ratio": "the norms themselves are on the dashboard",
     "demo_payload_bytes": "bandwidth by protocol is on the dashboard",
     "demo_reachability": "changes are events, and the status has the advice",
+    "demo_k": "status says it, and why; what came of it is in the rounds that count",
+    "demo_uplink_bits_per_second": "what k follows from; bandwidth by protocol is on the dashboard",
     "demo_peers_known": "for finding out why nobody is connected",
     "demo_dials_total": "for finding out why nobody is connected",
     "demo_pulls_total": "what came of payloads is on the dashboard",

@@ -43,6 +43,10 @@ def ask(kind: Blob, key: bytes = b"") -> bytes | None:
     return run_virtual(make_server().answer(bytes(32), BlobRequest(kind, key, 1)))
 
 
+def ignore(payload_hash: bytes, size: int) -> None:
+    """What was given is of no interest."""
+
+
 def test_a_node_without_a_chain_yet_gives_the_manifest_the_time_and_who_else_to_ask() -> None:
     assert decode_manifest(ask(Blob.MANIFEST) or b"") == MANIFEST
     assert decode_time(ask(Blob.TIME) or b"") == 1_234
@@ -87,7 +91,7 @@ def test_what_the_chain_says_is_encoded_once_for_all_who_ask_and_off_the_loop(
 
     monkeypatch.setattr(serve, "encode_chain_state", encode)
     server, machine = make_server(), Round(view(root=tree.state(first)))
-    server.open(machine, cast(RoundStore, None), cast(TensorDigests, None), frozenset())
+    server.open(machine, cast(RoundStore, None), cast(TensorDigests, None), frozenset(), ignore)
 
     async def ask_twice(record: bytes) -> None:
         request = BlobRequest(Blob.CHAIN_STATE, record, 1)

@@ -17,6 +17,7 @@ from demo_node.views import (
     PhaseView,
     ReachView,
     RoundView,
+    SendingView,
     StatusView,
 )
 from demo_protocol.common_time import PEERS_MIN
@@ -55,7 +56,14 @@ def describe_view(view: "DataclassInstance") -> dict[str, Any]:
 
 def _to_json(value: object) -> object:
     match value:
-        case ClockView() | ContributorView() | EventCount() | PhaseView() | ReachView():
+        case (
+            ClockView()
+            | ContributorView()
+            | EventCount()
+            | PhaseView()
+            | ReachView()
+            | SendingView()
+        ):
             return describe_view(value)
         case bytes():
             return value.hex()
@@ -88,6 +96,7 @@ def format_status(view: StatusView, warnings: str = "") -> str:
             ("clock", format_clock(view.clock)),
             ("training", _format_training(view)),
             ("held-out", _format_heldout(view)),
+            ("sending", format_sending(view.sending)),
             ("contributed", _format_contribution(view)),
         ]
     if view.rival_peers:
@@ -128,6 +137,24 @@ def _format_final(view: StatusView) -> str:
         f"record {_short(view.final_record)} of round {view.final_round},"
         f" {view.height - view.final_height} before the head"
     )
+
+
+def format_sending(view: SendingView) -> str:
+    """How much is sent of each chunk, and why not more."""
+    if not view.k:
+        return "nothing yet"
+    chosen = f"k {view.k} of {view.k_max}"
+    copies = count(view.copies, "copy", "copies")
+    need = f"{copies} of {format_bytes(view.payload_bytes)}"
+    if view.passed_on_bytes:
+        need += f" and {format_bytes(view.passed_on_bytes)} of others"
+    window_s = view.window_ms / 1000
+    if view.fixed:
+        return f"{chosen}, as this node was told: {need} in {window_s:.1f} s"
+    carried = format_bytes(view.uplink_bits_per_s / 8 * window_s)
+    uplink = f"{view.uplink_bits_per_s / 1e6:.3g} Mbit/s"
+    known = f"uplink {uplink}" if view.measured else f"uplink not measured yet, taken for {uplink},"
+    return f"{chosen}: {known} carries {carried} in the {window_s:.1f} s window, {need} go out"
 
 
 def format_conflict(view: StatusView) -> str:
@@ -261,9 +288,9 @@ def format_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     )
 
 
-def count(number: int, noun: str) -> str:
+def count(number: int, noun: str, nouns: str = "") -> str:
     """1 peer, 2 peers."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return f"{number} {noun}" if number == 1 else f"{number} {nouns or noun + 's'}"
 
 
 def format_duration(seconds: float) -> str:

@@ -115,8 +115,8 @@ from demo_protocol.limits import K_MAX
 @click.option(
     "--k",
     type=IntegerRange(1, K_MAX),
-    help="Coefficients of each chunk to send: fewer for a slow uplink, up to the run's. [default:"
-    " the run's]",
+    help="Coefficients of each chunk to send, up to the run's. [default: as many as the uplink"
+    " carries in time]",
 )
 @click.option(
     "--rounds",

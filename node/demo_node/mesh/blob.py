@@ -34,6 +34,7 @@ from demo_node.mesh.guest import GuestClosed
 from demo_node.mesh.pacing import PIECE_BYTES_MIN, Pacer
 from demo_node.mesh.peer_id import decode_peer_id_bytes, encode_peer_id, encode_peer_id_bytes
 from demo_node.mesh.receiving import Receiving
+from demo_node.mesh.uplink_meter import UplinkMeter
 from demo_node.mesh.yamux import count_unread, mark, pace
 from demo_node.ports import BlobRequest, Unreachable
 
@@ -57,12 +58,14 @@ class BlobProtocol:
         fail: Callable[[Exception], None],
         upload: Pacer,
         download: Pacer,
+        meter: UplinkMeter,
     ) -> None:
         self._host = host
         self._answer = answer
         self._fail = fail
         self._upload = upload
         self._download = download
+        self._meter = meter
         self._serving: Counter[bytes] = Counter()
         self._pulls: dict[bytes, trio.CapacityLimiter] = {}
         host.set_stream_handler(PROTOCOL, self._handle)
@@ -164,11 +167,12 @@ class BlobProtocol:
                 return
             await stream.write(head)
             step = self._upload.piece_bytes
-            for start in range(0, size, step):
-                piece = content[start : start + step]
-                # Waiting for our own cap is not the peer's slowness.
-                scope.deadline += await self._upload.wait_turn(len(piece))
-                await stream.write(piece)
+            with self._meter.reply():
+                for start in range(0, size, step):
+                    piece = content[start : start + step]
+                    # Waiting for our own cap is not the peer's slowness.
+                    scope.deadline += await self._upload.wait_turn(len(piece))
+                    await stream.write(piece)
 
     async def _look_up(self, peer: bytes, request: BlobRequest) -> bytes | None:
         try:

@@ -28,6 +28,7 @@ from demo_node.mesh.pacing import Pacer
 from demo_node.mesh.peer_id import decode_peer_id_bytes, encode_peer_id, encode_peer_id_bytes
 from demo_node.mesh.tally import Tally
 from demo_node.mesh.transport import MeteredTCP
+from demo_node.mesh.uplink_meter import UplinkMeter
 from demo_node.ports import (
     BlobRequest,
     DialResult,
@@ -36,6 +37,7 @@ from demo_node.ports import (
     OnGossip,
     PeerChange,
     PeerView,
+    Slice,
     Topic,
     Unreachable,
 )
@@ -70,7 +72,8 @@ class Libp2pMesh:
         guest: Guest | None = None,
     ) -> None:
         self._upload, self._download = Pacer(upload_bytes_per_s), Pacer(download_bytes_per_s)
-        self._tcp = MeteredTCP(self._upload, self._download)
+        self._tcp = tcp = MeteredTCP(self._upload, self._download)
+        self._meter = UplinkMeter(tcp.count_acknowledged, tcp.count_unacknowledged)
         self._tally = Tally()
         self._listen = tuple(listen)
         self._announce = tuple(announce)
@@ -81,7 +84,7 @@ class Libp2pMesh:
         self._peer = decode_peer_id_bytes(self._host.get_id().to_bytes())
         self._gossip = Gossip(self._host, self._fail)
         self._blobs = BlobProtocol(
-            self._host, self._answer, self._fail, self._upload, self._download
+            self._host, self._answer, self._fail, self._upload, self._download, self._meter
         )
         self._on_blob: OnBlob | None = None
         self._dials: dict[bytes, trio.Lock] = {}
@@ -183,6 +186,10 @@ class Libp2pMesh:
         """Requests of peers that are being answered."""
         return self._blobs.serving()
 
+    def take_uplink(self) -> Slice:
+        """The fastest stretch of sending since this was last asked."""
+        return self._meter.fastest.take()
+
     def set_caps(self, upload_bytes_per_s: float, download_bytes_per_s: float) -> None:
         """Other caps from now on; 0 is none."""
         self._upload.bytes_per_s = upload_bytes_per_s
@@ -260,6 +267,7 @@ class Libp2pMesh:
             background_trio_service(self._gossip.router),
             trio.open_nursery() as self._nursery,
         ):
+            self._nursery.start_soon(self._meter.run)
             await self._gossip.pubsub.wait_until_ready()
             try:
                 await listen(self._host, self._listen)

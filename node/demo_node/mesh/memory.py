@@ -9,7 +9,7 @@ import heapq
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from demo_node.mesh.account import USES, Totals
 from demo_node.mesh.bounds import TOPIC_BYTES_MAX
@@ -44,6 +44,14 @@ Cut = Callable[[bytes, bytes], bool]
 """(sender, receiver) -> is this link down now? Asked at sending and at arrival."""
 
 
+class Carrier(Protocol):
+    """Links that carry only so much."""
+
+    async def carry(self, sender: bytes, receiver: bytes, size: int) -> None:
+        """Return when so many bytes of a reply are through."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class _Message:
     """Named by origin and number, as gossipsub does: publishing equal bytes again is another."""
@@ -70,6 +78,8 @@ class MemoryNetwork:
         self.delay_s = delay_s
         self.is_lost = is_lost
         self.is_cut = is_cut
+        self.carrier: Carrier | None = None
+        """What limits replies in both directions; None: nothing does."""
         self._meshes: dict[bytes, MemoryMesh] = {}
         self._at: dict[str, MemoryMesh] = {}
         self._transit: list[tuple[float, int, Callable[[], None]]] = []
@@ -269,6 +279,8 @@ class MemoryMesh:
             raise Unreachable(f"{encode_peer_id(peer)} died over it")
         size = 0 if body is None else len(body)
         other._totals.bytes[Direction.OUT, use] += size
+        if self._network.carrier is not None:
+            await self._network.carrier.carry(peer, self._peer, size)
         await self._travel(peer, self._peer, size)
         self._totals.bytes[Direction.IN, use] += size
         return body

@@ -2,6 +2,7 @@
 
 import array
 import contextlib
+import errno
 import fcntl
 import math
 import socket
@@ -34,6 +35,8 @@ class MeteredTCP(TCP):
         self.gate = gate or Gate()
         self.bytes_in = 0
         self.bytes_out = 0
+        self.bytes_lost = 0
+        """Written, and not acknowledged when the socket was closed."""
         self.totals = Totals()
         self.open: set[MeteredStream] = set()
 
@@ -65,6 +68,14 @@ class MeteredTCP(TCP):
                 entry.leave()  # not before: until then it holds one of the library's places, too
 
         return super().create_listener(handle)
+
+    def count_acknowledged(self) -> int:
+        """Bytes that other machines have got."""
+        return self.bytes_out - self.bytes_lost - self.count_unacknowledged()
+
+    def count_unacknowledged(self) -> int:
+        """Bytes that other machines have not got yet."""
+        return sum(stream.unacknowledged for stream in self.open)
 
     def abort(self) -> None:
         """Close every socket: those of a host that was cancelled would stay open."""
@@ -150,10 +161,7 @@ class MeteredStream(ReadWriteCloser):
     async def write(self, data: bytes) -> None:
         """All of `data`. Raises ConnectionClosedError when the peer has stopped to read."""
         with trio.move_on_after(bounds.WRITE_STALL_S) as stalled:
-            await self._inner.write(data)
-            self._tcp.bytes_out += len(data)
-            self.outgoing.add(len(data))
-            self._tcp.upload.passed(len(data))
+            await self._send(data)
         if stalled.cancelled_caught:  # part of it may be out: the stream is of no use any more
             await self.close()
             raise ConnectionClosedError("the peer has stopped to read", transport="tcp")
@@ -163,6 +171,29 @@ class MeteredStream(ReadWriteCloser):
         if self._entry is not None:
             self._entry.welcome()
 
+    async def _send(self, data: bytes) -> None:
+        """As the library does; but each part counts as soon as the kernel has it (`uplink_meter`).
+
+        Of our own socket's end the writer hears nothing: what closed it knows.
+        """
+        try:
+            async with self._inner.write_lock:
+                with memoryview(data) as rest:
+                    done = 0
+                    while done < len(rest):
+                        size = await self._inner.stream.socket.send(rest[done:])
+                        done += size
+                        self._tcp.bytes_out += size
+                        self.outgoing.add(size)
+                        self._tcp.upload.passed(size)
+        except trio.ClosedResourceError:
+            return
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise ConnectionClosedError(
+                    f"the peer is gone: {error}", transport="tcp"
+                ) from error
+
     async def close(self) -> None:
         """Close the socket, and let whoever handles the connection end soon."""
         self.abort()
@@ -170,6 +201,8 @@ class MeteredStream(ReadWriteCloser):
 
     def abort(self) -> None:
         """The same at once."""
+        if self in self._tcp.open:
+            self._tcp.bytes_lost += self.unacknowledged
         self._tcp.open.discard(self)
         self.incoming.close()
         self.outgoing.close()

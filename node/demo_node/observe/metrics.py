@@ -276,6 +276,18 @@ NETWORK: Final = (
         BYTES,
     ),
     Declared(
+        Gauge,
+        "demo_k",
+        "Coefficients of each chunk that this node sends: by its uplink, unless --k says; 0 before"
+        " its first round.",
+    ),
+    Declared(
+        Gauge,
+        "demo_uplink_bits_per_second",
+        "What this node's uplink carries: the median of the last rounds' fastest quarter of a"
+        " second; 0 while nothing large was sent.",
+    ),
+    Declared(
         Counter,
         "demo_payloads_total",
         "Payloads of others: sound, malformed, or given by nobody as long as they were wanted.",

@@ -253,6 +253,7 @@ class Status(_message.Message):
     RIVAL_PEERS_FIELD_NUMBER: _builtins.int
     OWN_PEERS_FIELD_NUMBER: _builtins.int
     REACH_FIELD_NUMBER: _builtins.int
+    SENDING_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     pid: _builtins.int
     trainer_pid: _builtins.int
@@ -333,6 +334,8 @@ class Status(_message.Message):
 
     @_builtins.property
     def reach(self) -> Global___Reach: ...
+    @_builtins.property
+    def sending(self) -> Global___Sending: ...
     def __init__(
         self,
         *,
@@ -386,10 +389,11 @@ class Status(_message.Message):
         rival_peers: _builtins.int = ...,
         own_peers: _builtins.int = ...,
         reach: Global___Reach | None = ...,
+        sending: Global___Sending | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "contribution", b"contribution", "reach", b"reach"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "contribution", b"contribution", "reach", b"reach", "sending", b"sending"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "bytes_in", b"bytes_in", "bytes_out", b"bytes_out", "candidates", b"candidates", "clock", b"clock", "contribute_bps", b"contribute_bps", "contribution", b"contribution", "detail", b"detail", "digest", b"digest", "final_height", b"final_height", "final_record", b"final_record", "final_round", b"final_round", "forks_total", b"forks_total", "genesis_ms", b"genesis_ms", "head", b"head", "head_round", b"head_round", "height", b"height", "heldout_loss", b"heldout_loss", "heldout_round", b"heldout_round", "invitation", b"invitation", "loss", b"loss", "members", b"members", "micro_batch", b"micro_batch", "own_peers", b"own_peers", "parameters", b"parameters", "payload_bytes_held", b"payload_bytes_held", "peer", b"peer", "peer_id", b"peer_id", "peers", b"peers", "phase", b"phase", "pid", b"pid", "propose_bps", b"propose_bps", "reach", b"reach", "replayed_total", b"replayed_total", "rival_peers", b"rival_peers", "rival_record", b"rival_record", "round", b"round", "round_ms", b"round_ms", "rounds_total", b"rounds_total", "run_id", b"run_id", "run_name", b"run_name", "snapshot_path", b"snapshot_path", "snapshot_record", b"snapshot_record", "started_ms", b"started_ms", "state", b"state", "tokens_total", b"tokens_total", "train_bps", b"train_bps", "train_ms_total", b"train_ms_total", "trainer_pid", b"trainer_pid", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "bytes_in", b"bytes_in", "bytes_out", b"bytes_out", "candidates", b"candidates", "clock", b"clock", "contribute_bps", b"contribute_bps", "contribution", b"contribution", "detail", b"detail", "digest", b"digest", "final_height", b"final_height", "final_record", b"final_record", "final_round", b"final_round", "forks_total", b"forks_total", "genesis_ms", b"genesis_ms", "head", b"head", "head_round", b"head_round", "height", b"height", "heldout_loss", b"heldout_loss", "heldout_round", b"heldout_round", "invitation", b"invitation", "loss", b"loss", "members", b"members", "micro_batch", b"micro_batch", "own_peers", b"own_peers", "parameters", b"parameters", "payload_bytes_held", b"payload_bytes_held", "peer", b"peer", "peer_id", b"peer_id", "peers", b"peers", "phase", b"phase", "pid", b"pid", "propose_bps", b"propose_bps", "reach", b"reach", "replayed_total", b"replayed_total", "rival_peers", b"rival_peers", "rival_record", b"rival_record", "round", b"round", "round_ms", b"round_ms", "rounds_total", b"rounds_total", "run_id", b"run_id", "run_name", b"run_name", "sending", b"sending", "snapshot_path", b"snapshot_path", "snapshot_record", b"snapshot_record", "started_ms", b"started_ms", "state", b"state", "tokens_total", b"tokens_total", "train_bps", b"train_bps", "train_ms_total", b"train_ms_total", "trainer_pid", b"trainer_pid", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -436,6 +440,59 @@ class Reach(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Reach: _TypeAlias = Reach  # noqa: Y015
+
+@_typing.final
+class Sending(_message.Message):
+    """How much this node sends in a round, and why."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    K_FIELD_NUMBER: _builtins.int
+    K_MAX_FIELD_NUMBER: _builtins.int
+    FIXED_FIELD_NUMBER: _builtins.int
+    MEASURED_FIELD_NUMBER: _builtins.int
+    UPLINK_BITS_PER_S_FIELD_NUMBER: _builtins.int
+    WINDOW_MS_FIELD_NUMBER: _builtins.int
+    PAYLOAD_BYTES_FIELD_NUMBER: _builtins.int
+    COPIES_FIELD_NUMBER: _builtins.int
+    PASSED_ON_BYTES_FIELD_NUMBER: _builtins.int
+    k: _builtins.int
+    """Coefficients of each chunk; 0 before the first round."""
+    k_max: _builtins.int
+    """What the run allows."""
+    fixed: _builtins.bool
+    """The operator said so; else it follows from the uplink."""
+    measured: _builtins.bool
+    """Else the uplink is assumed to be slow."""
+    uplink_bits_per_s: _builtins.float
+    window_ms: _builtins.int
+    """From the train boundary until what comes is not counted any more."""
+    payload_bytes: _builtins.int
+    """Of a typical payload with this k."""
+    copies: _builtins.int
+    """That leave over this uplink in a round."""
+    passed_on_bytes: _builtins.int
+    """Of others' payloads, that go out beside them."""
+    def __init__(
+        self,
+        *,
+        k: _builtins.int = ...,
+        k_max: _builtins.int = ...,
+        fixed: _builtins.bool = ...,
+        measured: _builtins.bool = ...,
+        uplink_bits_per_s: _builtins.float = ...,
+        window_ms: _builtins.int = ...,
+        payload_bytes: _builtins.int = ...,
+        copies: _builtins.int = ...,
+        passed_on_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copies", b"copies", "fixed", b"fixed", "k", b"k", "k_max", b"k_max", "measured", b"measured", "passed_on_bytes", b"passed_on_bytes", "payload_bytes", b"payload_bytes", "uplink_bits_per_s", b"uplink_bits_per_s", "window_ms", b"window_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Sending: _TypeAlias = Sending  # noqa: Y015
 
 @_typing.final
 class Clock(_message.Message):

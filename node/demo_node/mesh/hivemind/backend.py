@@ -60,6 +60,9 @@ class HivemindMesh:
     dialled. `on_event` hears mesh.restarted, with a reason.
     """
 
+    take_uplink = None
+    """What p2pd's sockets have got rid of nobody tells: k is the run's, or as the operator says."""
+
     def __init__(
         self,
         seed: bytes,

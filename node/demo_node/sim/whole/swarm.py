@@ -13,6 +13,7 @@ from demo_node.ports import Clock, Learner
 from demo_node.round import RoundDriver
 from demo_node.sim.keys import cheap_sign, cheap_verify, peer_name
 from demo_node.sim.whole.faults import Faults
+from demo_node.sim.whole.link_rates import LinkRates
 from demo_node.sim.whole.model_learner import ModelLearner
 from demo_node.sim.whole.silent_observer import SilentObserver
 from demo_node.sim.whole.virtual_loop import VirtualClock
@@ -91,6 +92,7 @@ class SimSwarm:
     """Nodes that know each other. Use it inside `run_virtual`.
 
     Where it `keeps_time`, nodes correct their clocks by each other's; else each trusts its own.
+    `links` carry only so much, and nodes choose their k by that; without them all send the run's.
     """
 
     manifest: Manifest
@@ -98,11 +100,13 @@ class SimSwarm:
     faults: Faults = field(default_factory=Faults)
     watch: Watch = lambda name, event, effects: None
     keeps_time: bool = False
+    links: LinkRates | None = None
     network: MemoryNetwork = field(init=False)
     nodes: list[SimNode] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         self.network = MemoryNetwork(delay_s=lambda sender, receiver, size: LINK_S)
+        self.network.carrier = self.links
 
     async def start(self, count: int, stop_round: int | None = None) -> None:
         """Bring up `count` nodes, each connected to every other."""
@@ -184,7 +188,7 @@ class SimSwarm:
         disk: MemoryDisk | None,
         group: asyncio.TaskGroup,
     ) -> Surroundings:
-        datadir, observer = DataDir(Path("/") / name.hex()[:8]), SilentObserver()
+        datadir, observer, links = DataDir(Path("/") / name.hex()[:8]), SilentObserver(), self.links
         if disk is None:
             disk = MemoryDisk()
             for folder in (datadir.path, datadir.payloads, datadir.snapshots, datadir.corpus):
@@ -197,6 +201,7 @@ class SimSwarm:
             clock=clock,
             mesh=mesh,
             learner=self.make_learner(self.manifest, clock, mesh.peer),
+            take_uplink=functools.partial(links.take_uplink, mesh.peer) if links else None,
             disk=disk,
             datadir=datadir,
             observer=observer,

@@ -1,0 +1,108 @@
+"""How much this node sends in a round: k by its uplink and the exchange window, or as it was told.
+
+Only the sender's own business (rule T8): payloads of all k add up alike.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from demo_node.ports import Mesh, Slice, TakeUplink
+from demo_node.uplink import Demand, Given, KControl, UplinkEstimate, list_points
+from demo_node.views import Figure, SendingView
+from demo_protocol.manifest import Manifest
+from demo_protocol.payload import typical_payload_bytes
+from demo_protocol.schedule import coverage_cut_ms, train_end_ms
+from demo_protocol.schema import compute_schema
+
+PAYLOADS_WATCHED = 4
+"""Our own of so many rounds: who is late asks later."""
+
+
+class Sending:
+    """Chooses k for each round that this node sends in."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        mesh: Mesh,
+        *,
+        fixed: int,
+        take_uplink: TakeUplink | None,
+        find_cap: Callable[[], float],
+    ) -> None:
+        """`fixed`: the operator's k; 0: by the uplink, where there is one that can be watched.
+
+        `find_cap`: bytes a second that the operator lets us send now, 0 for all.
+        """
+        schedule, self._k_max = manifest.schedule, manifest.learning.k
+        schema = compute_schema(manifest.model)
+        self._sizes = {k: typical_payload_bytes(schema, k) for k in list_points(self._k_max)}
+        self._window_ms = coverage_cut_ms(schedule, 0) - train_end_ms(schedule, 0)
+        self._control = KControl(self._sizes, self._window_ms / 1000)
+        fixed = fixed or (0 if take_uplink else self._k_max)
+        if fixed:
+            self._sizes[fixed] = typical_payload_bytes(schema, fixed)
+        self._fixed = fixed
+        self._mesh = mesh
+        self._take_uplink = take_uplink or Slice
+        self._find_cap = find_cap
+        self._uplink = UplinkEstimate()
+        self._history = Given()
+        self._given: Counter[bytes] = Counter()
+        self._passed_on = 0
+        self._own: list[bytes] = []
+        self._k = 0
+        self._demand = self._look()
+
+    def choose(self) -> int:
+        """k of the round that begins."""
+        self._uplink.add(self._take_uplink())
+        self._demand = self._look()
+        self._k = self._fixed or self._control.choose(self._demand)
+        return self._k
+
+    def on_sent(self, payload_hash: bytes) -> None:
+        """A payload of ours will be asked for; the one before it has been."""
+        if self._own:
+            self._history.add(self._given[self._own[-1]], self._passed_on)
+        self._passed_on = 0
+        self._own.append(payload_hash)
+        for old in self._own[:-PAYLOADS_WATCHED]:
+            del self._given[old]
+        self._own = self._own[-PAYLOADS_WATCHED:]
+
+    def on_given(self, payload_hash: bytes, size: int) -> None:
+        """Somebody was given a payload."""
+        if payload_hash in self._own:
+            self._given[payload_hash] += 1
+        else:
+            self._passed_on += size
+
+    def view(self) -> SendingView:
+        """What was chosen, and why."""
+        demand = self._demand
+        return SendingView(
+            k=self._k,
+            k_max=self._k_max,
+            fixed=bool(self._fixed),
+            measured=bool(demand.bytes_per_s),
+            uplink_bits_per_s=8 * demand.usable_bytes_per_s,
+            window_ms=self._window_ms,
+            payload_bytes=self._sizes.get(self._k, 0),
+            copies=demand.copies,
+            passed_on_bytes=demand.passed_on,
+        )
+
+    def figures(self) -> Iterator[Figure]:
+        """k, and what it follows from."""
+        yield Figure("demo_k", self._k)
+        yield Figure("demo_uplink_bits_per_second", 8 * self._uplink.bytes_per_s)
+
+    def _look(self) -> Demand:
+        peers = len(self._mesh.peers())
+        return Demand(
+            bytes_per_s=self._uplink.bytes_per_s,
+            copies=min(self._history.copies, peers) if peers else self._history.copies,
+            passed_on=self._history.passed_on,
+            cap=self._find_cap(),
+        )
