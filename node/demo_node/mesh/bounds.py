@@ -136,6 +136,12 @@ GOSSIP_HEARTBEAT_S: Final = 1
 GOSSIP_PRUNE_BACK_OFF_S: Final = 10
 """How long a pruned link stays away; the default of 60 s can isolate a node (trap 4)."""
 
+GOSSIP_LOOK_S: Final = 2.5
+GOSSIP_EMPTY_S: Final = 15.0
+GOSSIP_EMPTY_MAX_S: Final = 240.0
+"""A topic with no link while peers are connected is looked at so often, and mended after so long:
+longer than a back-off. Each time in vain the pause doubles: they may be no peers of this run."""
+
 GOSSIP_QUEUE_MAX: Final = 256
 """Messages waiting for one link; what does not fit is dropped in silence (trap 30).
 

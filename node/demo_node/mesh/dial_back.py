@@ -11,7 +11,6 @@ from libp2p.exceptions import BaseLibp2pError
 from libp2p.network.connection.swarm_connection import SwarmConn
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
-from libp2p.security.pnet.protector import new_protected_conn
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from demo_node.mesh import bounds
@@ -50,8 +49,7 @@ async def dial_back(swarm: Swarm, tcp: MeteredTCP, peer_id: ID, port: int) -> Di
         except _SOMETHING_ELSE:
             return DialBack(where, reached=False)
         try:
-            conn = new_protected_conn(raw, swarm.psk) if swarm.psk is not None else raw
-            await swarm.upgrader.upgrade_security(conn, True, peer_id)
+            await swarm.upgrader.upgrade_security(raw, True, peer_id)
             return DialBack(where, reached=True)
         except _SOMETHING_ELSE:
             pass

@@ -154,10 +154,18 @@ class Gossip:
         with trio.fail_after(bounds.PUBLISH_S):
             await self.pubsub.publish(self._topics[topic], message)
 
+    @property
+    def is_joined(self) -> bool:
+        """Are there topics?"""
+        return bool(self._topics)
+
     def mesh_peers(self, topic: Topic) -> int:
-        """Links of the gossip mesh. None while peers are connected is an alarm (trap 4)."""
+        """Links of the gossip mesh. None while peers are connected is an alarm (trap 4).
+
+        Whom nothing can be sent to is none: a GRAFT that comes in makes one, with or without.
+        """
         name = self._topics.get(topic)
-        return len(self.router.mesh.get(name, ())) if name else 0
+        return len(self.router.mesh.get(name, set()) & self.pubsub.peers.keys()) if name else 0
 
     def _validator(self, topic: Topic, on_gossip: OnGossip) -> SyncValidatorFn:
         bytes_max = bounds.TOPIC_BYTES_MAX[topic]

@@ -24,6 +24,7 @@ from demo_node.mesh.dial_back import dial_back
 from demo_node.mesh.gossip import Gossip
 from demo_node.mesh.guest import Guest, GuestClosed
 from demo_node.mesh.host import build_host, close_listeners, get_swarm, listen
+from demo_node.mesh.mending import Mender
 from demo_node.mesh.pacing import Pacer
 from demo_node.mesh.peer_id import decode_peer_id_bytes, encode_peer_id, encode_peer_id_bytes
 from demo_node.mesh.tally import Tally
@@ -269,6 +270,7 @@ class Libp2pMesh:
         ):
             self._nursery.start_soon(self._meter.run)
             await self._gossip.pubsub.wait_until_ready()
+            self._nursery.start_soon(Mender(self._gossip).run)
             try:
                 await listen(self._host, self._listen)
                 self._started = True

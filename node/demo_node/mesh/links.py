@@ -72,6 +72,7 @@ class LinkedPubsub(Pubsub):
         self.counter = time.time_ns()
         self._welcoming: dict[ID, trio.Lock] = {}
         self._told: dict[IMuxedConn, set[str]] = {}
+        self._reads: set[INetStream] = set()
 
     def has_several(self, peer_id: ID) -> bool:
         """Does gossip go to this key by more than one connection?"""
@@ -88,6 +89,7 @@ class LinkedPubsub(Pubsub):
         _reading.set(stream.muxed_conn)
         mark(stream, Use.GOSSIP)
         peer_id, ahead = stream.muxed_conn.peer_id, read_ahead(stream)
+        self._reads.add(stream)
         try:
             while self.manager.is_running:
                 raw = await read_varint_prefixed_bytes_limited(ahead, self.max_inbound_rpc_size)
@@ -104,7 +106,15 @@ class LinkedPubsub(Pubsub):
             # what we send may have been on this one, and would have no other until then.
             self._handle_dead_peer(peer_id)
         finally:
+            self._reads.discard(stream)
             self._told.pop(stream.muxed_conn, None)
+
+    async def begin_again(self, peer_id: ID) -> None:
+        """Open gossip anew in both directions: each side tells the other its topics once more."""
+        for stream in [s for s in self._reads if s.muxed_conn.peer_id == peer_id]:
+            with trio.move_on_after(bounds.RESET_S):
+                await stream.reset()  # raises nothing
+        self._handle_dead_peer(peer_id)
 
     async def _on_rpc(self, peer_id: ID, rpc: rpc_pb2.RPC) -> None:
         for message in rpc.publish:
