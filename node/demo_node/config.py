@@ -53,6 +53,7 @@ class Config:
     peers: tuple[str, ...] = ()
     listen: tuple[str, ...] = DEFAULT_LISTEN
     announce: tuple[str, ...] = ()
+    psk_file: Path | None = None
     run_id: str = ""
     anchor: str = ""
     role: str = ROLES[0]
@@ -311,6 +312,7 @@ _READERS: Final[dict[str, Callable[[object], object]]] = {
     "peers": _peers,
     "listen": _listen,
     "announce": _announce,
+    "psk_file": _path,
     "run_id": _run_id,
     "anchor": _anchor,
     "role": _choice(*ROLES),

@@ -38,6 +38,7 @@ from demo_node.store.addresses import AddressBook
 from demo_node.store.datadir import DataDir, hold_lock, open_datadir
 from demo_node.store.disk import FileDisk
 from demo_node.store.key import NodeKey, create_key, generate_key, load_key
+from demo_node.store.swarm_key import load_swarm_key
 from demo_node.system_clock import SystemClock
 from demo_node.trainer.forkserver import start_server
 from demo_node.views import NodeState, RoundObserver
@@ -55,6 +56,7 @@ def run_daemon(config: Config, show: Callable[[str], None]) -> int:
     _check_run(config)
     _check_traces(config)
     if config.mesh == "hivemind":
+        _check_private(config)
         check_installed()
     make_scratch()
     if config.train:
@@ -185,7 +187,10 @@ async def _traces(
 async def _mesh(
     key: NodeKey, config: Config, book: AddressBook, observer: RoundObserver
 ) -> AsyncIterator[OpenMesh]:
-    mesh = await open_mesh(key.seed, config, book, observer)
+    swarm_key = b""
+    if config.psk_file is not None:
+        swarm_key = await asyncio.to_thread(load_swarm_key, FileDisk(), config.psk_file)
+    mesh = await open_mesh(key.seed, config, book, observer, swarm_key)
     try:
         yield mesh
     finally:
@@ -204,6 +209,12 @@ def _check_run(config: Config) -> None:
             f"{datadir.path} holds no run; make one with demo-node init, or join one with"
             " demo-node start --peers <multiaddr>"
         )
+
+
+def _check_private(config: Config) -> None:
+    """Refuse where p2pd would let anybody connect to what was meant to be private."""
+    if config.psk_file is not None:
+        raise ConfigError("--psk-file: hivemind's p2pd knows no private swarms; use --mesh libp2p")
 
 
 def _check_traces(config: Config) -> None:

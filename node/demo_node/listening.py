@@ -18,9 +18,9 @@ KBIT_BYTES: Final = 125
 
 
 async def open_mesh(
-    seed: bytes, config: Config, book: AddressBook, observer: RoundObserver
+    seed: bytes, config: Config, book: AddressBook, observer: RoundObserver, swarm_key: bytes = b""
 ) -> OpenMesh:
-    """A mesh that listens, of the kind that was chosen.
+    """A mesh that listens, of the kind that was chosen; `swarm_key` is that of a private swarm.
 
     Raises ConfigError where a port that was named is in use.
 
@@ -31,7 +31,7 @@ async def open_mesh(
     async def listen(addresses: Sequence[str]) -> OpenMesh:
         if config.mesh == "hivemind":
             return await _listen_hivemind(seed, addresses, config, observer)
-        return await _listen_libp2p(seed, addresses, config)
+        return await _listen_libp2p(seed, addresses, config, observer, swarm_key)
 
     if "listen" in config.named:
         return await listen(config.listen)
@@ -51,8 +51,17 @@ async def open_mesh(
     return mesh
 
 
-async def _listen_libp2p(seed: bytes, addresses: Sequence[str], config: Config) -> OpenMesh:
+async def _listen_libp2p(
+    seed: bytes,
+    addresses: Sequence[str],
+    config: Config,
+    observer: RoundObserver,
+    swarm_key: bytes,
+) -> OpenMesh:
     from demo_node.mesh.libp2p import Libp2pMesh  # a second of imports, if this is chosen
+
+    def on_stranger(host: str, why: str) -> None:
+        observer.on_event("stranger.refused", host=host, reason=f"it {why}")
 
     mesh = Libp2pMesh(
         seed,
@@ -60,6 +69,8 @@ async def _listen_libp2p(seed: bytes, addresses: Sequence[str], config: Config) 
         announce=config.announce,
         upload_bytes_per_s=config.upload_kbit_s * KBIT_BYTES,
         download_bytes_per_s=config.download_kbit_s * KBIT_BYTES,
+        swarm_key=swarm_key,
+        on_stranger=on_stranger,
     )
     await mesh.start()
     return mesh

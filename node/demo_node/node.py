@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import shlex
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -36,7 +37,7 @@ from demo_node.trainer.forkserver import check_device, wait_for_server
 from demo_node.trainer.settings import TrainerSettings
 from demo_node.trainer.supervisor import Supervisor
 from demo_node.views import NodeState, RoundObserver
-from demo_protocol.admission import get_allowed
+from demo_protocol.admission import is_listed
 from demo_protocol.errors import ConfigError
 from demo_protocol.manifest import Manifest, compute_run_id, encode_manifest
 
@@ -111,6 +112,8 @@ async def _join_run(node: Node, group: asyncio.TaskGroup, files: ExitStack) -> N
     is_archive = node.config.role == "archive"
     if not is_archive:
         _check_admission(manifest, node.key.public)
+    elif not is_listed(node.key.public, manifest.agreement):
+        node.say(f"run {manifest.name!r} lists its nodes, and not this one: it follows, no more")
     _check_k(manifest, node.config.k)
     node.operations.manifest = manifest
     node.operations.set_state(NodeState.SYNCING)
@@ -245,8 +248,7 @@ def _check_k(manifest: Manifest, k: int) -> None:
 
 def _check_admission(manifest: Manifest, public_key: bytes) -> None:
     """Rule 26. Raises ConfigError for who is not listed: nobody would ever let it in."""
-    agreement = manifest.agreement
-    if agreement.admission == "allowlist" and public_key not in get_allowed(agreement.allowlist):
+    if not is_listed(public_key, manifest.agreement):
         raise ConfigError(
             f"run {manifest.name!r} takes only nodes that it lists, and not"
             f" {encode_peer_id(public_key)}: start with a key that is listed, or follow the run"
@@ -258,7 +260,10 @@ def _check_admission(manifest: Manifest, public_key: bytes) -> None:
 def _compose_invitation(node: Node, run_id: bytes) -> str:
     """The line that the next volunteer pastes."""
     mesh = "" if node.config.mesh == MESHES[0] else f" --mesh {node.config.mesh}"
-    return f"demo-node start --peers {node.mesh.addresses()[0]} --run-id {run_id.hex()}{mesh}"
+    key = ""
+    if node.config.psk_file is not None:
+        key = f" --psk-file {shlex.quote(node.config.psk_file.name)}"
+    return f"demo-node start --peers {node.mesh.addresses()[0]} --run-id {run_id.hex()}{mesh}{key}"
 
 
 async def _leave(node: Node) -> None:

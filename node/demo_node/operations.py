@@ -31,6 +31,7 @@ from demo_node.views import (
     StatusView,
     SwarmPeersView,
 )
+from demo_protocol.admission import is_listed
 from demo_protocol.fp32 import compute_step
 from demo_protocol.limits import DIGEST_BYTES, HASH_BYTES
 from demo_protocol.manifest import Manifest, compute_run_id, has_ended
@@ -313,7 +314,10 @@ class NodeOperations:
         if self.driver.machine.is_witness:
             return NodeState.PAUSED, f"a fault: others have another state ({self.driver.fault})"
         if self.driver.machine.observes:
-            return NodeState.PAUSED, "an archive: keeps and serves, neither trains nor votes"
+            kind = "an archive"
+            if not is_listed(self.mesh.peer, manifest.agreement):
+                kind += " that the run does not list"
+            return NodeState.PAUSED, f"{kind}: keeps and serves, neither trains nor votes"
         if self.driver.machine.paused:
             return NodeState.PAUSED, "not training until demo-node resume"
         return self.state, self.detail

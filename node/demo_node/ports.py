@@ -136,6 +136,7 @@ class Refusal(StrEnum):
     NETWORK = "network"  # as many are connected from its /24 or /56
     FULL = "full"
     HANDSHAKES = "handshakes"  # as many are under way
+    KEY = "key"  # it lacks the key of this private swarm
 
 
 class PeerChange(StrEnum):

@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import Final
 
 from demo_protocol.identity import compute_stamp_seed
-from demo_protocol.manifest import Manifest, list_allowed
+from demo_protocol.manifest import Agreement, Manifest, list_allowed
 from demo_protocol.messages import Membership
 from demo_protocol.schedule import Schedule, round_start_ms
 
@@ -32,12 +32,17 @@ def search_stamp(seed: bytes, bits: int, first: int, count: int) -> int | None:
     return None
 
 
+def is_listed(peer: bytes, agreement: Agreement) -> bool:
+    """May the key be a member at all? Where there is no list, any may."""
+    return agreement.admission != "allowlist" or peer in get_allowed(agreement.allowlist)
+
+
 def is_admitted(wish: Membership, manifest: Manifest, run_id: bytes) -> bool:
     """May a record list this join? One hash, or one look-up; leaves are everybody's right."""
     agreement = manifest.agreement
     if not wish.joins or agreement.admission == "open":
         return True
     if agreement.admission == "allowlist":
-        return wish.peer in get_allowed(agreement.allowlist)
+        return is_listed(wish.peer, agreement)
     seed = compute_stamp_seed(run_id, compute_hour(manifest.schedule, wish.round), wish.peer)
     return search_stamp(seed, agreement.stamp_bits, wish.nonce, 1) is not None

@@ -9,6 +9,7 @@ import pytest
 from demo_node.store.datadir import DataDir, hold_lock, open_datadir
 from demo_node.store.disk import FileDisk
 from demo_node.store.key import NodeKey, create_key, encode_key, load_key
+from demo_node.store.swarm_key import load_swarm_key
 from tests.cli.command import demo_node
 
 DISK = FileDisk()
@@ -131,3 +132,16 @@ def test_without_a_key_there_is_one_line_and_no_folder(tmp_path: Path) -> None:
     assert code == 78
     assert "there is no key; run: demo-node key new" in line
     assert not (tmp_path / "node").exists()
+
+
+def test_a_swarm_key_is_made_once_for_its_owner_only(tmp_path: Path) -> None:
+    path = tmp_path / "swarm.key"
+    made = demo_node("key", "psk", path)
+    assert made.returncode == 0, made.stderr
+    secret = load_swarm_key(DISK, path)
+    assert secret.hex() not in made.stdout
+    assert demo_node("key", "psk", tmp_path / "other.key").returncode == 0
+    assert load_swarm_key(DISK, tmp_path / "other.key") != secret
+    assert refuse("psk", path)[0] == 78
+    assert refuse("psk", tmp_path / "nowhere" / "swarm.key")[0] == 73
+    assert load_swarm_key(DISK, path) == secret

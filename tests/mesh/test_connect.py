@@ -163,7 +163,9 @@ async def test_what_cannot_be_libp2p_is_called_something_else(answer: bytes) -> 
         where = f"/ip4/127.0.0.1/tcp/{server.sockets[0].getsockname()[1]}"
         with pytest.raises(Unreachable) as raised:
             await a.mesh.connect(f"{where}/p2p/{encode_peer_id(bytes(32))}")
-        assert str(raised.value) == f"{where}: something other than a demo-node answers there"
+        assert str(raised.value).startswith(
+            f"{where}: something other than a demo-node answers there"
+        )
 
 
 @on_uvloop

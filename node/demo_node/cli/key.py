@@ -18,7 +18,7 @@ _CANNOT_CREATE: Final = 73
 
 @click.group()
 def key() -> None:
-    """Make, show, export or import this node's key.
+    """Make, show, export or import this node's key; make that of a private swarm.
 
     Peers know a node by its key. A copy of it on another disk lets the same peer come back on
     another machine. Never run two nodes with one key: peers see one that contradicts itself.
@@ -43,6 +43,14 @@ def new(datadir: str | None) -> None:
         create_key(disk, folder.key, made)
     click.echo(f"peer id     {encode_peer_id(made.public)}")
     click.echo(f"file        {folder.key}")
+
+
+def _check_parent(file: Path) -> None:
+    if not file.parent.is_dir():
+        raise ConfigError(
+            f"{file.parent}: there is no such folder; choose another file",
+            exit_code=_CANNOT_CREATE,
+        )
 
 
 @key.command()
@@ -79,11 +87,7 @@ def export(datadir: str | None, file: Path) -> None:
 
     disk, file = FileDisk(), file.absolute()
     held = load_key(disk, DataDir(resolve_datadir(datadir)).key)
-    if not file.parent.is_dir():
-        raise ConfigError(
-            f"{file.parent}: there is no such folder; choose another file",
-            exit_code=_CANNOT_CREATE,
-        )
+    _check_parent(file)
     create_key(disk, file, held)
     click.echo(f"wrote {file}: the secret key of {encode_peer_id(held.public)}; show it to nobody")
 
@@ -107,3 +111,22 @@ def import_(datadir: str | None, file: Path) -> None:
         create_key(disk, folder.key, found)
     click.echo(f"this folder's node is now {encode_peer_id(found.public)}")
     click.echo(f"file        {folder.key}")
+
+
+@key.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+def psk(file: Path) -> None:
+    """Make the key of a private swarm, in a new FILE that only you can read.
+
+    Give each node a copy, over a way that you trust, and start all of them with --psk-file FILE.
+    The format is that of libp2p's others (swarm.key).
+    """
+    import secrets
+
+    from demo_node.store.disk import FileDisk
+    from demo_node.store.swarm_key import create_swarm_key
+
+    file = file.absolute()
+    _check_parent(file)
+    create_swarm_key(FileDisk(), file, secrets.token_bytes(32))
+    click.echo(f"wrote {file}: who has it may connect; show it to nobody else")

@@ -45,6 +45,12 @@ from demo_protocol.limits import K_MAX
     help="Where others reach this node, if not where it listens: a host name, another port of a"
     f" router, such as {ANNOUNCE_EXAMPLE}. May be given several times. [default: where it listens]",
 )
+@click.option(
+    "--psk-file",
+    metavar="FILE",
+    help="The key of a private swarm (see demo-node key psk): only nodes that have it connect."
+    " [default: none, a swarm that anybody may connect to]",
+)
 @click.option("--run-id", metavar="HEX", help="Take part in this run only, whatever peers offer.")
 @click.option(
     "--anchor",

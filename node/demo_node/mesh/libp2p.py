@@ -27,6 +27,7 @@ from demo_node.mesh.host import build_host, close_listeners, get_swarm, listen
 from demo_node.mesh.mending import Mender
 from demo_node.mesh.pacing import Pacer
 from demo_node.mesh.peer_id import decode_peer_id_bytes, encode_peer_id, encode_peer_id_bytes
+from demo_node.mesh.private import OnStranger
 from demo_node.mesh.tally import Tally
 from demo_node.mesh.transport import MeteredTCP
 from demo_node.mesh.uplink_meter import UplinkMeter
@@ -71,9 +72,13 @@ class Libp2pMesh:
         upload_bytes_per_s: float = 0,
         download_bytes_per_s: float = 0,
         guest: Guest | None = None,
+        swarm_key: bytes = b"",
+        on_stranger: OnStranger | None = None,
     ) -> None:
         self._upload, self._download = Pacer(upload_bytes_per_s), Pacer(download_bytes_per_s)
-        self._tcp = tcp = MeteredTCP(self._upload, self._download)
+        self._tcp = tcp = MeteredTCP(
+            self._upload, self._download, swarm_key=swarm_key, on_stranger=on_stranger
+        )
         self._meter = UplinkMeter(tcp.count_acknowledged, tcp.count_unacknowledged)
         self._tally = Tally()
         self._listen = tuple(listen)

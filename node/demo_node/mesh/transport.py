@@ -22,14 +22,25 @@ from demo_node.mesh import bounds
 from demo_node.mesh.account import Account, Totals
 from demo_node.mesh.gate import Entry, Gate
 from demo_node.mesh.pacing import Pacer
-from demo_node.ports import Direction
+from demo_node.mesh.private import OnStranger, PrivateStream
+from demo_node.ports import Direction, Refusal
 
 
 class MeteredTCP(TCP):
     """The library's TCP transport; knows every open socket and every byte that went through one."""
 
-    def __init__(self, upload: Pacer, download: Pacer, gate: Gate | None = None) -> None:
+    def __init__(
+        self,
+        upload: Pacer,
+        download: Pacer,
+        gate: Gate | None = None,
+        swarm_key: bytes = b"",
+        on_stranger: OnStranger | None = None,
+    ) -> None:
+        """`swarm_key` is that of a private swarm; who dials without it goes to `on_stranger`."""
         super().__init__()
+        self._swarm_key = swarm_key
+        self._on_stranger = on_stranger
         self.upload = upload
         self.download = download
         self.gate = gate or Gate()
@@ -82,6 +93,11 @@ class MeteredTCP(TCP):
         for stream in list(self.open):
             stream.abort()
 
+    def _refuse(self, host: str, why: str) -> None:
+        self.gate.refused[Refusal.KEY] += 1
+        if self._on_stranger is not None:
+            self._on_stranger(host, why)
+
     def _metered(
         self, stream: ReadWriteCloser, handler: trio.CancelScope, entry: Entry | None = None
     ) -> "MeteredStream":
@@ -89,6 +105,9 @@ class MeteredTCP(TCP):
         stream.stream.socket.setsockopt(
             socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, bounds.UNSENT_BYTES
         )
+        if self._swarm_key:
+            on_stranger = None if entry is None else self._refuse
+            stream = PrivateStream(stream, self._swarm_key, on_stranger)
         metered = MeteredStream(stream, self, handler, entry)
         self.open.add(metered)
         return metered
@@ -178,6 +197,8 @@ class MeteredStream(ReadWriteCloser):
         """
         try:
             async with self._inner.write_lock:
+                if isinstance(self._inner, PrivateStream):
+                    data = self._inner.encipher(data)
                 with memoryview(data) as rest:
                     done = 0
                     while done < len(rest):

@@ -156,6 +156,11 @@ LIFE: Final[Mapping[str, Event]] = {
         "check the disk's health if it repeats",
     ),
     "payload.rejected": Event(WARNING, "a peer's payload is none of this run; it was dropped"),
+    "stranger.refused": Event(
+        WARNING,
+        "somebody dialled this private swarm without its key",
+        "nothing; if that is one of yours, give it the `--psk-file`",
+    ),
     "message.rejected": Event(
         WARNING, "a peer gossiped what no honest one sends; it was dropped, not passed on"
     ),
