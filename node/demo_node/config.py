@@ -54,6 +54,7 @@ class Config:
     listen: tuple[str, ...] = DEFAULT_LISTEN
     announce: tuple[str, ...] = ()
     psk_file: Path | None = None
+    mdns: bool = True
     run_id: str = ""
     anchor: str = ""
     role: str = ROLES[0]
@@ -313,6 +314,7 @@ _READERS: Final[dict[str, Callable[[object], object]]] = {
     "listen": _listen,
     "announce": _announce,
     "psk_file": _path,
+    "mdns": _switch,
     "run_id": _run_id,
     "anchor": _anchor,
     "role": _choice(*ROLES),

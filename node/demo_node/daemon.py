@@ -202,9 +202,10 @@ def _check_run(config: Config) -> None:
     datadir = DataDir(config.datadir)
     if config.wait_manifest or config.peers:
         return
+    may_ask_neighbours = config.mdns and config.run_id
     if config.manifest is not None and not config.manifest.exists():
         raise ConfigError(f"--manifest {config.manifest}: there is no such file")
-    if config.manifest is None and not datadir.manifest.exists():
+    if config.manifest is None and not datadir.manifest.exists() and not may_ask_neighbours:
         raise ConfigError(
             f"{datadir.path} holds no run; make one with demo-node init, or join one with"
             " demo-node start --peers <multiaddr>"

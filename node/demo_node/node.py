@@ -30,6 +30,7 @@ from demo_node.store.key import NodeKey, verify
 from demo_node.store.manifest_file import load_manifest, save_manifest
 from demo_node.store.room import FreeRoom
 from demo_node.store.snapshots import SnapshotStore
+from demo_node.store.swarm_key import load_swarm_key
 from demo_node.sync import fetch_manifest
 from demo_node.system_clock import SystemClock
 from demo_node.trainer.client import TrainerClient
@@ -46,6 +47,9 @@ POLL_S = 0.05
 
 PATIENCE_MS = 5_000
 """A returning node waits this long for a peer before it goes on from where it was."""
+
+NEIGHBOURS_S = 10.0
+"""For a neighbour to answer: a busy one takes a second, and a lost question is asked again."""
 
 LEAVE_S = 5.0
 """At most this long for the leave to go out."""
@@ -108,7 +112,7 @@ async def run_node(node: Node, group: asyncio.TaskGroup, files: ExitStack) -> No
 async def _join_run(node: Node, group: asyncio.TaskGroup, files: ExitStack) -> None:
     await asyncio.to_thread(check_device, node.config.device)  # before anything is joined
     puller = Puller(node.mesh)
-    manifest = await _find_manifest(node, puller)
+    manifest = await _find_manifest(node, puller, group)
     is_archive = node.config.role == "archive"
     if not is_archive:
         _check_admission(manifest, node.key.public)
@@ -206,8 +210,8 @@ async def _join_run(node: Node, group: asyncio.TaskGroup, files: ExitStack) -> N
     group.create_task(snapshotting.run_end(node.clock))
 
 
-async def _find_manifest(node: Node, puller: Puller) -> Manifest:
-    """From a file, from the data folder, or from the peers the operator named."""
+async def _find_manifest(node: Node, puller: Puller, group: asyncio.TaskGroup) -> Manifest:
+    """From a file, from the data folder, from the peers the operator named, or a neighbour."""
     path, config = node.datadir.manifest, node.config
     if config.manifest is not None:
         path = config.manifest
@@ -218,8 +222,14 @@ async def _find_manifest(node: Node, puller: Puller) -> Manifest:
             await asyncio.sleep(POLL_S)
     node.operations.set_state(NodeState.STARTING, "connecting")
     manifest = await asyncio.to_thread(load_manifest, node.disk, path)
-    if manifest is None and config.peers:
+    run_id = compute_run_id(manifest) if manifest else bytes.fromhex(config.run_id)
+    if config.mdns and run_id:
+        await _begin_neighbours(node, run_id, group)
+    if manifest is None and (config.peers or (config.mdns and run_id)):
+        await _wait_for_neighbours(node)
         manifest = await fetch_manifest(puller, node.peering, config.run_id, node.say)
+        if not run_id and config.mdns:
+            await _begin_neighbours(node, compute_run_id(manifest), group)
     else:
         await node.peering.connect_named()
     if manifest is None:
@@ -235,6 +245,31 @@ async def _find_manifest(node: Node, puller: Puller) -> Manifest:
         )
     await asyncio.to_thread(save_manifest, node.disk, node.datadir.manifest, manifest)
     return manifest
+
+
+async def _begin_neighbours(node: Node, run_id: bytes, group: asyncio.TaskGroup) -> None:
+    """Say on this LAN that this node is in the run, and hear who else is."""
+    from demo_node.neighbours import Neighbours, compute_service  # 0.1 s, unless --no-mdns
+
+    key = b""
+    if node.config.psk_file is not None:
+        key = await asyncio.to_thread(load_swarm_key, node.disk, node.config.psk_file)
+    name = encode_peer_id(node.key.public)
+    neighbours = Neighbours(node.mesh.listening, name, node.peering.hear)
+    group.create_task(neighbours.run(compute_service(run_id, key)))
+
+
+async def _wait_for_neighbours(node: Node) -> None:
+    """Who names nobody has only them to join by. Raises ConfigError where there are none."""
+    until_s = time.monotonic() + NEIGHBOURS_S
+    while not node.peering.knows_others:
+        if time.monotonic() > until_s:
+            raise ConfigError(
+                f"nobody on this LAN takes part in run {node.config.run_id[:16]}; name a peer with"
+                " --peers",
+                exit_code=75,
+            )
+        await asyncio.sleep(POLL_S)
 
 
 def _check_k(manifest: Manifest, k: int) -> None:

@@ -140,8 +140,13 @@ class Peering:
                 # Not by the clock: this is how the peers are found by whom it may be corrected.
                 await asyncio.sleep(pace_s * random.uniform(0.75, 1.25))
 
+    def hear(self, address: str) -> None:
+        """Somebody on this LAN says that it is there: as good as what anybody says."""
+        self._consider(address)
+
     async def connect_named(self) -> list[bytes]:
-        """Dial what the operator named, once; where nobody answers soon, whom we met before.
+        """Dial what the operator named, once; where nobody answers soon, whom we met before; at
+        last whom we have only heard of.
 
         Returns the peers that answered, without waiting long for the others.
         """
@@ -149,7 +154,8 @@ class Peering:
         named = tuple(self._bootstrap.addresses)
         met = [a for a in self._book.newest() if a not in named][:CONNECTIONS_WANTED]
         dials: dict[asyncio.Task[bool], bytes] = {}
-        for addresses in (named, met):
+        heard = [a for a in self._candidates if a not in named and a not in met]
+        for addresses in (named, met, heard[:CONNECTIONS_WANTED]):
             for address in addresses:
                 if candidate := self._candidates.get(address):
                     dials[asyncio.create_task(self._dial(candidate))] = candidate.peer

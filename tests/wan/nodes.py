@@ -33,14 +33,19 @@ def started_on(
     *arguments: str,
     over_6: bool = False,
     anywhere: bool = False,
+    mdns: bool = False,
 ) -> Iterator[RunningNode]:
-    """`demo-node start` on a machine: it listens at the machine's address, or `anywhere`."""
+    """`demo-node start` on a machine: it listens at the machine's address, or `anywhere`.
+
+    Its network is the internet to it, where nobody multicasts, but for `mdns`.
+    """
     version, address = (
         ("ip6", network.address_6(index)) if over_6 else ("ip4", network.address(index))
     )
     is_anywhere = anywhere or index in network.hidden
     listen = "/ip4/0.0.0.0" if is_anywhere else f"/{version}/{address}"
-    places = ("--listen", f"{listen}/tcp/{PORT}", "--metrics-address", "127.0.0.1:0")
+    lan = "--mdns" if mdns else "--no-mdns"
+    places = ("--listen", f"{listen}/tcp/{PORT}", "--metrics-address", "127.0.0.1:0", lan)
     command = (*network.inside(index), *COMMAND)
     with started(datadir, *arguments, command=command, places=places) as node:
         yield node

@@ -51,6 +51,12 @@ from demo_protocol.limits import K_MAX
     help="The key of a private swarm (see demo-node key psk): only nodes that have it connect."
     " [default: none, a swarm that anybody may connect to]",
 )
+@click.option(
+    "--mdns/--no-mdns",
+    default=None,
+    help="Whether to find nodes of the run on this LAN, and be found by them: with --run-id, no"
+    " --peers are needed there. [default: mdns]",
+)
 @click.option("--run-id", metavar="HEX", help="Take part in this run only, whatever peers offer.")
 @click.option(
     "--anchor",
