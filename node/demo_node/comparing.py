@@ -4,7 +4,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from demo_node.ports import Blob, BlobRequest, Clock
+from demo_node.ports import Blob, BlobRequest, Clock, Offence
 from demo_node.pull import Puller
 from demo_node.views import Figure, RoundObserver
 from demo_protocol.errors import Reject
@@ -78,6 +78,7 @@ class Comparing:
         except Reject as error:
             self._results["failed"] += 1
             self._observer.on_event("answer.rejected", reason=str(error))
+            self._puller.blame(peer, Offence.ANSWER)
             return
         lacking = find_lacking(self._view, difference)
         self._results["different" if lacking.headers or lacking.records else "equal"] += 1

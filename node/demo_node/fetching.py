@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 from demo_node.native import decode_payload
-from demo_node.ports import Clock, RoundStore
+from demo_node.ports import Clock, Offence, RoundStore
 from demo_node.pull import Puller
 from demo_node.verifying import Verifier
 from demo_node.views import Figure, RoundObserver
@@ -141,17 +141,19 @@ class Fetcher:
         except Reject as error:
             author = self._find_author(effect)
             self.observer.on_event(
-                "payload.rejected", round=effect.round, author=author, reason=str(error)
+                "payload.rejected", round=effect.round, author=author.hex(), reason=str(error)
             )
+            if author:  # who gave it passed on what its author signed
+                self.puller.blame(author, Offence.PAYLOAD)
             return False
         self.observer.on_op("decode", time.perf_counter() - begin_s)
         return True
 
-    def _find_author(self, effect: PullPayload) -> str:
-        """Who signed for this payload, in hex; empty where nobody's header is left."""
+    def _find_author(self, effect: PullPayload) -> bytes:
+        """Who signed for this payload; empty where nobody's header is left."""
         headers = (sealed.body for sealed in self.view.pool.of_round(effect.round))
-        found = (h.peer.hex() for h in headers if h.payload_hash == effect.payload_hash)
-        return next(found, "")
+        found = (h.peer for h in headers if h.payload_hash == effect.payload_hash)
+        return next(found, b"")
 
     async def pull_headers(self, effect: PullHeaders) -> None:
         """Get headers from whoever has good ones, until all that were named are here."""
@@ -160,6 +162,7 @@ class Fetcher:
             try:
                 raws = decode_headers(raw)
             except Reject:
+                self.puller.blame(holder, Offence.ANSWER)
                 continue
             await self._verifier.prepare(raws)
             if self._post_fetched(HeadersFetched(self.clock.now_ms(), raws, holder)):
@@ -184,6 +187,7 @@ class Fetcher:
                 bundles = decode_records(raw)
                 decode_links(bundles, self.view.run_id, effect.record)
             except Reject:
+                self.puller.blame(holder, Offence.ANSWER)
                 continue
             for bundle in bundles:
                 await self._verifier.prepare(bundle.headers)
@@ -199,5 +203,8 @@ class Fetcher:
             self._post(event)
         except (Ignore, Reject) as error:
             self.observer.on_event("answer.rejected", reason=str(error))
+            # Of a record more may be wrong than who gave it can see: what others build on it.
+            if isinstance(error, Reject) and not isinstance(event, RecordsFetched):
+                self.puller.blame(event.sender, Offence.ANSWER)
             return False
         return True

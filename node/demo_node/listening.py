@@ -71,6 +71,7 @@ async def _listen_libp2p(
         download_bytes_per_s=config.download_kbit_s * KBIT_BYTES,
         swarm_key=swarm_key,
         on_stranger=on_stranger,
+        on_event=observer.on_event,
     )
     await mesh.start()
     return mesh

@@ -1,5 +1,7 @@
 """What an operator may ask of this node, answered from wherever the node stands in its life."""
 
+import contextlib
+import ipaddress
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -9,9 +11,9 @@ from typing import Protocol
 
 from demo_node.evaluating import Evaluating
 from demo_node.mesh.figures import show_mesh
-from demo_node.mesh.peer_id import encode_peer_id
+from demo_node.mesh.peer_id import decode_peer_id, encode_peer_id
 from demo_node.observe.recent import Recent
-from demo_node.ports import Clock, Learner, Mesh, PeerView, Topic
+from demo_node.ports import BanView, Clock, Learner, Mesh, PeerView, Topic
 from demo_node.reachability import Reachable
 from demo_node.round import RoundDriver
 from demo_node.snapshotting import Snapshotting
@@ -251,6 +253,28 @@ class NodeOperations:
         if keeper is None:
             return self.mesh.peers()
         return [replace(view, rtt_ms=keeper.rtt_ms(view.peer)) for view in self.mesh.peers()]
+
+    def bans(self) -> Sequence[BanView]:
+        """Who is kept out."""
+        return self.mesh.bans()
+
+    def ban(self, peer: bytes, seconds: int) -> None:
+        """Close a peer's connections and keep it out for so long. Raises LookupError for us."""
+        if peer == self.mesh.peer:
+            raise LookupError("that is this node's own key")
+        self.mesh.ban(peer, seconds)
+
+    def unban(self, who: str) -> None:
+        """Let a peer id or an address in again; LookupError where nothing is held against it."""
+        with contextlib.suppress(ValueError):
+            if self.mesh.forgive(peer=decode_peer_id(who)):
+                return
+        with contextlib.suppress(ValueError):
+            host = who.split("/")[0]
+            ipaddress.ip_address(host)
+            if self.mesh.forgive(host=host):
+                return
+        raise LookupError(f"nothing is held against {who}; demo-node peers shows who is banned")
 
     def rounds(self, limit: int) -> Sequence[RoundView]:
         """The newest rounds, oldest first."""

@@ -86,7 +86,8 @@ class PeerView:
     """One connected peer.
 
     `connected_s`: for how many seconds it has been. `rtt_ms`: the last round trip of a question
-    for the time, at least 1; 0 while nobody has measured it, and from the mesh itself.
+    for the time, at least 1; 0 while nobody has measured it, and from the mesh itself. `score`:
+    what is held against it, which fades; at 100 it is banned.
     """
 
     peer: bytes
@@ -94,6 +95,7 @@ class PeerView:
     outbound: bool
     connected_s: int = 0
     rtt_ms: int = 0
+    score: int = 0
 
 
 class Direction(StrEnum):
@@ -129,6 +131,33 @@ class DialResult(StrEnum):
     FAILED = "failed"
 
 
+class Offence(StrEnum):
+    """What no honest peer does."""
+
+    MESSAGE = "message"  # gossip that whoever passes it on can see is wrong
+    ANSWER = "answer"  # bytes that are not what was asked for
+    PAYLOAD = "payload"  # it signed for something that is no payload
+    GARBAGE = "garbage"  # bytes that are no frame of the protocol they came by
+    FLOOD = "flood"  # more than any node has to say, or than was allowed
+    STALLED = "stalled"  # a stream held open with nothing on it, by who is there
+    KEYS = "keys"  # of an address: a key that came from there was banned
+    OPERATOR = "operator"  # our own operator banned it
+
+
+@dataclass(frozen=True, slots=True)
+class BanView:
+    """Who is kept out: a key, or an address (a /32 or /64); the other one is empty.
+
+    `times`: how often it was, of late. `offence`: the last of those that led there.
+    """
+
+    peer: bytes
+    address: str
+    left_s: int
+    offence: Offence
+    times: int
+
+
 class Refusal(StrEnum):
     """Why a socket was closed before its handshake."""
 
@@ -162,6 +191,7 @@ class MeshCounters:
     dials: Mapping[DialResult, int] = field(default_factory=dict)
     changes: Mapping[PeerChange, int] = field(default_factory=dict)
     refused: Mapping[Refusal, int] = field(default_factory=dict)
+    offences: Mapping[Offence, int] = field(default_factory=dict)
 
 
 class Mesh(Protocol):
@@ -190,6 +220,22 @@ class Mesh(Protocol):
 
     def serving(self) -> int:
         """Requests of peers that are being answered."""
+        ...
+
+    def blame(self, peer: bytes, offence: Offence) -> None:
+        """The peer did what no honest one does: lower its standing, ban it where that is enough."""
+        ...
+
+    def bans(self) -> Sequence[BanView]:
+        """Who is kept out now."""
+        ...
+
+    def ban(self, peer: bytes, seconds: float) -> None:
+        """Close its connections and keep it out for so long."""
+        ...
+
+    def forgive(self, peer: bytes = b"", host: str = "") -> bool:
+        """Hold nothing against a key, or an address, any more; False where nothing was."""
         ...
 
     async def join(self, run_id: bytes, on_gossip: OnGossip, on_blob: OnBlob) -> None:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
-from demo_node.ports import Blob, BlobRequest, Mesh, NotHeld, Unreachable
+from demo_node.ports import Blob, BlobRequest, Mesh, NotHeld, Offence, Unreachable
 from demo_node.views import Figure
 from demo_protocol.effects import PullHeaders, PullPayload, PullProposal, PullRecords
 from demo_protocol.limits import (
@@ -74,6 +74,10 @@ class Puller:
             )
         except (Unreachable, NotHeld):
             return None
+
+    def blame(self, peer: bytes, offence: Offence) -> None:
+        """The peer did what no honest one does."""
+        self._mesh.blame(peer, offence)
 
     async def first_given(
         self,
@@ -149,8 +153,10 @@ class Puller:
                     await turn.enter_async_context(self._payloads)
                     asked_s = max(timeout_s, least_s)
                     raw = await self.ask(holder, request, effect.payload_bytes, asked_s)
-                if raw is not None and await sha256(raw) == effect.payload_hash:
-                    return raw
+                if raw is not None:
+                    if await sha256(raw) == effect.payload_hash:
+                        return raw
+                    self.blame(holder, Offence.ANSWER)
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, RETRY_MAX_S)
             timeout_s = min(2 * timeout_s, TIMEOUT_S)

@@ -17,7 +17,7 @@ from demo_node.history import History
 from demo_node.learner_orders import LearnerOrders
 from demo_node.momentum_keeping import MomentumKeeping
 from demo_node.outbox import Outbox
-from demo_node.ports import Clock, Learner, Mesh, RoundStore, Topic
+from demo_node.ports import Clock, Learner, Mesh, Offence, RoundStore, Topic
 from demo_node.pull import Puller
 from demo_node.recovering import FindReplay, FindWay, LoadTowards, Recovering
 from demo_node.sending import Sending
@@ -64,6 +64,7 @@ from demo_protocol.errors import ConfigError, Ignore, Reject
 from demo_protocol.events import Event, GossipReceived, Tick
 from demo_protocol.identity import Kind
 from demo_protocol.messages import decode_announcement, decode_header
+from demo_protocol.receive import blames_sender
 from demo_protocol.round import Round
 from demo_protocol.view import View
 
@@ -159,14 +160,17 @@ class RoundDriver:
     def on_gossip(self, topic: Topic, sender: bytes, message: bytes) -> bool:
         """The one place where Ignore and Reject of gossip end. True: forward it."""
         begin_s, now_ms = time.perf_counter(), self.clock.now_ms()
+        event = GossipReceived(now_ms, KINDS[topic], message, sender)
         try:
-            self.post(GossipReceived(now_ms, KINDS[topic], message, sender))
+            self.post(event)
         except Ignore:
             self.observer.on_message(topic, "ignored")
             return False
         except Reject as error:
             self.observer.on_message(topic, "rejected")
             self.observer.on_event("message.rejected", topic=str(topic), reason=str(error))
+            if blames_sender(self.view, event):
+                self.mesh.blame(sender, Offence.MESSAGE)
             return False
         # Not the newest in the pool: in the same step we may have signed one ourselves.
         if topic is Topic.HEADERS:

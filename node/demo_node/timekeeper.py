@@ -3,7 +3,7 @@
 import asyncio
 import random
 
-from demo_node.ports import Blob, BlobRequest, Mesh, NotHeld, Unreachable
+from demo_node.ports import Blob, BlobRequest, Mesh, NotHeld, Offence, Unreachable
 from demo_node.system_clock import SLEW_BPS, SystemClock
 from demo_node.views import ClockView, RoundObserver
 from demo_protocol.answers import decode_time
@@ -164,7 +164,9 @@ class Timekeeper:
                 timeout_s=ASK_TIMEOUT_S,
             )
             raw_ms = decode_time(raw)
-        except (Unreachable, NotHeld, Reject):
+        except (Unreachable, NotHeld, Reject) as error:
+            if isinstance(error, Reject):
+                self._mesh.blame(peer, Offence.ANSWER)
             pause_s = ASK_AGAIN_S
         else:
             rtt_s = asyncio.get_running_loop().time() - begin_s

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from demo_node.ports import PeerView
+from demo_node.ports import BanView, PeerView
 from demo_protocol.reach import Reachability
 
 
@@ -340,6 +340,18 @@ class Operations(Protocol):
 
     def peers(self) -> Sequence[PeerView]:
         """Connected peers."""
+        ...
+
+    def bans(self) -> Sequence[BanView]:
+        """Who is kept out."""
+        ...
+
+    def ban(self, peer: bytes, seconds: int) -> None:
+        """Close a peer's connections and keep it out for so long."""
+        ...
+
+    def unban(self, who: str) -> None:
+        """Let a peer id or an address in again; LookupError where nothing is held against it."""
         ...
 
     def rounds(self, limit: int) -> Sequence[RoundView]:

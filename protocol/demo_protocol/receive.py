@@ -35,6 +35,22 @@ def on_gossip(view: View, event: GossipReceived) -> list[Effect]:
             return _on_membership(view, wish, event.sender, _accepted_rounds(view, event.now_ms))
 
 
+def blames_sender(view: View, event: GossipReceived) -> bool:
+    """Of a message that was just Rejected: should who handed it over have seen that itself?
+
+    What a message says, and its signature, everybody can check before passing it on. Whether a
+    proposal fits its parent and its headers only who has those: of that its author is guilty.
+    """
+    if event.kind is not Kind.PROPOSAL:
+        return True
+    try:
+        notice, _ = view.decode_announcement(event.raw, view.run_id)
+        check_signature(notice, view.verify)
+    except Reject:
+        return True
+    return notice.body.peer == event.sender
+
+
 def on_gossip_batch(view: View, event: GossipBatch) -> list[Effect]:
     """Take each of several messages, or refuse it alone."""
     effects: list[Effect] = []

@@ -15,11 +15,12 @@ from demo_node.cli.show import describe_view, format_status
 from demo_node.cli.start import start
 from demo_node.cli.version import explain_build
 from demo_node.control.address import socket_path
+from demo_node.mesh.peer_id import encode_peer_id
 from demo_node.views import NodeState, ReachView
 from demo_protocol.manifest import compute_run_id, decode_manifest
 from demo_protocol.reach import Reachability
 from tests.cli.command import COMMAND, ROOT, demo_node, environment, list_imported
-from tests.control.fake_node import status_view
+from tests.control.fake_node import BAN, HOUSEHOLD, PEER, status_view
 from tests.waiting import wait_until_sync
 
 HEAVY = {"torch", "libp2p", "aiohttp", "structlog", "rich", "numpy", "trio", "cryptography"}
@@ -68,9 +69,12 @@ def test_init_keeps_the_key_of_a_node_that_joined_before(tmp_path: Path) -> None
     assert (tmp_path / "node.key").read_bytes() == key
 
 
-@pytest.mark.parametrize("command", ["status", "peers", "rounds", "pause", "resume", "adopt"])
+@pytest.mark.parametrize(
+    "command", ["status", "peers", "rounds", "pause", "resume", "adopt", "ban", "unban"]
+)
 def test_without_a_node_there_is_one_line_and_exit_code_69(tmp_path: Path, command: str) -> None:
-    arguments = ["ab" * 32] if command == "adopt" else []
+    peer = encode_peer_id(bytes(32))
+    arguments = {"adopt": ["ab" * 32], "ban": [peer], "unban": [peer]}.get(command, [])
     done = demo_node(command, *arguments, "--datadir", tmp_path)
     assert done.returncode == 69
     assert done.stderr.startswith("demo-node: no node is running in")
@@ -208,6 +212,34 @@ def test_peers_and_rounds_are_shown(fake_node: Path) -> None:
     assert [line.split()[0] for line in table] == ["round", "5", "6"]
     rounds = json.loads(demo_node("rounds", "--datadir", fake_node, "--json").stdout)["rounds"]
     assert [view["round"] for view in rounds] == list(range(7))
+
+
+def test_who_is_kept_out_is_shown_below_who_is_connected(fake_node: Path) -> None:
+    connected, banned = demo_node("peers", "--datadir", fake_node).stdout.split("\n\n")
+    assert connected.splitlines()[1].split()[-2:] == ["40", PEER.address]
+    assert [line.split() for line in banned.splitlines()] == [
+        ["banned", "for", "because"],
+        [encode_peer_id(BAN.peer), "9", "min", "answer"],
+        [HOUSEHOLD.address, "50", "s", "garbage"],
+    ]
+    document = json.loads(demo_node("peers", "--datadir", fake_node, "--json").stdout)
+    assert [ban["left_s"] for ban in document["banned"]] == [540, 50]
+    assert [ban["peer_id"] for ban in document["banned"]] == [encode_peer_id(BAN.peer), ""]
+    assert document["banned"][0]["offence"] == "answer"
+    assert document["peers"][0]["score"] == 40
+
+
+def test_a_peer_is_banned_and_an_address_let_in_again(fake_node: Path) -> None:
+    peer = encode_peer_id(BAN.peer)
+    done = demo_node("ban", peer, "--hours", 3, "--datadir", fake_node)
+    assert (done.returncode, done.stdout) == (0, "banned for 3 h\n")
+    done = demo_node("unban", HOUSEHOLD.address, "--datadir", fake_node)
+    assert (done.returncode, done.stdout) == (0, "nothing is held against it any more\n")
+    done = demo_node("unban", "203.0.113.9", "--datadir", fake_node)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "demo-node: nothing is held against 203.0.113.9\n"
+    done = demo_node("ban", "somebody", "--datadir", fake_node)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
 
 def test_a_pause_and_its_end_may_be_said_twice(fake_node: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from demo_node.control.service import control_server
-from demo_node.ports import NotHeld, PeerView
+from demo_node.ports import BanView, NotHeld, Offence, PeerView
 from demo_node.views import (
     ClockView,
     ContributorView,
@@ -139,7 +139,11 @@ PEER = PeerView(
     outbound=True,
     connected_s=90,
     rtt_ms=12,
+    score=40,
 )
+
+BAN = BanView(b"\x03" * 32, "", 540, Offence.ANSWER, 1)
+HOUSEHOLD = BanView(b"", "203.0.113.7/32", 50, Offence.GARBAGE, 2)
 
 
 def swarm_peer_view(peer: bytes = PEER.peer, **changes: object) -> SwarmPeerView:
@@ -195,12 +199,24 @@ class FakeOperations:
         self.view = status_view()
         self.drained = False
         self.paused = False
+        self.banned: tuple[bytes, int] | None = None
 
     def status(self) -> StatusView:
         return replace(self.view, state=NodeState.PAUSED) if self.paused else self.view
 
     def peers(self) -> Sequence[PeerView]:
         return [PEER]
+
+    def bans(self) -> Sequence[BanView]:
+        return [BAN, HOUSEHOLD]
+
+    def ban(self, peer: bytes, seconds: int) -> None:
+        self.banned = (peer, seconds)
+
+    def unban(self, who: str) -> None:
+        if who != HOUSEHOLD.address:
+            raise LookupError(f"nothing is held against {who}")
+        self.banned = None
 
     def contributors(self) -> Sequence[ContributorView]:
         return [CONTRIBUTOR]

@@ -216,3 +216,26 @@ async def test_so_many_addresses_are_dialled_at_once() -> None:
             assert mesh.counters().dials == {DialResult.TIMED_OUT: 7}
         finally:
             await mesh.stop()
+
+
+@on_uvloop
+async def test_one_key_has_three_connections() -> None:
+    """Of more than that, old ones end."""
+    async with hosts(1, join=False) as (a,):
+        guest = a.mesh._shared_guest
+        most = bounds.CONNECTIONS_PER_PEER_MAX
+        twins = [Libp2pMesh(seed(9), guest=guest) for _ in range(most + 2)]
+        await asyncio.gather(*(twin.start() for twin in twins))
+
+        def standing() -> int:
+            live = [c for conns in a.mesh._swarm.connections.values() for c in conns]
+            return sum(not c.is_closed for c in live)
+
+        try:
+            for twin in twins:
+                with contextlib.suppress(Unreachable):
+                    await twin.connect(a.address)
+            await wait_until(lambda: standing() == most)
+            assert len(a.mesh._tcp.open) <= most
+        finally:
+            await asyncio.gather(*(twin.stop() for twin in twins))

@@ -23,6 +23,9 @@ class Line:
     _rtt: float = 0.02
     stream_buffers: dict[int, bytes] = field(default_factory=dict)
     aborted_s: float | None = None
+    waiting: int = 0
+    has_most_waiting: bool = False
+    _silent: int = 0
 
     @property
     def _stream(self) -> "Line":

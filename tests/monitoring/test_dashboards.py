@@ -46,6 +46,8 @@ ONLY_IN_DOCS = {
     "demo_peers_known": "for finding out why nobody is connected",
     "demo_dials_total": "for finding out why nobody is connected",
     "demo_pulls_total": "what came of payloads is on the dashboard",
+    "demo_bans": "`demo-node peers` shows them, and each is an event, which is on the dashboard",
+    "demo_offences_total": "a ban is an event, which is on the dashboard",
     "demo_refusals_total": "for finding out who keeps others from connecting",
     "demo_control_requests_total": "for who writes programs against the control socket",
     "demo_sync_seconds": "once per start",

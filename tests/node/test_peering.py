@@ -13,7 +13,17 @@ from demo_node.bootstrap import READ_AGAIN_S
 from demo_node.mesh.names import Names, NameUnknown
 from demo_node.mesh.peer_id import encode_peer_id
 from demo_node.peering import FAILURES_MAX, HEAD_START_S, SAVE_S, SAVE_TIMES_S, Peering
-from demo_node.ports import BlobRequest, MeshCounters, NotHeld, OnBlob, OnGossip, PeerView, Topic
+from demo_node.ports import (
+    BanView,
+    BlobRequest,
+    MeshCounters,
+    NotHeld,
+    Offence,
+    OnBlob,
+    OnGossip,
+    PeerView,
+    Topic,
+)
 from demo_node.ports import Unreachable as NoAnswer
 from demo_node.sim.whole.virtual_loop import VirtualClock, run_virtual
 from demo_node.store.addresses import AddressBook
@@ -81,6 +91,18 @@ class Internet:
         raise AssertionError
 
     async def publish(self, topic: Topic, message: bytes) -> None:
+        raise AssertionError
+
+    def blame(self, peer: bytes, offence: Offence) -> None:
+        raise AssertionError
+
+    def bans(self) -> list[BanView]:
+        raise AssertionError
+
+    def ban(self, peer: bytes, seconds: float) -> None:
+        raise AssertionError
+
+    def forgive(self, peer: bytes = b"", host: str = "") -> bool:
         raise AssertionError
 
     def tried(self, address: str) -> int:

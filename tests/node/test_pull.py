@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 
 from demo_node.mesh.memory import MemoryNetwork
-from demo_node.ports import BlobRequest, OnBlob
+from demo_node.ports import BlobRequest, Offence, OnBlob
 from demo_node.pull import ASKED_AT_ONCE, BEHIND_MAX, BEHIND_PATIENCE, PULLS_MAX, Puller
 from demo_node.sim.keys import peer_name
 from demo_node.sim.whole.virtual_loop import run_virtual
@@ -48,6 +48,33 @@ def test_payloads_that_are_pulled_or_wait_for_their_turn_are_counted() -> None:
         assert await asyncio.gather(*pulls) == [CONTENT] * (PULLS_MAX + 2)
         assert pulling() == [("demo_queue_depth", 0, ("pulls",))]
         assert holder.serving() == 0
+
+    run_virtual(scenario())
+
+
+def test_who_gives_other_bytes_is_banned_after_some_and_others_are_asked() -> None:
+    async def scenario() -> None:
+        network = MemoryNetwork()
+        mesh, liar, holder = (network.add(peer_name(n)) for n in range(3))
+        network.connect_all()
+
+        async def lie(asking: bytes, request: BlobRequest) -> bytes | None:
+            return b"PAYLOAD"
+
+        async def answer(asking: bytes, request: BlobRequest) -> bytes | None:
+            return CONTENT
+
+        await liar.join(bytes(32), lambda topic, sender, message: True, lie)
+        await holder.join(bytes(32), lambda topic, sender, message: True, answer)
+        name = hashlib.sha256(CONTENT).digest()
+        effect = PullPayload(name, len(CONTENT), k=1, round=0, holders=(liar.peer, holder.peer))
+        puller = Puller(mesh)
+        for times in range(1, 6):
+            assert await puller.pull_payload(effect, lambda: True, 10.0) == CONTENT
+            assert mesh.counters().offences == {Offence.ANSWER: min(times, 5)}
+        assert [(b.peer, b.offence) for b in mesh.bans()] == [(liar.peer, Offence.ANSWER)]
+        assert list(mesh.links) == [holder.peer]
+        assert await puller.pull_payload(effect, lambda: True, 10.0) == CONTENT
 
     run_virtual(scenario())
 

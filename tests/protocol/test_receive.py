@@ -4,11 +4,14 @@ from collections.abc import Callable
 
 import pytest
 
-from demo_node.sim.keys import peer_name
+from demo_node.sim.keys import cheap_sign, peer_name
 from demo_protocol.effects import DigestAccused, KeepRecord, PullHeaders, PullPayload, PullRecords
 from demo_protocol.errors import Ignore, Reject
+from demo_protocol.events import GossipReceived
+from demo_protocol.identity import Kind
 from demo_protocol.limits import HEADERS_PER_ROUND_MAX
-from demo_protocol.messages import Header, Proposal, Sealed
+from demo_protocol.messages import Header, Proposal, Sealed, seal_proposal
+from demo_protocol.receive import blames_sender
 from demo_protocol.view import View
 from tests.builders import RUN_ID, Tree, header, view, wish
 from tests.protocol.hearing import (
@@ -232,6 +235,31 @@ def test_rule_15_an_invalid_proposal_is_not_passed_on_and_changes_nothing(
     with pytest.raises(Reject):
         gossip(believed, sealed)
     assert snapshot(believed) == before
+
+
+@pytest.mark.parametrize("made", [without_slot, of_a_stranger, with_a_stranger])
+def test_who_passes_on_what_it_cannot_tell_is_not_to_blame_and_its_author_is(
+    made: Callable[[Tree, bytes], Sealed[Proposal]],
+) -> None:
+    tree, records = grown_tree()
+    believed = view(root=tree.state(records[-1]))
+    sealed = made(tree, records[-1])
+    for sender, is_to_blame in ((SENDER, False), (sealed.body.peer, True)):
+        event = GossipReceived(0, Kind.PROPOSAL, sealed.raw, sender)
+        assert blames_sender(believed, event) is is_to_blame
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_who_passes_on_what_is_no_message_is_to_blame(kind: Kind) -> None:
+    assert blames_sender(view(), GossipReceived(0, kind, b"\xff" * 9, SENDER))
+
+
+def test_who_passes_on_what_nobody_signed_is_to_blame() -> None:
+    tree, records = grown_tree()
+    body = tree.propose(records[-1], 4, [0, 1]).body
+    sealed = seal_proposal(body, RUN_ID, cheap_sign(peer_name(99)))
+    believed = view(root=tree.state(records[-1]))
+    assert blames_sender(believed, GossipReceived(0, Kind.PROPOSAL, sealed.raw, SENDER))
 
 
 def test_a_waiting_proposal_that_turns_out_invalid_is_dropped_and_nobody_is_blamed() -> None:

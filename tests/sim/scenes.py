@@ -20,9 +20,22 @@ def play(scenario: Scenario, swarm: SimSwarm | None = None) -> None:
     async def main() -> None:
         stage = swarm or SimSwarm(manifest())
         await scenario(stage)
+        assert_nobody_honest_is_blamed(stage)
         await stage.stop()
 
     run_virtual(main())
+
+
+def assert_nobody_honest_is_blamed(swarm: SimSwarm) -> None:
+    """Whatever happened: losses, cuts, deaths, liars that were passed on. Scores fade slowly."""
+    names = {node.name for node in swarm.nodes}
+    for name in names:
+        mesh = swarm.network.find(name)
+        if mesh is not None:
+            assert {
+                other: mesh.guard.score(other) for other in names if mesh.guard.score(other)
+            } == {}
+            assert not [ban for ban in mesh.bans() if ban.peer in names]
 
 
 async def leave(node: SimNode) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from demo_node.ports import Topic
+from demo_node.ports import Offence, Topic
 from demo_node.sim.keys import cheap_sign, peer_name
 from demo_node.sim.whole.faults import Heard
 from demo_node.sim.whole.swarm import SimNode, SimSwarm
@@ -96,6 +96,9 @@ def test_a_payload_that_is_none_is_never_listed_by_honest_nodes() -> None:
             assert [r.participants for r in node.observer.rounds][3:] == [4] * 5
             rejected = [f for name, f in node.observer.events if name == "payload.rejected"]
             assert {fields["author"] for fields in rejected} == {rogue.name.hex()}
+            mesh = swarm.network.find(node.name)
+            assert mesh is not None
+            assert [(b.peer, b.offence) for b in mesh.bans()] == [(rogue.name, Offence.PAYLOAD)]
 
     play(scenario)
 
@@ -108,6 +111,10 @@ def test_a_record_that_lists_such_a_payload_is_followed_by_nobody() -> None:
         for round_ in range(3, 14):
             await rogue.wait_until(round_, TRAIN_END)
             garbage = rogue.header(round_, payload=bytes([round_]) * 63)
+            for node in swarm.nodes:  # else it would be banned by now
+                mesh = swarm.network.find(node.name)
+                assert mesh is not None
+                mesh.forgive(peer=rogue.name)
             await rogue.publish(garbage)
             await rogue.wait_until(round_, PROPOSE)
             others = [h.hash for h in rogue.honest.pool.of_round(round_)]

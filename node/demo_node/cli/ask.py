@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -24,6 +24,7 @@ from demo_node.cli.show_contributors import (
     format_contributors,
     format_contributors_csv,
 )
+from demo_node.ports import BanView, PeerView
 from demo_node.views import HealthView, StatusView
 from demo_protocol.errors import ConfigError
 
@@ -53,9 +54,18 @@ def status(datadir: str | None, as_json: bool) -> None:
 @datadir_option
 @json_option
 def peers(datadir: str | None, as_json: bool) -> None:
-    """Show who is connected."""
-    views = ask_node(resolve_datadir(datadir), lambda client: client.peers())
-    click.echo(json.dumps(describe_peers(views)) if as_json else format_peers(views))
+    """Show who is connected, and who is kept out.
+
+    
+    score    what is held against a peer: 0 is nothing, it fades, at 100 it is banned
+    because  what it did last; docs/operating.md says more. demo-node unban lets it in
+    """
+
+    async def question(client: "ControlClient") -> tuple[Sequence[PeerView], Sequence[BanView]]:
+        return await client.peers(), await client.bans()
+
+    views, bans = ask_node(resolve_datadir(datadir), question)
+    click.echo(json.dumps(describe_peers(views, bans)) if as_json else format_peers(views, bans))
 
 
 @click.command()

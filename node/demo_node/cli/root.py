@@ -12,6 +12,7 @@ import click
 from demo_node.cli.adopt import adopt
 from demo_node.cli.ask import peers, rounds, status
 from demo_node.cli.audit import replay, verify
+from demo_node.cli.ban import ban, unban
 from demo_node.cli.bench import bench
 from demo_node.cli.init import init
 from demo_node.cli.key import key
@@ -59,6 +60,8 @@ for _command in (
     pause,
     resume,
     adopt,
+    ban,
+    unban,
     key,
     verify,
     replay,

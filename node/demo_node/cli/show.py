@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from demo_node.mesh.peer_id import encode_peer_id
-from demo_node.ports import PeerView
+from demo_node.ports import BanView, PeerView
 from demo_node.views import (
     ClockView,
     ContributorView,
@@ -38,10 +38,16 @@ def describe_status(view: StatusView, health: HealthView) -> dict[str, Any]:
     return {"schema": SCHEMA, **describe_view(view), "health": describe_view(health)}
 
 
-def describe_peers(views: Iterable[PeerView]) -> dict[str, Any]:
+def describe_peers(views: Iterable[PeerView], bans: Iterable[BanView] = ()) -> dict[str, Any]:
     """The document of `peers --json`."""
     peers = [{"peer_id": encode_peer_id(view.peer), **describe_view(view)} for view in views]
-    return {"schema": SCHEMA, "peers": peers}
+    banned = [{"peer_id": _name(ban), **describe_view(ban)} for ban in bans]
+    return {"schema": SCHEMA, "peers": peers, "banned": banned}
+
+
+def _name(ban: BanView) -> str:
+    """The peer id; empty where an address is banned."""
+    return encode_peer_id(ban.peer) if ban.peer else ""
 
 
 def describe_rounds(views: Iterable[RoundView]) -> dict[str, Any]:
@@ -238,8 +244,19 @@ def to_time(unix_ms: int) -> datetime:
     return datetime.fromtimestamp(unix_ms // 1000, UTC)
 
 
-def format_peers(views: Sequence[PeerView]) -> str:
-    """One line per connected peer."""
+def format_peers(views: Sequence[PeerView], bans: Sequence[BanView] = ()) -> str:
+    """One line per connected peer, then one for each that is kept out."""
+    parts = [_format_connected(views)]
+    if bans:
+        rows = [
+            (_name(ban) or ban.address, format_duration(ban.left_s), ban.offence.value)
+            for ban in bans
+        ]
+        parts.append(format_table(("banned", "for", "because"), rows))
+    return "\n\n".join(parts)
+
+
+def _format_connected(views: Sequence[PeerView]) -> str:
     if not views:
         return "no peer is connected"
     rows = [
@@ -248,11 +265,12 @@ def format_peers(views: Sequence[PeerView]) -> str:
             "we dialled" if view.outbound else "dialled us",
             f"{view.rtt_ms} ms" if view.rtt_ms else "-",
             format_duration(view.connected_s),
+            str(view.score),
             view.address,
         )
         for view in views
     ]
-    return format_table(("peer", "who", "round trip", "since", "address"), rows)
+    return format_table(("peer", "who", "round trip", "since", "score", "address"), rows)
 
 
 def format_rounds(views: Sequence[RoundView]) -> str:

@@ -11,7 +11,7 @@ from demo_node.control.address import socket_path
 from demo_node.control.convert import decode
 from demo_node.control.pb import control_pb2 as pb
 from demo_node.control.pb import control_pb2_grpc as rpc
-from demo_node.ports import PeerView
+from demo_node.ports import BanView, PeerView
 from demo_node.views import ContributorView, HealthView, RoundView, StatusView, SwarmPeersView
 from demo_protocol.errors import ConfigError
 
@@ -120,6 +120,23 @@ class ControlClient:
         with self._errors():
             reply = await self._stub.ListPeers(pb.ListPeersRequest(), timeout=QUICK_S)
         return [decode(message, PeerView) for message in reply.peers]
+
+    async def bans(self) -> Sequence[BanView]:
+        """Who is kept out."""
+        with self._errors():
+            reply = await self._stub.ListBans(pb.ListBansRequest(), timeout=QUICK_S)
+        return [decode(message, BanView) for message in reply.bans]
+
+    async def ban(self, peer: bytes, seconds: int) -> None:
+        """Have a peer kept out for so long."""
+        with self._errors():
+            request = pb.BanPeerRequest(peer=peer, seconds=seconds)
+            await self._stub.BanPeer(request, timeout=QUICK_S)
+
+    async def unban(self, who: str) -> None:
+        """Have a peer id or an address let in again."""
+        with self._errors():
+            await self._stub.Unban(pb.UnbanRequest(who=who), timeout=QUICK_S)
 
     async def rounds(self, limit: int = 0) -> Sequence[RoundView]:
         """The newest rounds, oldest first."""

@@ -16,6 +16,7 @@ from demo_node.control.pb import control_pb2_grpc as rpc
 from demo_node.control.requests import RequestCounts
 from demo_node.views import Operations, RoundView
 from demo_protocol.errors import ConfigError
+from demo_protocol.limits import PEER_BYTES
 
 MESSAGE_BYTES_MAX: Final = 1 << 20
 """No request comes near it, and no reply carries parameters."""
@@ -97,6 +98,24 @@ class ControlService(rpc.ControlServicer):
     async def ListPeers(self, request: pb.ListPeersRequest, context: Context) -> pb.ListPeersReply:
         """Connected peers."""
         return pb.ListPeersReply(peers=[encode(view, pb.Peer) for view in self._operations.peers()])
+
+    async def ListBans(self, request: pb.ListBansRequest, context: Context) -> pb.ListBansReply:
+        """Who is kept out."""
+        return pb.ListBansReply(bans=[encode(view, pb.Ban) for view in self._operations.bans()])
+
+    async def BanPeer(self, request: pb.BanPeerRequest, context: Context) -> pb.BanPeerReply:
+        """Close a peer's connections and keep it out for a while."""
+        if len(request.peer) != PEER_BYTES or not request.seconds:
+            await context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT, f"a key has {PEER_BYTES} bytes, a ban some time"
+            )
+        await _answer(context, _call(lambda: self._operations.ban(request.peer, request.seconds)))
+        return pb.BanPeerReply()
+
+    async def Unban(self, request: pb.UnbanRequest, context: Context) -> pb.UnbanReply:
+        """Let a peer or an address in again."""
+        await _answer(context, _call(lambda: self._operations.unban(request.who)))
+        return pb.UnbanReply()
 
     async def ListRounds(
         self, request: pb.ListRoundsRequest, context: Context

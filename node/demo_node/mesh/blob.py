@@ -8,7 +8,7 @@ round trips, and as many frames.
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Final
+from typing import Final, TypeVar
 
 import trio
 from libp2p.abc import IHost, INetStream
@@ -35,8 +35,10 @@ from demo_node.mesh.pacing import PIECE_BYTES_MIN, Pacer
 from demo_node.mesh.peer_id import decode_peer_id_bytes, encode_peer_id, encode_peer_id_bytes
 from demo_node.mesh.receiving import Receiving
 from demo_node.mesh.uplink_meter import UplinkMeter
-from demo_node.mesh.yamux import count_unread, mark, pace
-from demo_node.ports import BlobRequest, Unreachable
+from demo_node.mesh.yamux import PatientYamux, blame, count_unread, mark, pace
+from demo_node.ports import BlobRequest, Offence, Unreachable
+
+T = TypeVar("T")
 
 PROTOCOL: Final = TProtocol("/demo-node/blob/1")
 CHOICE: Final = encode_delim(MULTISELECT_PROTOCOL_ID.encode()) + encode_delim(PROTOCOL.encode())
@@ -104,7 +106,7 @@ class BlobProtocol:
                 pace(stream)
             async with _finishing(stream):
                 try:
-                    return await _ask(stream, request, bytes_max, receiving)
+                    return await _telling(stream, _ask(stream, request, bytes_max, receiving))
                 finally:
                     unread = count_unread(stream)
         finally:
@@ -131,7 +133,7 @@ class BlobProtocol:
         """Serve one stream. The library's boundary: what left it would end the connection."""
         with contextlib.suppress(Garbage, *_STREAM_ERRORS):
             async with _finishing(stream):
-                await self._serve(stream)
+                await _telling(stream, self._serve(stream))
 
     async def _serve(self, stream: INetStream) -> None:
         try:
@@ -145,8 +147,11 @@ class BlobProtocol:
             raise Garbage("opened too many streams")
         self._serving[peer] += 1
         try:
-            with trio.fail_after(bounds.REQUEST_FRAME_S):
+            request = None
+            with trio.move_on_after(bounds.REQUEST_FRAME_S) as asking:
                 request = await _read_request(stream)
+            if asking.cancelled_caught:
+                raise Garbage("asked for nothing", _find_stall(stream))
             if request is not None:
                 mark(stream, USES[request.kind])
             with trio.fail_after(bounds.ANSWER_S):
@@ -184,6 +189,25 @@ class BlobProtocol:
             # it ends the mesh, and `wait` tells.
             self._fail(error)
             return None
+
+
+def _find_stall(stream: INetStream) -> Offence | None:
+    """A request is one frame, and other frames of its peer still come: then it holds it back.
+
+    One that is cut off, frozen or behind a full uplink sends nothing else, either.
+    """
+    conn = stream.muxed_conn
+    return Offence.STALLED if isinstance(conn, PatientYamux) and conn.is_alive else None
+
+
+async def _telling(stream: INetStream, talk: Awaitable[T]) -> T:
+    """Hold against the peer what only a peer that means harm would do."""
+    try:
+        return await talk
+    except Garbage as error:
+        if error.offence is not None:
+            blame(stream.muxed_conn, error.offence)
+        raise
 
 
 @contextlib.asynccontextmanager

@@ -10,7 +10,7 @@ from typing import Final
 
 from google.protobuf.message import DecodeError
 
-from demo_node.ports import Blob, BlobRequest, NotHeld
+from demo_node.ports import Blob, BlobRequest, NotHeld, Offence
 from demo_protocol.limits import KEY_BYTES_MAX, REQUEST_BYTES_MAX
 from demo_protocol.pb import wire_pb2
 
@@ -20,8 +20,18 @@ LENGTH_BYTES: Final = 8
 HEAD_BYTES: Final = 1 + LENGTH_BYTES
 
 
+_OF_ONE_LENGTH: Final = frozenset(
+    {Blob.HEADERS, Blob.RECORDS, Blob.HEAD, Blob.PEERS, Blob.TIME, Blob.SETS, Blob.PROPOSAL}
+)
+"""What has the same bound for everybody. Others' are by what a third peer said, maybe a liar."""
+
+
 class Garbage(ValueError):
-    """The peer does not speak this protocol."""
+    """The peer does not speak this protocol; `offence`: what no honest peer does, if it is that."""
+
+    def __init__(self, text: str, offence: Offence | None = None) -> None:
+        super().__init__(text)
+        self.offence = offence
 
 
 def encode_request(request: BlobRequest) -> bytes:
@@ -35,7 +45,7 @@ def decode_request_length(raw: bytes) -> int:
     """How long the request is. Raises Garbage."""
     size = int.from_bytes(raw)
     if size > REQUEST_BYTES_MAX:
-        raise Garbage("asked with an oversize request")
+        raise Garbage("asked with an oversize request", Offence.GARBAGE)
     return size
 
 
@@ -44,9 +54,9 @@ def decode_request(raw: bytes) -> BlobRequest | None:
     try:
         message = wire_pb2.BlobRequest.FromString(raw)
     except DecodeError:
-        raise Garbage("asked with garbage") from None
+        raise Garbage("asked with garbage", Offence.GARBAGE) from None
     if len(message.key) > KEY_BYTES_MAX:
-        raise Garbage("asked with an oversize key")
+        raise Garbage("asked with an oversize key", Offence.GARBAGE)
     try:
         kind = Blob(message.kind)
     except ValueError:
@@ -66,7 +76,8 @@ def decode_head(head: bytes, request: BlobRequest, bytes_max: int) -> int:
     if status == NOT_HELD:
         raise NotHeld(f"{request.kind.name} {request.key.hex()}")
     if status != HELD:
-        raise Garbage(f"answered with status {status}")
+        raise Garbage(f"answered with status {status}", Offence.GARBAGE)
     if size > bytes_max:
-        raise Garbage(f"offered {size} bytes, at most {bytes_max} are taken")
+        offence = Offence.ANSWER if request.kind in _OF_ONE_LENGTH else None
+        raise Garbage(f"offered {size} bytes, at most {bytes_max} are taken", offence)
     return size

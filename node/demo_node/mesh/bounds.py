@@ -52,6 +52,9 @@ STREAMS_PER_CONNECTION_MAX: Final = 128
 UNREAD_BYTES_MAX: Final = 64 << 20
 """Received on one connection and not read yet; we read at once, so this is a flood."""
 
+UNREAD_BYTES_TOTAL_MAX: Final = 2 * UNREAD_BYTES_MAX
+"""Of all connections together; then the one with the most goes."""
+
 BLOB_STREAMS_MAX: Final = 128
 """Blobs served at once. Each holds its bytes in memory while it is written."""
 
@@ -65,6 +68,12 @@ Yamux would hang, without an error, at the 257th stream nobody closes (trap 15).
 
 PIECE_BYTES: Final = 256 << 10
 """One read or write of a stream: yamux's first window (trap 16)."""
+
+HANDSHAKE_S: Final = 10.0
+"""Of others with us, from the first byte to yamux; a stalled one holds one of HANDSHAKES_MAX."""
+
+NEGOTIATION_S: Final = 10.0
+"""To choose a protocol on a stream of its own."""
 
 CONNECT_S: Final = 15.0
 """TCP, Noise, yamux and back, over a slow link; a black hole would take 127 s of SYN retries."""
@@ -141,6 +150,18 @@ GOSSIP_EMPTY_S: Final = 15.0
 GOSSIP_EMPTY_MAX_S: Final = 240.0
 """A topic with no link while peers are connected is looked at so often, and mended after so long:
 longer than a back-off. Each time in vain the pause doubles: they may be no peers of this run."""
+
+GOSSIP_FRAMES_PER_S: Final = 256
+GOSSIP_FRAMES_BURST: Final = 4096
+"""Messages and frames taken from one peer: so many at once, then so many a second; for more it has
+to wait. Two rounds of a thousand members may come in one moment. Each costs two signatures."""
+
+OWN_MESSAGES_PER_S: Final = 32
+OWN_MESSAGES_BURST: Final = 1024
+"""Messages that a peer itself publishes: a node has about three a round to say."""
+
+OWN_MESSAGES_BEYOND: Final = 256
+"""So many more than that are a flood."""
 
 GOSSIP_QUEUE_MAX: Final = 256
 """Messages waiting for one link; what does not fit is dropped in silence (trap 30).

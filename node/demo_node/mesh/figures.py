@@ -18,6 +18,11 @@ def show_mesh(mesh: Mesh) -> Iterator[Figure]:
         yield Figure("demo_dials_total", total, (dialled,))
     for change, total in done.changes.items():
         yield Figure("demo_peer_changes_total", total, (change,))
+    for offence, total in done.offences.items():
+        yield Figure("demo_offences_total", total, (offence,))
+    bans = mesh.bans()
+    yield Figure("demo_bans", sum(bool(ban.peer) for ban in bans), ("key",))
+    yield Figure("demo_bans", sum(bool(ban.address) for ban in bans), ("address",))
     for reason, total in done.refused.items():
         yield Figure("demo_refusals_total", total, (reason,))
     dialled_by = Counter(Direction.OUT if v.outbound else Direction.IN for v in mesh.peers())

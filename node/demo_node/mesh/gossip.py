@@ -14,18 +14,24 @@ from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.validators import signature_validator
 
 from demo_node.mesh import bounds
-from demo_node.mesh.links import LinkedPubsub, LinkQueue
+from demo_node.mesh.links import LinkedPubsub, LinkQueue, blame_forwarder
 from demo_node.mesh.peer_id import decode_peer_id_bytes
-from demo_node.ports import OnGossip, Topic
+from demo_node.ports import Offence, OnGossip, Topic
 from demo_protocol.errors import LocalFault
 
 
 def _is_signed(message: rpc_pb2.Message) -> bool:
-    """Is the signature right? The library raises when the key beside it is none (trap 53)."""
+    """Is the signature right? The library raises when the key beside it is none (trap 53).
+
+    Everybody looks before it passes a message on, so whoever handed over a wrong one is to blame.
+    """
     try:
-        return signature_validator(message)
+        is_signed = signature_validator(message)
     except Exception:  # of any kind: each sort of key is read by a package of its own
-        return False
+        is_signed = False
+    if not is_signed:
+        blame_forwarder(Offence.MESSAGE)
+    return is_signed
 
 
 # The library looks up by these names what it queues with, what checks a signature, and what it does
@@ -175,6 +181,7 @@ class Gossip:
                 return True  # published here: goes out, is not handed back
             # Several topics would call several validators, or one of them several times.
             if len(message.topicIDs) != 1 or len(message.data) > bytes_max:
+                blame_forwarder(Offence.MESSAGE)
                 return False
             try:
                 peer = decode_peer_id_bytes(forwarder.to_bytes())

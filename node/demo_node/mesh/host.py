@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import trio
 from libp2p import new_host
-from libp2p.abc import IHost, INetStream
+from libp2p.abc import IHost, INetStream, IRawConnection, ISecureConn
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_new_noise_key_pair
 from libp2p.custom_types import StreamHandlerFn
+from libp2p.io.exceptions import IOException
 from libp2p.network.auto_connector import AutoConnector
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.swarm import Swarm
@@ -21,9 +22,26 @@ from multiaddr import Multiaddr  # type: ignore[import-untyped]
 from demo_node.mesh import bounds
 from demo_node.mesh.addresses import expand_address, split_address
 from demo_node.mesh.negotiation import replace_reading
-from demo_node.mesh.transport import MeteredTCP
-from demo_node.mesh.yamux import YamuxOnly
+from demo_node.mesh.transport import MeteredStream, MeteredTCP
+from demo_node.mesh.yamux import PatientYamux, YamuxOnly
+from demo_node.ports import Offence
 from demo_protocol.errors import ConfigError
+
+
+class WatchedNoise(Noise):
+    """Noise that says who sent what is none: there is an address to hold it against, no key yet."""
+
+    async def secure_inbound(self, conn: IRawConnection) -> ISecureConn:
+        """Take a handshake. One that broke off is nobody's fault."""
+        try:
+            return await super().secure_inbound(conn)
+        except IOException:
+            raise
+        except Exception:
+            stream = getattr(conn, "stream", None)
+            if isinstance(stream, MeteredStream):
+                stream.blame_host(Offence.GARBAGE)
+            raise
 
 
 class NoAutoConnector(AutoConnector):
@@ -42,7 +60,7 @@ def build_host(seed: bytes, tcp: MeteredTCP, announce: Sequence[str] = ()) -> IH
     _silence()
     replace_reading()
     key = create_new_key_pair(seed)
-    noise = Noise(key, noise_privkey=create_new_noise_key_pair().private_key)
+    noise = WatchedNoise(key, noise_privkey=create_new_noise_key_pair().private_key)
     host = new_host(
         key_pair=key,
         sec_opt={NOISE: noise},  # the default also offers secio and plaintext (trap 8)
@@ -62,6 +80,8 @@ def build_host(seed: bytes, tcp: MeteredTCP, announce: Sequence[str] = ()) -> IH
             low_watermark=0,
             min_connections=0,  # all of them may be inbound
             max_connections_per_peer=bounds.CONNECTIONS_PER_PEER_MAX,
+            inbound_upgrade_timeout=bounds.HANDSHAKE_S,
+            inbound_stream_protocol_negotiation_timeout=bounds.NEGOTIATION_S,
         ),
         addrs_factory=lambda listening: announced or _expand(listening),
         disable_identify_address_discovery=True,
@@ -104,10 +124,16 @@ def _contain(handle: StreamHandlerFn) -> StreamHandlerFn:
     """
 
     async def contained(stream: INetStream) -> None:
+        begin_s = trio.current_time()
         try:
             await handle(stream)
         except Exception:
             await stream.reset()  # raises nothing
+        lasted_s = trio.current_time() - begin_s
+        if stream.get_protocol() is None and lasted_s >= bounds.NEGOTIATION_S:
+            conn = stream.muxed_conn
+            if isinstance(conn, PatientYamux) and conn.is_alive:
+                conn.blame(Offence.STALLED)  # it chose no protocol, and sends other things
 
     return contained
 

@@ -22,6 +22,7 @@ from demo_node.mesh.contacts import Contacts
 from demo_node.mesh.dial import classify, explain
 from demo_node.mesh.dial_back import dial_back
 from demo_node.mesh.gossip import Gossip
+from demo_node.mesh.guard import Guard, OnEvent
 from demo_node.mesh.guest import Guest, GuestClosed
 from demo_node.mesh.host import build_host, close_listeners, get_swarm, listen
 from demo_node.mesh.mending import Mender
@@ -31,10 +32,13 @@ from demo_node.mesh.private import OnStranger
 from demo_node.mesh.tally import Tally
 from demo_node.mesh.transport import MeteredTCP
 from demo_node.mesh.uplink_meter import UplinkMeter
+from demo_node.mesh.yamux import PatientYamux
 from demo_node.ports import (
+    BanView,
     BlobRequest,
     DialResult,
     MeshCounters,
+    Offence,
     OnBlob,
     OnGossip,
     PeerChange,
@@ -59,7 +63,7 @@ class Libp2pMesh:
     those that peers are told instead (none: the former), `upload_bytes_per_s` and
     `download_bytes_per_s` caps on what is sent and received; 0 is none. `guest` is for several
     meshes in one process: a thread can host only one trio run, so they share it, and who made it
-    stops it.
+    stops it. `on_event` is told who is banned.
     Order of death: end what calls in here, then servers, then `stop`, then the asyncio loop.
     """
 
@@ -74,10 +78,16 @@ class Libp2pMesh:
         guest: Guest | None = None,
         swarm_key: bytes = b"",
         on_stranger: OnStranger | None = None,
+        on_event: OnEvent = lambda name, **fields: None,
     ) -> None:
         self._upload, self._download = Pacer(upload_bytes_per_s), Pacer(download_bytes_per_s)
+        self._guard = Guard(close=self._close, on_event=on_event)
         self._tcp = tcp = MeteredTCP(
-            self._upload, self._download, swarm_key=swarm_key, on_stranger=on_stranger
+            self._upload,
+            self._download,
+            self._guard,
+            swarm_key=swarm_key,
+            on_stranger=on_stranger,
         )
         self._meter = UplinkMeter(tcp.count_acknowledged, tcp.count_unacknowledged)
         self._tally = Tally()
@@ -88,6 +98,7 @@ class Libp2pMesh:
         self._swarm = get_swarm(self._host)
         self._contacts = Contacts(self._swarm)
         self._peer = decode_peer_id_bytes(self._host.get_id().to_bytes())
+        self._guard.me = self._peer
         self._gossip = Gossip(self._host, self._fail)
         self._blobs = BlobProtocol(
             self._host, self._answer, self._fail, self._upload, self._download, self._meter
@@ -172,7 +183,8 @@ class Libp2pMesh:
             connection = (outbound or live)[0]
             address = f"{self._address_of(peer_id, connection)}/p2p/{encode_peer_id(peer)}"
             lasted_s = int(self._contacts.lasted_s(peer))
-            views.append(PeerView(peer, address, bool(outbound), lasted_s))
+            score = self._guard.score(peer)
+            views.append(PeerView(peer, address, bool(outbound), lasted_s, score=score))
         return views
 
     def counters(self) -> MeshCounters:
@@ -186,6 +198,7 @@ class Libp2pMesh:
             dials=dict(self._tally.dials),
             changes={PeerChange.CONNECTED: came, PeerChange.DISCONNECTED: went},
             refused=dict(self._tcp.gate.refused),
+            offences=dict(self._guard.offences),
         )
 
     def serving(self) -> int:
@@ -204,6 +217,22 @@ class Libp2pMesh:
     def mesh_peers(self, topic: Topic) -> int:
         """Links of the gossip mesh of a topic. None while peers are connected is an alarm."""
         return self._gossip.mesh_peers(topic)
+
+    def blame(self, peer: bytes, offence: Offence) -> None:
+        """The peer did what no honest one does: lower its standing, ban it where that is enough."""
+        self._guard.blame(peer, offence)
+
+    def bans(self) -> list[BanView]:
+        """Who is kept out now."""
+        return self._guard.bans()
+
+    def ban(self, peer: bytes, seconds: float) -> None:
+        """Close its connections and keep it out for so long."""
+        self._guard.ban(peer, seconds)
+
+    def forgive(self, peer: bytes = b"", host: str = "") -> bool:
+        """Hold nothing against a key, or an address, any more; False where nothing was."""
+        return self._guard.forgive(peer, host)
 
     async def join(self, run_id: bytes, on_gossip: OnGossip, on_blob: OnBlob) -> None:
         """Subscribe to the run's topics and begin to serve."""
@@ -225,6 +254,8 @@ class Libp2pMesh:
             raise Unreachable(f"{address} is this node itself")
         if where.startswith("/dns"):
             raise Unreachable(f"{address} names a host that was not looked up")
+        if self._guard.is_banned(peer):
+            raise Unreachable(f"{encode_peer_id(peer)} is banned here")
         await self._call(self._dial, where, peer)
         return peer
 
@@ -320,6 +351,15 @@ class Libp2pMesh:
         finally:
             if not lock.statistics().tasks_waiting and not lock.locked():
                 self._dials.pop(peer, None)
+
+    def _close(self, peer: bytes) -> list[str]:
+        """End all connections of a peer; the hosts from which it had dialled."""
+        found = self._swarm.get_connections(ID(encode_peer_id_bytes(peer)))
+        sockets = [c.muxed_conn.socket for c in found if isinstance(c.muxed_conn, PatientYamux)]
+        hosts = [socket.inbound_host for socket in sockets if socket.inbound_host]
+        for socket in sockets:
+            socket.abort()
+        return hosts
 
     def _is_connected(self, peer_id: ID) -> bool:
         return any(not c.is_closed for c in self._swarm.get_connections(peer_id))

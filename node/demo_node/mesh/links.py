@@ -29,15 +29,21 @@ from libp2p.rcmgr import Direction
 from libp2p.utils.varint import encode_varint_prefixed, read_varint_prefixed_bytes_limited
 
 from demo_node.mesh import bounds
+from demo_node.mesh.allowance import GossipAllowance
 from demo_node.mesh.streams import read_ahead
-from demo_node.mesh.yamux import PatientYamux, mark
-from demo_node.ports import Use
+from demo_node.mesh.yamux import PatientYamux, blame, mark
+from demo_node.ports import Offence, Use
 
 _LOST: Final = (BaseLibp2pError, trio.TooSlowError, OSError)
 """What a stream's operations raise when the connection has gone."""
 
 _reading: ContextVar[IMuxedConn] = ContextVar("reading")
 """The connection whose gossip this task reads."""
+
+
+def blame_forwarder(offence: Offence) -> None:
+    """Whoever sent the gossip that this task handles; nobody where it is our own."""
+    blame(_reading.get(None), offence)
 
 
 class LinkQueue(RpcQueue):
@@ -73,6 +79,7 @@ class LinkedPubsub(Pubsub):
         self._welcoming: dict[ID, trio.Lock] = {}
         self._told: dict[IMuxedConn, set[str]] = {}
         self._reads: set[INetStream] = set()
+        self._paces: dict[ID, GossipAllowance] = {}
 
     def has_several(self, peer_id: ID) -> bool:
         """Does gossip go to this key by more than one connection?"""
@@ -93,13 +100,17 @@ class LinkedPubsub(Pubsub):
         try:
             while self.manager.is_running:
                 raw = await read_varint_prefixed_bytes_limited(ahead, self.max_inbound_rpc_size)
-                await self._on_rpc(peer_id, rpc_pb2.RPC.FromString(raw))
+                rpc = rpc_pb2.RPC.FromString(raw)
+                await self._keep_pace(peer_id, rpc)
+                await self._on_rpc(peer_id, rpc)
         except MessageTooLarge:
+            blame(stream.muxed_conn, Offence.GARBAGE)
             await stream.reset()
             self._handle_dead_peer(peer_id)
         except StreamEOF:
             pass  # the peer has ended it
         except DecodeError:
+            blame(stream.muxed_conn, Offence.GARBAGE)
             raise ParseError("no message of gossip's") from None  # to who called us
         except IOException:
             # It broke off. The library waits for the last connection to end: of two that crossed,
@@ -115,6 +126,23 @@ class LinkedPubsub(Pubsub):
             with trio.move_on_after(bounds.RESET_S):
                 await stream.reset()  # raises nothing
         self._handle_dead_peer(peer_id)
+
+    async def _keep_pace(self, peer_id: ID, rpc: rpc_pb2.RPC) -> None:
+        """Let a peer wait that says more than anybody has to say, until its connection fills up.
+
+        What is honest is not lost by it, only late: whoever is flooded passes on what is left.
+        """
+        if len(self._paces) > 2 * bounds.CONNECTIONS_MAX:
+            self._paces = {p: kept for p, kept in self._paces.items() if p in self.peers}
+        now_s = trio.current_time()
+        pace = self._paces.setdefault(peer_id, GossipAllowance(now_s))
+        own = sum(message.from_id == peer_id.to_bytes() for message in rpc.publish)
+        for _ in range(own):
+            if pace.take_own(now_s):
+                blame_forwarder(Offence.FLOOD)
+        wait_s = pace.take(1 + len(rpc.publish), now_s)
+        if wait_s:
+            await trio.sleep(wait_s)
 
     async def _on_rpc(self, peer_id: ID, rpc: rpc_pb2.RPC) -> None:
         for message in rpc.publish:

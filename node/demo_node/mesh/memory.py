@@ -13,14 +13,17 @@ from typing import Final, Protocol
 
 from demo_node.mesh.account import USES, Totals
 from demo_node.mesh.bounds import TOPIC_BYTES_MAX
+from demo_node.mesh.guard import Guard
 from demo_node.mesh.peer_id import encode_peer_id
 from demo_node.mesh.tally import Tally
 from demo_node.ports import (
+    BanView,
     BlobRequest,
     DialResult,
     Direction,
     MeshCounters,
     NotHeld,
+    Offence,
     OnBlob,
     OnGossip,
     PeerChange,
@@ -160,6 +163,11 @@ class MemoryMesh:
         self._tally = Tally()
         self._changes = Counter[PeerChange]()
         self._serving = 0
+        self.guard = Guard(
+            peer,
+            close=self._close,
+            now_s=lambda: asyncio.get_running_loop().time(),
+        )
 
     @property
     def peer(self) -> bytes:
@@ -188,7 +196,31 @@ class MemoryMesh:
             pulls=dict(self._tally.pulls),
             dials=dict(self._tally.dials),
             changes=dict(self._changes),
+            offences=dict(self.guard.offences),
         )
+
+    def blame(self, peer: bytes, offence: Offence) -> None:
+        """The peer did what no honest one does: lower its standing, ban it where that is enough."""
+        self.guard.blame(peer, offence)
+
+    def bans(self) -> list[BanView]:
+        """Who is kept out now."""
+        return self.guard.bans()
+
+    def ban(self, peer: bytes, seconds: float) -> None:
+        """End the link with it and keep it out for so long."""
+        self.guard.ban(peer, seconds)
+
+    def forgive(self, peer: bytes = b"", host: str = "") -> bool:
+        """Hold nothing against a key any more; False where nothing was. Nobody has an address."""
+        return self.guard.forgive(peer, host)
+
+    def _close(self, peer: bytes) -> tuple[str, ...]:
+        other = self._network.find(peer)
+        if other is not None:
+            other.unlink(self._peer)
+        self.unlink(peer)
+        return ()
 
     def serving(self) -> int:
         """Requests of peers that are being answered."""
@@ -211,6 +243,9 @@ class MemoryMesh:
         if other is None or other is self or self._network.is_cut(self._peer, other.peer):
             self._tally.dials[DialResult.FAILED] += 1
             raise Unreachable(f"nobody answers at {address}")
+        if self.guard.is_banned(other.peer) or other.guard.is_banned(self._peer):
+            self._tally.dials[DialResult.FAILED] += 1
+            raise Unreachable(f"{address} is banned here, or bans us")
         self._tally.dials[DialResult.CONNECTED] += 1
         self.link(other.peer, outbound=True)
         other.link(self._peer, outbound=False)

@@ -4,6 +4,7 @@ import array
 import contextlib
 import errno
 import fcntl
+import itertools
 import math
 import socket
 import termios
@@ -21,9 +22,13 @@ from multiaddr import Multiaddr  # type: ignore[import-untyped]
 from demo_node.mesh import bounds
 from demo_node.mesh.account import Account, Totals
 from demo_node.mesh.gate import Entry, Gate
+from demo_node.mesh.guard import Guard
 from demo_node.mesh.pacing import Pacer
 from demo_node.mesh.private import OnStranger, PrivateStream
-from demo_node.ports import Direction, Refusal
+from demo_node.ports import Direction, Offence, Refusal
+
+_numbers = itertools.count()
+"""Of sockets, so that the older one can be told."""
 
 
 class MeteredTCP(TCP):
@@ -33,7 +38,7 @@ class MeteredTCP(TCP):
         self,
         upload: Pacer,
         download: Pacer,
-        gate: Gate | None = None,
+        guard: Guard,
         swarm_key: bytes = b"",
         on_stranger: OnStranger | None = None,
     ) -> None:
@@ -43,7 +48,8 @@ class MeteredTCP(TCP):
         self._on_stranger = on_stranger
         self.upload = upload
         self.download = download
-        self.gate = gate or Gate()
+        self.guard = guard
+        self.gate = Gate(guard.is_host_banned)
         self.bytes_in = 0
         self.bytes_out = 0
         self.bytes_lost = 0
@@ -127,6 +133,11 @@ class MeteredStream(ReadWriteCloser):
         self._tcp = tcp
         self._handler = handler
         self._entry = entry
+        self.peer: bytes = b""
+        """Whose connection it is, as libp2p writes it; empty before the handshake is over."""
+        self._number = next(_numbers)
+        self.waiting = 0
+        """Bytes of its streams that nobody had read when that was last looked at."""
         self._ahead = b""
         self._at = 0
         self.incoming = Account(tcp.totals, Direction.IN)
@@ -185,8 +196,37 @@ class MeteredStream(ReadWriteCloser):
             await self.close()
             raise ConnectionClosedError("the peer has stopped to read", transport="tcp")
 
-    def welcome(self) -> None:
-        """The handshake is over."""
+    @property
+    def guard(self) -> Guard:
+        """Whom to tell what came by it."""
+        return self._tcp.guard
+
+    @property
+    def inbound_host(self) -> str:
+        """Where it came from; empty for one that we dialled."""
+        remote = self.get_remote_address()
+        return remote[0] if self._entry is not None and remote is not None else ""
+
+    @property
+    def has_most_waiting(self) -> bool:
+        """Do all connections together hold too much that nobody has read, and this one the most?"""
+        waiting = [stream.waiting for stream in self._tcp.open]
+        return sum(waiting) > bounds.UNREAD_BYTES_TOTAL_MAX and self.waiting >= max(waiting)
+
+    def blame_host(self, offence: Offence) -> None:
+        """Before its key is known. Where it was we who dialled, only the address was wrong."""
+        if self.inbound_host:
+            self.guard.blame_host(self.inbound_host, offence)
+
+    def welcome(self, peer: bytes) -> None:
+        """The handshake is over. Of more connections than a key may have the oldest ends.
+
+        The library would let those of the last half minute stand.
+        """
+        self.peer = peer
+        same = sorted((s for s in self._tcp.open if s.peer == peer), key=lambda s: s._number)
+        for stream in same[: -bounds.CONNECTIONS_PER_PEER_MAX]:
+            stream.abort()
         if self._entry is not None:
             self._entry.welcome()
 

@@ -7,15 +7,18 @@ import trio
 from libp2p.abc import IMuxedConn, IMuxedStream, INetStream, ISecureConn
 from libp2p.custom_types import TProtocol
 from libp2p.exceptions import BaseLibp2pError
+from libp2p.io.exceptions import IncompleteReadError
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.network.stream.net_stream import NetStream
 from libp2p.peer.id import ID
+from libp2p.protocol_muxer.exceptions import MultiselectClientError
 from libp2p.security.noise.io import SIZE_NOISE_MESSAGE_LEN, NoiseTransportReadWriter
 from libp2p.security.secure_session import SecureSession
 from libp2p.stream_muxer.muxer_multistream import MuxerMultistream
 from libp2p.stream_muxer.yamux.yamux import (
     FLAG_SYN,
     HEADER_SIZE,
+    MAX_WINDOW_SIZE,
     PROTOCOL_ID,
     TYPE_DATA,
     TYPE_GO_AWAY,
@@ -25,14 +28,32 @@ from libp2p.stream_muxer.yamux.yamux import (
 )
 
 from demo_node.mesh import bounds
+from demo_node.mesh.peer_id import decode_peer_id_bytes
 from demo_node.mesh.streams import FrugalStream
 from demo_node.mesh.transport import MeteredStream
-from demo_node.ports import Use
+from demo_node.ports import Offence, Use
 
 YAMUX: Final = TProtocol(PROTOCOL_ID)
 
+VERSION: Final = 0
+"""Of yamux; there is no other."""
+
 PROBE_PAUSE_S: Final = 0.05
 """Between two looks for an answer."""
+
+
+def blame(conn: object, offence: Offence) -> None:
+    """Whoever is at the other end of this multiplexed connection did what no honest peer does."""
+    if isinstance(conn, PatientYamux):
+        conn.blame(offence)
+
+
+def is_banned(stream: MeteredStream, peer_id: ID) -> bool:
+    """Is it to be refused? One whose key is of another kind cannot take part, but may look."""
+    try:
+        return stream.guard.is_banned(decode_peer_id_bytes(peer_id.to_bytes()))
+    except ValueError:
+        return False
 
 
 def mark(stream: INetStream, use: Use) -> None:
@@ -60,13 +81,23 @@ def _find_muxed(stream: INetStream) -> FrugalStream:
 
 
 class YamuxOnly(MuxerMultistream):
-    """Negotiates yamux and nothing else; the library's second choice would be mplex (trap 7)."""
+    """Negotiates yamux and nothing else; the library's second choice would be mplex (trap 7).
+
+    Here it is known for the first time whose connection it is: who is banned comes no further.
+    """
 
     def __init__(self) -> None:
         super().__init__({YAMUX: Yamux})
 
     async def new_conn(self, conn: ISecureConn, peer_id: ID) -> IMuxedConn:
-        """Agree with the other side on yamux; return the multiplexed connection."""
+        """Agree with the other side on yamux; return the multiplexed connection.
+
+        Raises MultiselectClientError where it is refused.
+        """
+        assert isinstance(conn, SecureSession)
+        stream = _find_socket(conn)
+        if is_banned(stream, peer_id):
+            raise MultiselectClientError("it is banned")
         await self.select_transport(conn)
         return self._annotate_connection(PatientYamux(conn, peer_id), conn, YAMUX)
 
@@ -84,26 +115,55 @@ class PatientYamux(Yamux):
     def __init__(self, conn: ISecureConn, peer_id: ID) -> None:
         assert isinstance(conn, SecureSession)
         stream = _find_socket(conn)
-        stream.welcome()
+        stream.welcome(peer_id.to_bytes())
         self._reader = FrameReader(conn, self, stream)
         super().__init__(cast(ISecureConn, self._reader), peer_id)
         self._stream = stream
         self._uses: dict[int, Use] = {}
         self._aside = bytearray()
         self._flush_is_due = False
+        self._silent = 0
 
     async def accept_stream(self) -> IMuxedStream:
         """The next stream the peer opens. One that opens too many is no peer (trap 33)."""
         stream = await super().accept_stream()
         if len(self.streams) > bounds.STREAMS_PER_CONNECTION_MAX:
-            self._stream.abort()
+            self._end(Offence.FLOOD)
         return stream
+
+    @property
+    def is_alive(self) -> bool:
+        """Did something come in the last seconds? Who is cut off or asleep sends nothing at all."""
+        return self._silent < 2
+
+    @property
+    def socket(self) -> MeteredStream:
+        """Below it."""
+        return self._stream
+
+    def blame(self, offence: Offence) -> None:
+        """Its peer did what no honest one does. One without a key of ours cannot take part."""
+        try:
+            peer = decode_peer_id_bytes(self.peer_id.to_bytes())
+        except ValueError:
+            self._stream.blame_host(offence)
+            self._stream.abort()
+        else:
+            self._stream.guard.blame(peer, offence)
+
+    def _end(self, offence: Offence) -> None:
+        self._stream.abort()
+        self.blame(offence)
 
     def mark(self, stream_id: int, use: Use) -> None:
         """What goes through this stream from now on is for `use`."""
         self._uses[stream_id] = use
         if len(self._uses) > 2 * bounds.STREAMS_PER_CONNECTION_MAX:  # half of them have ended
             self._uses = {i: known for i, known in self._uses.items() if i in self.streams}
+
+    def on_garbage(self) -> None:
+        """What has come is no frame."""
+        self._end(Offence.GARBAGE)
 
     def on_frame(self, stream_id: int, size: int) -> None:
         """A frame has come, with so many bytes of a stream."""
@@ -179,17 +239,20 @@ class PatientYamux(Yamux):
         too, for the library does not (trap 33).
         """
         heard = -1
-        silent = 0
         while True:
             if self._stream.bytes_in == heard:
-                silent += 1
+                self._silent += 1
             else:
                 heard = self._stream.bytes_in
-                silent = 0
-            unread = sum(map(len, self.stream_buffers.values()))
+                self._silent = 0
+            silent = self._silent
+            self._stream.waiting = sum(map(len, self.stream_buffers.values()))
+            if self._stream.waiting > bounds.UNREAD_BYTES_MAX or self._stream.has_most_waiting:
+                self._end(Offence.FLOOD)
+                return
             is_stuck = silent > bounds.HEALTH_SILENT_MAX and self._stream.unacknowledged
             silent_max = bounds.HEALTH_STUCK_MAX if is_stuck else bounds.HEALTH_SILENT_MAX
-            if silent > silent_max or unread > bounds.UNREAD_BYTES_MAX:
+            if silent > silent_max:
                 self._stream.abort()
                 return
             if silent or not self._rtt:
@@ -244,8 +307,14 @@ class FrameReader:
             return piece
         self._header += piece
         if len(self._header) == HEADER_SIZE:
-            _, kind, _, self._stream_id, length = struct.unpack(YAMUX_HEADER_FORMAT, self._header)
+            version, kind, _, self._stream_id, length = struct.unpack(
+                YAMUX_HEADER_FORMAT, self._header
+            )
             self._header = b""
+            is_long = kind == TYPE_DATA and length > MAX_WINDOW_SIZE
+            if version != VERSION or kind > TYPE_GO_AWAY or is_long:
+                self._conn.on_garbage()
+                raise IncompleteReadError("no frame of yamux's")
             self._size = self._left = length if kind == TYPE_DATA else 0
             if not self._left:
                 self._conn.on_frame(self._stream_id, 0)

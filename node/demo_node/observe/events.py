@@ -167,6 +167,13 @@ LIFE: Final[Mapping[str, Event]] = {
     "answer.rejected": Event(
         WARNING, "a peer answered with what no honest one sends; another peer is asked"
     ),
+    "peer.banned": Event(
+        WARNING,
+        "a key or an address is kept out for so many `seconds`: it did what no honest peer does,"
+        " `offence` last",
+        "nothing: bans end; `demo-node peers` shows them, `demo-node unban` lifts one. Of a peer"
+        " that you know: its program or its memory is at fault",
+    ),
     "digest.differed": Event(
         WARNING,
         "a peer claims another digest for a record than this node has",

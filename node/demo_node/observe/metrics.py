@@ -12,7 +12,17 @@ from prometheus_client import Counter, Gauge, Histogram
 from demo_node.observe.buckets import BYTES, FAST_S, NETWORK_S, OF_A_ROUND, OP_S, ROUND_S
 from demo_node.observe.declared import OPEN, Declared
 from demo_node.observe.events import EVENTS
-from demo_node.ports import Blob, DialResult, Direction, PeerChange, PullResult, Refusal, Topic, Use
+from demo_node.ports import (
+    Blob,
+    DialResult,
+    Direction,
+    Offence,
+    PeerChange,
+    PullResult,
+    Refusal,
+    Topic,
+    Use,
+)
 from demo_node.views import NodeState, Outcome, Phase
 from demo_protocol.reach import Reachability
 
@@ -349,6 +359,18 @@ NETWORK: Final = (
         "demo_peer_changes_total",
         "Peers that connected and that went.",
         {"change": tuple(PeerChange)},
+    ),
+    Declared(
+        Counter,
+        "demo_offences_total",
+        "What no honest peer does, of all peers.",
+        {"offence": tuple(Offence)},
+    ),
+    Declared(
+        Gauge,
+        "demo_bans",
+        "Who is kept out now: keys, and addresses from which no handshake is taken.",
+        {"kind": ("key", "address")},
     ),
     Declared(
         Counter,

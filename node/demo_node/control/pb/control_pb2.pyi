@@ -164,6 +164,38 @@ DIGEST_VERDICT_EQUAL: DigestVerdict.ValueType  # 1
 DIGEST_VERDICT_DIFFERENT: DigestVerdict.ValueType  # 2
 Global___DigestVerdict: _TypeAlias = DigestVerdict  # noqa: Y015
 
+class _Offence:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OffenceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Offence.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OFFENCE_UNSPECIFIED: _Offence.ValueType  # 0
+    OFFENCE_MESSAGE: _Offence.ValueType  # 1
+    OFFENCE_ANSWER: _Offence.ValueType  # 2
+    OFFENCE_PAYLOAD: _Offence.ValueType  # 3
+    OFFENCE_GARBAGE: _Offence.ValueType  # 4
+    OFFENCE_FLOOD: _Offence.ValueType  # 5
+    OFFENCE_STALLED: _Offence.ValueType  # 6
+    OFFENCE_KEYS: _Offence.ValueType  # 7
+    OFFENCE_OPERATOR: _Offence.ValueType  # 8
+    """The operator's own decision."""
+
+class Offence(_Offence, metaclass=_OffenceEnumTypeWrapper):
+    """What no honest peer does; docs/operating.md says what each is."""
+
+OFFENCE_UNSPECIFIED: Offence.ValueType  # 0
+OFFENCE_MESSAGE: Offence.ValueType  # 1
+OFFENCE_ANSWER: Offence.ValueType  # 2
+OFFENCE_PAYLOAD: Offence.ValueType  # 3
+OFFENCE_GARBAGE: Offence.ValueType  # 4
+OFFENCE_FLOOD: Offence.ValueType  # 5
+OFFENCE_STALLED: Offence.ValueType  # 6
+OFFENCE_KEYS: Offence.ValueType  # 7
+OFFENCE_OPERATOR: Offence.ValueType  # 8
+"""The operator's own decision."""
+Global___Offence: _TypeAlias = Offence  # noqa: Y015
+
 @_typing.final
 class GetStatusRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -940,6 +972,7 @@ class Peer(_message.Message):
     OUTBOUND_FIELD_NUMBER: _builtins.int
     CONNECTED_S_FIELD_NUMBER: _builtins.int
     RTT_MS_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
     peer: _builtins.bytes
     address: _builtins.str
     outbound: _builtins.bool
@@ -948,6 +981,8 @@ class Peer(_message.Message):
     """For how long."""
     rtt_ms: _builtins.int
     """The last round trip of a question for the time; 0 while nobody has measured it."""
+    score: _builtins.int
+    """What is held against it, which fades; at 100 it is banned."""
     def __init__(
         self,
         *,
@@ -956,10 +991,11 @@ class Peer(_message.Message):
         outbound: _builtins.bool = ...,
         connected_s: _builtins.int = ...,
         rtt_ms: _builtins.int = ...,
+        score: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "connected_s", b"connected_s", "outbound", b"outbound", "peer", b"peer", "rtt_ms", b"rtt_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "connected_s", b"connected_s", "outbound", b"outbound", "peer", b"peer", "rtt_ms", b"rtt_ms", "score", b"score"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -984,6 +1020,148 @@ class ListPeersReply(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListPeersReply: _TypeAlias = ListPeersReply  # noqa: Y015
+
+@_typing.final
+class ListBansRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListBansRequest: _TypeAlias = ListBansRequest  # noqa: Y015
+
+@_typing.final
+class Ban(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PEER_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    LEFT_S_FIELD_NUMBER: _builtins.int
+    OFFENCE_FIELD_NUMBER: _builtins.int
+    TIMES_FIELD_NUMBER: _builtins.int
+    peer: _builtins.bytes
+    """Ed25519 public key; empty where an address is banned."""
+    address: _builtins.str
+    """A /32 or /64; empty where a key is banned."""
+    left_s: _builtins.int
+    offence: Global___Offence.ValueType
+    """The last that led to it."""
+    times: _builtins.int
+    """How often it was, of late."""
+    def __init__(
+        self,
+        *,
+        peer: _builtins.bytes = ...,
+        address: _builtins.str = ...,
+        left_s: _builtins.int = ...,
+        offence: Global___Offence.ValueType = ...,
+        times: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "left_s", b"left_s", "offence", b"offence", "peer", b"peer", "times", b"times"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Ban: _TypeAlias = Ban  # noqa: Y015
+
+@_typing.final
+class ListBansReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BANS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def bans(self) -> _containers.RepeatedCompositeFieldContainer[Global___Ban]: ...
+    def __init__(
+        self,
+        *,
+        bans: _abc.Iterable[Global___Ban] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bans", b"bans"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListBansReply: _TypeAlias = ListBansReply  # noqa: Y015
+
+@_typing.final
+class BanPeerRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PEER_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    peer: _builtins.bytes
+    seconds: _builtins.int
+    def __init__(
+        self,
+        *,
+        peer: _builtins.bytes = ...,
+        seconds: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["peer", b"peer", "seconds", b"seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BanPeerRequest: _TypeAlias = BanPeerRequest  # noqa: Y015
+
+@_typing.final
+class BanPeerReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BanPeerReply: _TypeAlias = BanPeerReply  # noqa: Y015
+
+@_typing.final
+class UnbanRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WHO_FIELD_NUMBER: _builtins.int
+    who: _builtins.str
+    """A peer id or an IP address."""
+    def __init__(
+        self,
+        *,
+        who: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["who", b"who"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnbanRequest: _TypeAlias = UnbanRequest  # noqa: Y015
+
+@_typing.final
+class UnbanReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnbanReply: _TypeAlias = UnbanReply  # noqa: Y015
 
 @_typing.final
 class ListRoundsRequest(_message.Message):

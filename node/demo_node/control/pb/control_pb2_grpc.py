@@ -49,6 +49,21 @@ class ControlStub(object):
                 request_serializer=demo__node_dot_control_dot_pb_dot_control__pb2.ListPeersRequest.SerializeToString,
                 response_deserializer=demo__node_dot_control_dot_pb_dot_control__pb2.ListPeersReply.FromString,
                 _registered_method=True)
+        self.ListBans = channel.unary_unary(
+                '/demo.v1.Control/ListBans',
+                request_serializer=demo__node_dot_control_dot_pb_dot_control__pb2.ListBansRequest.SerializeToString,
+                response_deserializer=demo__node_dot_control_dot_pb_dot_control__pb2.ListBansReply.FromString,
+                _registered_method=True)
+        self.BanPeer = channel.unary_unary(
+                '/demo.v1.Control/BanPeer',
+                request_serializer=demo__node_dot_control_dot_pb_dot_control__pb2.BanPeerRequest.SerializeToString,
+                response_deserializer=demo__node_dot_control_dot_pb_dot_control__pb2.BanPeerReply.FromString,
+                _registered_method=True)
+        self.Unban = channel.unary_unary(
+                '/demo.v1.Control/Unban',
+                request_serializer=demo__node_dot_control_dot_pb_dot_control__pb2.UnbanRequest.SerializeToString,
+                response_deserializer=demo__node_dot_control_dot_pb_dot_control__pb2.UnbanReply.FromString,
+                _registered_method=True)
         self.ListRounds = channel.unary_unary(
                 '/demo.v1.Control/ListRounds',
                 request_serializer=demo__node_dot_control_dot_pb_dot_control__pb2.ListRoundsRequest.SerializeToString,
@@ -125,6 +140,27 @@ class ControlServicer(object):
 
     def ListPeers(self, request, context):
         """Connected peers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListBans(self, request, context):
+        """Who is kept out: keys, then addresses, those for the longest time first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BanPeer(self, request, context):
+        """Close a peer's connections and keep it out for a while.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Unban(self, request, context):
+        """Let a peer or an address in again. NOT_FOUND where nothing is held against it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -224,6 +260,21 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.ListPeers,
                     request_deserializer=demo__node_dot_control_dot_pb_dot_control__pb2.ListPeersRequest.FromString,
                     response_serializer=demo__node_dot_control_dot_pb_dot_control__pb2.ListPeersReply.SerializeToString,
+            ),
+            'ListBans': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListBans,
+                    request_deserializer=demo__node_dot_control_dot_pb_dot_control__pb2.ListBansRequest.FromString,
+                    response_serializer=demo__node_dot_control_dot_pb_dot_control__pb2.ListBansReply.SerializeToString,
+            ),
+            'BanPeer': grpc.unary_unary_rpc_method_handler(
+                    servicer.BanPeer,
+                    request_deserializer=demo__node_dot_control_dot_pb_dot_control__pb2.BanPeerRequest.FromString,
+                    response_serializer=demo__node_dot_control_dot_pb_dot_control__pb2.BanPeerReply.SerializeToString,
+            ),
+            'Unban': grpc.unary_unary_rpc_method_handler(
+                    servicer.Unban,
+                    request_deserializer=demo__node_dot_control_dot_pb_dot_control__pb2.UnbanRequest.FromString,
+                    response_serializer=demo__node_dot_control_dot_pb_dot_control__pb2.UnbanReply.SerializeToString,
             ),
             'ListRounds': grpc.unary_unary_rpc_method_handler(
                     servicer.ListRounds,
@@ -362,6 +413,87 @@ class Control(object):
             '/demo.v1.Control/ListPeers',
             demo__node_dot_control_dot_pb_dot_control__pb2.ListPeersRequest.SerializeToString,
             demo__node_dot_control_dot_pb_dot_control__pb2.ListPeersReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListBans(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/demo.v1.Control/ListBans',
+            demo__node_dot_control_dot_pb_dot_control__pb2.ListBansRequest.SerializeToString,
+            demo__node_dot_control_dot_pb_dot_control__pb2.ListBansReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BanPeer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/demo.v1.Control/BanPeer',
+            demo__node_dot_control_dot_pb_dot_control__pb2.BanPeerRequest.SerializeToString,
+            demo__node_dot_control_dot_pb_dot_control__pb2.BanPeerReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Unban(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/demo.v1.Control/Unban',
+            demo__node_dot_control_dot_pb_dot_control__pb2.UnbanRequest.SerializeToString,
+            demo__node_dot_control_dot_pb_dot_control__pb2.UnbanReply.FromString,
             options,
             channel_credentials,
             insecure,

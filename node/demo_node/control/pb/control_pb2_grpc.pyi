@@ -37,6 +37,12 @@ class ControlStub:
     """The node now, and again whenever something about it has changed."""
     ListPeers: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListPeersRequest, _control_pb2.ListPeersReply]
     """Connected peers."""
+    ListBans: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListBansRequest, _control_pb2.ListBansReply]
+    """Who is kept out: keys, then addresses, those for the longest time first."""
+    BanPeer: _grpc.UnaryUnaryMultiCallable[_control_pb2.BanPeerRequest, _control_pb2.BanPeerReply]
+    """Close a peer's connections and keep it out for a while."""
+    Unban: _grpc.UnaryUnaryMultiCallable[_control_pb2.UnbanRequest, _control_pb2.UnbanReply]
+    """Let a peer or an address in again. NOT_FOUND where nothing is held against it."""
     ListRounds: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListRoundsRequest, _control_pb2.ListRoundsReply]
     """The newest rounds, oldest first."""
     SaveSnapshot: _grpc.UnaryUnaryMultiCallable[_control_pb2.SaveSnapshotRequest, _control_pb2.SaveSnapshotReply]
@@ -69,6 +75,12 @@ class ControlAsyncStub(ControlStub):
     """The node now, and again whenever something about it has changed."""
     ListPeers: _aio.UnaryUnaryMultiCallable[_control_pb2.ListPeersRequest, _control_pb2.ListPeersReply]  # type: ignore[assignment]
     """Connected peers."""
+    ListBans: _aio.UnaryUnaryMultiCallable[_control_pb2.ListBansRequest, _control_pb2.ListBansReply]  # type: ignore[assignment]
+    """Who is kept out: keys, then addresses, those for the longest time first."""
+    BanPeer: _aio.UnaryUnaryMultiCallable[_control_pb2.BanPeerRequest, _control_pb2.BanPeerReply]  # type: ignore[assignment]
+    """Close a peer's connections and keep it out for a while."""
+    Unban: _aio.UnaryUnaryMultiCallable[_control_pb2.UnbanRequest, _control_pb2.UnbanReply]  # type: ignore[assignment]
+    """Let a peer or an address in again. NOT_FOUND where nothing is held against it."""
     ListRounds: _aio.UnaryUnaryMultiCallable[_control_pb2.ListRoundsRequest, _control_pb2.ListRoundsReply]  # type: ignore[assignment]
     """The newest rounds, oldest first."""
     SaveSnapshot: _aio.UnaryUnaryMultiCallable[_control_pb2.SaveSnapshotRequest, _control_pb2.SaveSnapshotReply]  # type: ignore[assignment]
@@ -116,6 +128,30 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.ListPeersReply, _abc.Awaitable[_control_pb2.ListPeersReply]]:
         """Connected peers."""
+
+    @_abc_1.abstractmethod
+    def ListBans(
+        self,
+        request: _control_pb2.ListBansRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ListBansReply, _abc.Awaitable[_control_pb2.ListBansReply]]:
+        """Who is kept out: keys, then addresses, those for the longest time first."""
+
+    @_abc_1.abstractmethod
+    def BanPeer(
+        self,
+        request: _control_pb2.BanPeerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.BanPeerReply, _abc.Awaitable[_control_pb2.BanPeerReply]]:
+        """Close a peer's connections and keep it out for a while."""
+
+    @_abc_1.abstractmethod
+    def Unban(
+        self,
+        request: _control_pb2.UnbanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.UnbanReply, _abc.Awaitable[_control_pb2.UnbanReply]]:
+        """Let a peer or an address in again. NOT_FOUND where nothing is held against it."""
 
     @_abc_1.abstractmethod
     def ListRounds(

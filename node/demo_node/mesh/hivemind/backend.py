@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from demo_node.mesh import bounds
 from demo_node.mesh.addresses import decode_address, expand_address, split_address
+from demo_node.mesh.guard import Guard
 from demo_node.mesh.hivemind.blobs import Blobs
 from demo_node.mesh.hivemind.limits import (
     ADDRESSES_MAX,
@@ -26,10 +27,12 @@ from demo_node.mesh.hivemind.streams import Meter
 from demo_node.mesh.peer_id import encode_peer_id
 from demo_node.mesh.tally import Tally
 from demo_node.ports import (
+    BanView,
     BlobRequest,
     DialResult,
     Direction,
     MeshCounters,
+    Offence,
     OnBlob,
     OnGossip,
     PeerView,
@@ -88,6 +91,7 @@ class HivemindMesh:
         self._on_event = on_event
         self._meter = Meter(Pacer(upload_bytes_per_s))
         self._tally = Tally()
+        self._guard = Guard(self._peer, close=self._shut, on_event=on_event)
         self._links = Links(self._meter, self.addresses, self._drop, self._fail)
         self._blobs = Blobs(self._open, self._meter, self._fail)
         self._dials: dict[bytes, asyncio.Lock] = {}
@@ -152,7 +156,13 @@ class HivemindMesh:
     def peers(self) -> list[PeerView]:
         """Who is connected now, each once."""
         return [
-            PeerView(link.peer, _find_address(link), link.outbound, int(lasted_s))
+            PeerView(
+                link.peer,
+                _find_address(link),
+                link.outbound,
+                int(lasted_s),
+                score=self._guard.score(link.peer),
+            )
             for link, lasted_s in self._links.connected()
         ]
 
@@ -166,6 +176,7 @@ class HivemindMesh:
             pulls=dict(self._tally.pulls),
             dials=dict(self._tally.dials),
             changes=dict(self._links.changes),
+            offences=dict(self._guard.offences),
         )
 
     def serving(self) -> int:
@@ -175,6 +186,22 @@ class HivemindMesh:
     def mesh_peers(self, topic: Topic) -> int:
         """Peers that messages go to. None while peers are connected is an alarm."""
         return self._links.count_joined()
+
+    def blame(self, peer: bytes, offence: Offence) -> None:
+        """The peer did what no honest one does: lower its standing, ban it where that is enough."""
+        self._guard.blame(peer, offence)
+
+    def bans(self) -> list[BanView]:
+        """Who is kept out now."""
+        return self._guard.bans()
+
+    def ban(self, peer: bytes, seconds: float) -> None:
+        """Close its connections and keep it out for so long."""
+        self._guard.ban(peer, seconds)
+
+    def forgive(self, peer: bytes = b"", host: str = "") -> bool:
+        """Hold nothing against a key any more; False where nothing was."""
+        return self._guard.forgive(peer, host)
 
     async def join(self, run_id: bytes, on_gossip: OnGossip, on_blob: OnBlob) -> None:
         """Take part in the run's gossip and its DHT, and begin to serve."""
@@ -194,6 +221,8 @@ class HivemindMesh:
             raise Unreachable(str(error)) from None
         if peer == self._peer:
             raise Unreachable(f"{address} is this node itself")
+        if self._guard.is_banned(peer):
+            raise Unreachable(f"{encode_peer_id(peer)} is banned here")
         await self._dial(peer, [where])
         return peer
 
@@ -264,9 +293,17 @@ class HivemindMesh:
             case _:
                 pass
 
+    def _shut(self, peer: bytes) -> tuple[str, ...]:
+        """It is banned. p2pd knows the addresses, and takes whom it likes: none answers for it."""
+        self._drop(peer)
+        return ()
+
     def _take_stream(self, message: Mapping[str, Any], fd: int) -> None:
         peer, protocol = bytes.fromhex(message["peer"]), message["protocol"]
-        if protocol == LINK:
+        if self._guard.is_banned(peer):
+            os.close(fd)
+            self._drop(peer)
+        elif protocol == LINK:
             self._links.take(peer, message["address"], fd, outbound=False)
         elif protocol == BLOB:
             self._blobs.take(peer, fd)
@@ -292,6 +329,7 @@ class HivemindMesh:
             places = _choose_places(told, [view.address for view in views])
             recent = now_s - self._tried_s.get(peer, -ANNOUNCE_S) < ANNOUNCE_S
             skip = recent or len(peer) != PEER_BYTES or self._links.is_connected(peer)
+            skip = skip or self._guard.is_banned(peer)
             if room > 0 and places and not skip and peer not in (self._peer, *self._dials):
                 room -= 1
                 self._tried_s[peer] = now_s
