@@ -1,4 +1,4 @@
-# make setup | swarm | test | check | conformance | fuzz | mutants | coverage | nightly | proto
+# make setup | swarm | test | check | conformance | fuzz | fuzz-frames | mutants | coverage | nightly | proto
 # README.md says what each is for.
 #
 # TORCH and PYTHON3 choose another build of torch or another Python: see deploy/setup.sh.
@@ -16,7 +16,7 @@ VECTORS ?= ../shared/vectors/demo
 TWO = -n 2 --dist loadfile --no-loadscope-reorder  # two files at a time, the longest not last
 ALONE = not swarm and not wan and not monitoring and not containers
 
-.PHONY: setup swarm test check conformance fuzz mutants coverage nightly proto
+.PHONY: setup swarm test check conformance fuzz fuzz-frames mutants coverage nightly proto
 
 setup: $(READY)
 
@@ -64,6 +64,9 @@ conformance: $(READY)  ## our DeMo against vectors of the public reference
 
 fuzz: $(READY)  ## bytes that no honest peer sends, for both readers of payloads
 	$(PYTHON) -m tests.fuzz_payload --runs $(RUNS) $(ARGS)
+
+fuzz-frames: $(READY)  ## the same for all other frames that peers send
+	$(PYTHON) -m tests.fuzz_frames --runs $(RUNS) $(ARGS)
 
 mutants: $(READY)  ## does the simulator see mistakes that are planted into the sources?
 	$(PYTHON) -m tests.mutants $(ARGS)

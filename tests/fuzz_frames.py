@@ -1,0 +1,377 @@
+"""Frames from a hostile peer, by the million: everything that a peer can send but payloads.
+
+    python -m tests.fuzz_frames --runs 1000000      make fuzz-frames: the same
+
+Nearly all are sound frames with some damage, sometimes two grown together; half of what is signed
+is signed anew after it, as a hostile member can; the rest is noise. For each must hold: nothing is
+raised but what says whose fault it is (Reject, Ignore, Garbage, NotHeld, an error of the
+negotiation, and for a manifest ConfigError); memory stays below a multiple of the frame's length;
+and what a node keeps of all that it hears has a bound.
+
+Payloads have tests/fuzz_payload.py. Inputs are drawn from a seed: the same ones every time.
+"""
+
+import argparse
+import os
+import random
+import resource
+import sys
+import time
+import tracemalloc
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from google.protobuf.message import DecodeError
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.peer.id import ID
+from libp2p.protocol_muxer.exceptions import MultiselectCommunicatorError
+from libp2p.pubsub.pb import rpc_pb2
+from libp2p.utils import encode_delim
+
+from demo_node.mesh import gossip
+from demo_node.mesh.blob_frames import (
+    HEAD_BYTES,
+    LENGTH_BYTES,
+    Garbage,
+    decode_head,
+    decode_request,
+    decode_request_length,
+    encode_head,
+    encode_request,
+)
+from demo_node.mesh.negotiation import LineCommunicator
+from demo_node.ports import Blob, BlobRequest, NotHeld
+from demo_node.sim.keys import cheap_sign, peer_name
+from demo_protocol import answers, sets
+from demo_protocol.chain import make_bundle
+from demo_protocol.errors import ConfigError, Ignore, Reject
+from demo_protocol.events import GossipReceived, HeadersFetched, RecordsFetched
+from demo_protocol.identity import Kind, signing_bytes
+from demo_protocol.limits import (
+    HEADERS_PER_ROUND_MAX,
+    JOINS_KEPT_MAX,
+    PENDING_MAX,
+    SETS_REPLY_BYTES_MAX,
+)
+from demo_protocol.manifest import decode_manifest, encode_manifest
+from demo_protocol.pb import wire_pb2
+from demo_protocol.receive import blames_sender, on_gossip, on_headers
+from demo_protocol.recording import on_records
+from demo_protocol.schedule import round_start_ms
+from demo_protocol.view import View
+from tests.builders import MANIFEST, RUN_ID, Tree, header, view, wish
+
+OUR_WORDS: Final = (
+    *(Reject, Ignore, Garbage, NotHeld, ConfigError),
+    *(DecodeError, MultiselectCommunicatorError),
+)
+"""What a decoder may raise. Each is caught where it is called, which its own tests show."""
+
+BYTES_PER_BYTE, BYTES_BESIDE = 400, 64 << 10
+"""Memory for each byte of a frame, and beside that. An empty submessage is two bytes on the wire,
+and here an object of protobuf's and one of ours."""
+
+MEASURED_EVERY: Final = 64
+FRESH_EVERY: Final = 4096
+"""After so many frames a node begins anew: else it would know all that can be known."""
+
+HOLDER: Final = peer_name(77)
+ROUND: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Sort:
+    """One sort of frame: who reads it, and sound ones to damage. `kind` where it is signed."""
+
+    read: Callable[[bytes], object]
+    sound: tuple[bytes, ...]
+    kind: Kind | None = None
+
+
+@dataclass
+class Node:
+    """A node that hears frames."""
+
+    tree: Tree
+    records: list[bytes]
+    believed: View = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """As after a start."""
+        self.believed = view(root=self.tree.state(self.records[1]))
+
+    def hear(self, kind: Kind, raw: bytes) -> None:
+        """By gossip. Who sent what is refused can always be told guilty or not."""
+        now_ms = round_start_ms(MANIFEST.schedule, ROUND) + 2_000
+        event = GossipReceived(now_ms, kind, raw, HOLDER)
+        try:
+            on_gossip(self.believed, event)
+        except Reject:
+            blames_sender(self.believed, event)
+            raise
+        finally:
+            self.check_bounds()
+
+    def take_headers(self, raw: bytes) -> None:
+        """As the answer of somebody who was asked."""
+        now_ms = round_start_ms(MANIFEST.schedule, ROUND) + 2_000
+        on_headers(self.believed, HeadersFetched(now_ms, sets.decode_headers(raw), HOLDER))
+        self.check_bounds()
+
+    def take_records(self, raw: bytes) -> None:
+        """The same."""
+        bundles = answers.decode_records(raw)
+        answers.decode_links(bundles, RUN_ID, self.records[-1])
+        now_ms = round_start_ms(MANIFEST.schedule, 50)
+        on_records(self.believed, RecordsFetched(now_ms, bundles, HOLDER))
+        self.check_bounds()
+
+    def check_bounds(self) -> None:
+        """What it remembers of others."""
+        pool = self.believed.pool
+        assert len(pool.wishes) <= JOINS_KEPT_MAX + 1
+        assert len(pool.pending) <= PENDING_MAX
+        known = len(self.believed.head_state.known)
+        assert all(len(h) <= HEADERS_PER_ROUND_MAX + known for h in pool.by_round.values())
+
+
+class Said:
+    """What a peer says in a negotiation, and then its end."""
+
+    def __init__(self, said: bytes) -> None:
+        self._left = said
+
+    async def read(self, n: int | None = None) -> bytes:
+        """The next bytes."""
+        said, self._left = self._left[:n], self._left[n or len(self._left) :]
+        return said
+
+
+def finish(talk: Coroutine[Any, Any, object]) -> None:
+    """Run what never waits."""
+    try:
+        talk.send(None)
+    except StopIteration:
+        return
+    talk.close()
+    raise AssertionError("it waited")
+
+
+def read_line(raw: bytes) -> None:
+    """As at the beginning of every connection and stream."""
+    finish(LineCommunicator(Said(raw)).read())  # type: ignore[arg-type]
+
+
+def read_rpc(raw: bytes) -> None:
+    """A frame of gossipsub; each message in it is looked at as pubsub does."""
+    for message in rpc_pb2.RPC.FromString(raw).publish[:8]:
+        gossip._is_signed(message)
+        ID(message.from_id).to_base58()
+
+
+def make_rpc() -> bytes:
+    """With a message that is signed, and some control."""
+    key = create_new_key_pair(bytes(32))
+    message = rpc_pb2.Message(
+        from_id=ID.from_pubkey(key.public_key).to_bytes(),
+        seqno=bytes(8),
+        data=header().raw,
+        topicIDs=["demo"],
+        key=key.public_key.serialize(),
+    )
+    unsigned = message.SerializeToString()
+    message.signature = key.private_key.sign(b"libp2p-pubsub:" + unsigned)
+    control = rpc_pb2.ControlMessage(
+        ihave=[rpc_pb2.ControlIHave(topicID="demo", messageIDs=[b"12", b"34"])],
+        graft=[rpc_pb2.ControlGraft(topicID="demo")],
+    )
+    sub = rpc_pb2.RPC.SubOpts(subscribe=True, topicid="demo")
+    return rpc_pb2.RPC(publish=[message], control=control, subscriptions=[sub]).SerializeToString()
+
+
+def make_sorts(node: Node) -> dict[str, Sort]:
+    """All that is read of what a peer sends."""
+    tree, records = node.tree, node.records
+    headers = tuple(header(n, ROUND, k=k).raw for n in range(6) for k in (0, 2))
+    proposals = tuple(tree.propose(records[-1], ROUND, [n, 3]).raw for n in range(3))
+    wishes = tuple(wish(n, ROUND, joins=j).raw for n in range(9) for j in (True, False))
+    encoded = [answers.encode_bundle(make_bundle(tree.chain[r])) for r in records[1:]]
+    standing = answers.HeadAnswer(
+        head=records[-1], round=4, snapshot_record=records[1], height=4, syncing=False,
+        snapshot_root=bytes(32),
+    )  # fmt: skip
+    known = sets.Summary(2, (bytes(16), bytes(16)), bytes(16))
+    differing = sets.Difference(records[-1], 4, (bytes(32),), tuple(sorted(records))[:2])
+    request = BlobRequest(Blob.PAYLOAD, bytes(32), 7)
+    return {
+        "header": Sort(lambda raw: node.hear(Kind.HEADER, raw), headers, Kind.HEADER),
+        "proposal": Sort(lambda raw: node.hear(Kind.PROPOSAL, raw), proposals, Kind.PROPOSAL),
+        "membership": Sort(lambda raw: node.hear(Kind.MEMBERSHIP, raw), wishes, Kind.MEMBERSHIP),
+        "gossip rpc": Sort(read_rpc, (make_rpc(),)),
+        "negotiation": Sort(read_line, tuple(map(encode_delim, (b"/multistream/1.0.0", b"na")))),
+        "request": Sort(decode_request, (encode_request(request)[LENGTH_BYTES:],)),
+        "request length": Sort(decode_request_length, (encode_request(request)[:LENGTH_BYTES],)),
+        "reply": Sort(
+            lambda raw: decode_head(raw[:HEAD_BYTES].ljust(HEAD_BYTES, b"\0"), request, 1 << 20),
+            (encode_head(b"12"), encode_head(None)),
+        ),
+        "headers": Sort(node.take_headers, (sets.encode_headers(headers[:4]),)),
+        "records": Sort(node.take_records, (answers.encode_records(encoded),)),
+        "head": Sort(answers.decode_head, (answers.encode_head(standing),)),
+        "peers": Sort(
+            answers.decode_peers, (answers.encode_peers(["/ip4/8.8.8.8/tcp/1/p2p/12D3"] * 3),)
+        ),
+        "time": Sort(answers.decode_time, (answers.encode_time(1_800_000_000_000),)),
+        "chain state": Sort(
+            answers.decode_chain_state,
+            (answers.encode_chain_state(tree.state(records[-1])),),
+        ),
+        "sets asked": Sort(sets.decode_summary, (sets.encode_summary(known),)),
+        "sets": Sort(sets.decode_difference, (sets.encode_difference(differing),)),
+        "names": Sort(sets.decode_header_names, (sets.encode_header_names(records[:3]),)),
+        "manifest": Sort(decode_manifest, (encode_manifest(MANIFEST),)),
+    }
+
+
+# --- making inputs -------------------------------------------------------------------------------
+
+
+def flip(raw: bytearray, dice: random.Random) -> None:
+    """A bit."""
+    if raw:
+        raw[dice.randrange(len(raw))] ^= 1 << dice.randrange(8)
+
+
+def cut(raw: bytearray, dice: random.Random) -> None:
+    """A piece away."""
+    at = dice.randrange(len(raw) + 1)
+    del raw[at : at + dice.choice([1, 2, 8, 64, len(raw)])]
+
+
+def put(raw: bytearray, dice: random.Random) -> None:
+    """Bytes in, of such as are lengths, tags and ends of numbers."""
+    at = dice.randrange(len(raw) + 1)
+    raw[at:at] = dice.choice(
+        [b"\0", b"\xff", b"\x80", b"\x7f", b"\x0a\0", b"\x12\0"]
+    ) * dice.choice([1, 2, 9, 10, 200])
+
+
+def repeat(raw: bytearray, dice: random.Random) -> None:
+    """A piece again: in protobuf, fields may come twice."""
+    at = dice.randrange(len(raw) + 1)
+    raw += raw[at : at + dice.randrange(1, 99)] * dice.choice([1, 2, 50])
+
+
+DAMAGES: Final = (flip, flip, flip, cut, put, repeat)
+INPUT_BYTES_MAX: Final = min(64 << 10, SETS_REPLY_BYTES_MAX)
+
+
+def make_input(sort: Sort, dice: random.Random) -> bytes:
+    """One frame."""
+    if dice.random() < 0.05:
+        return dice.randbytes(dice.choice([0, 1, 7, 64, 999]))
+    raw = bytearray(dice.choice(sort.sound))
+    if sort.kind is not None and dice.random() < 0.5:
+        return sign_anew(raw, sort.kind, dice)
+    if dice.random() < 0.1:
+        raw += dice.choice(sort.sound)
+    for _ in range(dice.choice([0, 1, 1, 2, 5])):
+        dice.choice(DAMAGES)(raw, dice)
+    return bytes(raw[:INPUT_BYTES_MAX])
+
+
+def sign_anew(raw: bytearray, kind: Kind, dice: random.Random) -> bytes:
+    """Damage inside, under a signature that holds: what a member could send."""
+    envelope = wire_pb2.Signed.FromString(bytes(raw))
+    body = bytearray(envelope.body)
+    for _ in range(dice.choice([1, 2])):
+        dice.choice(DAMAGES)(body, dice)
+    by = peer_name(dice.randrange(9))
+    if dice.random() < 0.7 and len(body) > 40:  # as its own, or as another's
+        start = bytes(envelope.body).find(b"\x12\x20") + 2
+        body[start : start + 32] = by
+    signature = cheap_sign(by)(signing_bytes(kind, RUN_ID, bytes(body)))
+    signed = wire_pb2.Signed(body=bytes(body), signature=signature, content=envelope.content)
+    return signed.SerializeToString()
+
+
+# --- judging -------------------------------------------------------------------------------------
+
+
+class Fuzzing:
+    """Frames drawn from a seed, and what became of them."""
+
+    def __init__(self, seed: int) -> None:
+        tree = Tree()
+        first = tree.start(4)
+        records = [first, *tree.grow_all(first, range(1, ROUND), range(4))]
+        self.node = Node(tree, records)
+        self.sorts = make_sorts(self.node)
+        self.dice = random.Random(seed)
+        self.verdicts: Counter[tuple[str, str]] = Counter()
+        self.peak_per_byte = 0.0
+
+    def run(self, count: int) -> None:
+        """So many frames. Raises whatever a decoder should not have raised."""
+        names = tuple(self.sorts)
+        for number in range(count):
+            if number % FRESH_EVERY == 0:
+                self.node.begin_anew()
+            name = names[number % len(names)]
+            raw = make_input(self.sorts[name], self.dice)
+            try:
+                verdict = self.judge(name, raw, is_measured=number % MEASURED_EVERY == 0)
+            except Exception as error:
+                error.add_note(f"{name}: {raw.hex()}")
+                raise
+            self.verdicts[name, verdict] += 1
+
+    def judge(self, name: str, raw: bytes, *, is_measured: bool) -> str:
+        """Taken, or the name of what was raised."""
+        if is_measured:
+            tracemalloc.start()
+        verdict = "taken"
+        try:
+            self.sorts[name].read(raw)
+        except OUR_WORDS as error:
+            verdict = type(error).__name__
+        if is_measured:
+            _, peak = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+            bound = BYTES_PER_BYTE * len(raw) + BYTES_BESIDE
+            assert peak <= bound, f"{peak} bytes of memory for a frame of {len(raw)}"
+            self.peak_per_byte = max(self.peak_per_byte, peak / (len(raw) + 64))
+        return verdict
+
+
+def main() -> int:
+    """Fuzz, and tell what came of it."""
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz_frames")
+    parser.add_argument("--runs", type=int, default=1_000_000, help="frames; 1000000")
+    parser.add_argument("--seed", type=int, default=1)
+    asked = parser.parse_args()
+    fuzzing, begin_s = Fuzzing(asked.seed), time.monotonic()
+    before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    fuzzing.run(asked.runs)
+    after_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    lines = [
+        f"{asked.runs} frames in {time.monotonic() - begin_s:.0f} s,"
+        f" {time.process_time():.0f} of a processor; load {os.getloadavg()[0]:.1f}",
+        f"memory {before_kb >> 10} MiB before, {after_kb >> 10} MiB at most; one frame"
+        f" {fuzzing.peak_per_byte:.0f} bytes for each of its bytes at most",
+    ]
+    for name in fuzzing.sorts:
+        found = {v: n for (sort, v), n in fuzzing.verdicts.items() if sort == name}
+        told = ", ".join(f"{n} {v}" for v, n in sorted(found.items(), key=lambda item: -item[1]))
+        lines.append(f"{name:>15}: {told}")
+    sys.stdout.write("\n".join(lines) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
