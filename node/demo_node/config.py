@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from demo_node.quiet_hours import parse_quiet_hours
 from demo_protocol.errors import ConfigError
 from demo_protocol.limits import K_MAX
 
@@ -69,6 +70,10 @@ class Config:
     disk_budget_mb: int = 0
     upload_kbit_s: int = 0
     download_kbit_s: int = 0
+    metered: bool = False
+    quiet_hours: str = ""
+    quiet_upload_kbit_s: int = 0
+    quiet_download_kbit_s: int = 0
     k: int = 0
     rounds: int = 0
     evaluate_every: int = 10
@@ -232,6 +237,12 @@ def _trace_endpoint(raw: object) -> str:
     return text.rstrip("/") + "/v1/traces" if match and match[2] in (None, "/") else text
 
 
+def _quiet_hours(raw: object) -> str:
+    text = _text(raw).strip()
+    parse_quiet_hours(text)
+    return text
+
+
 def _device(raw: object) -> str:
     text = _text(raw)
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
@@ -329,6 +340,10 @@ _READERS: Final[dict[str, Callable[[object], object]]] = {
     "disk_budget_mb": _number(0),
     "upload_kbit_s": _number(0),
     "download_kbit_s": _number(0),
+    "metered": _switch,
+    "quiet_hours": _quiet_hours,
+    "quiet_upload_kbit_s": _number(0),
+    "quiet_download_kbit_s": _number(0),
     "k": _number(1, K_MAX),
     "rounds": _number(0),
     "evaluate_every": _number(0),

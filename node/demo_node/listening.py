@@ -81,7 +81,7 @@ async def _listen_hivemind(
     seed: bytes, addresses: Sequence[str], config: Config, observer: RoundObserver
 ) -> OpenMesh:
     """Peers that were named carry what does not reach us, if we turn out not to be reached."""
-    if config.download_kbit_s:
+    if config.download_kbit_s or config.quiet_download_kbit_s:
         raise ConfigError(
             "--download-kbit-s needs --mesh libp2p: what p2pd receives cannot be capped"
         )

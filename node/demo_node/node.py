@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from demo_node.config import MESHES, Config
 from demo_node.dialling_back import DialsBack
 from demo_node.evaluating import Evaluating
-from demo_node.listening import KBIT_BYTES
 from demo_node.materials import ensure_corpus, ensure_initial
 from demo_node.mesh.peer_id import encode_peer_id
 from demo_node.operations import NodeOperations
@@ -19,6 +18,8 @@ from demo_node.participant import Participant, Surroundings
 from demo_node.peering import Peering, find_address
 from demo_node.ports import LearnerLost, OpenMesh
 from demo_node.pull import Puller
+from demo_node.quiet_hours import watch_quiet_hours
+from demo_node.quietness import Quietness
 from demo_node.reachability import DiallableMesh, Reachable
 from demo_node.stopping import Stopping
 from demo_node.store.addresses import AddressBook
@@ -111,6 +112,9 @@ async def run_node(node: Node, group: asyncio.TaskGroup, files: ExitStack) -> No
 
 async def _join_run(node: Node, group: asyncio.TaskGroup, files: ExitStack) -> None:
     await asyncio.to_thread(check_device, node.config.device)  # before anything is joined
+    quietness = Quietness(node.config, node.mesh, node.operations, node.observer)
+    if quietness.hours:
+        group.create_task(watch_quiet_hours(quietness.hours, node.clock, quietness.on_change))
     puller = Puller(node.mesh)
     manifest = await _find_manifest(node, puller, group)
     is_archive = node.config.role == "archive"
@@ -165,7 +169,8 @@ async def _join_run(node: Node, group: asyncio.TaskGroup, files: ExitStack) -> N
         disk_budget_bytes=budget_bytes,
         k=node.config.k,
         take_uplink=node.mesh.take_uplink,
-        find_upload_cap=lambda: node.config.upload_kbit_s * KBIT_BYTES,
+        find_upload_cap=lambda: quietness.upload_bytes_per_s,
+        is_metered=node.config.metered,
         anchor=bytes.fromhex(node.config.anchor),
         is_archive=is_archive,
         count_known=node.peering.count_known,

@@ -89,6 +89,8 @@ class NodeOperations:
     manifest: Manifest | None = None
     invite: Callable[[], str] = lambda: ""
     """The line that the next volunteer pastes, as it is now."""
+    quiet_until: str = ""
+    """While quiet hours keep it from training: when they end, as a clock shows it."""
     learner: Learner | None = None
     driver: RoundDriver | None = None
     snapshotting: Snapshotting | None = None
@@ -121,6 +123,7 @@ class NodeOperations:
         self.driver, self.learner = driver, learner
         self.snapshotting, self.evaluating, self.trainer = snapshotting, evaluating, trainer
         self.sources += [driver.figures, snapshotting.figures]
+        driver.machine.paused = bool(self.quiet_until)
 
     def figures(self) -> Iterator[Figure]:
         """Levels and totals of all parts, as they are now."""
@@ -231,12 +234,26 @@ class NodeOperations:
     def pause(self) -> None:
         """Train no more until `resume`. Raises as `resume` does, where nothing trains anyway."""
         self._check_trains()
+        self.quiet_until = ""  # the end of the quiet hours is not the end of this
         self._running()[1].machine.paused = True
 
     def resume(self) -> None:
         """Train again. Raises LookupError while starting, and where there is nothing to resume."""
+        self.quiet_until = ""
         self._running()[1].machine.paused = False
         self._check_trains()
+
+    def set_quiet(self, until: str) -> None:
+        """Quiet hours without training begin, or ("") are over. What the operator says wins."""
+        machine = self.driver.machine if self.driver else None
+        if until and not (machine and machine.paused):
+            self.quiet_until = until
+            if machine:
+                machine.paused = True
+        elif not until and self.quiet_until:
+            self.quiet_until = ""
+            if machine:
+                machine.paused = False
 
     def _check_trains(self) -> None:
         machine = self._running()[1].machine
@@ -342,6 +359,9 @@ class NodeOperations:
             if not is_listed(self.mesh.peer, manifest.agreement):
                 kind += " that the run does not list"
             return NodeState.PAUSED, f"{kind}: keeps and serves, neither trains nor votes"
+        if self.quiet_until:
+            until = f"until {self.quiet_until} or demo-node resume"
+            return NodeState.PAUSED, f"quiet hours: not training {until}"
         if self.driver.machine.paused:
             return NodeState.PAUSED, "not training until demo-node resume"
         return self.state, self.detail

@@ -25,6 +25,7 @@ from demo_node.round import RoundDriver
 from demo_node.sending import Sending
 from demo_node.serve import DialBackAnswer, Server
 from demo_node.snapshotting import Snapshotting
+from demo_node.sparing import Sparing
 from demo_node.starting import Start, StartFinder
 from demo_node.state_loading import StateLoading
 from demo_node.store.archive import FileArchive
@@ -95,6 +96,8 @@ class Surroundings:
     """Coefficients of each chunk that this node sends, up to the manifest's; 0: by its uplink."""
     take_uplink: TakeUplink | None = None
     """None: nobody can tell, and k is the manifest's."""
+    is_metered: bool = False
+    """It leaves to others what they could give as well, and sends less."""
     find_upload_cap: Callable[[], float] = lambda: 0.0
     """What the operator lets this node send, now, in bytes a second; 0: all."""
     anchor: bytes = b""
@@ -196,6 +199,7 @@ class Participant:
             around.manifest,
             around.mesh,
             fixed=around.k,
+            is_metered=around.is_metered,
             take_uplink=around.take_uplink,
             find_cap=around.find_upload_cap,
         )
@@ -226,6 +230,8 @@ class Participant:
             view.final = start.final
         await self._take_in(start.bundles)
         self.server.open(machine, store, driver.tensors, driver.outbox.unwritten, sending.on_given)
+        if around.is_metered:
+            self.server.sparing = Sparing(around.mesh, sending.is_own)
         files.callback(self._close)
         snapshotting = Snapshotting(
             driver, around.learner, self.snapshots, around.observer, start.snapshot

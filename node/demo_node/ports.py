@@ -285,6 +285,10 @@ class OpenMesh(Mesh, Protocol):
         """Looks at this node's uplink; None where the mesh cannot."""
         ...
 
+    def set_caps(self, upload_bytes_per_s: float, download_bytes_per_s: float) -> None:
+        """Other caps from now on; 0 is none."""
+        ...
+
     def listening(self) -> Sequence[str]:
         """The multiaddrs that connections are accepted on, without peer id."""
         ...

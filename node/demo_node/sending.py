@@ -14,6 +14,9 @@ from demo_protocol.payload import typical_payload_bytes
 from demo_protocol.schedule import coverage_cut_ms, train_end_ms
 from demo_protocol.schema import compute_schema
 
+METERED_PART = 4
+"""A metered node sends this part of the k of the run, at most."""
+
 PAYLOADS_WATCHED = 4
 """Our own of so many rounds: who is late asks later."""
 
@@ -27,6 +30,7 @@ class Sending:
         mesh: Mesh,
         *,
         fixed: int,
+        is_metered: bool = False,
         take_uplink: TakeUplink | None,
         find_cap: Callable[[], float],
     ) -> None:
@@ -34,7 +38,8 @@ class Sending:
 
         `find_cap`: bytes a second that the operator lets us send now, 0 for all.
         """
-        schedule, self._k_max = manifest.schedule, manifest.learning.k
+        schedule, self._k_run = manifest.schedule, manifest.learning.k
+        self._k_max = max(1, self._k_run // METERED_PART) if is_metered else self._k_run
         schema = compute_schema(manifest.model)
         self._sizes = {k: typical_payload_bytes(schema, k) for k in list_points(self._k_max)}
         self._window_ms = coverage_cut_ms(schedule, 0) - train_end_ms(schedule, 0)
@@ -43,6 +48,7 @@ class Sending:
         if fixed:
             self._sizes[fixed] = typical_payload_bytes(schema, fixed)
         self._fixed = fixed
+        self._is_metered = is_metered
         self._mesh = mesh
         self._take_uplink = take_uplink or Slice
         self._find_cap = find_cap
@@ -78,12 +84,17 @@ class Sending:
         else:
             self._passed_on += size
 
+    def is_own(self, payload_hash: bytes) -> bool:
+        """Is this payload ours, and of late?"""
+        return payload_hash in self._own
+
     def view(self) -> SendingView:
         """What was chosen, and why."""
         demand = self._demand
         return SendingView(
             k=self._k,
-            k_max=self._k_max,
+            k_max=self._k_run,
+            metered=self._is_metered,
             fixed=bool(self._fixed),
             measured=bool(demand.bytes_per_s),
             uplink_bits_per_s=8 * demand.usable_bytes_per_s,

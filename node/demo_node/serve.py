@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Set
 from dataclasses import replace
 
 from demo_node.ports import Archive, Blob, BlobRequest, RoundStore
+from demo_node.sparing import Sparing
 from demo_node.tensors import TensorDigests
 from demo_protocol.answers import (
     HeadAnswer,
@@ -66,6 +67,8 @@ class Server:
         self._raw_now_ms = raw_now_ms
         self._find_address = find_address
         self._dial_back = dial_back
+        self.sparing: Sparing | None = None
+        """What a metered node leaves to others; None: nothing."""
         self._machine: Round | None = None
         self._store: RoundStore | None = None
         self._tensors: TensorDigests | None = None
@@ -94,7 +97,9 @@ class Server:
         self._machine = self._store = self._tensors = self._oldest = None
 
     async def answer(self, asking: bytes, request: BlobRequest) -> bytes | None:
-        """The bytes asked for, or None where they are not held here."""
+        """The bytes asked for, or None where they are not held here, or left to others."""
+        if self.sparing is not None and self.sparing.refuses(asking, request):
+            return None
         match request.kind:
             case Blob.MANIFEST:
                 return encode_manifest(self._manifest)
@@ -107,7 +112,7 @@ class Server:
             case Blob.RECORDS:
                 return await self._records(request)
             case Blob.HEAD:
-                return encode_head(self._head())
+                return encode_head(self._head(asking))
             case Blob.INITIAL:
                 return await self._archive.read_initial(request.key)
             case Blob.STATE_LEAVES:
@@ -198,10 +203,11 @@ class Server:
         steps = view.chain.ancestors(view.head)
         return next((s.state for s in steps if s.hash not in self._unwritten), view.chain.root)
 
-    def _head(self) -> HeadAnswer:
+    def _head(self, asking: bytes) -> HeadAnswer:
         """Where we stand; before there is a chain, at the genesis."""
         view = self._machine.view if self._machine else None
-        offered = choose_offer(view, self._archive.snapshots()) if view else None
+        is_spared = self.sparing is not None and self.sparing.has_others(asking)
+        offered = choose_offer(view, self._archive.snapshots()) if view and not is_spared else None
         snapshot_record, snapshot_root = offered or (b"", b"")
         state = self._stand(view) if view else None
         first = self._store.payloads_from if self._store else None

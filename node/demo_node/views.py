@@ -174,12 +174,13 @@ class SendingView:
     `k` of at most `k_max` coefficients of each chunk, 0 before the first round; `fixed` by the
     operator, else so that `copies` of `payload_bytes` leave in `window_ms`, the exchange, beside
     `passed_on_bytes` of others' payloads, over an uplink that was `measured`, or is assumed. An
-    upload cap is no less than `uplink_bits_per_s`.
+    upload cap is no less than `uplink_bits_per_s`. `metered`: at most a quarter of `k_max`.
     """
 
     k: int = 0
     k_max: int = 0
     fixed: bool = False
+    metered: bool = False
     measured: bool = False
     uplink_bits_per_s: float = 0.0
     window_ms: int = 0

@@ -51,6 +51,8 @@ def test_an_unknown_key_is_an_error_with_a_suggestion(tmp_path: Path) -> None:
         ("threads = ", "config.toml: Invalid value (at"),
         ("rounds = 1\nlog_level = info", "(at line 2, column 16); mend that line, to look like"),
         ("threads = -1", "config.toml: threads: -1 is not a whole number"),
+        ('quiet_hours = "22-7"', "quiet_hours: '22-7' is no span of hours like 22:00-07:00"),
+        ("metered = 2", "metered: 2 is neither true nor false"),
         ("threads = true", "threads: True is not a whole number"),
         ('listen = ["4001"]', "listen: '4001' is no address like"),
         ("listen = [4001]", "listen: 4001 is not text"),

@@ -49,6 +49,7 @@ SENDING = SendingView(
     payload_bytes=95_705,
     copies=3,
     passed_on_bytes=100_000,
+    metered=True,
 )
 
 

@@ -149,7 +149,7 @@ def format_sending(view: SendingView) -> str:
     """How much is sent of each chunk, and why not more."""
     if not view.k:
         return "nothing yet"
-    chosen = f"k {view.k} of {view.k_max}"
+    chosen = f"k {view.k} of {view.k_max}{', metered' if view.metered else ''}"
     copies = count(view.copies, "copy", "copies")
     need = f"{copies} of {format_bytes(view.payload_bytes)}"
     if view.passed_on_bytes:

@@ -125,6 +125,29 @@ from demo_protocol.limits import K_MAX
     help="Kilobits a second to receive at most. [default: 0, no limit]",
 )
 @click.option(
+    "--metered",
+    is_flag=True,
+    default=None,
+    help="Traffic costs money here: send a quarter of what others do, and leave it to others to"
+    " give newcomers what they need.",
+)
+@click.option(
+    "--quiet-hours",
+    metavar="HH:MM-HH:MM",
+    help="Hours by this machine's clock in which it does not train, or in which other caps hold,"
+    " where there are any: see the next two. [default: none]",
+)
+@click.option(
+    "--quiet-upload-kbit-s",
+    type=IntegerRange(min=0),
+    help="What --upload-kbit-s is in the quiet hours. [default: 0, the same]",
+)
+@click.option(
+    "--quiet-download-kbit-s",
+    type=IntegerRange(min=0),
+    help="What --download-kbit-s is in the quiet hours. [default: 0, the same]",
+)
+@click.option(
     "--k",
     type=IntegerRange(1, K_MAX),
     help="Coefficients of each chunk to send, up to the run's. [default: as many as the uplink"

@@ -28,6 +28,10 @@ class Event:
 LIFE: Final[Mapping[str, Event]] = {
     "state.changed": Event(INFO, "the node moved on to another state", "see [States](#states)"),
     "progress.made": Event(INFO, "what a starting node is about"),
+    "quiet.begun": Event(
+        INFO, "the quiet hours begin: until `until` other caps hold, or nothing is trained"
+    ),
+    "quiet.ended": Event(INFO, "the quiet hours are over"),
     "state.loaded": Event(INFO, "the parameters that this start began from"),
     "round.closed": Event(
         INFO,

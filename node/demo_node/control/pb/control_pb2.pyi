@@ -488,6 +488,7 @@ class Sending(_message.Message):
     PAYLOAD_BYTES_FIELD_NUMBER: _builtins.int
     COPIES_FIELD_NUMBER: _builtins.int
     PASSED_ON_BYTES_FIELD_NUMBER: _builtins.int
+    METERED_FIELD_NUMBER: _builtins.int
     k: _builtins.int
     """Coefficients of each chunk; 0 before the first round."""
     k_max: _builtins.int
@@ -505,6 +506,8 @@ class Sending(_message.Message):
     """That leave over this uplink in a round."""
     passed_on_bytes: _builtins.int
     """Of others' payloads, that go out beside them."""
+    metered: _builtins.bool
+    """Traffic costs money here: at most a quarter of k_max."""
     def __init__(
         self,
         *,
@@ -517,10 +520,11 @@ class Sending(_message.Message):
         payload_bytes: _builtins.int = ...,
         copies: _builtins.int = ...,
         passed_on_bytes: _builtins.int = ...,
+        metered: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["copies", b"copies", "fixed", b"fixed", "k", b"k", "k_max", b"k_max", "measured", b"measured", "passed_on_bytes", b"passed_on_bytes", "payload_bytes", b"payload_bytes", "uplink_bits_per_s", b"uplink_bits_per_s", "window_ms", b"window_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copies", b"copies", "fixed", b"fixed", "k", b"k", "k_max", b"k_max", "measured", b"measured", "metered", b"metered", "passed_on_bytes", b"passed_on_bytes", "payload_bytes", b"payload_bytes", "uplink_bits_per_s", b"uplink_bits_per_s", "window_ms", b"window_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

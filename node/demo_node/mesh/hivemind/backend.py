@@ -149,6 +149,10 @@ class HivemindMesh:
         found = self._announce or [a for t in self._listen for a in expand_address(t)]
         return [f"{address}/p2p/{name}" for address in dict.fromkeys(found)]
 
+    def set_caps(self, upload_bytes_per_s: float, download_bytes_per_s: float) -> None:
+        """Another cap on what is sent from now on, 0 for none; what comes cannot be capped here."""
+        self._meter.pacer.set_rate(upload_bytes_per_s)
+
     def listening(self) -> list[str]:
         """The multiaddrs that connections are accepted on, without peer id."""
         return list(self._listen)

@@ -139,8 +139,9 @@ class Blobs:
             await stream.write(encode_head(body))
             stream.use = use
             view = memoryview(content)
-            for start in range(0, len(content), self._meter.pacer.piece_bytes):
-                piece = view[start : start + self._meter.pacer.piece_bytes]
+            step = self._meter.pacer.piece_bytes  # may be another one meanwhile
+            for start in range(0, len(content), step):
+                piece = view[start : start + step]
                 # Waiting for our own cap is not the peer's slowness.
                 waited_s = await self._meter.pacer.wait_turn(len(piece))
                 limit.reschedule((limit.when() or 0.0) + waited_s)

@@ -11,8 +11,13 @@ class Pacer:
 
     def __init__(self, bytes_per_s: float = 0) -> None:
         self._queue = asyncio.Lock()  # first come, first served
-        self._bucket: Bucket | None = None
+        self._bucket: Bucket | None
+        self.set_rate(bytes_per_s)
+
+    def set_rate(self, bytes_per_s: float) -> None:
+        """Another cap from now on; 0 is none."""
         self._rate = bytes_per_s
+        self._bucket = None
         fair = max(int(bytes_per_s / PIECES_PER_S), PIECE_BYTES_MIN)
         self.piece_bytes = min(fair, bounds.PIECE_BYTES) if bytes_per_s else bounds.PIECE_BYTES
 

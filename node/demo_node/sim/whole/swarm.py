@@ -127,13 +127,14 @@ class SimSwarm:
         is_archive: bool = False,
         known: int = 0,
         k: int = 0,
+        is_metered: bool = False,
     ) -> SimNode:
         """Bring up a node and connect it to all that are up.
 
         `disk` is what an earlier node of the same key left. With `syncing` it looks for a start
         and catches up first, as the daemon does; else it begins at state 0 and at once. A twin
-        signs with the key of another node: its data folder was copied. `anchor`, archives and `k`
-        are those of `demo-node start`; it has heard of so many peers as are `known`.
+        signs with the key of another node: its data folder was copied. `anchor`, archives, `k`
+        and metered nodes are those of `demo-node start`; it has heard of `known` peers.
         """
         name = peer_name(index)
         key = name if twin_of is None else peer_name(twin_of)
@@ -147,6 +148,7 @@ class SimSwarm:
                     around = self._surround(key, mesh, VirtualClock(offset_ms), disk, group)
                     around = replace(around, anchor=anchor, is_archive=is_archive)
                     around = replace(around, count_known=lambda: known, k=k)
+                    around = replace(around, is_metered=is_metered)
                     participant = _make_participant(around)
                     await mesh.join(
                         participant.run_id,
