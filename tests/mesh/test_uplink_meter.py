@@ -133,3 +133,19 @@ async def test_a_host_measures_what_it_gives_away() -> None:
         await wait_until(lambda: b.mesh._tcp.count_unacknowledged() == 0)
         assert b.mesh._tcp.count_acknowledged() == b.mesh.counters().bytes_out
         assert a.mesh.take_uplink() == Slice()  # who only asks learns nothing of its uplink
+
+
+@on_uvloop
+async def test_behind_a_cap_a_host_sees_the_cap() -> None:
+    """Sockets, frames and wrapping are real, and the rate is known."""
+    rate = 200_000
+    async with hosts(2) as (a, b):
+        await a.mesh.connect(b.address)
+        b.mesh.set_caps(rate, 0)
+        b.held = {b"key": bytes(3 * rate)}
+        asked = BlobRequest(Blob.PAYLOAD, b"key")
+        await a.mesh.request(b.mesh.peer, asked, bytes_max=3 * rate, timeout_s=30)
+        seen = b.mesh.take_uplink()
+        assert is_whole(seen)
+        # The fastest quarter of a second: at its most, what had been saved up comes to it.
+        assert 0.8 * rate <= seen.bytes_per_s <= 2.2 * rate
