@@ -73,6 +73,9 @@ RUN: Final[dict[str, Here | There]] = {
     ),
     "demo-node bench codec --turns 3 --json": Here('"schema": 1', "--params 1M --peers 4"),
     "demo-node bench mesh --json": Here('"daemon/bare"', "--quick --nodes 2 --bytes 10000"),
+    "python -m tests.sim.link_rates": Here(
+        "| by the uplink | 100 Mbit/s |", "--seeds 1 --rounds 6 --each 1"
+    ),
     "python -m tests.e2e.join_run": JOINING,
     'make swarm ARGS="--kill-every 15 --seed 5 --json"': There("tests/e2e/test_kills.py"),
     "demo-node swarm --scenario tests/scenarios/kills-and-joins.toml --json": Here(
