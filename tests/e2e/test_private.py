@@ -13,7 +13,7 @@ from tests.cli.command import COMMAND, ROOT, demo_node
 from tests.e2e.nodes import LOCAL, RunningNode, make_run, started
 from tests.waiting import wait_until_sync
 
-pytestmark = [pytest.mark.swarm, pytest.mark.slow]
+pytestmark = [pytest.mark.swarm, pytest.mark.slow, pytest.mark.timeout(360)]
 
 PSK = "--psk-file"
 STUBBORN = (sys.executable, str(ROOT / "tests/e2e/stubborn_node.py"))
