@@ -45,6 +45,16 @@ async def meshes(*keys: bytes) -> AsyncIterator[tuple[list[Host], list[tuple[str
             await asyncio.gather(*(host.mesh.stop() for host in made))
 
 
+@on_uvloop
+async def test_who_is_in_it_is_dialled_back_and_refused_to_nobody() -> None:
+    async with meshes(OURS, OURS) as ((a, b), refused):
+        await link((a, b))
+        found = await b.mesh.dial_back(a.mesh.peer, a.mesh.port())
+        assert found is not None
+        assert found.reached
+        assert not refused
+
+
 @given(st.binary(min_size=32, max_size=32), st.binary(min_size=24, max_size=24))
 def test_the_cipher_is_the_one_of_nacl(key: bytes, nonce: bytes) -> None:
     """NaCl's boxes are XSalsa20 from its 33rd byte on."""

@@ -76,7 +76,8 @@ def measure(nodes: Sequence[RunningNode], rounds: int, round_s: int = ROUND_S) -
     first, *_ = nodes
     begin = first.status().round + 2
     deadline_s = 90.0 + 2 * rounds * round_s
-    first.wait_for_status(lambda status: status.head_round >= begin + rounds, deadline_s)
+    # One more, for a round is closed in the next one.
+    first.wait_for_status(lambda status: status.head_round > begin + rounds, deadline_s)
     wait_agreed(nodes, 0)
     return [_find_part(node, begin, rounds) for node in nodes]
 

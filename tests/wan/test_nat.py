@@ -14,10 +14,11 @@ from tests.wan.nodes import PORT
 pytestmark = [pytest.mark.wan, pytest.mark.slow, pytest.mark.timeout(600)]
 
 ROUNDS, MISSED_MAX = 20, 1
-"""At least 95 % of the rounds that have a record. `tests.wan.nat_run` counts more, at night."""
+"""At least 95 % of the rounds that have a record, and that a node without a router did not miss
+either: on a busy machine all of them miss some. `tests.wan.nat_run` counts more, at night."""
 
-EMPTY_MAX = 3
-"""Rounds without a record: those of a busy machine, which no router is the cause of."""
+EMPTY_MAX = BUSY_MAX = 4
+"""Rounds without a record, and such as a public node missed: no router is the cause of them."""
 
 FEWER_ROUNDS = 5
 
@@ -28,16 +29,19 @@ def network(tmp_path: Path) -> Iterator[Network]:
         yield made
 
 
-def assert_full(parts: Sequence[Part]) -> None:
-    assert max(len(part.missed) for part in parts) <= MISSED_MAX, parts
-    assert max(len(part.empty) for part in parts) <= EMPTY_MAX, parts
+def assert_full(public: Sequence[Part], hidden: Sequence[Part]) -> None:
+    busy = max(len(part.missed) for part in public)
+    assert busy <= BUSY_MAX, public
+    assert max(len(part.missed) for part in hidden) <= busy + MISSED_MAX, [*public, *hidden]
+    assert max(len(part.empty) for part in public) <= EMPTY_MAX, public
 
 
 def test_who_is_behind_a_router_contributes_in_nearly_every_round(
     network: Network, tmp_path: Path
 ) -> None:
     with members(network, tmp_path) as nodes:
-        assert_full(measure(nodes, ROUNDS))
+        parts = measure(nodes, ROUNDS)
+        assert_full(parts[:CONE], parts[CONE:])
         statuses = [node.status() for node in nodes]
         assert [status.reach.state for status in statuses] == [
             Reachability.PUBLIC,
@@ -55,5 +59,6 @@ def test_who_is_behind_a_router_contributes_in_nearly_every_round(
         # Neither reaches the other: what they learn of each other comes by one public node.
         nodes[PUBLIC].signal(signal.SIGKILL)
         left = [nodes[index] for index in (FIRST, CONE, SYMMETRIC)]
-        assert_full(measure(left, FEWER_ROUNDS))
+        first, *hidden_parts = measure(left, FEWER_ROUNDS)
+        assert_full([first], hidden_parts)
         assert [nodes[hidden].status().peers for hidden in (CONE, SYMMETRIC)] == [1, 1]
