@@ -60,6 +60,7 @@ class Config:
     anchor: str = ""
     role: str = ROLES[0]
     mesh: str = MESHES[0]
+    relay: bool = False
     manifest: Path | None = None
     wait_manifest: bool = False
     metrics_address: str = DEFAULT_METRICS_ADDRESS
@@ -330,6 +331,7 @@ _READERS: Final[dict[str, Callable[[object], object]]] = {
     "anchor": _anchor,
     "role": _choice(*ROLES),
     "mesh": _choice(*MESHES),
+    "relay": _switch,
     "manifest": _path,
     "wait_manifest": _switch,
     "metrics_address": _host_port,

@@ -55,6 +55,8 @@ def run_daemon(config: Config, show: Callable[[str], None]) -> int:
     """
     _check_run(config)
     _check_traces(config)
+    if config.relay and config.mesh != "hivemind":
+        raise ConfigError("--relay needs --mesh hivemind: py-libp2p's relay is not used here")
     if config.mesh == "hivemind":
         _check_private(config)
         check_installed()

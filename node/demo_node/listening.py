@@ -93,6 +93,7 @@ async def _listen_hivemind(
         announce=config.announce,
         upload_bytes_per_s=config.upload_kbit_s * KBIT_BYTES,
         relays=config.peers,
+        is_relay=config.relay,
         on_event=observer.on_event,
     )
     await mesh.start()

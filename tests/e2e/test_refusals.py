@@ -137,6 +137,12 @@ def test_a_k_beyond_the_runs_is_refused(run_folder: Path) -> None:
     )
 
 
+def test_a_relay_on_a_mesh_that_has_none_is_refused(run_folder: Path) -> None:
+    refusal = start(run_folder, *LOCAL, "--relay")
+    assert refusal.exit_code == 78
+    assert "--relay needs --mesh hivemind" in refusal.line
+
+
 def test_a_named_mesh_port_in_use_is_an_error(run_folder: Path, taken_port: int) -> None:
     listen = f"/ip4/127.0.0.1/tcp/{taken_port}"
     refusal = start(run_folder, "--listen", listen, "--metrics-address", "127.0.0.1:0")

@@ -79,6 +79,12 @@ from demo_protocol.limits import K_MAX
     " x86-64. [default: libp2p]",
 )
 @click.option(
+    "--relay/--no-relay",
+    default=None,
+    help="Carry bytes between peers that nobody can dial, if others can dial this node; with --mesh"
+    " hivemind. Those who name it with --peers are carried. [default: no-relay]",
+)
+@click.option(
     "--manifest",
     metavar="FILE",
     help="The run's manifest. [default: the one in the data folder, else the peers']",

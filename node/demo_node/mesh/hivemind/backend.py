@@ -85,7 +85,7 @@ class HivemindMesh:
         self._seed = seed
         self._listen = tuple(listen)
         self._announce = tuple(announce)
-        self._relays = tuple(relays)
+        self._relays = [relay for relay in relays if _is_relay_address(relay)]
         self._is_relay = is_relay
         self._discovers = discovers
         self._on_event = on_event
@@ -253,10 +253,7 @@ class HivemindMesh:
                 seconds = bounds.CONNECT_S
                 fields = {"peer": peer.hex(), "limit_s": seconds}
                 await self._sidecar.ask("connect", 2 * seconds, addresses=list(places), **fields)
-                fd = await self._open(peer, LINK, OPEN_S)
-                link = self._links.take(peer, places[0], fd, outbound=True)
-                await asyncio.wait([link.is_up])
-                if link.is_up.cancelled():
+                if not (await self._link(peer, places[0]) or await self._link(peer, places[0])):
                     raise Unreachable("what answers there hangs up; it may have no room")
                 self._tally.dials[DialResult.CONNECTED] += 1
         except TimeoutError:
@@ -270,6 +267,13 @@ class HivemindMesh:
         finally:
             if not lock.locked():
                 self._dials.pop(peer, None)
+
+    async def _link(self, peer: bytes, place: str) -> bool:
+        """Begin to speak with a peer. False where it hung up: where both dialled, p2pd ends one."""
+        fd = await self._open(peer, LINK, OPEN_S)
+        link = self._links.take(peer, place, fd, outbound=True)
+        await asyncio.wait([link.is_up])
+        return self._links.is_connected(peer)
 
     async def _open(self, peer: bytes, protocol: str, timeout_s: float) -> int:
         seconds = min(timeout_s, OPEN_S)
@@ -391,6 +395,15 @@ def _find_address(link: Link) -> str:
         if ports:
             seen = "/".join([*host, "tcp", ports[0]])
     return f"{seen}/p2p/{encode_peer_id(link.peer)}"
+
+
+def _is_relay_address(text: str) -> bool:
+    """A full multiaddr; /dnsaddr is none."""
+    try:
+        decode_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _choose_places(told: Sequence[str], met: Sequence[str]) -> list[str]:

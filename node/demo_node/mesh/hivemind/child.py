@@ -51,11 +51,23 @@ from demo_node.mesh.hivemind.p2pd import (  # noqa: E402
     die_with_parent,
     start_p2pd,
 )
-from demo_node.mesh.peer_id import decode_peer_id_bytes, encode_peer_id_bytes  # noqa: E402
+from demo_node.mesh.peer_id import (  # noqa: E402
+    decode_peer_id,
+    decode_peer_id_bytes,
+    encode_peer_id_bytes,
+)
 from demo_protocol.networks import is_for  # noqa: E402
 
 EAGER_TURNS: Final = 10
 """Looks into the DHT at the first pace."""
+
+RESERVE_S: Final = 20.0
+"""How often a reservation is renewed: it ends with its connection, and costs one small stream."""
+
+RESERVE_CONNECT_S: Final = 10.0
+
+CARRIERS_MAX: Final = 4
+"""Addresses by way of others in a member's record; half of what it holds."""
 
 A_NEIGHBOUR: Final = "/ip4/192.168.0.1"
 
@@ -71,6 +83,8 @@ class Child:
         self._run_id = b""
         self._membership: Membership | None = None
         self._announced: list[str] = []
+        self._carriers: dict[str, None] = {}
+        """Peers' addresses by which we can be reached, too."""
         self._met: set[bytes] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._channel: Channel
@@ -113,11 +127,12 @@ class Child:
             seed=bytes.fromhex(message["seed"]),
             listen=tuple(message["listen"]),
             announce=tuple(message["announce"]),
-            relays=tuple(message["relays"]),
             is_relay=bool(message["is_relay"]),
         )
         p2pd = await self._begin()  # the first failure is told: the operator may have to mend it
         self._spawn(self._keep_alive(p2pd))
+        for relay in message["relays"]:
+            self._spawn(self._keep_reserved(relay))
         return -1
 
     async def _join(self, message: Message) -> int:
@@ -217,6 +232,22 @@ class Child:
         told = {"event": "stream", "peer": peer.hex(), "protocol": protocol, "address": address}
         self._channel.send(told, sock.detach())
 
+    async def _keep_reserved(self, relay: str) -> None:
+        """Whoever cannot dial us may do so by way of this peer, as long as it is willing."""
+        where, _, name = relay.rpartition("/p2p/")
+        peer_id = encode_peer_id_bytes(decode_peer_id(name))
+        while True:
+            granted = False
+            with contextlib.suppress(P2pdError):
+                p2pd = self._running()
+                await p2pd.connect(peer_id, [where], RESERVE_CONNECT_S)
+                granted = await p2pd.reserve(peer_id)
+            if granted:
+                self._carriers[relay] = None
+            else:
+                self._carriers.pop(relay, None)
+            await asyncio.sleep(RESERVE_S)
+
     async def _take_part(self) -> None:
         """Be in the DHT, and tell who else is."""
         turn = 0
@@ -244,7 +275,8 @@ class Child:
         met, self._met = self._met, set()
         for peer in met:
             await self._membership.meet(encode_peer_id_bytes(peer))
-        await self._membership.announce(_list_public(self._announced))
+        carried = [f"{relay}/p2p-circuit" for relay in self._carriers]
+        await self._membership.announce([*carried[:CARRIERS_MAX], *_list_public(self._announced)])
         found = await self._membership.find()
         self._channel.send(
             {"event": "members", "found": {peer.hex(): told for peer, told in found.items()}}

@@ -20,9 +20,13 @@ from typing import Final
 
 from hivemind.proto import crypto_pb2
 from hivemind.proto import p2pd_pb2 as pb
-from hivemind.utils.multiaddr import Multiaddr
+from hivemind.utils.multiaddr import Multiaddr as UnixAddress
+from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from demo_node.mesh.hivemind.limits import PROTOCOLS
+
+# hivemind's own Multiaddr writes ids in the middle of an address, as relays' have them, in a way
+# that Go refuses; multiaddr's leaves out the first slash of a unix socket. Each does what it can.
 
 START_S: Final = 30.0
 """To its first answer; 0.1 s on a quiet machine."""
@@ -36,8 +40,13 @@ ANSWER_BYTES_MAX: Final = 1 << 20
 CONNECTIONS_LOW, CONNECTIONS_HIGH = 224, 256
 """Where there are more than the latter, it drops those that nobody has used for long."""
 
-RELAY_BYTES_MAX: Final = 1 << 30
-"""What a public node passes on over one connection of two peers before it has to be made anew."""
+
+HOP: Final = "/libp2p/circuit/relay/0.2.0/hop"
+RESERVE: Final = b"\x02\x08\x00"
+"""HopMessage{type: RESERVE} with its length before it (libp2p specs, relay/circuit-v2.md)."""
+
+GRANTED: Final = b"\x28\x64"
+"""In the answer: its field 5, the status, is 100."""
 
 OnStream = Callable[[bytes, str, str, socket.socket], None]
 """(binary id of the peer, its address, protocol, the stream)"""
@@ -49,12 +58,11 @@ class P2pdError(ConnectionError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class P2pdSettings:
-    """What it is started with. `seed` is the node's; `relays` may carry what cannot reach us."""
+    """What it is started with. `is_relay`: whether it carries others' bytes."""
 
     seed: bytes
     listen: tuple[str, ...]
     announce: tuple[str, ...]
-    relays: tuple[str, ...]
     is_relay: bool
 
 
@@ -135,6 +143,22 @@ class P2pd:
         )
         return sock
 
+    async def reserve(self, peer_id: bytes) -> bool:
+        """Have a connected peer carry to us what others send by it. Raises P2pdError.
+
+        For an hour, or until it is disconnected. p2pd would ask only after three minutes, unless
+        it knows four peers to choose from, and only if it believes that nobody can dial it, which
+        on a private network it never does.
+        """
+        sock = await self.open(peer_id, HOP, ASK_S)
+        with sock:
+            try:
+                async with asyncio.timeout(ASK_S):
+                    await asyncio.get_running_loop().sock_sendall(sock, RESERVE)
+                    return GRANTED in await _read_message(sock)
+            except (OSError, EOFError, ValueError) as error:
+                raise P2pdError(f"no answer about a reservation: {error}") from None
+
     async def serve(self, on_stream: OnStream) -> None:
         """From now on streams of peers come to `on_stream`. Raises P2pdError."""
         place = self._folder / "streams.sock"
@@ -145,7 +169,7 @@ class P2pd:
         self._listener.listen(128)
         self._accepting = asyncio.create_task(self._accept(self._listener, on_stream))
         request = pb.StreamHandlerRequest(
-            addr=Multiaddr(f"/unix{place}").to_bytes(), proto=list(PROTOCOLS), balanced=False
+            addr=UnixAddress(f"/unix{place}").to_bytes(), proto=list(PROTOCOLS), balanced=False
         )
         await self._ask(pb.Request(type=pb.Request.STREAM_HANDLER, streamHandler=request), ASK_S)
 
@@ -220,7 +244,7 @@ async def start_p2pd(settings: P2pdSettings, folder: Path) -> P2pd:
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
-        env={**os.environ, "GOLOG_LOG_LEVEL": "error"},
+        env={"GOLOG_LOG_LEVEL": "error", **os.environ},
         preexec_fn=die_with_parent,
     )
     p2pd = P2pd(process, folder)
@@ -254,20 +278,13 @@ def _make_arguments(settings: P2pdSettings, folder: Path, identity: Path) -> lis
         "autonat": 1,  # tells others whether they can be dialled
         "relay": 1,
         "relayService": int(settings.is_relay),
-        "relayDataLimit": RELAY_BYTES_MAX,
         "natPortMap": 0,  # routers are changed only by who owns them
         "tls": 0,  # Noise only, as the other mesh
     }
     if settings.announce:
         arguments["announceAddrs"] = ",".join(settings.announce)
-    if settings.relays:
-        arguments["autoRelay"] = 1
-        arguments["dhtClient"] = 1  # wants its kad-dht for that; it has nobody to ask by it
-        if not settings.announce:
-            # It asks for a relay only when it believes that nobody can dial it, which takes it a
-            # minute to find out, and on private networks it never does.
-            arguments["forceReachabilityPrivate"] = 1
-        arguments["trustedRelays"] = ",".join(settings.relays)
+    if settings.is_relay:
+        arguments["forceReachabilityPublic"] = 1  # else it waits until it knows that itself
     return [f"-{name}={value}" for name, value in arguments.items()]
 
 
