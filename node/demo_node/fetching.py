@@ -5,6 +5,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 
+from demo_node.arrivals import Arrivals
+from demo_node.copies import Copies
 from demo_node.native import decode_payload
 from demo_node.ports import Clock, Offence, RoundStore
 from demo_node.pull import Puller
@@ -48,6 +50,8 @@ class Fetcher:
         self.observer = observer
         self._post = post
         self._verifier = verifier
+        self.arrivals = Arrivals()
+        self.copies = Copies()
         self._pulling: dict[tuple[bytes, int], set[int]] = {}
         """What is under way, and the rounds whose headers name it."""
         self._is_window_short = False
@@ -58,6 +62,7 @@ class Fetcher:
         """What became of the payloads that others announced."""
         for verdict, total in self._payloads.items():
             yield Figure("demo_payloads_total", total, (verdict,))
+        yield from self.copies.figures()
 
     async def keep_payload(self, round_: int, payload_hash: bytes, raw: bytes) -> None:
         """A disk that takes none is no reason to stop: it is in memory, and others have it."""
@@ -69,6 +74,11 @@ class Fetcher:
             self._is_unwritable = True
         else:
             self._is_unwritable = False
+
+    async def keep_own_payload(self, round_: int, payload_hash: bytes, raw: bytes) -> None:
+        """What this node has made of a round."""
+        self.copies.add_own(payload_hash)
+        await self.keep_payload(round_, payload_hash, raw)
 
     async def forget_payloads(self, round_: int) -> None:
         """Of the chain's rounds: what a run that stood still needs to go on stays."""
@@ -95,12 +105,15 @@ class Fetcher:
             under_way.add(effect.round)
             return
         rounds = self._pulling[pull] = {effect.round}
+        self.arrivals.begin(effect.payload_hash)
         try:
             raw = await self.store.read_payload(effect.payload_hash)
             if raw is None:
                 raw = await self._pull_from_others(effect)
             elif not self._is_payload_sound(effect, raw):
                 raw = None
+            if raw is not None:
+                self.arrivals.come(effect.payload_hash, raw)  # others need not wait for our disk
             while raw is not None and rounds:  # one more may be named meanwhile
                 round_ = min(rounds)
                 await self.keep_payload(round_, effect.payload_hash, raw)
@@ -108,6 +121,7 @@ class Fetcher:
                 self._post(PayloadsHeld(self.clock.now_ms(), round_, (effect.payload_hash,)))
         finally:
             del self._pulling[pull]
+            self.arrivals.end(effect.payload_hash)
 
     async def _pull_from_others(self, effect: PullPayload) -> bytes | None:
         """The payload, if anybody gives a sound one for as long as it is wanted."""

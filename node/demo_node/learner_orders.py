@@ -11,7 +11,7 @@ from demo_node.fetching import Fetcher
 from demo_node.history import History
 from demo_node.momentum_keeping import MomentumKeeping
 from demo_node.ports import ApplyOrder, Clock, Learner, LearnerLost, RoundStore, TrainOrder
-from demo_node.pull import sha256
+from demo_node.racing import sha256
 from demo_node.recovering import Recovering
 from demo_node.sending import Sending
 from demo_node.views import RoundObserver
@@ -79,7 +79,7 @@ class LearnerOrders:
         payload_hash = b""
         if trained.k:
             payload_hash = await sha256(trained.payload)
-            await self._fetcher.keep_payload(trained.round, payload_hash, trained.payload)
+            await self._fetcher.keep_own_payload(trained.round, payload_hash, trained.payload)
             self._sending.on_sent(payload_hash)
         self._history.on_trained(trained, self._clock.now_ms())
         self._post(

@@ -229,7 +229,15 @@ class Participant:
         if view.final is None:
             view.final = start.final
         await self._take_in(start.bundles)
-        self.server.open(machine, store, driver.tensors, driver.outbox.unwritten, sending.on_given)
+        self.server.open(
+            machine,
+            store,
+            driver.tensors,
+            driver.outbox.unwritten,
+            driver.fetcher.arrivals,
+            driver.fetcher.copies,
+            sending.on_given,
+        )
         if around.is_metered:
             self.server.sparing = Sparing(around.mesh, sending.is_own)
         files.callback(self._close)

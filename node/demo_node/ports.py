@@ -55,12 +55,14 @@ class Blob(IntEnum):
 class BlobRequest:
     """`key` says what is asked for, where the kind does not: hashes, or what is known already.
 
-    `limit` bounds the reply.
+    `limit` bounds the reply. `wait_ms`: for how long an answer may be put off until what is asked
+    for is here; whoever answers may put it off less.
     """
 
     kind: Blob
     key: bytes = b""
     limit: int = 0
+    wait_ms: int = 0
 
 
 class Unreachable(ConnectionError):
@@ -71,6 +73,10 @@ class NotHeld(LookupError):
     """The peer answered: it does not hold what was asked for."""
 
 
+class Busy(NotHeld):
+    """The peer answered: others hold it, too, and should be asked first."""
+
+
 Verdict = bool
 """What a gossip handler says of a message: True = forward it to others, False = drop it here."""
 
@@ -78,7 +84,16 @@ OnGossip = Callable[[Topic, bytes, bytes], Verdict]
 """(topic, peer that handed it over, message). Called on the loop; must return in under 10 ms."""
 
 OnBlob = Callable[[bytes, BlobRequest], Awaitable[bytes | None]]
-"""(asking peer, request) -> the bytes, or None where this node does not hold them."""
+"""(asking peer, request) -> the bytes, or None where this node does not hold them.
+
+Raises Busy where it does, and others are to be asked first."""
+
+OnPiece = Callable[[int], None]
+"""So many bytes more of an answer have come. First 0: the peer has it, and begins to give it."""
+
+
+def ignore_piece(size: int) -> None:
+    """An OnPiece for whoever does not want to know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,9 +269,18 @@ class Mesh(Protocol):
         ...
 
     async def request(
-        self, peer: bytes, request: BlobRequest, *, bytes_max: int, timeout_s: float
+        self,
+        peer: bytes,
+        request: BlobRequest,
+        *,
+        bytes_max: int,
+        timeout_s: float,
+        on_piece: OnPiece | None = None,
     ) -> bytes:
-        """Pull a blob. The caller checks its hash. Raises Unreachable or NotHeld."""
+        """Pull a blob. The caller checks its hash. Raises Unreachable or NotHeld.
+
+        Where it is cancelled the peer is told, and sends no more.
+        """
         ...
 
 

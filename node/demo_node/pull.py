@@ -3,10 +3,13 @@
 import asyncio
 import contextlib
 import hashlib
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from demo_node.ports import Blob, BlobRequest, Mesh, NotHeld, Offence, Unreachable
+from demo_node.racing import Pace, Race, Verdict
+from demo_node.spreading import order_holders
 from demo_node.views import Figure
 from demo_protocol.effects import PullHeaders, PullPayload, PullProposal, PullRecords
 from demo_protocol.limits import (
@@ -23,10 +26,10 @@ Given = TypeVar("Given")
 ASKED_AT_ONCE = 3
 """Holders asked at once for what only one need give: one that is slow, or lies, holds up nobody."""
 
-PULLS_MAX = 8
-"""Payloads pulled at once: a home uplink serves no more, and every stream costs memory."""
+PULLS_MAX = 32
+"""Payloads pulled at once. Most wait at a holder until it has them, and cost it and us a stream."""
 
-BEHIND_MAX = PULLS_MAX // 2
+BEHIND_MAX = 4
 """Of these, payloads of rounds that are over: after a cut there are many, and they come slowly.
 
 They must not hold up those of the round that is on, which would cost that round, and so on."""
@@ -35,20 +38,16 @@ BEHIND_PATIENCE = 4
 """So much longer gets a holder for one of those: an attempt given up is an uplink's work lost."""
 
 TIMEOUT_S = 20.0
-"""One attempt at one holder, at most."""
+"""One attempt at one holder, at most; of a payload, one that gives nothing."""
+
+GIVING_MAX_S = 60.0
+"""One holder of a payload that gives it steadily, at most."""
 
 RETRY_FIRST_S, RETRY_MAX_S = 0.05, 2.0
 """Pause after every holder failed: short at first, since a payload counts for one round only."""
 
-IN_THREAD_BYTES = 1 << 20
-"""Hashing this much takes a millisecond; longer content goes to a thread, off the loop."""
-
-
-async def sha256(raw: bytes) -> bytes:
-    """The hash, without keeping the loop from its other work."""
-    if len(raw) > IN_THREAD_BYTES:
-        return (await asyncio.to_thread(hashlib.sha256, raw)).digest()
-    return hashlib.sha256(raw).digest()
+RETRY_BUSY_S = 0.5
+"""And not sooner where a holder was busy: to ask it once more is work for both."""
 
 
 class Puller:
@@ -59,10 +58,19 @@ class Puller:
         self._payloads = asyncio.Semaphore(PULLS_MAX)
         self._behind = asyncio.Semaphore(BEHIND_MAX)
         self._pulling = 0
+        self._pace = Pace()
+        self._verdicts: Counter[Verdict] = Counter()
+        self._hedges = 0
+        self._sources: Counter[str] = Counter()
 
     def figures(self) -> Iterator[Figure]:
         """How many payloads are being pulled, those included that wait for their turn."""
         yield Figure("demo_queue_depth", self._pulling, ("pulls",))
+        yield Figure("demo_payload_hedges_total", self._hedges)
+        for source, total in self._sources.items():
+            yield Figure("demo_payload_sources_total", total, (source,))
+        for verdict, total in self._verdicts.items():
+            yield Figure("demo_payload_requests_total", total, (verdict,))
 
     async def ask(
         self, holder: bytes, request: BlobRequest, bytes_max: int, timeout_s: float = TIMEOUT_S
@@ -121,11 +129,11 @@ class Puller:
         patience_s: float,
         is_behind: Callable[[], bool] = lambda: False,
     ) -> bytes | None:
-        """Ask holders in turn until one gives these very bytes; None once nobody wants them.
+        """Ask holders until one gives these very bytes; None once nobody wants them.
 
-        Nobody gets more than `patience_s` at first, so that a frozen holder does not use up the
-        rounds a payload is wanted in; then twice that, and so on, for slow links. One whose round
-        is over (`is_behind`) leaves room for others.
+        Nobody who gives nothing gets more than `patience_s` at first, so that frozen holders do not
+        use up the rounds a payload is wanted in; then twice that, and so on, for slow links. One
+        whose round is over (`is_behind`) leaves room for others.
         """
         self._pulling += 1
         try:
@@ -140,25 +148,43 @@ class Puller:
         patience_s: float,
         is_behind: Callable[[], bool],
     ) -> bytes | None:
-        request = BlobRequest(Blob.PAYLOAD, effect.payload_hash)
         pause_s = RETRY_FIRST_S
         timeout_s = min(patience_s, TIMEOUT_S)
+        silent: Sequence[bytes] = ()
         while wanted():
-            for holder in self.holders(effect.holders):
-                async with contextlib.AsyncExitStack() as turn:
-                    least_s = 0.0
-                    if is_behind():
-                        await turn.enter_async_context(self._behind)
-                        least_s = min(BEHIND_PATIENCE * patience_s, TIMEOUT_S)
-                    await turn.enter_async_context(self._payloads)
-                    asked_s = max(timeout_s, least_s)
-                    raw = await self.ask(holder, request, effect.payload_bytes, asked_s)
-                if raw is not None:
-                    if await sha256(raw) == effect.payload_hash:
-                        return raw
-                    self.blame(holder, Offence.ANSWER)
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, RETRY_MAX_S)
+            async with contextlib.AsyncExitStack() as turn:
+                limit_s, wait_s = timeout_s, timeout_s
+                if is_behind():  # whoever has it has had it for long
+                    await turn.enter_async_context(self._behind)
+                    limit_s, wait_s = max(limit_s, min(BEHIND_PATIENCE * patience_s, TIMEOUT_S)), 0
+                await turn.enter_async_context(self._payloads)
+                connected = [view.peer for view in self._mesh.peers()]
+                order = order_holders(effect.round, effect.holders, self._mesh.peer, connected)
+                order.sort(key=lambda peer: peer in silent)  # they had their time
+                race = Race(
+                    self._mesh,
+                    BlobRequest(Blob.PAYLOAD, effect.payload_hash, wait_ms=int(1000 * wait_s)),
+                    effect.payload_bytes,
+                    self._pace,
+                    patience_s=patience_s,
+                    limit_s=limit_s,
+                    giving_s=GIVING_MAX_S,
+                )
+                try:
+                    raw = await race.run(deque(order))
+                finally:
+                    self._verdicts += race.verdicts
+                    self._hedges += race.hedges
+                    for liar in race.liars:
+                        self.blame(liar, Offence.ANSWER)
+            if raw is not None:
+                self._sources["author" if race.giver in effect.holders[:1] else "other"] += 1
+                return raw
+            silent = race.silent
+            if not silent:  # all have answered
+                is_busy = race.verdicts[Verdict.BUSY] > 0
+                await asyncio.sleep(max(pause_s, RETRY_BUSY_S) if is_busy else pause_s)
+                pause_s = min(2 * pause_s, RETRY_MAX_S)
             timeout_s = min(2 * timeout_s, TIMEOUT_S)
         return None
 

@@ -4,7 +4,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Set
 from dataclasses import replace
 
-from demo_node.ports import Archive, Blob, BlobRequest, RoundStore
+from demo_node.arrivals import Arrivals
+from demo_node.copies import Copies
+from demo_node.ports import Archive, Blob, BlobRequest, Busy, RoundStore
 from demo_node.sparing import Sparing
 from demo_node.tensors import TensorDigests
 from demo_protocol.answers import (
@@ -75,6 +77,8 @@ class Server:
         self._oldest: tuple[bytes, asyncio.Future[bytes]] | None = None
         self._unwritten: Set[bytes] = frozenset()
         self._on_given: OnGiven = lambda payload_hash, size: None
+        self._arrivals = Arrivals()
+        self._copies = Copies()
 
     def open(
         self,
@@ -82,6 +86,8 @@ class Server:
         store: RoundStore,
         tensors: TensorDigests,
         unwritten: Set[bytes],
+        arrivals: Arrivals,
+        copies: Copies,
         on_given: OnGiven,
     ) -> None:
         """From now on there is a chain to answer from. `on_given` hears of every payload given.
@@ -90,21 +96,26 @@ class Server:
         told of it (rule 10). What the set holds may change.
         """
         self._machine, self._store, self._tensors = machine, store, tensors
-        self._unwritten, self._on_given = unwritten, on_given
+        self._unwritten = unwritten
+        self._arrivals, self._copies = arrivals, copies
+        self._on_given = on_given
 
     def close(self) -> None:
         """The chain is not ours to answer from any more."""
         self._machine = self._store = self._tensors = self._oldest = None
 
     async def answer(self, asking: bytes, request: BlobRequest) -> bytes | None:
-        """The bytes asked for, or None where they are not held here, or left to others."""
+        """The bytes asked for, or None where they are not held here, or left to others.
+
+        Raises Busy where others should be asked first.
+        """
         if self.sparing is not None and self.sparing.refuses(asking, request):
             return None
         match request.kind:
             case Blob.MANIFEST:
                 return encode_manifest(self._manifest)
             case Blob.PAYLOAD:
-                return await self._payload(request.key)
+                return await self._payload(asking, request)
             case Blob.HEADERS:
                 return self._headers(request.key)
             case Blob.PROPOSAL:
@@ -135,10 +146,17 @@ class Server:
             case Blob.REACH:
                 return await self._dial_back(asking, request.key) if self._dial_back else None
 
-    async def _payload(self, payload_hash: bytes) -> bytes | None:
-        raw = await self._store.read_payload(payload_hash) if self._store else None
+    async def _payload(self, asking: bytes, request: BlobRequest) -> bytes | None:
+        """A payload, also one that is on its way here and comes soon enough."""
+        if self._store is None:
+            return None
+        raw = await self._store.read_payload(request.key)
+        if raw is None:
+            raw = await self._arrivals.wait(request.key, request.wait_ms / 1000)
+        if raw is not None and not self._copies.may_give(request.key, asking):
+            raise Busy("this node has given its payload often enough")
         if raw is not None:
-            self._on_given(payload_hash, len(raw))
+            self._on_given(request.key, len(raw))
         return raw
 
     def _headers(self, key: bytes) -> bytes | None:

@@ -83,6 +83,7 @@ RUN: Final[dict[str, Here | There]] = {
         '"digests_equal": true', "--nodes 3 --rounds 9 --round-seconds 2"
     ),
     "python -m tests.e2e.loop_run": Here("| came late |", "--rounds 3"),
+    "python -m tests.node.spread": Here("| 1 | 100,000 | 2 |", "--quick"),
     "pytest tests/node/test_scale.py": Here(" passed", "-q"),
     # docs/containers.md
     "docker compose -f deploy/compose.yaml up --scale node=3": There("tests/containers/stack.py"),

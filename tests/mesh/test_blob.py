@@ -290,7 +290,7 @@ async def test_a_peer_with_too_many_streams_is_refused_and_others_are_not() -> N
 @pytest.mark.parametrize(
     ("reply", "reason"),
     [
-        (b"\2" + bytes(8), "answered with status 2"),
+        (b"\3" + bytes(8), "answered with status 3"),
         (b"\0" + (1 << 62).to_bytes(8), "offered 4611686018427387904 bytes"),
         (b"\0" + (10).to_bytes(8) + b"short", "broke off"),
         (b"", "broke off"),

@@ -21,6 +21,7 @@ from demo_node.ports import (
     Offence,
     OnBlob,
     OnGossip,
+    OnPiece,
     PeerView,
     Topic,
 )
@@ -69,7 +70,13 @@ class Internet:
         return [PeerView(peer, address, True) for peer, address in self.connected.items()]
 
     async def request(
-        self, peer: bytes, request: BlobRequest, *, bytes_max: int, timeout_s: float
+        self,
+        peer: bytes,
+        request: BlobRequest,
+        *,
+        bytes_max: int,
+        timeout_s: float,
+        on_piece: OnPiece | None = None,
     ) -> bytes:
         if peer not in self.tells:
             raise NotHeld("PEERS")

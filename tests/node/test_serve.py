@@ -8,6 +8,8 @@ from typing import cast
 import pytest
 
 from demo_node import serve
+from demo_node.arrivals import Arrivals
+from demo_node.copies import Copies
 from demo_node.ports import Blob, BlobRequest, RoundStore
 from demo_node.serve import Server
 from demo_node.sim.whole.virtual_loop import run_virtual
@@ -91,7 +93,15 @@ def test_what_the_chain_says_is_encoded_once_for_all_who_ask_and_off_the_loop(
 
     monkeypatch.setattr(serve, "encode_chain_state", encode)
     server, machine = make_server(), Round(view(root=tree.state(first)))
-    server.open(machine, cast(RoundStore, None), cast(TensorDigests, None), frozenset(), ignore)
+    server.open(
+        machine,
+        cast(RoundStore, None),
+        cast(TensorDigests, None),
+        frozenset(),
+        Arrivals(),
+        Copies(),
+        ignore,
+    )
 
     async def ask_twice(record: bytes) -> None:
         request = BlobRequest(Blob.CHAIN_STATE, record, 1)

@@ -21,8 +21,10 @@ from libp2p.utils import encode_delim
 from demo_node.mesh import bounds
 from demo_node.mesh.account import USES
 from demo_node.mesh.blob_frames import (
+    BUSY,
     HEAD_BYTES,
     LENGTH_BYTES,
+    NOT_HELD,
     Garbage,
     decode_head,
     decode_request,
@@ -36,7 +38,15 @@ from demo_node.mesh.peer_id import decode_peer_id_bytes, encode_peer_id, encode_
 from demo_node.mesh.receiving import Receiving
 from demo_node.mesh.uplink_meter import UplinkMeter
 from demo_node.mesh.yamux import PatientYamux, blame, count_unread, mark, pace
-from demo_node.ports import BlobRequest, Offence, Unreachable
+from demo_node.ports import (
+    Blob,
+    BlobRequest,
+    Busy,
+    Offence,
+    OnPiece,
+    Unreachable,
+    ignore_piece,
+)
 
 T = TypeVar("T")
 
@@ -70,10 +80,16 @@ class BlobProtocol:
         self._meter = meter
         self._serving: Counter[bytes] = Counter()
         self._pulls: dict[bytes, trio.CapacityLimiter] = {}
+        self._sending: dict[bytes, trio.CapacityLimiter] = {}
         host.set_stream_handler(PROTOCOL, self._handle)
 
     async def pull(
-        self, peer: bytes, request: BlobRequest, bytes_max: int, timeout_s: float
+        self,
+        peer: bytes,
+        request: BlobRequest,
+        bytes_max: int,
+        timeout_s: float,
+        on_piece: OnPiece | None = None,
     ) -> bytes:
         """Ask a connected peer for a blob. Raises Unreachable or NotHeld."""
         peer_id = ID(encode_peer_id_bytes(peer))
@@ -83,7 +99,9 @@ class BlobProtocol:
         try:
             with trio.fail_after(timeout_s) as scope:
                 async with self._slot(peer):
-                    receiving = Receiving(self._download, request.kind, bytes_max, scope)
+                    receiving = Receiving(
+                        self._download, request.kind, bytes_max, scope, on_piece or ignore_piece
+                    )
                     await receiving.wait_to_ask()
                     return await self._ask(peer_id, request, bytes_max, receiving)
         except trio.TooSlowError:
@@ -154,19 +172,43 @@ class BlobProtocol:
                 raise Garbage("asked for nothing", _find_stall(stream))
             if request is not None:
                 mark(stream, USES[request.kind])
-            with trio.fail_after(bounds.ANSWER_S):
-                body = None if request is None else await self._look_up(peer, request)
-            await self._reply(stream, body)
+            try:
+                with trio.fail_after(bounds.ANSWER_S):
+                    body = None if request is None else await self._look_up(peer, request)
+            except Busy:
+                await self._reply(stream, None, BUSY)
+            else:
+                async with self._turn(request, body):
+                    await self._reply(stream, body)
         finally:
             self._serving[peer] -= 1
             if not self._serving[peer]:
                 del self._serving[peer]
 
-    async def _reply(self, stream: INetStream, body: bytes | None) -> None:
+    @contextlib.asynccontextmanager
+    async def _turn(self, request: BlobRequest | None, body: bytes | None) -> AsyncIterator[None]:
+        """A payload is sent to a few at once. Who takes it slowly holds up others for a while."""
+        if request is None or body is None or request.kind is not Blob.PAYLOAD:
+            yield
+            return
+        fresh = trio.CapacityLimiter(bounds.COPIES_AT_ONCE)
+        copies = self._sending.setdefault(request.key, fresh)
+        token = object()
+        with trio.move_on_after(bounds.TURN_S) as waiting:
+            await copies.acquire_on_behalf_of(token)
+        try:
+            yield
+        finally:
+            if not waiting.cancelled_caught:
+                copies.release_on_behalf_of(token)
+            if not copies.borrowed_tokens and not copies.statistics().tasks_waiting:
+                self._sending.pop(request.key, None)
+
+    async def _reply(self, stream: INetStream, body: bytes | None, lacking: int = NOT_HELD) -> None:
         content = body or b""
         size = len(content)
         with trio.fail_after(bounds.SERVE_S + size / bounds.SERVE_BYTES_PER_S_MIN) as scope:
-            head = encode_head(body)
+            head = encode_head(body, lacking)
             if size <= PIECE_BYTES_MIN:
                 await stream.write(head + content)
                 return
@@ -182,7 +224,7 @@ class BlobProtocol:
     async def _look_up(self, peer: bytes, request: BlobRequest) -> bytes | None:
         try:
             return await self._answer(peer, request)
-        except GuestClosed:
+        except (GuestClosed, Busy):
             raise
         except Exception as error:
             # Our bug, or our disk. It must not leave through the library (trap 25), nor be lost:

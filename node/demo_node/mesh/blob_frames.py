@@ -1,7 +1,8 @@
 """The blob protocol's frames, as bytes: what every real mesh says over its streams.
 
 request   8-byte length, BlobRequest (wire.proto), at most REQUEST_BYTES_MAX
-reply     1 byte: 0 held, 1 not held; 8-byte length (0 where not held); the bytes
+reply     1 byte: 0 held, 1 not held, 2 busy: ask others first; 8-byte length (0 unless held);
+          the bytes
 
 Lengths are big-endian, and checked before anything is read or made room for.
 """
@@ -10,12 +11,13 @@ from typing import Final
 
 from google.protobuf.message import DecodeError
 
-from demo_node.ports import Blob, BlobRequest, NotHeld, Offence
+from demo_node.ports import Blob, BlobRequest, Busy, NotHeld, Offence
 from demo_protocol.limits import KEY_BYTES_MAX, REQUEST_BYTES_MAX
 from demo_protocol.pb import wire_pb2
 
 HELD: Final = 0
 NOT_HELD: Final = 1
+BUSY: Final = 2
 LENGTH_BYTES: Final = 8
 HEAD_BYTES: Final = 1 + LENGTH_BYTES
 
@@ -36,7 +38,9 @@ class Garbage(ValueError):
 
 def encode_request(request: BlobRequest) -> bytes:
     """A request, with its length before it."""
-    message = wire_pb2.BlobRequest(kind=request.kind, key=request.key, limit=request.limit)
+    message = wire_pb2.BlobRequest(
+        kind=request.kind, key=request.key, limit=request.limit, wait_ms=request.wait_ms
+    )
     frame = message.SerializeToString()
     return len(frame).to_bytes(LENGTH_BYTES) + frame
 
@@ -61,20 +65,22 @@ def decode_request(raw: bytes) -> BlobRequest | None:
         kind = Blob(message.kind)
     except ValueError:
         return None
-    return BlobRequest(kind, message.key, message.limit)
+    return BlobRequest(kind, message.key, message.limit, message.wait_ms)
 
 
-def encode_head(body: bytes | None) -> bytes:
-    """What comes before the bytes, or says that they are not held."""
-    status = NOT_HELD if body is None else HELD
+def encode_head(body: bytes | None, lacking: int = NOT_HELD) -> bytes:
+    """What comes before the bytes, or says why there are none."""
+    status = lacking if body is None else HELD
     return bytes([status]) + len(body or b"").to_bytes(LENGTH_BYTES)
 
 
 def decode_head(head: bytes, request: BlobRequest, bytes_max: int) -> int:
-    """How many bytes follow. Raises NotHeld, or Garbage where they are more than asked for."""
+    """How many bytes follow. Raises NotHeld, Busy, or Garbage where they are too many."""
     status, size = head[0], int.from_bytes(head[1:])
     if status == NOT_HELD:
         raise NotHeld(f"{request.kind.name} {request.key.hex()}")
+    if status == BUSY:
+        raise Busy(f"{request.kind.name} {request.key.hex()}")
     if status != HELD:
         raise Garbage(f"answered with status {status}", Offence.GARBAGE)
     if size > bytes_max:

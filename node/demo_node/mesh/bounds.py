@@ -61,6 +61,9 @@ BLOB_STREAMS_MAX: Final = 128
 BLOB_STREAMS_PER_PEER_MAX: Final = 16
 """Blobs served to one peer at once."""
 
+COPIES_AT_ONCE: Final = 2
+"""Peers that are sent one payload at once: the sooner one has all, the sooner it gives it on."""
+
 BLOB_PULLS_PER_PEER_MAX: Final = 12
 """Blobs pulled from one peer at once; below what it serves, so that honest peers never hit that.
 
@@ -89,6 +92,9 @@ REQUEST_FRAME_S: Final = 10.0
 
 ANSWER_S: Final = 30.0
 """For this node to find the bytes it was asked for: a disk read."""
+
+TURN_S: Final = 20.0
+"""For others to take their copies of a payload; then it is sent beside theirs."""
 
 STALL_S: Final = 20.0
 """A pull that got no byte for this long is given up, whatever time it has left."""

@@ -41,6 +41,7 @@ from demo_node.ports import (
     Offence,
     OnBlob,
     OnGossip,
+    OnPiece,
     PeerChange,
     PeerView,
     Slice,
@@ -264,11 +265,17 @@ class Libp2pMesh:
         await self._guest.call(self._gossip.publish, topic, message)
 
     async def request(
-        self, peer: bytes, request: BlobRequest, *, bytes_max: int, timeout_s: float
+        self,
+        peer: bytes,
+        request: BlobRequest,
+        *,
+        bytes_max: int,
+        timeout_s: float,
+        on_piece: OnPiece | None = None,
     ) -> bytes:
         """Pull a blob from a connected peer. Raises Unreachable or NotHeld."""
         with self._tally.pull(request.kind):
-            return await self._call(self._blobs.pull, peer, request, bytes_max, timeout_s)
+            return await self._call(self._blobs.pull, peer, request, bytes_max, timeout_s, on_piece)
 
     async def dial_back(self, peer: bytes, port: int) -> DialBack | None:
         """Dial a connected peer at the host it is seen at, and hang up; None: not connected."""

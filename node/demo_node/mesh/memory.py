@@ -4,6 +4,7 @@ What comes when is decided by plain functions of the link; nothing here reads a 
 """
 
 import asyncio
+import contextlib
 import functools
 import heapq
 from collections import Counter
@@ -12,13 +13,15 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from demo_node.mesh.account import USES, Totals
-from demo_node.mesh.bounds import TOPIC_BYTES_MAX
+from demo_node.mesh.bounds import COPIES_AT_ONCE, TOPIC_BYTES_MAX
 from demo_node.mesh.guard import Guard
 from demo_node.mesh.peer_id import encode_peer_id
 from demo_node.mesh.tally import Tally
 from demo_node.ports import (
     BanView,
+    Blob,
     BlobRequest,
+    Busy,
     DialResult,
     Direction,
     MeshCounters,
@@ -26,11 +29,13 @@ from demo_node.ports import (
     Offence,
     OnBlob,
     OnGossip,
+    OnPiece,
     PeerChange,
     PeerView,
     Topic,
     Unreachable,
     Use,
+    ignore_piece,
 )
 from demo_protocol.errors import LocalFault
 
@@ -50,8 +55,8 @@ Cut = Callable[[bytes, bytes], bool]
 class Carrier(Protocol):
     """Links that carry only so much."""
 
-    async def carry(self, sender: bytes, receiver: bytes, size: int) -> None:
-        """Return when so many bytes of a reply are through."""
+    async def carry(self, sender: bytes, receiver: bytes, size: int, on_piece: OnPiece) -> None:
+        """Return when so many bytes of a reply are through; `on_piece` hears of every part sent."""
         ...
 
 
@@ -163,6 +168,7 @@ class MemoryMesh:
         self._tally = Tally()
         self._changes = Counter[PeerChange]()
         self._serving = 0
+        self._sending: dict[bytes, asyncio.Semaphore] = {}
         self.guard = Guard(
             peer,
             close=self._close,
@@ -273,20 +279,31 @@ class MemoryMesh:
         self._forward(gossip, self._peer)
 
     async def request(
-        self, peer: bytes, request: BlobRequest, *, bytes_max: int, timeout_s: float
+        self,
+        peer: bytes,
+        request: BlobRequest,
+        *,
+        bytes_max: int,
+        timeout_s: float,
+        on_piece: OnPiece | None = None,
     ) -> bytes:
         """Pull a blob from a connected peer. Raises Unreachable or NotHeld."""
         with self._tally.pull(request.kind):
-            return await self._pull(peer, request, bytes_max, timeout_s)
+            return await self._pull(peer, request, bytes_max, timeout_s, on_piece or ignore_piece)
 
     async def _pull(
-        self, peer: bytes, request: BlobRequest, bytes_max: int, timeout_s: float
+        self,
+        peer: bytes,
+        request: BlobRequest,
+        bytes_max: int,
+        timeout_s: float,
+        on_piece: OnPiece,
     ) -> bytes:
         if peer not in self.links or self._network.find(peer) is None:
             raise Unreachable(f"{encode_peer_id(peer)} is not connected")
         try:
             async with asyncio.timeout(timeout_s):
-                body = await self._exchange(peer, request)
+                body = await self._exchange(peer, request, on_piece)
         except TimeoutError:
             raise Unreachable(f"{encode_peer_id(peer)} did not answer") from None
         if body is None:
@@ -301,7 +318,7 @@ class MemoryMesh:
         for peer in list(self.links):
             self.unlink(peer)
 
-    async def _exchange(self, peer: bytes, request: BlobRequest) -> bytes | None:
+    async def _exchange(self, peer: bytes, request: BlobRequest, on_piece: OnPiece) -> bytes | None:
         size, use = len(request.key), USES[request.kind]
         self._totals.bytes[Direction.OUT, use] += size
         await self._travel(self._peer, peer, size)
@@ -309,16 +326,41 @@ class MemoryMesh:
         if other is None:
             raise Unreachable(f"{encode_peer_id(peer)} has left")
         other._totals.bytes[Direction.IN, use] += size
-        body = await other._answer(self._peer, request)
+        busy: Busy | None = None
+        try:
+            body = await other._answer(self._peer, request)
+        except Busy as error:
+            body, busy = None, error
         if self._network.find(peer) is not other:
             raise Unreachable(f"{encode_peer_id(peer)} died over it")
-        size = 0 if body is None else len(body)
-        other._totals.bytes[Direction.OUT, use] += size
-        if self._network.carrier is not None:
-            await self._network.carrier.carry(peer, self._peer, size)
-        await self._travel(peer, self._peer, size)
-        self._totals.bytes[Direction.IN, use] += size
+        if body is None:
+            await self._travel(peer, self._peer, 0)
+        else:
+            async with other._turn(request):
+                await self._take(other, len(body), use, on_piece)
+        if busy is not None:
+            raise busy
         return body
+
+    async def _take(self, other: "MemoryMesh", size: int, use: Use, on_piece: OnPiece) -> None:
+        """Return when all of a reply is here. What is given up before stays unsent."""
+
+        def send(piece: int) -> None:
+            other._totals.bytes[Direction.OUT, use] += piece
+            on_piece(piece)
+
+        if self._network.carrier is None:
+            send(size)
+        else:
+            await self._network.carrier.carry(other.peer, self._peer, size, send)
+        await self._travel(other.peer, self._peer, size)
+        self._totals.bytes[Direction.IN, use] += size
+
+    def _turn(self, request: BlobRequest) -> contextlib.AbstractAsyncContextManager[None]:
+        """One payload is given to a few at once; nothing else waits."""
+        if request.kind is not Blob.PAYLOAD:
+            return contextlib.nullcontext()
+        return self._sending.setdefault(request.key, asyncio.Semaphore(COPIES_AT_ONCE))
 
     async def _answer(self, peer: bytes, request: BlobRequest) -> bytes | None:
         if self._on_blob is None:

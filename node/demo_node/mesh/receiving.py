@@ -12,7 +12,7 @@ from libp2p.abc import INetStream
 
 from demo_node.mesh import bounds
 from demo_node.mesh.pacing import Pacer
-from demo_node.ports import Blob
+from demo_node.ports import Blob, OnPiece, ignore_piece
 
 BULK: Final = frozenset({Blob.PAYLOAD, Blob.INITIAL, Blob.CORPUS_BLOCK, Blob.STATE_CHUNK})
 """What waits for its turn before it is asked for. All else is small, or what nodes agree by."""
@@ -24,11 +24,19 @@ WINDOW_BYTES: Final = 256 << 10
 class Receiving:
     """One reply as it is read. `bytes_max`: what it may have; `scope`: has the pull's deadline."""
 
-    def __init__(self, pacer: Pacer, kind: Blob, bytes_max: int, scope: trio.CancelScope) -> None:
+    def __init__(
+        self,
+        pacer: Pacer,
+        kind: Blob,
+        bytes_max: int,
+        scope: trio.CancelScope,
+        on_piece: OnPiece = ignore_piece,
+    ) -> None:
         self._pacer = pacer
         self._scope = scope
         self._is_bulk = kind in BULK
         self._bytes_max = bytes_max
+        self._on_piece = on_piece
         self._credit = 0
         """Bytes that are paid for and have not been read."""
 
@@ -39,6 +47,7 @@ class Receiving:
 
     async def read_exact(self, stream: INetStream, size: int) -> bytes:
         """The next `size` bytes. Raises EOFError at the end, TooSlowError where nothing comes."""
+        self._on_piece(0)
         out = io.BytesIO()  # gives its bytes away without a copy, which takes 19 ms at 41 MB
         while (held := out.tell()) < size:
             wanted = min(size - held, bounds.PIECE_BYTES)
@@ -52,6 +61,7 @@ class Receiving:
                 raise EOFError(f"{held} of {size} bytes came")
             self._credit = max(self._credit - len(piece), 0)
             out.write(piece)
+            self._on_piece(len(piece))
         return out.getvalue()
 
     def end(self, unread: int = 0) -> None:

@@ -305,6 +305,30 @@ NETWORK: Final = (
     ),
     Declared(
         Counter,
+        "demo_payload_sources_total",
+        "Payloads that came, by who gave them: their author, or another that had them first.",
+        {"source": ("author", "other")},
+    ),
+    Declared(
+        Counter,
+        "demo_payload_hedges_total",
+        "Second requests for a payload, because the first holder was slow.",
+    ),
+    Declared(
+        Counter,
+        "demo_payload_requests_total",
+        "Requests for payloads, by what came of them; busy: others are to be asked first,"
+        " called_off: another was quicker, or time was up.",
+        {"result": ("given", "not_held", "busy", "unreachable", "wrong", "called_off")},
+    ),
+    Declared(
+        Counter,
+        "demo_payload_copies_total",
+        "Payloads that were given to peers: this node's own, and others'.",
+        {"whose": ("own", "other")},
+    ),
+    Declared(
+        Counter,
         "demo_network_bytes_total",
         "Bytes on the mesh's sockets: gossip, payloads, what nodes catch up with (records,"
         " snapshots, text), and all the rest: handshakes, framing, encryption, small questions."

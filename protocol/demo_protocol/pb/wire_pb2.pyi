@@ -298,21 +298,25 @@ class BlobRequest(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
+    WAIT_MS_FIELD_NUMBER: _builtins.int
     kind: _builtins.int
     """demo_node.ports.Blob"""
     key: _builtins.bytes
     """hash, where the kind is pulled by hash"""
     limit: _builtins.int
+    wait_ms: _builtins.int
+    """how long whoever asks would wait for what is not here yet"""
     def __init__(
         self,
         *,
         kind: _builtins.int = ...,
         key: _builtins.bytes = ...,
         limit: _builtins.int = ...,
+        wait_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "kind", b"kind", "limit", b"limit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "kind", b"kind", "limit", b"limit", "wait_ms", b"wait_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -35,9 +35,11 @@ from demo_node.ports import (
     Offence,
     OnBlob,
     OnGossip,
+    OnPiece,
     PeerView,
     Topic,
     Unreachable,
+    ignore_piece,
 )
 from demo_protocol.errors import ConfigError, LocalFault
 from demo_protocol.limits import PEER_BYTES
@@ -235,13 +237,21 @@ class HivemindMesh:
         self._links.publish(topic, message)
 
     async def request(
-        self, peer: bytes, request: BlobRequest, *, bytes_max: int, timeout_s: float
+        self,
+        peer: bytes,
+        request: BlobRequest,
+        *,
+        bytes_max: int,
+        timeout_s: float,
+        on_piece: OnPiece | None = None,
     ) -> bytes:
         """Pull a blob from a connected peer. Raises Unreachable or NotHeld."""
         with self._tally.pull(request.kind):
             if not self._links.is_connected(peer):
                 raise Unreachable(f"{encode_peer_id(peer)} is not connected")
-            return await self._blobs.pull(peer, request, bytes_max, timeout_s)
+            return await self._blobs.pull(
+                peer, request, bytes_max, timeout_s, on_piece or ignore_piece
+            )
 
     async def _dial(self, peer: bytes, places: Sequence[str]) -> None:
         """Dial these addresses, unless the peer is connected by now, or is being dialled."""

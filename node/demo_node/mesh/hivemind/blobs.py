@@ -9,8 +9,10 @@ from typing import Final
 from demo_node.mesh import bounds
 from demo_node.mesh.account import USES
 from demo_node.mesh.blob_frames import (
+    BUSY,
     HEAD_BYTES,
     LENGTH_BYTES,
+    NOT_HELD,
     Garbage,
     decode_head,
     decode_request,
@@ -21,7 +23,16 @@ from demo_node.mesh.blob_frames import (
 from demo_node.mesh.hivemind.limits import BLOB
 from demo_node.mesh.hivemind.streams import Meter, Stream
 from demo_node.mesh.peer_id import encode_peer_id
-from demo_node.ports import BlobRequest, OnBlob, Unreachable, Use
+from demo_node.ports import (
+    Blob,
+    BlobRequest,
+    Busy,
+    OnBlob,
+    OnPiece,
+    Unreachable,
+    Use,
+    ignore_piece,
+)
 
 _STREAM_ERRORS: Final = (OSError, EOFError, Garbage)
 """What a stream does for reasons that lie outside; TimeoutError is an OSError."""
@@ -42,6 +53,8 @@ class Blobs:
         self._tasks: set[asyncio.Task[None]] = set()
         self._pulls: dict[bytes, asyncio.Semaphore] = {}
         self._pulling: Counter[bytes] = Counter()
+        self._sending: dict[bytes, asyncio.Semaphore] = {}
+        self._copying: Counter[bytes] = Counter()
 
     def serving(self) -> int:
         """Requests of peers that are being answered."""
@@ -66,7 +79,12 @@ class Blobs:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def pull(
-        self, peer: bytes, request: BlobRequest, bytes_max: int, timeout_s: float
+        self,
+        peer: bytes,
+        request: BlobRequest,
+        bytes_max: int,
+        timeout_s: float,
+        on_piece: OnPiece = ignore_piece,
     ) -> bytes:
         """Ask a connected peer for a blob. Raises Unreachable or NotHeld."""
         name = encode_peer_id(peer)
@@ -74,7 +92,7 @@ class Blobs:
             async with asyncio.timeout(timeout_s), self._slot(peer):
                 fd = await self._open(peer, BLOB, timeout_s)
                 with contextlib.closing(Stream(fd, peer, self._meter)) as stream:
-                    return await _ask(stream, request, bytes_max)
+                    return await _ask(stream, request, bytes_max, on_piece)
         except Garbage as error:
             raise Unreachable(f"{name} {error}") from None
         except TimeoutError:
@@ -119,24 +137,55 @@ class Blobs:
         async with asyncio.timeout(bounds.REQUEST_FRAME_S):
             size = decode_request_length(await stream.read_exact(LENGTH_BYTES))
             request = decode_request(await stream.read_exact(size))
-        async with asyncio.timeout(bounds.ANSWER_S):
-            body = None if request is None else await self._look_up(peer, request)
-        await self._reply(stream, body, Use.OTHER if request is None else USES[request.kind])
+        use = Use.OTHER if request is None else USES[request.kind]
+        try:
+            async with asyncio.timeout(bounds.ANSWER_S):
+                body = None if request is None else await self._look_up(peer, request)
+        except Busy:
+            await self._reply(stream, None, use, BUSY)
+        else:
+            async with self._turn(request, body):
+                await self._reply(stream, body, use)
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, request: BlobRequest | None, body: bytes | None) -> AsyncIterator[None]:
+        """A payload is sent to a few at once. Who takes it slowly holds up others for a while."""
+        if request is None or body is None or request.kind is not Blob.PAYLOAD:
+            yield
+            return
+        copies = self._sending.setdefault(request.key, asyncio.Semaphore(bounds.COPIES_AT_ONCE))
+        self._copying[request.key] += 1
+        is_ours = False
+        try:
+            with contextlib.suppress(TimeoutError):
+                is_ours = await asyncio.wait_for(copies.acquire(), bounds.TURN_S)
+            yield
+        finally:
+            if is_ours:
+                copies.release()
+            self._copying[request.key] -= 1
+            if not self._copying[request.key]:
+                del self._copying[request.key]
+                del self._sending[request.key]
 
     async def _look_up(self, peer: bytes, request: BlobRequest) -> bytes | None:
         if self.on_blob is None:
             return None
         try:
             return await self.on_blob(peer, request)
+        except Busy:
+            raise
         except Exception as error:  # our bug, or our disk: it ends the mesh, and `wait` tells
             self._fail(error)
             return None
 
-    async def _reply(self, stream: Stream, body: bytes | None, use: Use) -> None:
+    async def _reply(
+        self, stream: Stream, body: bytes | None, use: Use, lacking: int = NOT_HELD
+    ) -> None:
         content = body or b""
         seconds = bounds.SERVE_S + len(content) / bounds.SERVE_BYTES_PER_S_MIN
         async with asyncio.timeout(seconds) as limit:
-            await stream.write(encode_head(body))
+            await stream.write(encode_head(body, lacking))
             stream.use = use
             view = memoryview(content)
             step = self._meter.pacer.piece_bytes  # may be another one meanwhile
@@ -148,8 +197,8 @@ class Blobs:
                 await stream.write(piece)
 
 
-async def _ask(stream: Stream, request: BlobRequest, bytes_max: int) -> bytes:
+async def _ask(stream: Stream, request: BlobRequest, bytes_max: int, on_piece: OnPiece) -> bytes:
     await stream.write(encode_request(request))
     size = decode_head(await stream.read_exact(HEAD_BYTES), request, bytes_max)
     stream.use = USES[request.kind]
-    return await stream.read_exact(size)
+    return await stream.read_exact(size, on_piece)

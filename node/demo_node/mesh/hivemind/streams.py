@@ -8,7 +8,7 @@ import socket
 from demo_node.mesh import bounds
 from demo_node.mesh.account import Totals
 from demo_node.mesh.hivemind.pacing import Pacer
-from demo_node.ports import Direction, Use
+from demo_node.ports import Direction, OnPiece, Use, ignore_piece
 
 
 class Meter:
@@ -44,8 +44,9 @@ class Stream:
         self.use = use
         """What its bytes are for, from now on."""
 
-    async def read_exact(self, size: int) -> bytes:
+    async def read_exact(self, size: int, on_piece: OnPiece = ignore_piece) -> bytes:
         """`size` bytes; none for longer than bounds.STALL_S is a TimeoutError."""
+        on_piece(0)
         out = io.BytesIO()  # gives its bytes away without a copy
         while (held := out.tell()) < size:
             async with asyncio.timeout(bounds.STALL_S):
@@ -53,6 +54,7 @@ class Stream:
             if not piece:
                 raise EOFError(f"{held} of {size} bytes came")
             out.write(piece)
+            on_piece(len(piece))
         return out.getvalue()
 
     async def read(self, size: int) -> bytes:

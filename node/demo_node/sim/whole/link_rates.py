@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from demo_node.ports import Slice
+from demo_node.ports import OnPiece, Slice
 from demo_node.uplink import SLICE_S, FastestSlice
 
 PIECE_BYTES: Final = 16 << 10
@@ -63,7 +63,7 @@ class LinkRates:
         """The fastest stretch of sending since this was last asked."""
         return self._uplink(peer).fastest.take()
 
-    async def carry(self, sender: bytes, receiver: bytes, size: int) -> None:
+    async def carry(self, sender: bytes, receiver: bytes, size: int, on_piece: OnPiece) -> None:
         """Return when so many bytes of a reply are through both links."""
         now_s = asyncio.get_running_loop().time
         up, down = self._uplink(sender), self._downlink(receiver)
@@ -74,6 +74,7 @@ class LinkRates:
                 piece = min(PIECE_BYTES, size - start)
                 await up.link.carry(piece)
                 up.carried += piece
+                on_piece(piece)
                 up.look(now_s())
                 if arriving is not None:  # a window of one piece: a slow receiver slows its sender
                     await arriving

@@ -1,0 +1,56 @@
+"""How often this node gives its own payload: an author's uplink is not everybody's.
+
+The first few who ask get it. Others are told to ask those first: by then these have it, or wait for
+it. Who comes back once more after that has found nobody else.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from demo_node.views import Figure
+
+COPIES_MAX = 3
+"""Copies of a payload that its author gives without being asked twice: two children and a hedge."""
+
+SENT_ON_MAX = 2
+"""So often a peer is told to ask others. It comes back after a turn of asking everybody."""
+
+REMEMBERED_MAX = 8
+"""Payloads of ours that are counted, the newest; who asks for an older one is catching up."""
+
+
+class Copies:
+    """Whom this node gives payloads."""
+
+    def __init__(self) -> None:
+        self._own: dict[bytes, int] = {}
+        """Copies given of each."""
+        self._sent_on: dict[bytes, Counter[bytes]] = {}
+        self._totals: Counter[str] = Counter()
+
+    def figures(self) -> Iterator[Figure]:
+        """What was given, by whose it was."""
+        for whose, total in self._totals.items():
+            yield Figure("demo_payload_copies_total", total, (whose,))
+
+    def add_own(self, name: bytes) -> None:
+        """This payload is ours."""
+        self._own[name] = 0
+        if len(self._own) > REMEMBERED_MAX:
+            oldest = next(iter(self._own))
+            del self._own[oldest]
+            self._sent_on.pop(oldest, None)
+
+    def may_give(self, name: bytes, asking: bytes) -> bool:
+        """Is it given to this peer, now? Counts it if so, and remembers the peer if not."""
+        given = self._own.get(name)
+        if given is None:
+            self._totals["other"] += 1
+            return True
+        sent_on = self._sent_on.setdefault(name, Counter())
+        if given >= COPIES_MAX and sent_on[asking] < SENT_ON_MAX:
+            sent_on[asking] += 1
+            return False
+        self._own[name] += 1
+        self._totals["own"] += 1
+        return True

@@ -1,0 +1,34 @@
+"""An author gives its payload to the first few; others come back, or find it elsewhere."""
+
+from demo_node.copies import COPIES_MAX, REMEMBERED_MAX, SENT_ON_MAX, Copies
+
+NAME = b"payload"
+
+
+def number(of: int) -> bytes:
+    return of.to_bytes(32)
+
+
+def test_the_first_get_it_and_who_comes_back() -> None:
+    copies = Copies()
+    copies.add_own(NAME)
+    assert [copies.may_give(NAME, number(n)) for n in range(COPIES_MAX + 2)] == (
+        [True] * COPIES_MAX + [False] * 2
+    )
+    assert [copies.may_give(NAME, number(COPIES_MAX)) for _ in range(SENT_ON_MAX)] == [False, True]
+    assert not copies.may_give(NAME, number(COPIES_MAX + 5))
+    assert copies.may_give(b"another's", number(1))
+    found = {f.labels: f.value for f in copies.figures()}
+    assert found == {("own",): COPIES_MAX + 1, ("other",): 1}
+
+
+def test_what_is_old_is_given_to_whoever_asks_and_forgotten() -> None:
+    copies = Copies()
+    copies.add_own(NAME)
+    for n in range(COPIES_MAX + 1):
+        copies.may_give(NAME, number(n))
+    for n in range(REMEMBERED_MAX):
+        copies.add_own(number(n))
+    assert all(copies.may_give(NAME, number(n)) for n in range(50))
+    assert len(copies._own) == REMEMBERED_MAX
+    assert not copies._sent_on
