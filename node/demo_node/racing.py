@@ -246,16 +246,17 @@ class Race:
         return is_near or self._is_well(attempt, now_s)
 
     def _make_room(self, holders: deque[bytes], now_s: float) -> bool:
-        """Is there room for one more? If not, the one that was asked last may make some.
+        """Is there room for one more? If not, the slower one may make some.
 
-        Not the first, for who is asked first will have it soon, as a rule: it waits for it, too.
+        Of two that have not begun the one asked last: the first will have it soon, as a rule.
         """
         if len(self._running) + len(self._leaving) < AT_ONCE:
             return True
-        idle = [a for a in self._running if not self._is_worth_waiting(a, now_s)]
-        if idle and not self._leaving:
-            holders.append(idle[-1].holder)
-            self._call_off(idle[-1])
+        slow = [a for a in reversed(self._running) if not self._is_well(a, now_s)]
+        if slow and not self._leaving:
+            slowest = max(slow, key=lambda attempt: attempt.rest_s(self._size, now_s))
+            holders.append(slowest.holder)
+            self._call_off(slowest)
         return False
 
     def _call_off(self, attempt: _Attempt) -> None:

@@ -18,7 +18,7 @@ from demo_protocol.messages import Header, Sealed
 from demo_protocol.roster import ChainState, Member, is_member
 from demo_protocol.view import View
 
-SHOWN_MAX: Final = 500
+SHOWN_MAX: Final = 300
 """Peers in one answer: making it takes the event loop some milliseconds."""
 
 Arrivals = Mapping[tuple[int, bytes], int]

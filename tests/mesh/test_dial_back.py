@@ -1,5 +1,6 @@
 """A peer is dialled back at the host it is seen at, and nothing of that stays."""
 
+import asyncio
 import socket
 
 import pytest
@@ -51,6 +52,28 @@ async def test_who_accepts_and_says_nothing_is_not_reached(
         await link((a, b))
         assert await b.mesh.dial_back(a.mesh.peer, silent) == DialBack(at(silent), reached=False)
         await wait_until(lambda: len(b.mesh._tcp.open) == 1)
+        server.close()
+
+
+@on_uvloop
+async def test_who_answers_with_garbage_is_not_reached_and_ends_nobody() -> None:
+    """A Noise handshake whose second message no key made: the library raises whatever it likes."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for line in (b"/multistream/1.0.0\n", b"/noise\n"):
+            await reader.readuntil(line)
+            writer.write(bytes([len(line)]) + line)
+        await reader.read(1024)
+        writer.write((96).to_bytes(2) + bytes(range(96)))
+        await writer.drain()
+        writer.close()
+
+    async with hosts(2) as (a, b):
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        await link((a, b))
+        assert await b.mesh.dial_back(a.mesh.peer, port) == DialBack(at(port), reached=False)
+        assert await b.mesh.dial_back(a.mesh.peer, port_of(a)) == DialBack(at(port_of(a)), True)
         server.close()
 
 

@@ -37,7 +37,7 @@ def test_one_slow_uplink_holds_up_nobody() -> None:
     now = run_virtual(spread(1, 1_000_000, uplink, DELAY_S))
     assert now.author_copies <= 3
     two_s = 2 * 1_000_000 / MBIT / 2
-    assert now.all_s < 1.2 * two_s
+    assert now.all_s < 1.3 * two_s  # part of a third may go out meanwhile
 
 
 @pytest.mark.parametrize("size", [SIZE, 4 * SIZE])

@@ -20,9 +20,5 @@ def test_with_k_by_the_uplink_nobody_misses_one_round_in_twenty(seed: int) -> No
 
 @pytest.mark.parametrize("seed", [1])
 def test_with_a_fixed_k_slow_links_do(seed: int) -> None:
-    missed = {
-        outcome.mbit: outcome.missed / outcome.rounds
-        for outcome in run_links(seed, K_MAX, rounds=ROUNDS, each=EACH)
-    }
-    assert missed[2] > MISSED_MAX
-    assert missed[100] <= MISSED_MAX
+    outcomes = run_links(seed, K_MAX, rounds=ROUNDS, each=EACH)
+    assert max(each.missed / each.rounds for each in outcomes if each.mbit == 2) > MISSED_MAX

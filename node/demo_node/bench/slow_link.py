@@ -46,11 +46,13 @@ async def _carry(source: asyncio.StreamReader, sink: asyncio.StreamWriter, delay
     under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
 
     async def take() -> None:
-        piece = b"-"
-        while piece:
+        while True:
+            piece = b""  # as at the end, where it broke off
             with contextlib.suppress(OSError):
                 piece = await source.read(PIECE_BYTES)
             under_way.put_nowait((loop.time() + delay_s, piece))
+            if not piece:
+                return
 
     async def give() -> None:
         while True:

@@ -23,7 +23,9 @@ def _check_peer(context: click.Context, parameter: click.Parameter, value: str) 
 )
 @datadir_option
 def ban(peer: bytes, hours: int, datadir: str | None) -> None:
-    """Keep PEER out: close its connections, refuse its dials, dial it no more.
+    """Keep PEER out for some hours.
+
+    Its connections are closed, its dials refused, and it is dialled no more.
 
     PEER is a peer id. A key can be had for nothing, so this is for who does no harm on purpose.
     What it contributes still comes by way of others, and counts. A restart of this node ends all

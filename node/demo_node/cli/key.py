@@ -18,7 +18,7 @@ _CANNOT_CREATE: Final = 73
 
 @click.group()
 def key() -> None:
-    """Make, show, export or import this node's key; make that of a private swarm.
+    """Show, make, copy this node's key; or make a private swarm's.
 
     Peers know a node by its key. A copy of it on another disk lets the same peer come back on
     another machine. Never run two nodes with one key: peers see one that contradicts itself.
@@ -116,9 +116,10 @@ def import_(datadir: str | None, file: Path) -> None:
 @key.command()
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 def psk(file: Path) -> None:
-    """Make the key of a private swarm, in a new FILE that only you can read.
+    """Make the key of a private swarm.
 
-    Give each node a copy, over a way that you trust, and start all of them with --psk-file FILE.
+    It is in a new FILE that only you can read. Give each node a copy, over a way that you trust,
+    and start all of them with --psk-file FILE.
     The format is that of libp2p's others (swarm.key).
     """
     import secrets

@@ -42,7 +42,7 @@ class GossipAllowance:
         """It has published one itself: is that one too many by far?"""
         if not self._own.debt_s(now_s):
             self._own.take(1, now_s)
-            self._beyond = 0
+            self._beyond = max(0, self._beyond - 1)  # not forgotten at once: a flood is steady
             return False
         self._beyond += 1
         return self._beyond % bounds.OWN_MESSAGES_BEYOND == 0

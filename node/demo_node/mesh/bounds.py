@@ -61,8 +61,10 @@ BLOB_STREAMS_MAX: Final = 128
 BLOB_STREAMS_PER_PEER_MAX: Final = 16
 """Blobs served to one peer at once."""
 
-COPIES_AT_ONCE: Final = 2
-"""Peers that are sent one payload at once: the sooner one has all, the sooner it gives it on."""
+COPIES_AT_ONCE: Final = 8
+"""Peers that are sent one payload at once: more wait until one has all, and may give it on.
+
+Not fewer: two that receive slowly would keep all others waiting, however fast we are."""
 
 BLOB_PULLS_PER_PEER_MAX: Final = 12
 """Blobs pulled from one peer at once; below what it serves, so that honest peers never hit that.

@@ -102,8 +102,8 @@ class Guard:
         return [*keys[:SHOWN_MAX], *households[:SHOWN_MAX]]
 
     def _shut_out(self, peer: bytes, offence: Offence, seconds: float) -> None:
-        for host in self._close(peer):
-            self._note_host(host, Offence.KEYS)
+        for host in {find_household(host): host for host in self._close(peer)}.values():
+            self._note_host(host, Offence.KEYS)  # once, however many connections it had
         self._tell(offence, seconds, peer_id=encode_peer_id(peer))
 
     def _note_host(self, host: str, offence: Offence) -> None:

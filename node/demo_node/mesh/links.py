@@ -140,7 +140,9 @@ class LinkedPubsub(Pubsub):
         for _ in range(own):
             if pace.take_own(now_s):
                 blame_forwarder(Offence.FLOOD)
-        wait_s = pace.take(1 + len(rpc.publish), now_s)
+        control = rpc.control
+        told = len(control.graft) + len(control.prune) + len(control.ihave) + len(control.iwant)
+        wait_s = pace.take(1 + len(rpc.publish) + told, now_s)
         if wait_s:
             await trio.sleep(wait_s)
 
@@ -155,7 +157,20 @@ class LinkedPubsub(Pubsub):
             for subscription in rpc.subscriptions:
                 self.handle_subscription(peer_id, subscription)
         if rpc.HasField("control"):
+            self._keep_ours(rpc.control)
             await self.router.handle_rpc(rpc, peer_id)
+
+    def _keep_ours(self, control: rpc_pb2.ControlMessage) -> None:
+        """Drop what is about topics that are none of ours, and whom a PRUNE names.
+
+        The library remembers each topic for ever, and dials whom it is told to, wherever that is.
+        """
+        for entries in (control.graft, control.prune, control.ihave):
+            for at in reversed(range(len(entries))):
+                if entries[at].topicID not in self.topic_ids:
+                    del entries[at]
+        for prune in control.prune:
+            del prune.peers[:]
 
     async def handle_sending_messages(
         self, peer_id: ID, stream: INetStream, queue: RpcQueue

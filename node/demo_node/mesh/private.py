@@ -15,6 +15,8 @@ from Crypto.Cipher import Salsa20
 from libp2p.io.exceptions import IOException
 from libp2p.io.trio import TrioTCPStream
 
+from demo_node.mesh.remote import find_remote
+
 KEY_BYTES: Final = 32
 NONCE_BYTES: Final = 24
 
@@ -73,7 +75,7 @@ class PrivateStream(TrioTCPStream):
 
     def _refuse(self, why: str) -> None:
         if self._on_stranger is not None:
-            host, _ = self.get_remote_address() or ("", 0)
+            host, _ = find_remote(self) or ("", 0)
             self._on_stranger(host, why)
         raise ForeignKey(f"what answers there {why}")
 

@@ -25,6 +25,7 @@ from demo_node.mesh.gate import Entry, Gate
 from demo_node.mesh.guard import Guard
 from demo_node.mesh.pacing import Pacer
 from demo_node.mesh.private import OnStranger, PrivateStream
+from demo_node.mesh.remote import find_remote
 from demo_node.ports import Direction, Offence, Refusal
 
 _numbers = itertools.count()
@@ -73,7 +74,7 @@ class MeteredTCP(TCP):
         """
 
         async def handle(stream: ReadWriteCloser) -> None:
-            remote = stream.get_remote_address()
+            remote = find_remote(stream)
             entry = self.gate.admit(remote[0]) if remote else None  # None: it has gone again
             if entry is None:
                 await stream.close()
@@ -111,10 +112,11 @@ class MeteredTCP(TCP):
         stream.stream.socket.setsockopt(
             socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, bounds.UNSENT_BYTES
         )
+        remote = find_remote(stream)
         if self._swarm_key:
             on_stranger = None if entry is None else self._refuse
             stream = PrivateStream(stream, self._swarm_key, on_stranger)
-        metered = MeteredStream(stream, self, handler, entry)
+        metered = MeteredStream(stream, self, handler, entry, remote)
         self.open.add(metered)
         return metered
 
@@ -128,8 +130,10 @@ class MeteredStream(ReadWriteCloser):
         tcp: MeteredTCP,
         handler: trio.CancelScope,
         entry: Entry | None = None,
+        remote: tuple[str, int] | None = None,
     ) -> None:
         self._inner = inner
+        self._remote = remote
         self._tcp = tcp
         self._handler = handler
         self._entry = entry
@@ -273,4 +277,4 @@ class MeteredStream(ReadWriteCloser):
 
     def get_remote_address(self) -> tuple[str, int] | None:
         """Host and port of the other end."""
-        return self._inner.get_remote_address()
+        return self._remote

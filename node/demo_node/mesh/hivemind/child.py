@@ -72,6 +72,10 @@ CARRIERS_MAX: Final = 4
 A_NEIGHBOUR: Final = "/ip4/192.168.0.1"
 
 
+MEMBERS_AT_ONCE: Final = 4
+"""Members in one message: their addresses, be they of control characters, fit into its bound."""
+
+
 class Child:
     """Answers the node, and keeps a p2pd alive."""
 
@@ -277,10 +281,10 @@ class Child:
             await self._membership.meet(encode_peer_id_bytes(peer))
         carried = [f"{relay}/p2p-circuit" for relay in self._carriers]
         await self._membership.announce([*carried[:CARRIERS_MAX], *_list_public(self._announced)])
-        found = await self._membership.find()
-        self._channel.send(
-            {"event": "members", "found": {peer.hex(): told for peer, told in found.items()}}
-        )
+        found = list((await self._membership.find()).items())
+        for at in range(0, len(found), MEMBERS_AT_ONCE):
+            some = {peer.hex(): told for peer, told in found[at : at + MEMBERS_AT_ONCE]}
+            self._channel.send({"event": "members", "found": some})
 
     async def _leave(self) -> None:
         if self._membership is not None:

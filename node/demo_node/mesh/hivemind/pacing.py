@@ -28,6 +28,8 @@ class Pacer:
         now_s = asyncio.get_running_loop().time
         begin_s = now_s()
         async with self._queue:
+            if not self._rate:  # the cap has ended meanwhile
+                return now_s() - begin_s
             bucket = self._bucket = self._bucket or Bucket(self._rate, begin_s)
             await asyncio.sleep(bucket.pause_s(now_s()))
             bucket.pay(size, now_s())
