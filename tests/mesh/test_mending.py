@@ -43,6 +43,17 @@ def forget_stream(a: Host, b: Host) -> None:
 def forget_topics(a: Host, b: Host) -> None:
     """The peer told once what it takes part in, and we have forgotten."""
     empty(a, b)
+    forget_what_was_told(a, b)
+
+
+def forget_on_one_side(a: Host, b: Host) -> None:
+    """As before, but the peer has its link, and nothing to say."""
+    for links in a.mesh._gossip.router.mesh.values():
+        links.clear()
+    forget_what_was_told(a, b)
+
+
+def forget_what_was_told(a: Host, b: Host) -> None:
     for peers in a.mesh._gossip.pubsub.peer_topics.values():
         peers.discard(name(b))
     for told in a.mesh._gossip.pubsub._told.values():
@@ -52,6 +63,9 @@ def forget_topics(a: Host, b: Host) -> None:
 def forget_all(a: Host, b: Host) -> None:
     forget_stream(a, b)
     forget_topics(a, b)
+
+
+BREAKS = [empty, forget_stream, forget_topics, forget_on_one_side, forget_all]
 
 
 def is_whole(host: Host) -> bool:
@@ -66,7 +80,7 @@ async def hear(a: Host, b: Host) -> None:
     assert (a.messages().count(b"from b"), b.messages().count(b"from a")) == (1, 1)
 
 
-@pytest.mark.parametrize("breaks", [empty, forget_stream, forget_topics, forget_all])
+@pytest.mark.parametrize("breaks", BREAKS)
 @on_uvloop
 async def test_it_comes_back_by_itself(breaks: Callable[[Host, Host], None]) -> None:
     async with hosts(2) as (a, b):

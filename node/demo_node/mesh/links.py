@@ -175,9 +175,24 @@ class LinkedPubsub(Pubsub):
     async def handle_sending_messages(
         self, peer_id: ID, stream: INetStream, queue: RpcQueue
     ) -> None:
-        """Send what is queued for a peer, by its first connection."""
+        """Send what is queued for a peer, by its first connection, until it wants to begin again.
+
+        The library finds out with its next write. Where nobody has anything to say, never.
+        """
         mark(stream, Use.GOSSIP)
-        await super().handle_sending_messages(peer_id, stream, queue)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._notice_reset, peer_id, stream)
+            await super().handle_sending_messages(peer_id, stream, queue)
+            nursery.cancel_scope.cancel()
+
+    async def _notice_reset(self, peer_id: ID, stream: INetStream) -> None:
+        try:
+            await stream.read(1)  # nobody answers on it
+        except StreamEOF:
+            pass  # so it says
+        except _LOST:
+            if self.peers.get(peer_id) is stream:
+                self._handle_dead_peer(peer_id)
 
     def handle_subscription(self, origin_id: ID, sub_message: rpc_pb2.RPC.SubOpts) -> None:
         """A peer tells that it takes part in a topic, or no longer."""
