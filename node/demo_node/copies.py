@@ -42,15 +42,24 @@ class Copies:
             self._sent_on.pop(oldest, None)
 
     def may_give(self, name: bytes, asking: bytes) -> bool:
-        """Is it given to this peer, now? Counts it if so, and remembers the peer if not."""
+        """Is it given to this peer, now? A copy is set aside if so, and the peer remembered if not.
+
+        `answered` hears what became of it.
+        """
         given = self._own.get(name)
         if given is None:
-            self._totals["other"] += 1
             return True
         sent_on = self._sent_on.setdefault(name, Counter())
         if given >= COPIES_MAX and sent_on[asking] < SENT_ON_MAX:
             sent_on[asking] += 1
             return False
         self._own[name] += 1
-        self._totals["own"] += 1
         return True
+
+    def answered(self, name: bytes, *, is_given: bool) -> None:
+        """A copy that might be given begins to leave, or was called off before."""
+        whose = "own" if name in self._own else "other"
+        if is_given:
+            self._totals[whose] += 1
+        elif whose == "own":
+            self._own[name] = max(self._own[name] - 1, 0)

@@ -178,7 +178,8 @@ async def _join_run(node: Node, group: asyncio.TaskGroup, files: ExitStack) -> N
     )
     archive = FileArchive(snapshots, node.book, node.mesh.addresses)
     participant = Participant(around, archive, snapshots)
-    await node.mesh.join(run_id, participant.on_gossip, participant.server.answer)
+    server = participant.server
+    await node.mesh.join(run_id, participant.on_gossip, server.answer, server.on_answered)
     group.create_task(node.peering.run())
     node.operations.sources.append(node.peering.figures)
     if reachable:

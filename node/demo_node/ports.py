@@ -88,6 +88,16 @@ OnBlob = Callable[[bytes, BlobRequest], Awaitable[bytes | None]]
 
 Raises Busy where it does, and others are to be asked first."""
 
+OnAnswered = Callable[[bytes, BlobRequest, int], None]
+"""(asking peer, request, bytes): so many of an `OnBlob`'s begin to leave; 0: it was called off.
+
+Called on the loop, once for each answer that has bytes."""
+
+
+def ignore_answered(asking: bytes, request: BlobRequest, size: int) -> None:
+    """An OnAnswered for whoever does not want to know."""
+
+
 OnPiece = Callable[[int], None]
 """So many bytes more of an answer have come. First 0: the peer has it, and begins to give it."""
 
@@ -253,7 +263,13 @@ class Mesh(Protocol):
         """Hold nothing against a key, or an address, any more; False where nothing was."""
         ...
 
-    async def join(self, run_id: bytes, on_gossip: OnGossip, on_blob: OnBlob) -> None:
+    async def join(
+        self,
+        run_id: bytes,
+        on_gossip: OnGossip,
+        on_blob: OnBlob,
+        on_answered: OnAnswered = ignore_answered,
+    ) -> None:
         """Subscribe to the run's topics and begin to serve."""
         ...
 

@@ -146,6 +146,15 @@ class Server:
             case Blob.REACH:
                 return await self._dial_back(asking, request.key) if self._dial_back else None
 
+    def on_answered(self, asking: bytes, request: BlobRequest, size: int) -> None:
+        """So many bytes of an answer begin to leave; 0: whoever asked has called it off."""
+        if request.kind is not Blob.PAYLOAD:
+            return
+        if request.wait_ms:
+            self._copies.answered(request.key, is_given=bool(size))
+        if size:
+            self._on_given(request.key, size)
+
     async def _payload(self, asking: bytes, request: BlobRequest) -> bytes | None:
         """A payload, also one that is on its way here and comes soon enough."""
         if self._store is None:
@@ -157,8 +166,6 @@ class Server:
         is_of_now = bool(request.wait_ms)
         if raw is not None and is_of_now and not self._copies.may_give(request.key, asking):
             raise Busy("this node has given its payload often enough")
-        if raw is not None:
-            self._on_given(request.key, len(raw))
         return raw
 
     def _headers(self, key: bytes) -> bytes | None:

@@ -165,9 +165,8 @@ async def test_a_handler_that_never_answers_times_out_and_is_cancelled() -> None
                 await pull(b, a, b"", timeout_s=0.1)
             with pytest.raises(Unreachable, match="broke off"):
                 await pull(b, a, b"", timeout_s=20)
-            await wait_until(lambda: ended == ["cancelled"] * 2)
-            a.on_blob = None
-            assert not a.mesh._blobs._serving
+            # The first may have been called off before it was heard.
+            await wait_until(lambda: ended and not a.mesh.serving())
 
 
 @on_uvloop
@@ -266,7 +265,7 @@ async def test_a_request_that_never_comes_is_given_up() -> None:
         async with hosts(2) as (a, evil):
             await link((a, evil))
             assert await talk(evil, a, say) == b""
-            await wait_until(lambda: not a.mesh._blobs._serving)
+            await wait_until(lambda: not a.mesh.serving())
 
 
 @on_uvloop
@@ -279,7 +278,7 @@ async def test_a_peer_with_too_many_streams_is_refused_and_others_are_not() -> N
         for _ in range(bounds.BLOB_STREAMS_PER_PEER_MAX):
             await talk(evil, a, silence)
         await wait_until(
-            lambda: a.mesh._blobs._serving[evil.mesh.peer] == bounds.BLOB_STREAMS_PER_PEER_MAX
+            lambda: a.mesh._blobs._served.count(evil.mesh.peer) == bounds.BLOB_STREAMS_PER_PEER_MAX
         )
         key = hold(a, 10)
         with pytest.raises(Unreachable):
@@ -339,6 +338,6 @@ async def test_a_reply_nobody_reads_is_given_up() -> None:
             key = hold(a, 4_000_000)
             await talk(evil, a, ask_and_sleep)
             await wait_until(lambda: a.asked)
-            await wait_until(lambda: not a.mesh._blobs._serving)
+            await wait_until(lambda: not a.mesh.serving())
             other = hold(a, 1000)
             assert await pull(evil, a, other) == a.held[other]

@@ -79,7 +79,7 @@ async def test_a_frozen_peer_is_dropped_others_are_not_and_it_may_come_back(size
             await b.mesh.publish(Topic.HEADERS, b"meanwhile")
             await wait_until(lambda: a.messages() == [b"meanwhile"], 5)
             await wait_until(lambda: [p.peer for p in a.mesh.peers()] == [b.mesh.peer], NOTICED_S)
-            await wait_until(lambda: not a.mesh._blobs._serving)
+            await wait_until(lambda: not a.mesh.serving())
             process.send_signal(signal.SIGCONT)
             assert await a.mesh.connect(address) == frozen
 
@@ -130,7 +130,7 @@ async def test_a_process_that_wakes_before_it_was_given_up_missed_nothing() -> N
 async def test_a_stop_does_not_wait_for_a_frozen_peer() -> None:
     async with hosts(1) as (a,), child(a, 100_000_000) as (process, _):
         process.send_signal(signal.SIGSTOP)
-        await wait_until(lambda: a.mesh._blobs._serving)
+        await wait_until(a.mesh.serving)
         begin = time.monotonic()
         await a.mesh.stop()
         assert time.monotonic() - begin < 5

@@ -122,7 +122,9 @@ async def make_peers(
     network.connect_all()
     for number, peer in enumerate(peers):
         answer = misbehave(number) or peer.answer
-        await peer.mesh.join(bytes(32), lambda topic, sender, message: True, answer)
+        await peer.mesh.join(
+            bytes(32), lambda topic, sender, message: True, answer, peer.server.on_answered
+        )
     return peers
 
 

@@ -18,8 +18,22 @@ def test_the_first_get_it_and_who_comes_back() -> None:
     assert [copies.may_give(NAME, number(COPIES_MAX)) for _ in range(SENT_ON_MAX)] == [False, True]
     assert not copies.may_give(NAME, number(COPIES_MAX + 5))
     assert copies.may_give(b"another's", number(1))
+
+
+def test_a_copy_that_was_called_off_is_anothers_and_none_was_given() -> None:
+    copies = Copies()
+    copies.add_own(NAME)
+    assert all(copies.may_give(NAME, number(n)) for n in range(COPIES_MAX))
+    copies.answered(NAME, is_given=False)
+    assert copies.may_give(NAME, number(8))
+    assert not copies.may_give(NAME, number(9))
+    for _ in range(COPIES_MAX):
+        copies.answered(NAME, is_given=True)
+    assert not copies.may_give(NAME, number(10))
+    copies.answered(b"another's", is_given=True)
+    copies.answered(b"another's", is_given=False)
     found = {f.labels: f.value for f in copies.figures()}
-    assert found == {("own",): COPIES_MAX + 1, ("other",): 1}
+    assert found == {("own",): COPIES_MAX, ("other",): 1}
 
 
 def test_what_is_old_is_given_to_whoever_asks_and_forgotten() -> None:

@@ -19,11 +19,13 @@ from demo_node.ports import (
     MeshCounters,
     NotHeld,
     Offence,
+    OnAnswered,
     OnBlob,
     OnGossip,
     OnPiece,
     PeerView,
     Topic,
+    ignore_answered,
 )
 from demo_node.ports import Unreachable as NoAnswer
 from demo_node.sim.whole.virtual_loop import VirtualClock, run_virtual
@@ -94,7 +96,13 @@ class Internet:
     def serving(self) -> int:
         return 0
 
-    async def join(self, run_id: bytes, on_gossip: OnGossip, on_blob: OnBlob) -> None:
+    async def join(
+        self,
+        run_id: bytes,
+        on_gossip: OnGossip,
+        on_blob: OnBlob,
+        on_answered: OnAnswered = ignore_answered,
+    ) -> None:
         raise AssertionError
 
     async def publish(self, topic: Topic, message: bytes) -> None:

@@ -6,7 +6,7 @@ round trips, and as many frames.
 """
 
 import contextlib
-from collections import Counter
+import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final, TypeVar
 
@@ -24,7 +24,6 @@ from demo_node.mesh.blob_frames import (
     BUSY,
     HEAD_BYTES,
     LENGTH_BYTES,
-    NOT_HELD,
     Garbage,
     decode_head,
     decode_request,
@@ -36,6 +35,7 @@ from demo_node.mesh.guest import GuestClosed
 from demo_node.mesh.pacing import PIECE_BYTES_MIN, Pacer
 from demo_node.mesh.peer_id import decode_peer_id_bytes, encode_peer_id, encode_peer_id_bytes
 from demo_node.mesh.receiving import Receiving
+from demo_node.mesh.turns import Found, Lines, Served
 from demo_node.mesh.uplink_meter import UplinkMeter
 from demo_node.mesh.yamux import PatientYamux, blame, count_unread, mark, pace
 from demo_node.ports import (
@@ -43,6 +43,7 @@ from demo_node.ports import (
     BlobRequest,
     Busy,
     Offence,
+    OnAnswered,
     OnPiece,
     Unreachable,
     ignore_piece,
@@ -67,6 +68,7 @@ class BlobProtocol:
         self,
         host: IHost,
         answer: Answer,
+        on_answered: OnAnswered,
         fail: Callable[[Exception], None],
         upload: Pacer,
         download: Pacer,
@@ -74,13 +76,14 @@ class BlobProtocol:
     ) -> None:
         self._host = host
         self._answer = answer
+        self._on_answered = on_answered
         self._fail = fail
         self._upload = upload
         self._download = download
         self._meter = meter
-        self._serving: Counter[bytes] = Counter()
-        self._pulls: dict[bytes, trio.CapacityLimiter] = {}
-        self._sending: dict[bytes, trio.CapacityLimiter] = {}
+        self._served = Served()
+        self._pulls = Lines()
+        self._sending = Lines()
         host.set_stream_handler(PROTOCOL, self._handle)
 
     async def pull(
@@ -132,20 +135,15 @@ class BlobProtocol:
 
     def serving(self) -> int:
         """Requests of peers that are being answered."""
-        return self._serving.total()
+        return self._served.total
 
     @contextlib.asynccontextmanager
     async def _slot(self, peer: bytes) -> AsyncIterator[None]:
         """Wait for one of the peer's streams (trap 15)."""
-        slots = self._pulls.setdefault(peer, trio.CapacityLimiter(bounds.BLOB_PULLS_PER_PEER_MAX))
-        token = object()
-        await slots.acquire_on_behalf_of(token)
-        try:
+        turn = trio.Event()
+        with self._pulls.stand(peer, bounds.BLOB_PULLS_PER_PEER_MAX, turn):
+            await turn.wait()
             yield
-        finally:
-            slots.release_on_behalf_of(token)
-            if not slots.borrowed_tokens and not slots.statistics().tasks_waiting:
-                self._pulls.pop(peer, None)
 
     async def _handle(self, stream: INetStream) -> None:
         """Serve one stream. The library's boundary: what left it would end the connection."""
@@ -158,61 +156,62 @@ class BlobProtocol:
             peer = decode_peer_id_bytes(stream.muxed_conn.peer_id.to_bytes())
         except ValueError:
             raise Garbage("has no Ed25519 key") from None
-        if (
-            self._serving[peer] >= bounds.BLOB_STREAMS_PER_PEER_MAX
-            or self._serving.total() >= bounds.BLOB_STREAMS_MAX
-        ):
+        if not self._served.enter(peer):
             raise Garbage("opened too many streams")
-        self._serving[peer] += 1
         try:
-            request = None
-            with trio.move_on_after(bounds.REQUEST_FRAME_S) as asking:
-                request = await _read_request(stream)
-            if asking.cancelled_caught:
-                raise Garbage("asked for nothing", _find_stall(stream))
-            if request is not None:
-                mark(stream, USES[request.kind])
-            try:
-                with trio.fail_after(bounds.ANSWER_S):
-                    body = None if request is None else await self._look_up(peer, request)
-            except Busy:
-                await self._reply(stream, None, BUSY)
-            else:
-                async with self._turn(request, body):
-                    await self._reply(stream, body)
+            with contextlib.ExitStack() as line:
+                request = await self._hear(stream)
+                found = await _unless_called_off(stream, self._find, peer, request, line)
+                await self._reply(stream, found)
         finally:
-            self._serving[peer] -= 1
-            if not self._serving[peer]:
-                del self._serving[peer]
+            self._served.leave(peer)
 
-    @contextlib.asynccontextmanager
-    async def _turn(self, request: BlobRequest | None, body: bytes | None) -> AsyncIterator[None]:
-        """A payload is sent to a few at once. Who takes it slowly holds up others for a while."""
-        if request is None or body is None or request.kind is not Blob.PAYLOAD:
-            yield
-            return
-        fresh = trio.CapacityLimiter(bounds.COPIES_AT_ONCE)
-        copies = self._sending.setdefault(request.key, fresh)
-        token = object()
-        with trio.move_on_after(bounds.TURN_S) as waiting:
-            await copies.acquire_on_behalf_of(token)
+    async def _hear(self, stream: INetStream) -> BlobRequest | None:
+        request = None
+        with trio.move_on_after(bounds.REQUEST_FRAME_S) as asking:
+            request = await _read_request(stream)
+        if asking.cancelled_caught:
+            raise Garbage("asked for nothing", _find_stall(stream))
+        if request is not None:
+            mark(stream, USES[request.kind])
+        return request
+
+    async def _find(
+        self, peer: bytes, request: BlobRequest | None, line: contextlib.ExitStack
+    ) -> Found:
+        """What is to be given, once it is its turn; or why there is nothing.
+
+        A payload is sent to a few at once. Who takes it slowly holds up others for a while.
+        """
+        if request is None:
+            return Found()
         try:
-            yield
-        finally:
-            if not waiting.cancelled_caught:
-                copies.release_on_behalf_of(token)
-            if not copies.borrowed_tokens and not copies.statistics().tasks_waiting:
-                self._sending.pop(request.key, None)
+            with trio.fail_after(bounds.ANSWER_S):
+                body = await self._look_up(peer, request)
+        except Busy:
+            return Found(lacking=BUSY)
+        if body is None:
+            return Found()
+        found = Found(body, tell=functools.partial(self._tell, peer, request))
+        line.callback(found.end)
+        if request.kind is Blob.PAYLOAD:
+            turn = trio.Event()
+            line.enter_context(self._sending.stand(request.key, bounds.COPIES_AT_ONCE, turn))
+            with trio.move_on_after(bounds.TURN_S):
+                await turn.wait()
+        return found
 
-    async def _reply(self, stream: INetStream, body: bytes | None, lacking: int = NOT_HELD) -> None:
-        content = body or b""
+    async def _reply(self, stream: INetStream, found: Found) -> None:
+        content = found.body or b""
         size = len(content)
         with trio.fail_after(bounds.SERVE_S + size / bounds.SERVE_BYTES_PER_S_MIN) as scope:
-            head = encode_head(body, lacking)
+            head = encode_head(found.body, found.lacking)
             if size <= PIECE_BYTES_MIN:
                 await stream.write(head + content)
+                found.begin()
                 return
             await stream.write(head)
+            found.begin()
             step = self._upload.piece_bytes
             with self._meter.reply():
                 for start in range(0, size, step):
@@ -220,6 +219,12 @@ class BlobProtocol:
                     # Waiting for our own cap is not the peer's slowness.
                     scope.deadline += await self._upload.wait_turn(len(piece))
                     await stream.write(piece)
+
+    def _tell(self, peer: bytes, request: BlobRequest, size: int) -> None:
+        try:
+            self._on_answered(peer, request, size)
+        except Exception as error:  # our bug; as below
+            self._fail(error)
 
     async def _look_up(self, peer: bytes, request: BlobRequest) -> bytes | None:
         try:
@@ -250,6 +255,32 @@ async def _telling(stream: INetStream, talk: Awaitable[T]) -> T:
         if error.offence is not None:
             blame(stream.muxed_conn, error.offence)
         raise
+
+
+async def _unless_called_off(
+    stream: INetStream, work: Callable[..., Awaitable[T]], *args: object
+) -> T:
+    """What `work` gives. Raises Garbage where who asks ends the stream meanwhile, or says more."""
+    result: list[T] = []
+    failure: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_watch, stream, nursery.cancel_scope)
+        try:
+            result.append(await work(*args))
+        except Exception as error:  # raised below: a nursery would wrap it
+            failure = error
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    if not result:
+        raise Garbage("called its request off")
+    return result[0]
+
+
+async def _watch(stream: INetStream, asked: trio.CancelScope) -> None:
+    with contextlib.suppress(*_STREAM_ERRORS):
+        await stream.read(1)
+    asked.cancel()
 
 
 @contextlib.asynccontextmanager

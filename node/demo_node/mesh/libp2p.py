@@ -39,6 +39,7 @@ from demo_node.ports import (
     DialResult,
     MeshCounters,
     Offence,
+    OnAnswered,
     OnBlob,
     OnGossip,
     OnPiece,
@@ -47,6 +48,7 @@ from demo_node.ports import (
     Slice,
     Topic,
     Unreachable,
+    ignore_answered,
 )
 from demo_protocol.errors import LocalFault
 from demo_protocol.reach import DialBack
@@ -102,9 +104,16 @@ class Libp2pMesh:
         self._guard.me = self._peer
         self._gossip = Gossip(self._host, self._fail)
         self._blobs = BlobProtocol(
-            self._host, self._answer, self._fail, self._upload, self._download, self._meter
+            self._host,
+            self._answer,
+            lambda *what: self._on_answered(*what),
+            self._fail,
+            self._upload,
+            self._download,
+            self._meter,
         )
         self._on_blob: OnBlob | None = None
+        self._on_answered: OnAnswered = ignore_answered
         self._dials: dict[bytes, trio.Lock] = {}
         self._dial_slots = trio.CapacityLimiter(bounds.DIALS_MAX)
         # Whence a connection comes never changes, and takes 0.2 ms to tell.
@@ -235,11 +244,17 @@ class Libp2pMesh:
         """Hold nothing against a key, or an address, any more; False where nothing was."""
         return self._guard.forgive(peer, host)
 
-    async def join(self, run_id: bytes, on_gossip: OnGossip, on_blob: OnBlob) -> None:
+    async def join(
+        self,
+        run_id: bytes,
+        on_gossip: OnGossip,
+        on_blob: OnBlob,
+        on_answered: OnAnswered = ignore_answered,
+    ) -> None:
         """Subscribe to the run's topics and begin to serve."""
         if self._on_blob is not None:
             raise LocalFault("a run was joined before")
-        self._on_blob = on_blob
+        self._on_blob, self._on_answered = on_blob, on_answered
         await self._guest.call(self._gossip.join, run_id, on_gossip, self._nursery)
 
     async def connect(self, address: str) -> bytes:

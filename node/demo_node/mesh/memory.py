@@ -27,6 +27,7 @@ from demo_node.ports import (
     MeshCounters,
     NotHeld,
     Offence,
+    OnAnswered,
     OnBlob,
     OnGossip,
     OnPiece,
@@ -35,6 +36,7 @@ from demo_node.ports import (
     Topic,
     Unreachable,
     Use,
+    ignore_answered,
     ignore_piece,
 )
 from demo_protocol.errors import LocalFault
@@ -163,6 +165,7 @@ class MemoryMesh:
         self._address = f"/memory/{peer.hex()[:8]}/p2p/{encode_peer_id(peer)}"
         self._on_gossip: OnGossip | None = None
         self._on_blob: OnBlob | None = None
+        self._on_answered: OnAnswered = ignore_answered
         self._seen: dict[tuple[bytes, int], None] = {}
         self._totals = Totals()
         self._tally = Tally()
@@ -236,12 +239,18 @@ class MemoryMesh:
         """Links a message of this topic goes out on."""
         return len(self.peers())
 
-    async def join(self, run_id: bytes, on_gossip: OnGossip, on_blob: OnBlob) -> None:
+    async def join(
+        self,
+        run_id: bytes,
+        on_gossip: OnGossip,
+        on_blob: OnBlob,
+        on_answered: OnAnswered = ignore_answered,
+    ) -> None:
         """Begin to take part."""
         if self._on_gossip is not None:
             raise LocalFault("a run was joined before")
         self._on_gossip = on_gossip
-        self._on_blob = on_blob
+        self._on_blob, self._on_answered = on_blob, on_answered
 
     async def connect(self, address: str) -> bytes:
         """Link with the mesh at an address; return its key. Raises Unreachable."""
@@ -336,8 +345,15 @@ class MemoryMesh:
         if body is None:
             await self._travel(peer, self._peer, 0)
         else:
-            async with other._turn(request):
-                await self._take(other, len(body), use, on_piece)
+            begins = False
+            try:
+                async with other._turn(request):
+                    begins = True
+                    other._on_answered(self._peer, request, len(body))
+                    await self._take(other, len(body), use, on_piece)
+            finally:
+                if not begins:
+                    other._on_answered(self._peer, request, 0)
         if busy is not None:
             raise busy
         return body

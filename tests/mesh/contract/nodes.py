@@ -27,6 +27,7 @@ class Node:
     heard: list[tuple[Topic, bytes, bytes]] = field(default_factory=list)
     held: dict[bytes, bytes] = field(default_factory=dict)
     verdict: bool = True
+    answered: list[tuple[bytes, BlobRequest, int]] = field(default_factory=list)
     stuck: asyncio.Event | None = None
     """Set it, and no request is answered until it is."""
 
@@ -35,7 +36,7 @@ class Node:
         return self.mesh.addresses()[0]
 
     async def join(self) -> None:
-        await self.mesh.join(RUN, self.on_gossip, self.on_blob)
+        await self.mesh.join(RUN, self.on_gossip, self.on_blob, self.on_answered)
 
     def on_gossip(self, topic: Topic, peer: bytes, message: bytes) -> bool:
         self.heard.append((topic, peer, message))
@@ -45,6 +46,9 @@ class Node:
         if self.stuck is not None:
             await self.stuck.wait()
         return self.held.get(request.key)
+
+    def on_answered(self, peer: bytes, request: BlobRequest, size: int) -> None:
+        self.answered.append((peer, request, size))
 
 
 @contextlib.asynccontextmanager

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from demo_node.mesh.bounds import TOPIC_BYTES_MAX
+from demo_node.mesh.bounds import ANSWER_S, TOPIC_BYTES_MAX, TURN_S
 from demo_node.ports import (
     Blob,
     BlobRequest,
@@ -104,6 +104,42 @@ async def test_a_request_is_answered_or_says_why_not(backend: str) -> None:
             (Blob.PAYLOAD, PullResult.NOT_HELD): 1,
             (Blob.PAYLOAD, PullResult.UNREACHABLE): 3,
         }
+
+
+@every_mesh
+@on_uvloop
+async def test_a_request_that_is_called_off_is_served_no_longer_and_counts_for_nothing(
+    backend: str,
+) -> None:
+    """Neither while the holder looks for it nor while it waits for its turn."""
+    async with made(backend, 2) as (a, b):
+        await a.join()
+        await b.mesh.connect(a.address)
+        a.held[b"key"] = os.urandom(500_000)
+
+        async def call_off(count: int) -> None:
+            pulls = [asyncio.create_task(pull(b, a)) for _ in range(count)]
+            await wait_until(lambda: a.mesh.serving() == count or backend == "memory", UP_S)
+            await asyncio.sleep(0.2)  # until the look-up is over, where it is not stuck
+            for each in pulls:
+                each.cancel()
+            await asyncio.wait(pulls)
+            begin_s = time.monotonic()
+            await wait_until(lambda: not a.mesh.serving(), UP_S)
+            assert time.monotonic() - begin_s < 0.5 * min(TURN_S, ANSWER_S)
+
+        a.stuck = asyncio.Event()
+        await call_off(10)
+        assert not a.answered
+        a.stuck = None
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("demo_node.mesh.bounds.COPIES_AT_ONCE", 0)  # it is nobody's turn
+            patch.setattr("demo_node.mesh.memory.COPIES_AT_ONCE", 0)
+            await call_off(1)
+        assert a.answered == [(b.mesh.peer, REQUEST, 0)]
+        if backend != "memory":  # which keeps its line of nobody's turn
+            assert await pull(b, a) == a.held[b"key"]
+            assert a.answered[1:] == [(b.mesh.peer, REQUEST, 500_000)]
 
 
 @every_mesh

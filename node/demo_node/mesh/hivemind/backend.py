@@ -33,12 +33,14 @@ from demo_node.ports import (
     Direction,
     MeshCounters,
     Offence,
+    OnAnswered,
     OnBlob,
     OnGossip,
     OnPiece,
     PeerView,
     Topic,
     Unreachable,
+    ignore_answered,
     ignore_piece,
 )
 from demo_protocol.errors import ConfigError, LocalFault
@@ -209,12 +211,18 @@ class HivemindMesh:
         """Hold nothing against a key any more; False where nothing was."""
         return self._guard.forgive(peer, host)
 
-    async def join(self, run_id: bytes, on_gossip: OnGossip, on_blob: OnBlob) -> None:
+    async def join(
+        self,
+        run_id: bytes,
+        on_gossip: OnGossip,
+        on_blob: OnBlob,
+        on_answered: OnAnswered = ignore_answered,
+    ) -> None:
         """Take part in the run's gossip and its DHT, and begin to serve."""
         if self._run_id:
             raise LocalFault("a run was joined before")
         self._run_id = run_id
-        self._blobs.on_blob = on_blob
+        self._blobs.on_blob, self._blobs.on_answered = on_blob, on_answered
         self._links.join(run_id, on_gossip)
         with contextlib.suppress(Unreachable):  # then `_rejoin` will
             await self._sidecar.ask("join", run=run_id.hex())

@@ -2,9 +2,9 @@
 
 import asyncio
 import contextlib
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Final
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any, Final, TypeVar
 
 from demo_node.mesh import bounds
 from demo_node.mesh.account import USES
@@ -12,7 +12,6 @@ from demo_node.mesh.blob_frames import (
     BUSY,
     HEAD_BYTES,
     LENGTH_BYTES,
-    NOT_HELD,
     Garbage,
     decode_head,
     decode_request,
@@ -23,16 +22,21 @@ from demo_node.mesh.blob_frames import (
 from demo_node.mesh.hivemind.limits import BLOB
 from demo_node.mesh.hivemind.streams import Meter, Stream
 from demo_node.mesh.peer_id import encode_peer_id
+from demo_node.mesh.turns import Found, Lines, Served
 from demo_node.ports import (
     Blob,
     BlobRequest,
     Busy,
+    OnAnswered,
     OnBlob,
     OnPiece,
     Unreachable,
     Use,
+    ignore_answered,
     ignore_piece,
 )
+
+T = TypeVar("T")
 
 _STREAM_ERRORS: Final = (OSError, EOFError, Garbage)
 """What a stream does for reasons that lie outside; TimeoutError is an OSError."""
@@ -46,28 +50,25 @@ class Blobs:
 
     def __init__(self, open_stream: Open, meter: Meter, fail: Callable[[Exception], None]) -> None:
         self.on_blob: OnBlob | None = None
+        self.on_answered: OnAnswered = ignore_answered
         self._open = open_stream
         self._meter = meter
         self._fail = fail
-        self._serving: Counter[bytes] = Counter()
+        self._served = Served()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._pulls: dict[bytes, asyncio.Semaphore] = {}
-        self._pulling: Counter[bytes] = Counter()
-        self._sending: dict[bytes, asyncio.Semaphore] = {}
-        self._copying: Counter[bytes] = Counter()
+        self._pulls = Lines()
+        self._sending = Lines()
 
     def serving(self) -> int:
         """Requests of peers that are being answered."""
-        return self._serving.total()
+        return self._served.total
 
     def take(self, peer: bytes, fd: int) -> None:
         """A peer has opened a stream."""
         stream = Stream(fd, peer, self._meter)
-        is_many = self._serving[peer] >= bounds.BLOB_STREAMS_PER_PEER_MAX
-        if is_many or self._serving.total() >= bounds.BLOB_STREAMS_MAX:
+        if not self._served.enter(peer):
             stream.close()
             return
-        self._serving[peer] += 1
         task = asyncio.create_task(self._handle(peer, stream))
         self._tasks.add(task)
         task.add_done_callback(lambda task: self._leave(task, peer, stream))
@@ -106,16 +107,10 @@ class Blobs:
     @contextlib.asynccontextmanager
     async def _slot(self, peer: bytes) -> AsyncIterator[None]:
         """Wait for one of the peer's streams: it resets those beyond what it serves at once."""
-        slots = self._pulls.setdefault(peer, asyncio.Semaphore(bounds.BLOB_PULLS_PER_PEER_MAX))
-        self._pulling[peer] += 1
-        try:
-            async with slots:
-                yield
-        finally:
-            self._pulling[peer] -= 1
-            if not self._pulling[peer]:
-                del self._pulling[peer]
-                self._pulls.pop(peer, None)
+        turn = asyncio.Event()
+        with self._pulls.stand(peer, bounds.BLOB_PULLS_PER_PEER_MAX, turn):
+            await turn.wait()
+            yield
 
     async def _handle(self, peer: bytes, stream: Stream) -> None:
         with contextlib.suppress(*_STREAM_ERRORS):
@@ -129,44 +124,48 @@ class Blobs:
     def _leave(self, task: asyncio.Task[None], peer: bytes, stream: Stream) -> None:
         self._tasks.discard(task)
         stream.close()
-        self._serving[peer] -= 1
-        if not self._serving[peer]:
-            del self._serving[peer]
+        self._served.leave(peer)
 
     async def _serve(self, peer: bytes, stream: Stream) -> None:
         async with asyncio.timeout(bounds.REQUEST_FRAME_S):
             size = decode_request_length(await stream.read_exact(LENGTH_BYTES))
             request = decode_request(await stream.read_exact(size))
         use = Use.OTHER if request is None else USES[request.kind]
+        with contextlib.ExitStack() as line:
+            found = await _unless_called_off(stream, self._find(peer, request, line))
+            await self._reply(stream, found, use)
+
+    async def _find(
+        self, peer: bytes, request: BlobRequest | None, line: contextlib.ExitStack
+    ) -> Found:
+        """What is to be given, once it is its turn; or why there is nothing.
+
+        A payload is sent to a few at once. Who takes it slowly holds up others for a while.
+        """
+        if request is None:
+            return Found()
         try:
             async with asyncio.timeout(bounds.ANSWER_S):
-                body = None if request is None else await self._look_up(peer, request)
+                body = await self._look_up(peer, request)
         except Busy:
-            await self._reply(stream, None, use, BUSY)
-        else:
-            async with self._turn(request, body):
-                await self._reply(stream, body, use)
-
-    @contextlib.asynccontextmanager
-    async def _turn(self, request: BlobRequest | None, body: bytes | None) -> AsyncIterator[None]:
-        """A payload is sent to a few at once. Who takes it slowly holds up others for a while."""
-        if request is None or body is None or request.kind is not Blob.PAYLOAD:
-            yield
-            return
-        copies = self._sending.setdefault(request.key, asyncio.Semaphore(bounds.COPIES_AT_ONCE))
-        self._copying[request.key] += 1
-        is_ours = False
-        try:
+            return Found(lacking=BUSY)
+        if body is None:
+            return Found()
+        found = Found(body, tell=functools.partial(self._tell, peer, request))
+        line.callback(found.end)
+        if request.kind is Blob.PAYLOAD:
+            turn = asyncio.Event()
+            line.enter_context(self._sending.stand(request.key, bounds.COPIES_AT_ONCE, turn))
             with contextlib.suppress(TimeoutError):
-                is_ours = await asyncio.wait_for(copies.acquire(), bounds.TURN_S)
-            yield
-        finally:
-            if is_ours:
-                copies.release()
-            self._copying[request.key] -= 1
-            if not self._copying[request.key]:
-                del self._copying[request.key]
-                del self._sending[request.key]
+                async with asyncio.timeout(bounds.TURN_S):
+                    await turn.wait()
+        return found
+
+    def _tell(self, peer: bytes, request: BlobRequest, size: int) -> None:
+        try:
+            self.on_answered(peer, request, size)
+        except Exception as error:  # our bug; as below
+            self._fail(error)
 
     async def _look_up(self, peer: bytes, request: BlobRequest) -> bytes | None:
         if self.on_blob is None:
@@ -179,13 +178,12 @@ class Blobs:
             self._fail(error)
             return None
 
-    async def _reply(
-        self, stream: Stream, body: bytes | None, use: Use, lacking: int = NOT_HELD
-    ) -> None:
-        content = body or b""
+    async def _reply(self, stream: Stream, found: Found, use: Use) -> None:
+        content = found.body or b""
         seconds = bounds.SERVE_S + len(content) / bounds.SERVE_BYTES_PER_S_MIN
         async with asyncio.timeout(seconds) as limit:
-            await stream.write(encode_head(body, lacking))
+            await stream.write(encode_head(found.body, found.lacking))
+            found.begin()
             stream.use = use
             view = memoryview(content)
             step = self._meter.pacer.piece_bytes  # may be another one meanwhile
@@ -195,6 +193,20 @@ class Blobs:
                 waited_s = await self._meter.pacer.wait_turn(len(piece))
                 limit.reschedule((limit.when() or 0.0) + waited_s)
                 await stream.write(piece)
+
+
+async def _unless_called_off(stream: Stream, work: Coroutine[Any, Any, T]) -> T:
+    """What `work` gives. Raises Garbage where who asks ends the stream meanwhile, or says more."""
+    watching, working = asyncio.create_task(stream.read(1)), asyncio.create_task(work)
+    try:
+        await asyncio.wait((watching, working), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise Garbage("called its request off")
+        return working.result()
+    finally:
+        for task in (watching, working):
+            task.cancel()
+        await asyncio.gather(watching, working, return_exceptions=True)
 
 
 async def _ask(stream: Stream, request: BlobRequest, bytes_max: int, on_piece: OnPiece) -> bytes:

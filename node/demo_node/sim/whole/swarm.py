@@ -154,6 +154,7 @@ class SimSwarm:
                         participant.run_id,
                         self.faults.wrap_gossip(name, participant.on_gossip),
                         self.faults.wrap_blob(name, participant.server.answer),
+                        participant.server.on_answered,
                     )
                     if self.keeps_time:
                         group.create_task(participant.timekeeper.run())
