@@ -286,6 +286,30 @@ async def test_a_peer_with_too_many_streams_is_refused_and_others_are_not() -> N
         assert await pull(good, a, key) == a.held[key]
 
 
+@on_uvloop
+async def test_payloads_of_one_peer_leave_room_for_what_else_it_asks_for() -> None:
+    """Whatever it means by asking for so many: who asks as we do would not."""
+
+    async def ask(stream: INetStream) -> None:
+        await stream.write(frame(wire_pb2.BlobRequest(kind=Blob.PAYLOAD, key=b"key")))
+
+    async def frozen(peer: bytes, request: BlobRequest) -> bytes | None:
+        if request.kind is Blob.PAYLOAD:
+            await asyncio.sleep(60)
+        return b"head"
+
+    async with hosts(2, join=False) as (a, greedy):
+        a.on_blob = frozen
+        await asyncio.gather(a.join(), greedy.join())
+        await link((a, greedy))
+        for _ in range(bounds.BLOB_STREAMS_PER_PEER_MAX - 1):
+            await talk(greedy, a, ask)
+        await wait_until(lambda: a.mesh.serving() == bounds.BULK_SERVED_PER_PEER_MAX)
+        request = BlobRequest(Blob.HEAD)
+        assert await greedy.mesh.request(a.mesh.peer, request, bytes_max=9, timeout_s=10) == b"head"
+        await wait_until(lambda: a.mesh.serving() == bounds.BULK_SERVED_PER_PEER_MAX)
+
+
 @pytest.mark.parametrize(
     ("reply", "reason"),
     [

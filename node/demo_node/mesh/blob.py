@@ -35,7 +35,7 @@ from demo_node.mesh.guest import GuestClosed
 from demo_node.mesh.pacing import PIECE_BYTES_MIN, Pacer
 from demo_node.mesh.peer_id import decode_peer_id_bytes, encode_peer_id, encode_peer_id_bytes
 from demo_node.mesh.receiving import Receiving
-from demo_node.mesh.turns import Found, Lines, Served
+from demo_node.mesh.turns import Found, Lines, Pulls, Served
 from demo_node.mesh.uplink_meter import UplinkMeter
 from demo_node.mesh.yamux import PatientYamux, blame, count_unread, mark, pace
 from demo_node.ports import (
@@ -82,7 +82,7 @@ class BlobProtocol:
         self._download = download
         self._meter = meter
         self._served = Served()
-        self._pulls = Lines()
+        self._pulls = Pulls()
         self._sending = Lines()
         host.set_stream_handler(PROTOCOL, self._handle)
 
@@ -101,7 +101,7 @@ class BlobProtocol:
             raise Unreachable(f"{name} is not connected")
         try:
             with trio.fail_after(timeout_s) as scope:
-                async with self._slot(peer):
+                async with self._slot(peer, request.kind):
                     receiving = Receiving(
                         self._download, request.kind, bytes_max, scope, on_piece or ignore_piece
                     )
@@ -138,10 +138,10 @@ class BlobProtocol:
         return self._served.total
 
     @contextlib.asynccontextmanager
-    async def _slot(self, peer: bytes) -> AsyncIterator[None]:
+    async def _slot(self, peer: bytes, kind: Blob) -> AsyncIterator[None]:
         """Wait for one of the peer's streams (trap 15)."""
         turn = trio.Event()
-        with self._pulls.stand(peer, bounds.BLOB_PULLS_PER_PEER_MAX, turn):
+        with self._pulls.begin(peer, kind, turn):
             await turn.wait()
             yield
 
@@ -161,6 +161,7 @@ class BlobProtocol:
         try:
             with contextlib.ExitStack() as line:
                 request = await self._hear(stream)
+                line.enter_context(self._served.answering(peer, request))
                 found = await _unless_called_off(stream, self._find, peer, request, line)
                 await self._reply(stream, found)
         finally:

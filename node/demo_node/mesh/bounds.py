@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from demo_node.ports import Topic
+from demo_node.ports import Blob, Topic
 from demo_protocol.limits import GOSSIP_BYTES_MAX, HEADER_BYTES_MAX, MEMBERSHIP_BYTES_MAX
 
 TOPIC_BYTES_MAX: Final = {
@@ -55,19 +55,28 @@ UNREAD_BYTES_MAX: Final = 64 << 20
 UNREAD_BYTES_TOTAL_MAX: Final = 2 * UNREAD_BYTES_MAX
 """Of all connections together; then the one with the most goes."""
 
-BLOB_STREAMS_MAX: Final = 128
-"""Blobs served at once. Each holds its bytes in memory while it is written."""
+BULK: Final = frozenset({Blob.PAYLOAD, Blob.INITIAL, Blob.CORPUS_BLOCK, Blob.STATE_CHUNK})
+"""What is large, or waits until it is here. All else is small, or what nodes agree by, and soon."""
 
-BLOB_STREAMS_PER_PEER_MAX: Final = 16
-"""Blobs served to one peer at once."""
+BULK_SERVED_MAX: Final = 128
+"""Of these served at once. Each holds its bytes in memory while it is written."""
+
+BULK_SERVED_PER_PEER_MAX: Final = 16
+"""Of these served to one peer at once."""
+
+BLOB_STREAMS_MAX: Final = BULK_SERVED_MAX + 32
+BLOB_STREAMS_PER_PEER_MAX: Final = BULK_SERVED_PER_PEER_MAX + 4
+"""Requests served at once, of whatever kind: the time and headers wait for no payload."""
 
 COPIES_AT_ONCE: Final = 8
 """Peers that are sent one payload at once: more wait until one has all, and may give it on.
 
 Not fewer: two that receive slowly would keep all others waiting, however fast we are."""
 
-BLOB_PULLS_PER_PEER_MAX: Final = 12
-"""Blobs pulled from one peer at once; below what it serves, so that honest peers never hit that.
+BULK_PULLS_PER_PEER_MAX: Final = 12
+SMALL_PULLS_PER_PEER_MAX: Final = 4
+"""Blobs pulled from one peer at once, those in BULK and all others; below what it serves, so that
+honest peers never hit that.
 
 Yamux would hang, without an error, at the 257th stream nobody closes (trap 15)."""
 

@@ -14,9 +14,6 @@ from demo_node.mesh import bounds
 from demo_node.mesh.pacing import Pacer
 from demo_node.ports import Blob, OnPiece, ignore_piece
 
-BULK: Final = frozenset({Blob.PAYLOAD, Blob.INITIAL, Blob.CORPUS_BLOCK, Blob.STATE_CHUNK})
-"""What waits for its turn before it is asked for. All else is small, or what nodes agree by."""
-
 WINDOW_BYTES: Final = 256 << 10
 """What a peer may send on a new stream before we have read anything: yamux's."""
 
@@ -34,7 +31,7 @@ class Receiving:
     ) -> None:
         self._pacer = pacer
         self._scope = scope
-        self._is_bulk = kind in BULK
+        self._is_bulk = kind in bounds.BULK
         self._bytes_max = bytes_max
         self._on_piece = on_piece
         self._credit = 0

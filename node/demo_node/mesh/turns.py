@@ -9,7 +9,8 @@ from collections.abc import Callable, Hashable, Iterator
 from typing import Protocol
 
 from demo_node.mesh import bounds
-from demo_node.mesh.blob_frames import NOT_HELD
+from demo_node.mesh.blob_frames import NOT_HELD, Garbage
+from demo_node.ports import Blob, BlobRequest
 
 
 class Event(Protocol):
@@ -54,11 +55,24 @@ def _tell(line: list[Event], at_once: int) -> None:
         turn.set()
 
 
+class Pulls(Lines):
+    """Requests of ours, so many at once of each peer: payloads leave what is small its own room."""
+
+    def begin(
+        self, peer: bytes, kind: Blob, turn: Event
+    ) -> contextlib.AbstractContextManager[None]:
+        """One request, from when it is to be made until it has ended."""
+        if kind in bounds.BULK:
+            return self.stand((peer, True), bounds.BULK_PULLS_PER_PEER_MAX, turn)
+        return self.stand((peer, False), bounds.SMALL_PULLS_PER_PEER_MAX, turn)
+
+
 class Served:
     """Requests of peers that are being answered: so many of each, and of all."""
 
     def __init__(self) -> None:
         self._by_peer: Counter[bytes] = Counter()
+        self._bulk: Counter[bytes] = Counter()
 
     @property
     def total(self) -> int:
@@ -82,6 +96,23 @@ class Served:
         self._by_peer[peer] -= 1
         if not self._by_peer[peer]:
             del self._by_peer[peer]
+
+    @contextlib.contextmanager
+    def answering(self, peer: bytes, request: BlobRequest | None) -> Iterator[None]:
+        """It is known now what is asked for. Raises Garbage where there is no room for that."""
+        if request is None or request.kind not in bounds.BULK:
+            yield
+            return
+        is_full = self._bulk.total() >= bounds.BULK_SERVED_MAX
+        if is_full or self._bulk[peer] >= bounds.BULK_SERVED_PER_PEER_MAX:
+            raise Garbage("asked for too much at once")
+        self._bulk[peer] += 1
+        try:
+            yield
+        finally:
+            self._bulk[peer] -= 1
+            if not self._bulk[peer]:
+                del self._bulk[peer]
 
 
 class Found:

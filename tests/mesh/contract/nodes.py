@@ -9,7 +9,7 @@ from demo_node.mesh.guest import Guest
 from demo_node.mesh.hivemind.backend import HivemindMesh
 from demo_node.mesh.libp2p import Libp2pMesh
 from demo_node.mesh.memory import MemoryNetwork
-from demo_node.ports import BlobRequest, Mesh, Topic
+from demo_node.ports import Blob, BlobRequest, Mesh, Topic
 from tests.mesh.hosts import RUN, seed
 from tests.needs import needs_hivemind
 from tests.waiting import wait_until
@@ -29,7 +29,7 @@ class Node:
     verdict: bool = True
     answered: list[tuple[bytes, BlobRequest, int]] = field(default_factory=list)
     stuck: asyncio.Event | None = None
-    """Set it, and no request is answered until it is."""
+    """Set it, and no payload is given until it is."""
 
     @property
     def address(self) -> str:
@@ -43,7 +43,7 @@ class Node:
         return self.verdict
 
     async def on_blob(self, peer: bytes, request: BlobRequest) -> bytes | None:
-        if self.stuck is not None:
+        if self.stuck is not None and request.kind is Blob.PAYLOAD:
             await self.stuck.wait()
         return self.held.get(request.key)
 

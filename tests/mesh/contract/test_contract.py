@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from demo_node.mesh.bounds import ANSWER_S, TOPIC_BYTES_MAX, TURN_S
+from demo_node.mesh.bounds import ANSWER_S, BULK_PULLS_PER_PEER_MAX, TOPIC_BYTES_MAX, TURN_S
 from demo_node.ports import (
     Blob,
     BlobRequest,
@@ -140,6 +140,28 @@ async def test_a_request_that_is_called_off_is_served_no_longer_and_counts_for_n
         if backend != "memory":  # which keeps its line of nobody's turn
             assert await pull(b, a) == a.held[b"key"]
             assert a.answered[1:] == [(b.mesh.peer, REQUEST, 500_000)]
+
+
+@every_mesh
+@on_uvloop
+async def test_what_is_small_does_not_wait_for_payloads(backend: str) -> None:
+    """However many of them wait at that very peer."""
+    async with made(backend, 2) as (a, b):
+        await a.join()
+        await b.mesh.connect(a.address)
+        a.stuck = asyncio.Event()
+        a.held[b"key"] = b"payload"
+        a.held[b"now"] = b"time"
+        pulls = [asyncio.create_task(pull(b, a)) for _ in range(40)]
+        served = 40 if backend == "memory" else BULK_PULLS_PER_PEER_MAX
+        await wait_until(lambda: a.mesh.serving() == served, UP_S)
+        for kind in (Blob.TIME, Blob.HEADERS, Blob.PROPOSAL):
+            request = BlobRequest(kind, b"now")
+            given = await b.mesh.request(a.mesh.peer, request, bytes_max=9, timeout_s=10)
+            assert given == b"time"
+        await wait_until(lambda: a.mesh.serving() == served, UP_S)
+        a.stuck.set()
+        assert await asyncio.gather(*pulls) == [b"payload"] * 40
 
 
 @every_mesh

@@ -9,13 +9,18 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from demo_node.mesh.bounds import BLOB_STREAMS_PER_PEER_MAX, TOPIC_BYTES_MAX
+from demo_node.mesh.blob_frames import encode_request
+from demo_node.mesh.bounds import (
+    BLOB_STREAMS_PER_PEER_MAX,
+    BULK_SERVED_PER_PEER_MAX,
+    TOPIC_BYTES_MAX,
+)
 from demo_node.mesh.hivemind import links
 from demo_node.mesh.hivemind.blobs import Blobs
 from demo_node.mesh.hivemind.links import FRAME_BYTES_MAX, JOIN, PING, PLACES, TOPICS, Links
 from demo_node.mesh.hivemind.pacing import Pacer
 from demo_node.mesh.hivemind.streams import Meter
-from demo_node.ports import BlobRequest, PeerChange, Topic
+from demo_node.ports import Blob, BlobRequest, PeerChange, Topic
 from tests.mesh.hosts import RUN, on_uvloop
 from tests.waiting import wait_until
 
@@ -198,10 +203,16 @@ async def test_what_a_peer_asks_for_is_bounded_and_garbage_is_hung_up_on() -> No
             node.blobs.take(PEER, ours.detach())
             return theirs
 
-        good = (2).to_bytes(8) + b"\x08\x02"
-        asking = [ask(good) for _ in range(BLOB_STREAMS_PER_PEER_MAX)]
+        large, small = (
+            encode_request(BlobRequest(Blob.PAYLOAD)),
+            encode_request(BlobRequest(Blob.HEAD)),
+        )
+        asking = [ask(large) for _ in range(BULK_SERVED_PER_PEER_MAX)]
+        await wait_until(lambda: node.blobs.serving() == BULK_SERVED_PER_PEER_MAX)
+        assert await is_ended(ask(large))
+        asking += [ask(small) for _ in range(BLOB_STREAMS_PER_PEER_MAX - len(asking))]
         await wait_until(lambda: node.blobs.serving() == BLOB_STREAMS_PER_PEER_MAX)
-        assert await is_ended(ask(good))
+        assert await is_ended(ask(small))
         gate.set()
         for sock in asking:
             assert (await asyncio.get_running_loop().sock_recv(sock, 99))[:1] == b"\0"

@@ -22,7 +22,7 @@ from demo_node.mesh.blob_frames import (
 from demo_node.mesh.hivemind.limits import BLOB
 from demo_node.mesh.hivemind.streams import Meter, Stream
 from demo_node.mesh.peer_id import encode_peer_id
-from demo_node.mesh.turns import Found, Lines, Served
+from demo_node.mesh.turns import Found, Lines, Pulls, Served
 from demo_node.ports import (
     Blob,
     BlobRequest,
@@ -56,7 +56,7 @@ class Blobs:
         self._fail = fail
         self._served = Served()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._pulls = Lines()
+        self._pulls = Pulls()
         self._sending = Lines()
 
     def serving(self) -> int:
@@ -90,7 +90,7 @@ class Blobs:
         """Ask a connected peer for a blob. Raises Unreachable or NotHeld."""
         name = encode_peer_id(peer)
         try:
-            async with asyncio.timeout(timeout_s), self._slot(peer):
+            async with asyncio.timeout(timeout_s), self._slot(peer, request.kind):
                 fd = await self._open(peer, BLOB, timeout_s)
                 with contextlib.closing(Stream(fd, peer, self._meter)) as stream:
                     return await _ask(stream, request, bytes_max, on_piece)
@@ -105,10 +105,10 @@ class Blobs:
             raise Unreachable(f"{name} broke off: {reason}") from None
 
     @contextlib.asynccontextmanager
-    async def _slot(self, peer: bytes) -> AsyncIterator[None]:
+    async def _slot(self, peer: bytes, kind: Blob) -> AsyncIterator[None]:
         """Wait for one of the peer's streams: it resets those beyond what it serves at once."""
         turn = asyncio.Event()
-        with self._pulls.stand(peer, bounds.BLOB_PULLS_PER_PEER_MAX, turn):
+        with self._pulls.begin(peer, kind, turn):
             await turn.wait()
             yield
 
@@ -132,6 +132,7 @@ class Blobs:
             request = decode_request(await stream.read_exact(size))
         use = Use.OTHER if request is None else USES[request.kind]
         with contextlib.ExitStack() as line:
+            line.enter_context(self._served.answering(peer, request))
             found = await _unless_called_off(stream, self._find(peer, request, line))
             await self._reply(stream, found, use)
 
