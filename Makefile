@@ -13,7 +13,7 @@ SLICE ?= 1..2
 JOBS ?= 2
 RUNS ?= 1000000
 VECTORS ?= ../shared/vectors/demo
-TWO = -n 2 --dist loadfile --no-loadscope-reorder  # two files at a time, the longest not last
+BY_FILE = --dist loadfile --no-loadscope-reorder  # the longest not last
 ALONE = not swarm and not wan and not monitoring and not containers
 
 .PHONY: setup swarm test check conformance fuzz fuzz-frames mutants coverage nightly proto
@@ -35,21 +35,20 @@ swarm: $(READY)  ## four real nodes on this machine train one model
 	@.venv/bin/demo-node swarm $(ARGS)
 
 test: $(READY)  ## the whole suite: what needs no other node first, then real swarms
-	@echo "tier 1 of 6: what takes seconds"
-	$(PYTHON) -m pytest $(TESTS) $(TWO) -m "not slow and $(ALONE)" || [ $$? -eq 5 ]  # 5: none
-	@echo "tier 2 of 6: what takes longer, and a slice of the night's simulations"
-	$(PYTHON) -m pytest $(TESTS) $(TWO) -m "slow and $(ALONE)" || [ $$? -eq 5 ]
+	@echo "tier 1 of 5: what takes seconds"
+	$(PYTHON) -m pytest $(TESTS) -n 2 $(BY_FILE) -m "not slow and $(ALONE)" || [ $$? -eq 5 ]  # 5: none
+	@echo "tier 2 of 5: what takes longer, and a slice of the night's simulations"
+	$(PYTHON) -m pytest $(TESTS) -n 2 $(BY_FILE) -m "slow and $(ALONE)" || [ $$? -eq 5 ]
 	$(if $(filter tests,$(TESTS)),$(MAKE) --no-print-directory nightly SEEDS=$(SLICE),@echo "left out: TESTS names some")
-	@echo "tier 3 of 6: real nodes over loopback sockets"
-	$(PYTHON) -m pytest $(TESTS) $(TWO) -m "swarm and not monitoring" || [ $$? -eq 5 ]
-	@echo "tier 4 of 6: real nodes over long, lossy links and behind routers"
+	@echo "tier 3 of 5: real nodes over loopback sockets"
+	$(PYTHON) -m pytest $(TESTS) -n 4 $(BY_FILE) -m "swarm and not monitoring" || [ $$? -eq 5 ]
+	@echo "tier 4 of 5: real nodes over long, lossy links and behind routers"
 	$(PYTHON) -m pytest $(TESTS) -n 2 --dist worksteal -m wan -rs || [ $$? -eq 5 ]
-	@echo "tier 5 of 6: Prometheus, Alertmanager, Grafana's schema"
-	$(PYTHON) -m pytest $(TESTS) -m monitoring -rs || [ $$? -eq 5 ]
-	@echo "tier 6 of 6: a compose swarm on a Docker engine of its own"
-	$(PYTHON) -m pytest $(TESTS) -m containers -rs || [ $$? -eq 5 ]
+	@echo "tier 5 of 5: Prometheus and Alertmanager, and a compose swarm on a Docker engine of its own"
+	$(PYTHON) -m pytest $(TESTS) -n 2 $(BY_FILE) -m "monitoring or containers" -rs \
+	    || [ $$? -eq 5 ]
 	@bash deploy/install-tools.sh --check || \
-	    echo "tiers 4 to 6 skipped the tests that need them: sudo bash deploy/install-tools.sh"
+	    echo "tiers 4 and 5 skipped the tests that need them: sudo bash deploy/install-tools.sh"
 
 check: $(READY)  ## style, types, import contracts, stubs
 	.venv/bin/ruff check .
