@@ -25,12 +25,14 @@ from typing import Any, Final
 
 from google.protobuf.message import DecodeError
 from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.kad_dht.pb import kademlia_pb2
 from libp2p.peer.id import ID
 from libp2p.protocol_muxer.exceptions import MultiselectCommunicatorError
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.utils import encode_delim
+from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
-from demo_node.mesh import gossip
+from demo_node.mesh import gossip, kad_frames
 from demo_node.mesh.blob_frames import (
     HEAD_BYTES,
     LENGTH_BYTES,
@@ -194,6 +196,34 @@ def make_rpc() -> bytes:
     return rpc_pb2.RPC(publish=[message], control=control, subscriptions=[sub]).SerializeToString()
 
 
+def read_dht(raw: bytes) -> None:
+    """A message of the DHT, as question and as answer, of somebody on the internet."""
+    heard: dict[bytes, list[str]] = {}
+    for asked in (kademlia_pb2.Message.FIND_NODE, kademlia_pb2.Message.GET_PROVIDERS):
+        try:
+            shown = kad_frames.take_reply(raw, asked, "/ip4/8.8.8.8/tcp/1", heard.__setitem__)
+        except Garbage:
+            continue
+        assert len(shown) <= len(raw) + kad_frames.FRAME_BYTES_MAX
+    assert len(heard) <= 2 * kad_frames.PEERS_MAX
+    assert not [a for known in heard.values() for a in known if "/192.168." in a]
+    kad_frames.take_request(raw, ID(bytes(38)).to_bytes(), "/ip4/8.8.8.8/tcp/1")
+
+
+def make_dht() -> tuple[bytes, ...]:
+    """Questions and answers; one that no honest peer has."""
+    kinds = kademlia_pb2.Message
+    name = ID.from_pubkey(create_new_key_pair(bytes(32)).public_key).to_bytes()
+    places = ("/ip4/8.8.4.4/tcp/4001", "/ip4/192.168.1.9/tcp/631", "/dns4/a.example/tcp/1")
+    where = [Multiaddr(place).to_bytes() for place in places]
+    peers = [kinds.Peer(id=name, addrs=where) for _ in range(3)]
+    key = kad_frames.make_key(RUN_ID)
+    return tuple(
+        kinds(type=kind, key=key, closerPeers=peers, providerPeers=peers).SerializeToString()
+        for kind in (kinds.FIND_NODE, kinds.GET_PROVIDERS, kinds.ADD_PROVIDER, kinds.PUT_VALUE)
+    )
+
+
 def make_sorts(node: Node) -> dict[str, Sort]:
     """All that is read of what a peer sends."""
     tree, records = node.tree, node.records
@@ -213,6 +243,7 @@ def make_sorts(node: Node) -> dict[str, Sort]:
         "proposal": Sort(lambda raw: node.hear(Kind.PROPOSAL, raw), proposals, Kind.PROPOSAL),
         "membership": Sort(lambda raw: node.hear(Kind.MEMBERSHIP, raw), wishes, Kind.MEMBERSHIP),
         "gossip rpc": Sort(read_rpc, (make_rpc(),)),
+        "dht": Sort(read_dht, make_dht()),
         "negotiation": Sort(read_line, tuple(map(encode_delim, (b"/multistream/1.0.0", b"na")))),
         "request": Sort(decode_request, (encode_request(request)[LENGTH_BYTES:],)),
         "request length": Sort(decode_request_length, (encode_request(request)[:LENGTH_BYTES],)),

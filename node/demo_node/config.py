@@ -56,6 +56,7 @@ class Config:
     announce: tuple[str, ...] = ()
     psk_file: Path | None = None
     mdns: bool = True
+    kad: bool = False
     run_id: str = ""
     anchor: str = ""
     role: str = ROLES[0]
@@ -327,6 +328,7 @@ _READERS: Final[dict[str, Callable[[object], object]]] = {
     "announce": _announce,
     "psk_file": _path,
     "mdns": _switch,
+    "kad": _switch,
     "run_id": _run_id,
     "anchor": _anchor,
     "role": _choice(*ROLES),

@@ -57,6 +57,8 @@ def run_daemon(config: Config, show: Callable[[str], None]) -> int:
     _check_traces(config)
     if config.relay and config.mesh != "hivemind":
         raise ConfigError("--relay needs --mesh hivemind: py-libp2p's relay is not used here")
+    if config.kad and config.mesh != "libp2p":
+        raise ConfigError("--kad needs --mesh libp2p: hivemind has a DHT of its own")
     if config.mesh == "hivemind":
         _check_private(config)
         check_installed()

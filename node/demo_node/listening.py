@@ -72,6 +72,7 @@ async def _listen_libp2p(
         swarm_key=swarm_key,
         on_stranger=on_stranger,
         on_event=observer.on_event,
+        kad=config.kad,
     )
     await mesh.start()
     return mesh

@@ -21,6 +21,7 @@ from demo_node.pull import Puller
 from demo_node.quiet_hours import watch_quiet_hours
 from demo_node.quietness import Quietness
 from demo_node.reachability import DiallableMesh, Reachable
+from demo_node.signposts import FindingMesh, Signposts
 from demo_node.stopping import Stopping
 from demo_node.store.addresses import AddressBook
 from demo_node.store.archive import FileArchive
@@ -231,11 +232,18 @@ async def _find_manifest(node: Node, puller: Puller, group: asyncio.TaskGroup) -
     run_id = compute_run_id(manifest) if manifest else bytes.fromhex(config.run_id)
     if config.mdns and run_id:
         await _begin_neighbours(node, run_id, group)
+    if config.kad and run_id:
+        _begin_signposts(node, run_id, group)
     if manifest is None and (config.peers or (config.mdns and run_id)):
         await _wait_for_neighbours(node)
-        manifest = await fetch_manifest(puller, node.peering, config.run_id, node.say)
+        may_find = config.kad and bool(run_id)
+        manifest = await fetch_manifest(
+            puller, node.peering, config.run_id, node.say, may_find=may_find
+        )
         if not run_id and config.mdns:
             await _begin_neighbours(node, compute_run_id(manifest), group)
+        if not run_id and config.kad:
+            _begin_signposts(node, compute_run_id(manifest), group)
     else:
         await node.peering.connect_named()
     if manifest is None:
@@ -263,6 +271,14 @@ async def _begin_neighbours(node: Node, run_id: bytes, group: asyncio.TaskGroup)
     name = encode_peer_id(node.key.public)
     neighbours = Neighbours(node.mesh.listening, name, node.peering.hear)
     group.create_task(neighbours.run(compute_service(run_id, key)))
+
+
+def _begin_signposts(node: Node, run_id: bytes, group: asyncio.TaskGroup) -> None:
+    """Ask the DHT who is in the run, and say there that this node is."""
+    if isinstance(node.mesh, FindingMesh):
+        signposts = Signposts(node.mesh, node.peering.hear, node.observer.on_event)
+        node.operations.sources.append(signposts.figures)
+        group.create_task(signposts.run(run_id))
 
 
 async def _wait_for_neighbours(node: Node) -> None:

@@ -106,9 +106,11 @@ class Peering:
 
         One more while a connected one has not said whom it knows.
         """
-        connected = {view.peer for view in self._mesh.peers()}
+        views = self._mesh.peers()
+        elsewhere = {view.peer for view in views if view.elsewhere}
+        connected = {view.peer for view in views} - elsewhere
         open_ = {c.peer for c in self._candidates.values() if c.failures < TRIES}
-        known = (connected | open_) - {self._mesh.peer}
+        known = (connected | open_) - elsewhere - {self._mesh.peer}
         return len(known) + (not connected <= self._asked)
 
     def explain(self) -> str:
@@ -141,7 +143,9 @@ class Peering:
                 await asyncio.sleep(pace_s * random.uniform(0.75, 1.25))
 
     def hear(self, address: str) -> None:
-        """Somebody on this LAN says that it is there: as good as what anybody says."""
+        """Somebody on this LAN, or in the DHT, says that a peer is there: as good as what anybody
+        says.
+        """
         self._consider(address)
 
     async def connect_named(self) -> list[bytes]:
@@ -163,6 +167,16 @@ class Peering:
             if answered:
                 break
         answered = answered or await _wait_for_any(dials, None)
+        for task in dials:
+            task.cancel()
+        await asyncio.gather(*dials, return_exceptions=True)
+        return [dials[task] for task in answered]
+
+    async def connect_heard(self) -> list[bytes]:
+        """Dial whom we have only heard of, once; the peers that answered soon."""
+        others = [c for a, c in self._candidates.items() if not self._is_kept(a)]
+        dials = {asyncio.create_task(self._dial(c)): c.peer for c in others[-CONNECTIONS_WANTED:]}
+        answered = await _wait_for_any(dials, HEAD_START_S) if dials else []
         for task in dials:
             task.cancel()
         await asyncio.gather(*dials, return_exceptions=True)
@@ -190,8 +204,9 @@ class Peering:
 
     def _choose(self) -> list[_Candidate]:
         """Whom to dial now, each peer at one of its addresses."""
-        connected = {view.peer for view in self._mesh.peers()}
-        wanted = CONNECTIONS_WANTED - len(connected)
+        views = self._mesh.peers()
+        connected = {view.peer for view in views}
+        wanted = CONNECTIONS_WANTED - sum(not view.elsewhere for view in views)
         room = DIALS_MAX - len(self._dialling)
         if wanted <= 0 or room <= 0:
             return []
@@ -241,7 +256,7 @@ class Peering:
 
     async def _ask_around(self) -> None:
         """Ask new peers, and one old one, whom they know."""
-        connected = [view.peer for view in self._mesh.peers()]
+        connected = [view.peer for view in self._mesh.peers() if not view.elsewhere]
         self._asked.intersection_update(connected)
         fresh = [peer for peer in connected if peer not in self._asked]
         asked = fresh or ([random.choice(connected)] if connected else [])
@@ -256,7 +271,10 @@ class Peering:
                 bytes_max=PEERS_REPLY_BYTES_MAX,
                 timeout_s=ASK_TIMEOUT_S,
             )
-            for address in decode_peers(raw):
+            found = decode_peers(raw)
+            if any(view.peer == peer and view.elsewhere for view in self._mesh.peers()):
+                return  # whom it knows would take the places of ours
+            for address in found:
                 if is_for(address, seen_at):
                     self._learn(address, peer, seen_at)
         except (Unreachable, NotHeld, Reject):

@@ -112,7 +112,8 @@ class PeerView:
 
     `connected_s`: for how many seconds it has been. `rtt_ms`: the last round trip of a question
     for the time, at least 1; 0 while nobody has measured it, and from the mesh itself. `score`:
-    what is held against it, which fades; at 100 it is banned.
+    what is held against it, which fades; at 100 it is banned. `elsewhere`: it said that it takes
+    part in another run than we do; nothing of ours is to be had from it.
     """
 
     peer: bytes
@@ -121,6 +122,7 @@ class PeerView:
     connected_s: int = 0
     rtt_ms: int = 0
     score: int = 0
+    elsewhere: bool = False
 
 
 class Direction(StrEnum):

@@ -231,6 +231,6 @@ class Puller:
 
     def holders(self, first: Iterable[bytes] = (), *, only: bool = False) -> list[bytes]:
         """Those named, then whoever else is connected: by hash, anybody's copy will do."""
-        connected = [view.peer for view in self._mesh.peers()]
+        connected = [view.peer for view in self._mesh.peers() if not view.elsewhere]
         others = () if only else connected
         return [peer for peer in dict.fromkeys((*first, *others)) if peer in connected]

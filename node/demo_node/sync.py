@@ -25,6 +25,9 @@ from demo_protocol.view import View
 MANIFEST_PAUSES_S = (0.5, 1.0, 2.0)
 """Between attempts to get the manifest: a busy peer, or one just starting, may miss the first."""
 
+FINDING_PAUSES_S = (2.0,) * 14
+"""And after those where others may still be found: two questions to the DHT."""
+
 LOOK_AGAIN_MS = 200
 """How often a syncing node compares itself with its peers."""
 
@@ -35,25 +38,34 @@ STALLED_ROUNDS = 3
 """A round without progress may be a slow payload; three are a branch that does not win."""
 
 
-async def fetch_manifest(puller: Puller, peering: Peering, run_id: str, say: Say) -> Manifest:
+async def fetch_manifest(
+    puller: Puller, peering: Peering, run_id: str, say: Say, *, may_find: bool = False
+) -> Manifest:
     """The manifest of the run that the named peers take part in; its hash is the run id.
 
-    `run_id` in hex, or empty for any. Raises ConfigError: 75 when no peer gave one, 76 when they
-    take part in another run.
+    `run_id` in hex, or empty for any. `may_find`: peers that nobody named are being looked for, so
+    that those who take part in another run are not the end. Raises ConfigError: 75 when no peer
+    gave one, 76 when they take part in another run.
     """
     found: Manifest | None = None
-    for pause_s in (*MANIFEST_PAUSES_S, None):
-        for holder in await peering.connect_named():
+    for pause_s in (*MANIFEST_PAUSES_S, *(FINDING_PAUSES_S if may_find else ()), None):
+        holders = await peering.connect_named()
+        if may_find:
+            holders += [p for p in await peering.connect_heard() if p not in holders]
+        for holder in holders:
             raw = await puller.ask(holder, BlobRequest(Blob.MANIFEST), MANIFEST_BYTES_MAX)
             if raw is None:
                 continue
             found = decode_manifest(raw)
             if not run_id or compute_run_id(found).hex() == run_id:
                 return found
-        if found is not None or pause_s is None:
+        if (found is not None and not may_find) or pause_s is None:
             break
         why = peering.explain()
-        say(f"no peer has answered yet{why and f' ({why})'}; asking again")
+        if found is None:
+            say(f"no peer has answered yet{why and f' ({why})'}; asking again")
+        else:
+            say("the peers that answered take part in another run; looking for this one")
         await asyncio.sleep(pause_s)
     if found is None:
         why = peering.explain() or "it takes part in no run yet"

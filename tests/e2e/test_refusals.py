@@ -143,6 +143,12 @@ def test_a_relay_on_a_mesh_that_has_none_is_refused(run_folder: Path) -> None:
     assert "--relay needs --mesh hivemind" in refusal.line
 
 
+def test_a_dht_on_a_mesh_that_has_its_own_is_refused(run_folder: Path) -> None:
+    refusal = start(run_folder, *LOCAL, "--kad", "--mesh", "hivemind")
+    assert refusal.exit_code == 78
+    assert "--kad needs --mesh libp2p" in refusal.line
+
+
 def test_a_named_mesh_port_in_use_is_an_error(run_folder: Path, taken_port: int) -> None:
     listen = f"/ip4/127.0.0.1/tcp/{taken_port}"
     refusal = start(run_folder, "--listen", listen, "--metrics-address", "127.0.0.1:0")

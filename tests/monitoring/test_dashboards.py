@@ -44,6 +44,13 @@ ONLY_IN_DOCS = {
     "demo_k": "status says it, and why; what came of it is in the rounds that count",
     "demo_uplink_bits_per_second": "what k follows from; bandwidth by protocol is on the dashboard",
     "demo_peers_known": "for finding out why nobody is connected",
+    **dict.fromkeys(
+        ("demo_kad_queries_total", "demo_kad_found_total", "demo_kad_dials_total"),
+        "for finding out why nobody is found, with --kad",
+    ),
+    **dict.fromkeys(
+        ("demo_kad_table", "demo_kad_records"), "what is held for others, with --kad; bounded"
+    ),
     "demo_dials_total": "for finding out why nobody is connected",
     "demo_pulls_total": "what came of payloads is on the dashboard",
     "demo_bans": "`demo-node peers` shows them, and each is an event, which is on the dashboard",

@@ -54,6 +54,7 @@ class Internet:
         self.tells: dict[bytes, list[str]] = {}
         self.dials: list[tuple[float, str]] = []
         self.connected: dict[bytes, str] = {}
+        self.elsewhere: set[bytes] = set()
         self.peer = ME
 
     async def connect(self, address: str) -> bytes:
@@ -69,7 +70,10 @@ class Internet:
         return peer(number)
 
     def peers(self) -> list[PeerView]:
-        return [PeerView(peer, address, True) for peer, address in self.connected.items()]
+        return [
+            PeerView(peer, address, True, elsewhere=peer in self.elsewhere)
+            for peer, address in self.connected.items()
+        ]
 
     async def request(
         self,
@@ -399,6 +403,33 @@ async def test_nobody_on_the_internet_has_us_dial_our_neighbours(tmp_path: Path)
         await asyncio.sleep(10)
     assert scene.net.tried(neighbour) == 0
     assert scene.net.tried(honest) == 1
+
+
+@on_virtual_time
+async def test_nodes_of_another_run_take_no_place_and_name_nobody(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, [address(n) for n in range(1, 13)], [])
+    scene.net.up = {address(n) for n in range(1, 20)}
+    scene.net.elsewhere = {peer(n) for n in range(1, 13)}
+    scene.net.tells = {peer(1): [address(17)], peer(13): [address(18)]}
+    async with at_work(scene):
+        await asyncio.sleep(5)
+        assert len(scene.net.connected) == 12
+        assert scene.peering.count_known() == 0
+        scene.peering.hear(address(13))
+        await asyncio.sleep(5)
+        assert scene.net.connected.keys() >= {peer(13), peer(18)}
+        assert scene.net.tried(address(17)) == 0
+
+
+@on_virtual_time
+async def test_who_was_only_heard_of_is_dialled_when_asked_for(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, [address(1)], [])
+    scene.net.up = {address(1), address(2)}
+    assert await scene.peering.connect_named() == [peer(1)]
+    assert await scene.peering.connect_heard() == []
+    scene.peering.hear(address(2))
+    scene.peering.hear(address(3))
+    assert await scene.peering.connect_heard() == [peer(2)]
 
 
 def named(host: str, number: int) -> str:

@@ -262,7 +262,8 @@ def _format_connected(views: Sequence[PeerView]) -> str:
     rows = [
         (
             encode_peer_id(view.peer),
-            "we dialled" if view.outbound else "dialled us",
+            ("we dialled" if view.outbound else "dialled us")
+            + (", another run" if view.elsewhere else ""),
             f"{view.rtt_ms} ms" if view.rtt_ms else "-",
             format_duration(view.connected_s),
             str(view.score),

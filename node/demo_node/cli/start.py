@@ -57,6 +57,13 @@ from demo_protocol.limits import K_MAX
     help="Whether to find nodes of the run on this LAN, and be found by them: with --run-id, no"
     " --peers are needed there. [default: mdns]",
 )
+@click.option(
+    "--kad/--no-kad",
+    default=None,
+    help="Whether to find nodes of the run by a DHT (libp2p's kad) that nodes of all runs keep, and"
+    " be found there by anybody: with --run-id, --peers may name a node of another run that has it,"
+    " too. [default: no-kad]",
+)
 @click.option("--run-id", metavar="HEX", help="Take part in this run only, whatever peers offer.")
 @click.option(
     "--anchor",

@@ -187,3 +187,48 @@ The library's 32 is less than the headers of a large run at one moment; these ar
 
 SUBSCRIPTIONS_PER_PEER_MAX: Final = 32
 """Topics remembered of one peer: three a run, and some runs."""
+
+KAD_STREAMS_PER_PEER_MAX: Final = 2
+"""On which one peer asks the DHT at once; the library takes 12 of all."""
+
+KAD_SERVE_S: Final = 30.0
+"""For all that is asked on one stream; an honest question takes a round trip."""
+
+KAD_MESSAGES_PER_S: Final = 2.0
+KAD_MESSAGES_BURST: Final = 32
+"""Taken from one peer: so many at once, then so many a second; for more it waits. A question goes
+through the table and costs a millisecond."""
+
+KAD_QUERY_S: Final = 30.0
+"""For one question of ours to the DHT, all that it leads to included; one is asked at a time."""
+
+KAD_ASKED_MAX: Final = 32
+"""Streams opened for one question."""
+
+KAD_DIALS_MAX: Final = 8
+"""Peers dialled for one question, because others named them: a liar costs us no more."""
+
+KAD_FOUND_MAX: Final = 64
+"""Addresses that one question may yield, as many as of PEERS."""
+
+KAD_PEERS_MAX: Final = 1024
+"""Whose addresses are remembered of what the DHT says: 0.5 MB."""
+
+KAD_PEER_S: Final = 3600.0
+"""For how long."""
+
+KAD_BUCKETS_MAX: Final = 16
+"""Of the table, with 20 peers each."""
+
+KAD_RECORDS_MAX: Final = 2048
+"""Kept of who is in which run, 20 of one run; where there is no room, newcomers have to wait."""
+
+KAD_RECORDS_PER_NETWORK_MAX: Final = 128
+KAD_RECORDS_PER_NETWORK_AND_KEY_MAX: Final = 5
+"""Of these from one /16 or /32, and of one run: else one machine could be all that is found."""
+
+KAD_KEYS_PER_PEER_MAX: Final = 4
+"""Runs that one key may be in; a node is in one."""
+
+KAD_RECORD_S: Final = 3600
+"""How long such a record lasts. Nodes repeat theirs every ten minutes."""

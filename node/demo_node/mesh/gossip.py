@@ -165,6 +165,15 @@ class Gossip:
         """Are there topics?"""
         return bool(self._topics)
 
+    def is_ours(self, peer_id: ID) -> bool:
+        """Did it say that it takes part in our run?"""
+        names = self._topics.values()
+        return any(peer_id in self.pubsub.peer_topics.get(name, ()) for name in names)
+
+    def is_elsewhere(self, peer_id: ID) -> bool:
+        """Did it say that it takes part in another run, and not in ours?"""
+        return self.is_joined and peer_id in self.pubsub.told and not self.is_ours(peer_id)
+
     def mesh_peers(self, topic: Topic) -> int:
         """Links of the gossip mesh. None while peers are connected is an alarm (trap 4).
 

@@ -25,6 +25,9 @@ from demo_node.mesh.gossip import Gossip
 from demo_node.mesh.guard import Guard, OnEvent
 from demo_node.mesh.guest import Guest, GuestClosed
 from demo_node.mesh.host import build_host, close_listeners, get_swarm, listen
+from demo_node.mesh.kad import Kad
+from demo_node.mesh.kad_counters import KadCounters
+from demo_node.mesh.kad_host import Links
 from demo_node.mesh.mending import Mender
 from demo_node.mesh.pacing import Pacer
 from demo_node.mesh.peer_id import decode_peer_id_bytes, encode_peer_id, encode_peer_id_bytes
@@ -66,7 +69,7 @@ class Libp2pMesh:
     those that peers are told instead (none: the former), `upload_bytes_per_s` and
     `download_bytes_per_s` caps on what is sent and received; 0 is none. `guest` is for several
     meshes in one process: a thread can host only one trio run, so they share it, and who made it
-    stops it. `on_event` is told who is banned.
+    stops it. `on_event` is told who is banned. With `kad` it is a node of the DHT.
     Order of death: end what calls in here, then servers, then `stop`, then the asyncio loop.
     """
 
@@ -82,6 +85,7 @@ class Libp2pMesh:
         swarm_key: bytes = b"",
         on_stranger: OnStranger | None = None,
         on_event: OnEvent = lambda name, **fields: None,
+        kad: bool = False,
     ) -> None:
         self._upload, self._download = Pacer(upload_bytes_per_s), Pacer(download_bytes_per_s)
         self._guard = Guard(close=self._close, on_event=on_event)
@@ -116,6 +120,7 @@ class Libp2pMesh:
         self._on_answered: OnAnswered = ignore_answered
         self._dials: dict[bytes, trio.Lock] = {}
         self._dial_slots = trio.CapacityLimiter(bounds.DIALS_MAX)
+        self._kad = self._make_kad() if kad else None
         # Whence a connection comes never changes, and takes 0.2 ms to tell.
         self._seen: WeakKeyDictionary[SwarmConn, str] = WeakKeyDictionary()
         self._shared_guest = guest
@@ -194,7 +199,10 @@ class Libp2pMesh:
             address = f"{self._address_of(peer_id, connection)}/p2p/{encode_peer_id(peer)}"
             lasted_s = int(self._contacts.lasted_s(peer))
             score = self._guard.score(peer)
-            views.append(PeerView(peer, address, bool(outbound), lasted_s, score=score))
+            elsewhere = self._gossip.is_elsewhere(peer_id)
+            views.append(
+                PeerView(peer, address, bool(outbound), lasted_s, score=score, elsewhere=elsewhere)
+            )
         return views
 
     def counters(self) -> MeshCounters:
@@ -262,6 +270,12 @@ class Libp2pMesh:
 
         The host is a number: names are looked up by `Peering` (trap 46).
         """
+        where, peer = self._check_dial(address)
+        await self._call(self._dial, where, peer)
+        return peer
+
+    def _check_dial(self, address: str) -> tuple[str, bytes]:
+        """Where to dial whom. Raises Unreachable for whom nobody here dials."""
         try:
             where, peer = decode_address(address)
         except ValueError as error:
@@ -272,8 +286,7 @@ class Libp2pMesh:
             raise Unreachable(f"{address} names a host that was not looked up")
         if self._guard.is_banned(peer):
             raise Unreachable(f"{encode_peer_id(peer)} is banned here")
-        await self._call(self._dial, where, peer)
-        return peer
+        return where, peer
 
     async def publish(self, topic: Topic, message: bytes) -> None:
         """Hand `message` to the gossip mesh. Raises LocalFault over the size limit."""
@@ -296,6 +309,19 @@ class Libp2pMesh:
         """Dial a connected peer at the host it is seen at, and hang up; None: not connected."""
         peer_id = ID(encode_peer_id_bytes(peer))
         return await self._call(dial_back, self._swarm, self._tcp, peer_id, port)
+
+    async def find_members(self, run_id: bytes) -> list[str]:
+        """Addresses of nodes that the DHT says are in a run: hearsay. Without a DHT none."""
+        return await self._call(self._kad.find, run_id) if self._kad else []
+
+    async def tell_member(self, run_id: bytes) -> None:
+        """Have the DHT say that this node is in a run."""
+        if self._kad:
+            await self._call(self._kad.provide, run_id)
+
+    def kad_counters(self) -> KadCounters:
+        """What the DHT was used for, and what it holds here."""
+        return self._kad.count() if self._kad else KadCounters()
 
     async def _call(self, fn: Callable[..., Awaitable[T]], *args: Any) -> T:
         try:
@@ -373,6 +399,24 @@ class Libp2pMesh:
         finally:
             if not lock.statistics().tasks_waiting and not lock.locked():
                 self._dials.pop(peer, None)
+
+    async def _dial_heard(self, address: str) -> None:
+        """Dial whom the DHT names, by the same rules as anybody."""
+        await self._dial(*self._check_dial(address))
+
+    def _make_kad(self) -> Kad:
+        def find_address(peer_id: ID) -> str:
+            found = self._swarm.get_connections(peer_id)
+            live = [c for c in found if isinstance(c, SwarmConn) and not c.is_closed]
+            return self._address_of(peer_id, live[0]) if live else ""
+
+        links = Links(
+            swarm=self._swarm,
+            find_address=find_address,
+            own_addresses=lambda: [a.rpartition("/p2p/")[0] for a in self.addresses()],
+            dial=self._dial_heard,
+        )
+        return Kad(self._host, links, self._gossip.is_ours)
 
     def _close(self, peer: bytes) -> list[str]:
         """End all connections of a peer; the hosts from which it had dialled."""

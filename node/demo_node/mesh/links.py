@@ -80,6 +80,8 @@ class LinkedPubsub(Pubsub):
         self._told: dict[IMuxedConn, set[str]] = {}
         self._reads: set[INetStream] = set()
         self._paces: dict[ID, GossipAllowance] = {}
+        self.told: set[ID] = set()
+        """Peers that said of any topic that they take part in it."""
 
     def has_several(self, peer_id: ID) -> bool:
         """Does gossip go to this key by more than one connection?"""
@@ -196,6 +198,8 @@ class LinkedPubsub(Pubsub):
 
     def handle_subscription(self, origin_id: ID, sub_message: rpc_pb2.RPC.SubOpts) -> None:
         """A peer tells that it takes part in a topic, or no longer."""
+        if sub_message.subscribe:
+            self.told.add(origin_id)
         super().handle_subscription(origin_id, sub_message)
         if (connection := _reading.get(None)) is None:
             return
@@ -210,6 +214,7 @@ class LinkedPubsub(Pubsub):
 
         The library calls this when a write fails or the last connection has ended.
         """
+        self.told.discard(peer_id)
         topics = {t for c in self._live(peer_id) for t in self._told.get(c.muxed_conn, ())}
         super()._handle_dead_peer(peer_id)
         for topic in topics:

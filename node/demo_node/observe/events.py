@@ -80,6 +80,9 @@ LIFE: Final[Mapping[str, Event]] = {
         " networks came through, at `addresses`",
         "where `state` is *private*: see [Reached by others](#reached-by-others)",
     ),
+    "members.found": Event(
+        INFO, "the DHT (`--kad`) named so many `addresses` of nodes of the run that were new here"
+    ),
     "port.replaced": Event(
         INFO,
         "a port that was not named is in use; another one is used, also next time",

@@ -372,6 +372,11 @@ NETWORK: Final = (
         {"state": tuple(Reachability)},
     ),
     Declared(Gauge, "demo_peers_known", "Addresses this node might dial."),
+    Declared(Counter, "demo_kad_queries_total", "Questions of this node to the DHT (--kad)."),
+    Declared(Counter, "demo_kad_found_total", "Addresses that the DHT named for the run."),
+    Declared(Counter, "demo_kad_dials_total", "Peers dialled to ask the DHT."),
+    Declared(Gauge, "demo_kad_table", "Peers in this node's part of the DHT's table."),
+    Declared(Gauge, "demo_kad_records", "Records of who is in which run, kept here for the DHT."),
     Declared(
         Gauge,
         "demo_peer_connections",

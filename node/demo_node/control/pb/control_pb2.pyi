@@ -977,6 +977,7 @@ class Peer(_message.Message):
     CONNECTED_S_FIELD_NUMBER: _builtins.int
     RTT_MS_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
+    ELSEWHERE_FIELD_NUMBER: _builtins.int
     peer: _builtins.bytes
     address: _builtins.str
     outbound: _builtins.bool
@@ -987,6 +988,8 @@ class Peer(_message.Message):
     """The last round trip of a question for the time; 0 while nobody has measured it."""
     score: _builtins.int
     """What is held against it, which fades; at 100 it is banned."""
+    elsewhere: _builtins.bool
+    """It said that it takes part in another run."""
     def __init__(
         self,
         *,
@@ -996,10 +999,11 @@ class Peer(_message.Message):
         connected_s: _builtins.int = ...,
         rtt_ms: _builtins.int = ...,
         score: _builtins.int = ...,
+        elsewhere: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "connected_s", b"connected_s", "outbound", b"outbound", "peer", b"peer", "rtt_ms", b"rtt_ms", "score", b"score"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "connected_s", b"connected_s", "elsewhere", b"elsewhere", "outbound", b"outbound", "peer", b"peer", "rtt_ms", b"rtt_ms", "score", b"score"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
