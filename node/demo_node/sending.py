@@ -107,7 +107,7 @@ class Sending:
     def figures(self) -> Iterator[Figure]:
         """k, and what it follows from."""
         yield Figure("demo_k", self._k)
-        yield Figure("demo_uplink_bits_per_second", 8 * self._uplink.bytes_per_s)
+        yield Figure("demo_uplink_bytes_per_second", self._uplink.bytes_per_s)
 
     def _look(self) -> Demand:
         peers = len(self._mesh.peers())

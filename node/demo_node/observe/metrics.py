@@ -293,7 +293,7 @@ NETWORK: Final = (
     ),
     Declared(
         Gauge,
-        "demo_uplink_bits_per_second",
+        "demo_uplink_bytes_per_second",
         "What this node's uplink carries: the median of the last rounds' fastest quarter of a"
         " second; 0 while nothing large was sent.",
     ),
