@@ -151,6 +151,7 @@ class Puller:
         pause_s = RETRY_FIRST_S
         timeout_s = min(patience_s, TIMEOUT_S)
         silent: Sequence[bytes] = ()
+        is_first = True
         while wanted():
             async with contextlib.AsyncExitStack() as turn:
                 limit_s, wait_s = timeout_s, timeout_s
@@ -169,7 +170,9 @@ class Puller:
                     patience_s=patience_s,
                     limit_s=limit_s,
                     giving_s=GIVING_MAX_S,
+                    is_first=is_first,
                 )
+                is_first = False
                 try:
                     raw = await race.run(deque(order))
                 finally:

@@ -23,8 +23,11 @@ SLOW = 3
 HEDGE_MIN_S = 0.2
 """No second request sooner: on a busy machine or a long way that is no sign of trouble."""
 
-HEDGES_PER_S, HEDGES_BURST = 2.0, 8
+HEDGES_PER_S, HEDGES_BURST = 2.0, 16
 """Second requests of a node: a request costs either side 2 ms and more."""
+
+HEDGES_RESERVED = 8
+"""Of these, for payloads that had none yet: one that nobody has is asked of one after the other."""
 
 MEASURED_MAX, MEASURED_MIN = 64, 4
 """Answers that what is usual follows from. Before there are a few, a part of the limit is."""
@@ -55,11 +58,11 @@ class Allowance:
         self._level = float(HEDGES_BURST)
         self._at_s = 0.0
 
-    def has_one(self, now_s: float) -> bool:
-        """May there be one more, now?"""
+    def has_one(self, now_s: float, *, is_first: bool) -> bool:
+        """May there be one more, now? `is_first`: for a payload that had none."""
         self._level = min(self._level + (now_s - self._at_s) * HEDGES_PER_S, HEDGES_BURST)
         self._at_s = now_s
-        return self._level >= 1
+        return self._level >= (1 if is_first else 1 + HEDGES_RESERVED)
 
     def take(self) -> None:
         """There is one more."""
@@ -134,10 +137,12 @@ class Race:
         patience_s: float,
         limit_s: float,
         giving_s: float,
+        is_first: bool = True,
     ) -> None:
         """`patience_s`: what is slow follows from it, where too little is measured.
 
         Nobody who gives nothing gets more than `limit_s`, and who gives not over `giving_s`.
+        `is_first`: this payload had no turn before.
         """
         self._mesh = mesh
         self._request = request
@@ -146,6 +151,7 @@ class Race:
         self._patience_s = patience_s
         self._limit_s = limit_s
         self._giving_s = giving_s
+        self._is_first = is_first
         self._clock = asyncio.get_running_loop().time
         self._end_s = self._clock() + limit_s
         self._running: list[_Attempt] = []
@@ -182,7 +188,7 @@ class Race:
                     return None
                 is_due = not self._running or now_s >= ask_at_s
                 if is_due and self._running and not self._needs_another(holders, now_s):
-                    ask_at_s, is_due = now_s + hedge_s, False
+                    ask_at_s, is_due = self._look_again_at(now_s, hedge_s), False
                 if is_due and holders and self._make_room(holders, now_s):
                     self._ask(holders.popleft(), now_s)
                     ask_at_s, is_due = now_s + hedge_s, False
@@ -231,7 +237,18 @@ class Race:
     def _needs_another(self, holders: deque[bytes], now_s: float) -> bool:
         """Is whoever is being asked slow, and is there another who may be asked?"""
         is_well = any(self._is_well(attempt, now_s) for attempt in self._running)
-        return not is_well and bool(holders) and self._pace.allowance.has_one(now_s)
+        is_first = self._is_first and not self.hedges
+        may = not is_well and bool(holders)
+        return may and self._pace.allowance.has_one(now_s, is_first=is_first)
+
+    def _look_again_at(self, now_s: float, hedge_s: float) -> float:
+        """When whoever gives well now may have become slow.
+
+        Sooner where it has begun, and nothing has come: it is early for so long, and slow then.
+        """
+        slow_s = self._pace.giving_s(self._size, self._patience_s)
+        early_until_s = [a.begun_at_s + slow_s for a in self._running if not a.received]
+        return min([now_s + hedge_s, *(end_s for end_s in early_until_s if end_s > now_s)])
 
     def _is_well(self, attempt: _Attempt, now_s: float) -> bool:
         """Does it give as fast as is usual?"""

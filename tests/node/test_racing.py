@@ -15,7 +15,9 @@ from demo_node.racing import (
     HEDGE_MIN_S,
     HEDGES_BURST,
     HEDGES_PER_S,
+    HEDGES_RESERVED,
     MEASURED_MIN,
+    SLOW_PART,
     Pace,
     Race,
     Verdict,
@@ -84,7 +86,9 @@ class Holders:
         finally:
             self.under_way -= 1
 
-    def race(self, pace: Pace | None = None, limit_s: float = PATIENCE_S) -> Race:
+    def race(
+        self, pace: Pace | None = None, limit_s: float = PATIENCE_S, *, is_first: bool = True
+    ) -> Race:
         return Race(
             cast(Any, self),
             REQUEST,
@@ -93,6 +97,7 @@ class Holders:
             patience_s=PATIENCE_S,
             limit_s=limit_s,
             giving_s=60.0,
+            is_first=is_first,
         )
 
 
@@ -171,6 +176,48 @@ def test_one_that_begins_and_then_gives_too_slowly_is_overtaken() -> None:
     assert race.giver == bytes([1])
     assert holders.asked == [0, 1]
     assert lasted_s < 0.6 * PATIENCE_S
+
+
+def test_one_that_begins_and_then_gives_nothing_is_as_slow_as_one_that_does_not_begin() -> None:
+    raw, race, _, lasted_s = run(give(0.1, 1e6), give(0.1, 0.2))
+    assert raw == RAW
+    assert race.giver == bytes([1])
+    assert lasted_s == pytest.approx(0.1 + PATIENCE_S / 4 + 0.3, abs=0.05)
+
+
+def test_payloads_that_nobody_has_leave_second_requests_to_others() -> None:
+    """They are asked of one holder after the other, for as long as they are wanted."""
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        pace = Pace()
+        for _ in range(MEASURED_MIN):
+            pace.note(0.1, SIZE, 0.1)
+        frozen = Holders(*[FROZEN] * 20)
+        stuck = [asyncio.create_task(frozen.race(pace).run(frozen.order)) for _ in range(6)]
+        await asyncio.sleep(0.9 * PATIENCE_S)
+        assert len(frozen.asked) > 2 * len(stuck)
+        for _ in range(3):
+            holders = Holders(FROZEN, give(0.1, 0.1))
+            begin_s = loop.time()
+            assert await holders.race(pace).run(holders.order) == RAW
+            assert loop.time() - begin_s == pytest.approx(0.5, abs=0.05)
+        await asyncio.gather(*stuck)
+
+    run_virtual(scenario())
+
+
+def test_a_payload_that_nobody_had_in_a_turn_counts_as_such_in_the_next() -> None:
+    async def scenario() -> None:
+        pace = Pace()
+        frozen = Holders(*[FROZEN] * 3)
+        races = [frozen.race(pace, is_first=False) for _ in range(30)]
+        running = asyncio.gather(*(race.run(frozen.order) for race in races))
+        await asyncio.sleep(1.1 * PATIENCE_S / SLOW_PART)
+        assert sum(race.hedges for race in races) == HEDGES_BURST - HEDGES_RESERVED
+        await running
+
+    run_virtual(scenario())
 
 
 def test_one_called_off_for_a_liar_is_the_next_to_be_asked() -> None:
