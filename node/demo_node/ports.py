@@ -106,6 +106,14 @@ def ignore_piece(size: int) -> None:
     """An OnPiece for whoever does not want to know."""
 
 
+OnWait = Callable[[bool], None]
+"""True: a request waits for our own cap, and not for the peer. False: it does so no longer."""
+
+
+def ignore_wait(is_held: bool) -> None:
+    """An OnWait for whoever does not want to know."""
+
+
 @dataclass(frozen=True, slots=True)
 class PeerView:
     """One connected peer.
@@ -294,6 +302,7 @@ class Mesh(Protocol):
         bytes_max: int,
         timeout_s: float,
         on_piece: OnPiece | None = None,
+        on_wait: OnWait | None = None,
     ) -> bytes:
         """Pull a blob. The caller checks its hash. Raises Unreachable or NotHeld.
 

@@ -116,12 +116,28 @@ class _Attempt:
     task: asyncio.Task[bytes]
     begun_at_s: float = math.inf
     received: int = 0
+    held_since_s: float = math.inf
+    """Since then it waits for our own cap, which is not its holder's slowness."""
+
+    @property
+    def is_held(self) -> bool:
+        """Does it wait for our own cap?"""
+        return self.held_since_s < math.inf
+
+    def release(self, now_s: float) -> float:
+        """It waits no longer: moves its times by what it has waited, and returns that."""
+        waited_s = now_s - self.held_since_s
+        self.held_since_s = math.inf
+        self.asked_at_s += waited_s
+        self.begun_at_s += waited_s
+        return waited_s
 
     def rest_s(self, size: int, now_s: float) -> float:
         """Until all is here, as fast as it has been so far."""
         if not self.received:
             return math.inf
-        return (size - self.received) * (now_s - self.begun_at_s) / self.received
+        given_s = min(now_s, self.held_since_s) - self.begun_at_s
+        return (size - self.received) * given_s / self.received
 
 
 class Race:
@@ -154,6 +170,7 @@ class Race:
         self._is_first = is_first
         self._clock = asyncio.get_running_loop().time
         self._end_s = self._clock() + limit_s
+        self._ask_at_s, self._hedge_s = 0.0, 0.0
         self._running: list[_Attempt] = []
         self._leaving: set[asyncio.Task[bytes]] = set()
         self._news = asyncio.Event()
@@ -172,8 +189,8 @@ class Race:
 
         Those who said so are taken out of `holders`.
         """
-        hedge_s = self._pace.hedge_s(self._patience_s)
-        ask_at_s = self._clock()
+        self._hedge_s = self._pace.hedge_s(self._patience_s)
+        self._ask_at_s = self._clock()
         try:
             while True:
                 self._news.clear()
@@ -186,15 +203,15 @@ class Race:
                     return None
                 if not self._running and not self._leaving and not holders:
                     return None
-                is_due = not self._running or now_s >= ask_at_s
+                is_due = not self._running or now_s >= self._ask_at_s
                 if is_due and self._running and not self._needs_another(holders, now_s):
-                    ask_at_s, is_due = self._look_again_at(now_s, hedge_s), False
+                    self._ask_at_s, is_due = self._look_again_at(now_s), False
                 if is_due and holders and self._make_room(holders, now_s):
                     self._ask(holders.popleft(), now_s)
-                    ask_at_s, is_due = now_s + hedge_s, False
-                look_at_s = now_s + hedge_s if is_over else self._end_s
+                    self._ask_at_s, is_due = now_s + self._hedge_s, False
+                look_at_s = now_s + self._hedge_s if is_over else self._end_s
                 # Where one is due and nobody can be asked only news count.
-                await self._wait_until(look_at_s if is_due else min(look_at_s, ask_at_s))
+                await self._wait_until(look_at_s if is_due else min(look_at_s, self._ask_at_s))
         finally:
             for attempt in list(self._running):
                 self.silent.append(attempt.holder)
@@ -213,6 +230,7 @@ class Race:
                 bytes_max=self._size,
                 timeout_s=self._giving_s,
                 on_piece=lambda size: self._on_piece(attempt, size),
+                on_wait=lambda is_held: self._on_wait(attempt, is_held),
             )
         )
         attempt = _Attempt(holder, now_s, task)
@@ -225,6 +243,15 @@ class Race:
             self._begun = attempt
             self._news.set()
         attempt.received += size
+
+    def _on_wait(self, attempt: _Attempt, is_held: bool) -> None:
+        now_s = self._clock()
+        if is_held:
+            attempt.held_since_s = now_s
+        elif attempt.is_held:
+            self._end_s += attempt.release(now_s)
+            if attempt.begun_at_s == math.inf and self._running[-1:] == [attempt]:
+                self._ask_at_s = attempt.asked_at_s + self._hedge_s
 
     def _call_off_rivals(self, holders: deque[bytes]) -> None:
         """One has just begun: who has not is the first to be asked if it does not go on well."""
@@ -241,17 +268,19 @@ class Race:
         may = not is_well and bool(holders)
         return may and self._pace.allowance.has_one(now_s, is_first=is_first)
 
-    def _look_again_at(self, now_s: float, hedge_s: float) -> float:
+    def _look_again_at(self, now_s: float) -> float:
         """When whoever gives well now may have become slow.
 
         Sooner where it has begun, and nothing has come: it is early for so long, and slow then.
         """
         slow_s = self._pace.giving_s(self._size, self._patience_s)
         early_until_s = [a.begun_at_s + slow_s for a in self._running if not a.received]
-        return min([now_s + hedge_s, *(end_s for end_s in early_until_s if end_s > now_s)])
+        return min([now_s + self._hedge_s, *(end_s for end_s in early_until_s if end_s > now_s)])
 
     def _is_well(self, attempt: _Attempt, now_s: float) -> bool:
-        """Does it give as fast as is usual?"""
+        """Does it give as fast as is usual, or as fast as we let it?"""
+        if attempt.is_held:
+            return True
         slow_s = self._pace.giving_s(self._size, self._patience_s)
         is_early = now_s < attempt.begun_at_s + slow_s
         has_begun = attempt.begun_at_s < math.inf

@@ -1,7 +1,10 @@
 """The caps: the bucket on virtual time, and real hosts behind a slow uplink."""
 
 import asyncio
+import hashlib
+import os
 import time
+from collections import deque
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -14,6 +17,7 @@ from hypothesis import strategies as st
 from demo_node.mesh.libp2p import Libp2pMesh
 from demo_node.mesh.pacing import BURST_S, DEBT_S, Bucket, Pacer
 from demo_node.ports import Blob, BlobRequest, NotHeld, Topic
+from demo_node.racing import Pace, Race
 from tests.mesh.hosts import Host, hosts, link, on_uvloop, seed
 from tests.waiting import wait_until
 
@@ -231,6 +235,25 @@ async def test_what_we_pull_comes_at_the_cap_and_gossip_passes_meanwhile() -> No
             most = max(most, excess)
         # Bytes are counted as they come, a window of the long one perhaps at once.
         assert most <= rate * BURST_S + window + 30_000
+        await a.mesh.stop()
+
+
+@on_uvloop
+async def test_nobody_else_is_asked_because_of_our_own_cap() -> None:
+    async with hosts(2) as made:
+        a = Host(Libp2pMesh(seed(9), download_bytes_per_s=50_000, guest=made[0].mesh._guest))
+        await a.mesh.start()
+        await a.join()
+        raw = os.urandom(200_000)
+        for b in made:
+            await a.mesh.connect(b.address)
+            b.held = {hashlib.sha256(raw).digest(): raw}
+        request = BlobRequest(Blob.PAYLOAD, hashlib.sha256(raw).digest())
+        await ask(a, made[0], request.key)  # what comes next waits almost four seconds
+        race = Race(a.mesh, request, len(raw), Pace(), patience_s=6.0, limit_s=6.0, giving_s=60.0)
+        assert await race.run(deque(b.mesh.peer for b in made)) == raw
+        assert race.hedges == 0
+        assert race.giver == made[0].mesh.peer
         await a.mesh.stop()
 
 

@@ -23,6 +23,7 @@ from demo_node.ports import (
     OnBlob,
     OnGossip,
     OnPiece,
+    OnWait,
     PeerView,
     Topic,
     ignore_answered,
@@ -83,6 +84,7 @@ class Internet:
         bytes_max: int,
         timeout_s: float,
         on_piece: OnPiece | None = None,
+        on_wait: OnWait | None = None,
     ) -> bytes:
         if peer not in self.tells:
             raise NotHeld("PEERS")

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from demo_node.ports import Blob, BlobRequest, Busy, NotHeld, OnPiece, Unreachable
+from demo_node.ports import Blob, BlobRequest, Busy, NotHeld, OnPiece, OnWait, Unreachable
 from demo_node.racing import (
     AT_ONCE,
     HEDGE_MIN_S,
@@ -63,20 +63,30 @@ class Holders:
         self.asked: list[int] = []
         self.under_way = 0
         self.most = 0
+        self.held_s = 0.0
+        """So long each request waits for our own cap, before it is made."""
 
     @property
     def order(self) -> deque[bytes]:
         return deque(self.answers)
 
     async def request(
-        self, peer: bytes, request: BlobRequest, *, bytes_max: int, timeout_s: float, on_piece: Any
+        self,
+        peer: bytes,
+        request: BlobRequest,
+        *,
+        bytes_max: int,
+        timeout_s: float,
+        on_piece: OnPiece,
+        on_wait: OnWait,
     ) -> bytes:
         assert (request, bytes_max) == (REQUEST, SIZE)
         self.asked.append(peer[0])
         self.under_way += 1
         self.most = max(self.most, self.under_way)
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(timeout_s + 20 * self.held_s):  # which waits with us
+                await self.hold(on_wait, self.held_s)
                 return await self.answers[peer](on_piece)
         except TimeoutError:
             raise Unreachable("too slow") from None
@@ -85,6 +95,12 @@ class Holders:
             raise
         finally:
             self.under_way -= 1
+
+    async def hold(self, on_wait: OnWait, seconds: float) -> None:
+        on_wait(True)
+        await asyncio.sleep(seconds)
+        on_wait(False)
+        self.on_wait = on_wait
 
     def race(
         self, pace: Pace | None = None, limit_s: float = PATIENCE_S, *, is_first: bool = True
@@ -237,6 +253,51 @@ def test_who_gives_steadily_is_let_finish_though_time_is_up() -> None:
     raw, _, _, lasted_s = run(give(1.0, 12.0, pieces=100), limit_s=PATIENCE_S)
     assert raw == RAW
     assert lasted_s == pytest.approx(13.0)
+
+
+@pytest.mark.parametrize("held_s", [PATIENCE_S / 2, 3 * PATIENCE_S])
+def test_waiting_for_our_own_cap_is_nobodys_slowness(held_s: float) -> None:
+    """Not before it asks, nor while it reads; and time is not up because of it."""
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+
+        async def answer(on_piece: OnPiece) -> bytes:
+            on_piece(0)
+            for _ in range(10):
+                await asyncio.sleep(0.01)
+                on_piece(SIZE // 10)
+                await holders.hold(holders.on_wait, held_s)
+            return RAW
+
+        holders = Holders(answer, FROZEN)
+        holders.held_s = held_s
+        pace = Pace()
+        race = holders.race(pace)
+        begin_s = loop.time()
+        assert await race.run(holders.order) == RAW
+        assert loop.time() - begin_s == pytest.approx(11 * held_s + 0.1)
+        assert holders.asked == [0]
+        for _ in range(MEASURED_MIN - 1):
+            pace.note(0.0, SIZE, 0.1)
+        assert pace.hedge_s(PATIENCE_S) == HEDGE_MIN_S
+        assert pace.giving_s(SIZE, PATIENCE_S) == pytest.approx(0.3)
+
+    run_virtual(scenario())
+
+
+def test_one_that_is_slow_after_our_cap_has_let_it_go_is_overtaken_as_any_other() -> None:
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        holders = Holders(FROZEN, give(0.1, 0.1))
+        holders.held_s = 20.0
+        race = holders.race()
+        begin_s = loop.time()
+        assert await race.run(holders.order) == RAW
+        assert loop.time() - begin_s == pytest.approx(20.0 + PATIENCE_S / 4 + 20.2, abs=0.05)
+        assert holders.asked == [0, 1]
+
+    run_virtual(scenario())
 
 
 def test_time_is_up_where_nobody_gives_anything() -> None:

@@ -34,7 +34,7 @@ from demo_node.mesh.blob_frames import (
 from demo_node.mesh.guest import GuestClosed
 from demo_node.mesh.pacing import PIECE_BYTES_MIN, Pacer
 from demo_node.mesh.peer_id import decode_peer_id_bytes, encode_peer_id, encode_peer_id_bytes
-from demo_node.mesh.receiving import Receiving
+from demo_node.mesh.receiving import Receiving, Told
 from demo_node.mesh.turns import Found, Lines, Pulls, Served
 from demo_node.mesh.uplink_meter import UplinkMeter
 from demo_node.mesh.yamux import PatientYamux, blame, count_unread, mark, pace
@@ -44,9 +44,7 @@ from demo_node.ports import (
     Busy,
     Offence,
     OnAnswered,
-    OnPiece,
     Unreachable,
-    ignore_piece,
 )
 
 T = TypeVar("T")
@@ -92,7 +90,7 @@ class BlobProtocol:
         request: BlobRequest,
         bytes_max: int,
         timeout_s: float,
-        on_piece: OnPiece | None = None,
+        told: Told,
     ) -> bytes:
         """Ask a connected peer for a blob. Raises Unreachable or NotHeld."""
         peer_id = ID(encode_peer_id_bytes(peer))
@@ -102,9 +100,7 @@ class BlobProtocol:
         try:
             with trio.fail_after(timeout_s) as scope:
                 async with self._slot(peer, request.kind):
-                    receiving = Receiving(
-                        self._download, request.kind, bytes_max, scope, on_piece or ignore_piece
-                    )
+                    receiving = Receiving(self._download, request.kind, bytes_max, scope, told)
                     await receiving.wait_to_ask()
                     return await self._ask(peer_id, request, bytes_max, receiving)
         except trio.TooSlowError:

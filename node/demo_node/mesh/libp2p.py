@@ -32,6 +32,7 @@ from demo_node.mesh.mending import Mender
 from demo_node.mesh.pacing import Pacer
 from demo_node.mesh.peer_id import decode_peer_id_bytes, encode_peer_id, encode_peer_id_bytes
 from demo_node.mesh.private import OnStranger
+from demo_node.mesh.receiving import Told
 from demo_node.mesh.tally import Tally
 from demo_node.mesh.transport import MeteredTCP
 from demo_node.mesh.uplink_meter import UplinkMeter
@@ -46,12 +47,15 @@ from demo_node.ports import (
     OnBlob,
     OnGossip,
     OnPiece,
+    OnWait,
     PeerChange,
     PeerView,
     Slice,
     Topic,
     Unreachable,
     ignore_answered,
+    ignore_piece,
+    ignore_wait,
 )
 from demo_protocol.errors import LocalFault
 from demo_protocol.reach import DialBack
@@ -300,10 +304,12 @@ class Libp2pMesh:
         bytes_max: int,
         timeout_s: float,
         on_piece: OnPiece | None = None,
+        on_wait: OnWait | None = None,
     ) -> bytes:
         """Pull a blob from a connected peer. Raises Unreachable or NotHeld."""
         with self._tally.pull(request.kind):
-            return await self._call(self._blobs.pull, peer, request, bytes_max, timeout_s, on_piece)
+            told = Told(on_piece or ignore_piece, on_wait or ignore_wait)
+            return await self._call(self._blobs.pull, peer, request, bytes_max, timeout_s, told)
 
     async def dial_back(self, peer: bytes, port: int) -> DialBack | None:
         """Dial a connected peer at the host it is seen at, and hang up; None: not connected."""

@@ -31,6 +31,7 @@ from demo_node.ports import (
     OnBlob,
     OnGossip,
     OnPiece,
+    OnWait,
     PeerChange,
     PeerView,
     Topic,
@@ -295,6 +296,7 @@ class MemoryMesh:
         bytes_max: int,
         timeout_s: float,
         on_piece: OnPiece | None = None,
+        on_wait: OnWait | None = None,
     ) -> bytes:
         """Pull a blob from a connected peer. Raises Unreachable or NotHeld."""
         with self._tally.pull(request.kind):

@@ -5,6 +5,7 @@ ask, and for every further byte before we read it: reading is what lets the peer
 """
 
 import io
+from dataclasses import dataclass
 from typing import Final
 
 import trio
@@ -12,10 +13,18 @@ from libp2p.abc import INetStream
 
 from demo_node.mesh import bounds
 from demo_node.mesh.pacing import Pacer
-from demo_node.ports import Blob, OnPiece, ignore_piece
+from demo_node.ports import Blob, OnPiece, OnWait, ignore_piece, ignore_wait
 
 WINDOW_BYTES: Final = 256 << 10
 """What a peer may send on a new stream before we have read anything: yamux's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Who hears of a reply while it comes."""
+
+    on_piece: OnPiece = ignore_piece
+    on_wait: OnWait = ignore_wait
 
 
 class Receiving:
@@ -27,13 +36,13 @@ class Receiving:
         kind: Blob,
         bytes_max: int,
         scope: trio.CancelScope,
-        on_piece: OnPiece = ignore_piece,
+        told: Told = Told(),
     ) -> None:
         self._pacer = pacer
         self._scope = scope
         self._is_bulk = kind in bounds.BULK
         self._bytes_max = bytes_max
-        self._on_piece = on_piece
+        self._told = told
         self._credit = 0
         """Bytes that are paid for and have not been read."""
 
@@ -44,7 +53,7 @@ class Receiving:
 
     async def read_exact(self, stream: INetStream, size: int) -> bytes:
         """The next `size` bytes. Raises EOFError at the end, TooSlowError where nothing comes."""
-        self._on_piece(0)
+        self._told.on_piece(0)
         out = io.BytesIO()  # gives its bytes away without a copy, which takes 19 ms at 41 MB
         while (held := out.tell()) < size:
             wanted = min(size - held, bounds.PIECE_BYTES)
@@ -58,7 +67,7 @@ class Receiving:
                 raise EOFError(f"{held} of {size} bytes came")
             self._credit = max(self._credit - len(piece), 0)
             out.write(piece)
-            self._on_piece(len(piece))
+            self._told.on_piece(len(piece))
         return out.getvalue()
 
     def end(self, unread: int = 0) -> None:
@@ -72,6 +81,10 @@ class Receiving:
             return
         left_s = self._scope.deadline - trio.current_time()
         self._scope.deadline = float("inf")
-        await self._pacer.wait_turn(size)
+        self._told.on_wait(True)
+        try:
+            await self._pacer.wait_turn(size)
+        finally:
+            self._told.on_wait(False)
         self._scope.deadline = trio.current_time() + left_s
         self._credit += size

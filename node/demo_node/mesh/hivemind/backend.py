@@ -37,6 +37,7 @@ from demo_node.ports import (
     OnBlob,
     OnGossip,
     OnPiece,
+    OnWait,
     PeerView,
     Topic,
     Unreachable,
@@ -252,6 +253,7 @@ class HivemindMesh:
         bytes_max: int,
         timeout_s: float,
         on_piece: OnPiece | None = None,
+        on_wait: OnWait | None = None,
     ) -> bytes:
         """Pull a blob from a connected peer. Raises Unreachable or NotHeld."""
         with self._tally.pull(request.kind):
