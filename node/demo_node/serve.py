@@ -233,7 +233,7 @@ class Server:
     def _head(self, asking: bytes) -> HeadAnswer:
         """Where we stand; before there is a chain, at the genesis."""
         view = self._machine.view if self._machine else None
-        is_spared = self.sparing is not None and self.sparing.has_others(asking)
+        is_spared = self.sparing is not None and self.sparing.hides_snapshot(asking)
         offered = choose_offer(view, self._archive.snapshots()) if view and not is_spared else None
         snapshot_record, snapshot_root = offered or (b"", b"")
         state = self._stand(view) if view else None

@@ -9,7 +9,8 @@ from demo_node.copies import COPIES_MAX
 from demo_node.ports import BlobRequest, OnBlob
 from demo_node.racing import MEASURED_MIN
 from demo_node.sim.whole.virtual_loop import run_virtual
-from tests.node.spread import DELAY_S, MBIT, ROUND_S, make_peers, spread
+from demo_node.sparing import REFUSED_MAX, Sparing
+from tests.node.spread import DELAY_S, GIVEN_UP_S, MBIT, ROUND_S, make_peers, spread
 
 SIZE = 100_000
 COUNT = 16
@@ -119,5 +120,25 @@ def test_a_request_that_is_called_off_leaves_the_uplink_to_others() -> None:
         await asyncio.sleep(10)
         assert peers[0].sent() == sent
         assert hashlib.sha256(raw).digest() == effect.payload_hash
+
+    run_virtual(scenario())
+
+
+def test_a_metered_node_gives_what_it_alone_has() -> None:
+    """Once whoever asks has asked all others, twice; and those never ask it."""
+
+    async def scenario() -> None:
+        metered, asking, third = await make_peers(3, lambda n: 10, DELAY_S)
+        metered.server.sparing = Sparing(metered.mesh, lambda name: False)
+        effect = metered.make(bytes(SIZE), counts=False)
+        loop = asyncio.get_running_loop()
+        begin_s = loop.time()
+        async with asyncio.timeout(GIVEN_UP_S):
+            assert await asking.pull(effect) == bytes(SIZE)
+        assert loop.time() - begin_s < ROUND_S / 4
+        assert metered.asked == [(asking.mesh.peer, effect.payload_hash)] * (REFUSED_MAX + 1)
+        async with asyncio.timeout(GIVEN_UP_S):
+            assert await third.pull(effect) == bytes(SIZE)
+        assert metered.given[effect.payload_hash] == 1
 
     run_virtual(scenario())
