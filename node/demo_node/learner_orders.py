@@ -57,6 +57,7 @@ class LearnerOrders:
         """Train, keep the payload, and say what it is."""
         if self._recovering.is_under_way or effect.base not in self._machine.replica.states:
             return  # the chain was begun anew since this was ordered
+        self._sending.begin_round(effect.round)
         order = TrainOrder(
             round=effect.round,
             base=effect.base,

@@ -55,14 +55,25 @@ class Sending:
         self._uplink = UplinkEstimate()
         self._history = Given()
         self._given: Counter[bytes] = Counter()
+        self._round = -1
         self._passed_on = 0
+        """Bytes, in the round that is on."""
         self._own: list[bytes] = []
         self._k = 0
         self._demand = self._look()
 
-    def choose(self) -> int:
-        """k of the round that begins."""
+    def begin_round(self, round_: int) -> None:
+        """A round begins, whether this node's turn is in it or not: look back at those before."""
+        rounds = round_ - self._round
+        if rounds <= 0:
+            return
+        if self._round >= 0:
+            self._history.add_passed_on(self._passed_on // rounds)
+        self._round, self._passed_on = round_, 0
         self._uplink.add(self._take_uplink())
+
+    def choose(self) -> int:
+        """k of the round that has begun."""
         self._demand = self._look()
         self._k = self._fixed or self._control.choose(self._demand)
         return self._k
@@ -70,8 +81,7 @@ class Sending:
     def on_sent(self, payload_hash: bytes) -> None:
         """A payload of ours will be asked for; the one before it has been."""
         if self._own:
-            self._history.add(self._given[self._own[-1]], self._passed_on)
-        self._passed_on = 0
+            self._history.add_copies(self._given[self._own[-1]])
         self._own.append(payload_hash)
         for old in self._own[:-PAYLOADS_WATCHED]:
             del self._given[old]

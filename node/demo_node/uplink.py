@@ -163,7 +163,10 @@ class Given:
         """Bytes of others' payloads, in an ordinary round."""
         return statistics.median_high(self._passed_on) if self._passed_on else 0
 
-    def add(self, copies: int, passed_on: int) -> None:
-        """One more round."""
+    def add_copies(self, copies: int) -> None:
+        """Of one more round in which this node sent."""
         self._copies.append(copies)
+
+    def add_passed_on(self, passed_on: int) -> None:
+        """In one more round, whether this node sent in it or not."""
         self._passed_on.append(passed_on)

@@ -131,11 +131,11 @@ def test_a_link_that_gets_slower_is_followed_at_once() -> None:
 def test_a_round_in_which_more_is_asked_for_counts_for_some_rounds() -> None:
     given = Given()
     assert given.copies == 3
-    given.add(9, 0)
+    given.add_copies(9)
     for _ in range(COPIES_KEPT - 1):
-        given.add(0, 0)
+        given.add_copies(0)
         assert given.copies == 9
-    given.add(0, 0)
+    given.add_copies(0)
     assert given.copies == 1
 
 
@@ -147,7 +147,7 @@ def test_what_is_passed_on_leaves_less_room_but_never_none() -> None:
     assert [settled(size) for size in (0, 600_000, 1_000_000, 10**9)] == [128, 64, 16, 16]
     given = Given()
     for size in (500, 0, 10**9, 400, 600):
-        given.add(3, size)
+        given.add_passed_on(size)
     assert given.passed_on == 500
 
 
