@@ -46,8 +46,9 @@ GIVING_MAX_S = 60.0
 RETRY_FIRST_S, RETRY_MAX_S = 0.05, 2.0
 """Pause after every holder failed: short at first, since a payload counts for one round only."""
 
-RETRY_BUSY_S = 0.5
-"""And not sooner where a holder was busy: to ask it once more is work for both."""
+RETRY_BUSY_S = 0.1
+"""Where a holder was busy, twice as long each time, and each puller half as long or half as much
+longer: what it gave goes on meanwhile, and those who know nobody else do not come back at once."""
 
 
 class Puller:
@@ -152,6 +153,7 @@ class Puller:
         timeout_s = min(patience_s, TIMEOUT_S)
         silent: Sequence[bytes] = ()
         is_first = True
+        busy_turns = 0
         while wanted():
             async with contextlib.AsyncExitStack() as turn:
                 limit_s, wait_s = timeout_s, timeout_s
@@ -185,11 +187,20 @@ class Puller:
                 return raw
             silent = race.silent
             if not silent:  # all have answered
-                is_busy = race.verdicts[Verdict.BUSY] > 0
-                await asyncio.sleep(max(pause_s, RETRY_BUSY_S) if is_busy else pause_s)
+                if race.verdicts[Verdict.BUSY]:
+                    busy_turns += 1
+                    pause_s = max(pause_s, self._busy_pause_s(effect, busy_turns))
+                await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, RETRY_MAX_S)
             timeout_s = min(2 * timeout_s, TIMEOUT_S)
         return None
+
+    def _busy_pause_s(self, effect: PullPayload, turns: int) -> float:
+        """After so many turns in which somebody was busy. No dice: a simulation is repeatable."""
+        name = self._mesh.peer + effect.payload_hash + turns.to_bytes(8)
+        jitter = 0.5 + int.from_bytes(hashlib.sha256(name).digest()[:4]) / 2**32
+        longest_s = RETRY_BUSY_S * 2.0 ** min(turns - 1, 8)
+        return min(longest_s * jitter, RETRY_MAX_S)
 
     async def pull_headers(self, effect: PullHeaders) -> AsyncIterator[tuple[bytes, bytes]]:
         """(answer to HEADERS, holder) of every holder in turn, until it has none of them."""

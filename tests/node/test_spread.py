@@ -2,10 +2,12 @@
 
 import asyncio
 import hashlib
+from typing import cast
 
 import pytest
 
 from demo_node.copies import COPIES_MAX
+from demo_node.mesh.memory import MemoryMesh
 from demo_node.ports import BlobRequest, OnBlob
 from demo_node.racing import MEASURED_MIN
 from demo_node.sim.whole.virtual_loop import run_virtual
@@ -140,5 +142,27 @@ def test_a_metered_node_gives_what_it_alone_has() -> None:
         async with asyncio.timeout(GIVEN_UP_S):
             assert await third.pull(effect) == bytes(SIZE)
         assert metered.given[effect.payload_hash] == 1
+
+    run_virtual(scenario())
+
+
+def test_leaves_of_a_star_have_it_soon_though_its_middle_says_busy() -> None:
+    """They know nobody else: whoever says "busy" to them gives it in the end."""
+
+    async def scenario() -> None:
+        peers = await make_peers(COUNT, lambda n: 100, DELAY_S)
+        middle, *leaves = peers
+        for leaf in leaves:
+            for other in leaves:
+                cast(MemoryMesh, leaf.mesh).unlink(other.mesh.peer)
+        effect = middle.make(bytes(SIZE))
+        loop = asyncio.get_running_loop()
+        begin_s = loop.time()
+        assert all(await asyncio.gather(*(leaf.pull(effect) for leaf in leaves)))
+        took_s = sorted(leaf.came_at_s[effect.payload_hash] - begin_s for leaf in leaves)
+        direct_s = COUNT * SIZE / MBIT / 100 + 2 * DELAY_S
+        assert took_s[-1] < direct_s + 0.8
+        # Those who were sent on do not come back all at once.
+        assert took_s[-1] - took_s[COPIES_MAX] > 0.1
 
     run_virtual(scenario())
