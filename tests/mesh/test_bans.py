@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import cast
@@ -233,6 +234,45 @@ async def test_who_holds_back_a_request_while_it_is_there_stalls_and_who_is_cut_
             patch.setattr(PatientYamux, "is_alive", False)
             await on_stream(evil, a, saying(CHOICE))
         assert offences(a) == {Offence.STALLED: 1}
+
+
+@pytest.mark.parametrize("said", [b"", CHOICE], ids=["no protocol", "no request"])
+@on_uvloop
+async def test_a_request_behind_a_payload_on_a_slow_uplink_is_nobodys_fault(said: bytes) -> None:
+    """At 0.5 Mbit/s 1 MB takes 16 s; what its sender asks for meanwhile comes after it."""
+
+    async def stall(stream: INetStream) -> None:
+        with trio.move_on_after(2.0):  # who is hung up on before a protocol hears nothing
+            await saying(said)(stream)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bounds, "REQUEST_FRAME_S", SLOW_S)
+        patch.setattr(bounds, "NEGOTIATION_S", 1.0)  # the library takes whole seconds
+        async with hosts(2) as (a, slow):
+            await link((slow, a))
+            slow.mesh.set_caps(50_000, 0)
+            slow.held[b"p"] = os.urandom(1_000_000)
+            request = BlobRequest(Blob.PAYLOAD, b"p")
+            came = 0
+
+            def count(size: int) -> None:
+                nonlocal came
+                came += size
+
+            pull = asyncio.create_task(
+                a.mesh.request(
+                    slow.mesh.peer, request, bytes_max=1 << 20, timeout_s=60, on_piece=count
+                )
+            )
+            await wait_until(lambda: came)
+            await on_stream(slow, a, stall)
+            assert not offences(a)
+            pull.cancel()
+            await asyncio.wait([pull])
+            await wait_until(lambda: not slow.mesh.serving())
+            await asyncio.sleep(0.2)  # for what is on its way
+            await on_stream(slow, a, stall)
+            await wait_until(lambda: offences(a) == {Offence.STALLED: 1})
 
 
 def make_own_message(evil: Host, number: int) -> rpc_pb2.Message:

@@ -37,12 +37,11 @@ from demo_node.mesh.peer_id import decode_peer_id_bytes, encode_peer_id, encode_
 from demo_node.mesh.receiving import Receiving, Told
 from demo_node.mesh.turns import Found, Lines, Pulls, Served
 from demo_node.mesh.uplink_meter import UplinkMeter
-from demo_node.mesh.yamux import PatientYamux, blame, count_unread, mark, pace
+from demo_node.mesh.yamux import blame, count_unread, mark, pace, watch_stall
 from demo_node.ports import (
     Blob,
     BlobRequest,
     Busy,
-    Offence,
     OnAnswered,
     Unreachable,
 )
@@ -164,11 +163,11 @@ class BlobProtocol:
             self._served.leave(peer)
 
     async def _hear(self, stream: INetStream) -> BlobRequest | None:
-        request = None
+        request, find_stall = None, watch_stall(stream)
         with trio.move_on_after(bounds.REQUEST_FRAME_S) as asking:
             request = await _read_request(stream)
         if asking.cancelled_caught:
-            raise Garbage("asked for nothing", _find_stall(stream))
+            raise Garbage("asked for nothing", find_stall())
         if request is not None:
             mark(stream, USES[request.kind])
         return request
@@ -233,15 +232,6 @@ class BlobProtocol:
             # it ends the mesh, and `wait` tells.
             self._fail(error)
             return None
-
-
-def _find_stall(stream: INetStream) -> Offence | None:
-    """A request is one frame, and other frames of its peer still come: then it holds it back.
-
-    One that is cut off, frozen or behind a full uplink sends nothing else, either.
-    """
-    conn = stream.muxed_conn
-    return Offence.STALLED if isinstance(conn, PatientYamux) and conn.is_alive else None
 
 
 async def _telling(stream: INetStream, talk: Awaitable[T]) -> T:

@@ -23,7 +23,7 @@ from demo_node.mesh import bounds
 from demo_node.mesh.addresses import expand_address, split_address
 from demo_node.mesh.negotiation import replace_reading
 from demo_node.mesh.transport import MeteredStream, MeteredTCP
-from demo_node.mesh.yamux import PatientYamux, YamuxOnly
+from demo_node.mesh.yamux import YamuxOnly, blame, watch_stall
 from demo_node.ports import Offence
 from demo_protocol.errors import ConfigError
 
@@ -124,16 +124,15 @@ def _contain(handle: StreamHandlerFn) -> StreamHandlerFn:
     """
 
     async def contained(stream: INetStream) -> None:
-        begin_s = trio.current_time()
+        begin_s, find_stall = trio.current_time(), watch_stall(stream)
         try:
             await handle(stream)
         except Exception:
             await stream.reset()  # raises nothing
         lasted_s = trio.current_time() - begin_s
-        if stream.get_protocol() is None and lasted_s >= bounds.NEGOTIATION_S:
-            conn = stream.muxed_conn
-            if isinstance(conn, PatientYamux) and conn.is_alive:
-                conn.blame(Offence.STALLED)  # it chose no protocol, and sends other things
+        is_stuck = stream.get_protocol() is None and lasted_s >= bounds.NEGOTIATION_S
+        if is_stuck and (offence := find_stall()):  # it chose no protocol
+            blame(stream.muxed_conn, offence)
 
     return contained
 

@@ -1,6 +1,7 @@
 """Yamux as the library has it, with a reader that never waits for a writer, and a watch."""
 
 import struct
+from collections.abc import Callable
 from typing import Any, Final, cast
 
 import trio
@@ -74,6 +75,24 @@ def count_unread(stream: INetStream) -> int:
     return len(muxed.conn.stream_buffers.get(muxed.stream_id, b""))
 
 
+def watch_stall(stream: INetStream) -> Callable[[], Offence | None]:
+    """What is to be called when nothing came on the stream for long: is it its peer's doing?
+
+    What is to come is short, and other frames of its peer still come: then it holds it back. One
+    that is cut off, frozen or behind a full uplink sends nothing else, either. And one that was
+    sending us what we had asked it for has had that in the way, on an uplink that may be slow.
+    """
+    conn = stream.muxed_conn
+    before = conn.answered if isinstance(conn, PatientYamux) else 0
+
+    def find() -> Offence | None:
+        if not isinstance(conn, PatientYamux) or not conn.is_alive or conn.answered > before:
+            return None
+        return Offence.STALLED
+
+    return find
+
+
 def _find_muxed(stream: INetStream) -> FrugalStream:
     assert isinstance(stream, NetStream)
     assert isinstance(stream.muxed_stream, FrugalStream)
@@ -123,6 +142,8 @@ class PatientYamux(Yamux):
         self._aside = bytearray()
         self._flush_is_due = False
         self._silent = 0
+        self.answered = 0
+        """Bytes that have come of what we had asked for, or of such requests."""
 
     async def accept_stream(self) -> IMuxedStream:
         """The next stream the peer opens. One that opens too many is no peer (trap 33)."""
@@ -168,6 +189,8 @@ class PatientYamux(Yamux):
     def on_frame(self, stream_id: int, size: int) -> None:
         """A frame has come, with so many bytes of a stream."""
         use = self._uses.get(stream_id, Use.OTHER)
+        if use in (Use.PAYLOAD, Use.SYNC):
+            self.answered += size
         self._stream.incoming.tell(use, size, self._stream.unread + self._reader.unread)
 
     async def drop_if_silent(self) -> None:
