@@ -42,7 +42,7 @@ ONLY_IN_DOCS = {
     "demo_payload_bytes": "bandwidth by protocol is on the dashboard",
     "demo_reachability": "changes are events, and the status has the advice",
     "demo_k": "status says it, and why; what came of it is in the rounds that count",
-    "demo_uplink_bytes_per_second": "what k follows from; bandwidth by protocol is on the dashboard",
+    "demo_uplink_bytes_per_second": "what k follows from; bandwidth by use is on the dashboard",
     "demo_peers_known": "for finding out why nobody is connected",
     **dict.fromkeys(
         ("demo_kad_queries_total", "demo_kad_found_total", "demo_kad_dials_total"),
