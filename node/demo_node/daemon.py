@@ -55,8 +55,6 @@ def run_daemon(config: Config, show: Callable[[str], None]) -> int:
     """
     _check_run(config)
     _check_traces(config)
-    if config.relay and config.mesh != "hivemind":
-        raise ConfigError("--relay needs --mesh hivemind: py-libp2p's relay is not used here")
     if config.kad and config.mesh != "libp2p":
         raise ConfigError("--kad needs --mesh libp2p: hivemind has a DHT of its own")
     if config.mesh == "hivemind":

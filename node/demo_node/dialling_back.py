@@ -11,6 +11,7 @@ from typing import Final
 from demo_node.ports import Unreachable
 from demo_protocol.answers import decode_port, encode_dial_back
 from demo_protocol.errors import Reject
+from demo_protocol.networks import is_relayed
 from demo_protocol.reach import DialBack
 
 HOST_PAUSE_S: Final = 30.0
@@ -73,7 +74,12 @@ class DialsBack:
 
 
 def _find_host(address: str) -> str:
-    """What counts as one host: an IPv4 address, a subnet of IPv6; empty where there is neither."""
+    """What counts as one host: an IPv4 address, a subnet of IPv6; empty where there is neither.
+
+    By way of a relay nobody sees the peer's host.
+    """
+    if is_relayed(address):
+        return ""
     try:
         ip = ipaddress.ip_address([*address.split("/"), "", "", ""][2].split("%")[0])
     except ValueError:

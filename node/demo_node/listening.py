@@ -73,6 +73,7 @@ async def _listen_libp2p(
         on_stranger=on_stranger,
         on_event=observer.on_event,
         kad=config.kad,
+        is_relay=config.relay,
     )
     await mesh.start()
     return mesh

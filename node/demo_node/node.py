@@ -21,6 +21,7 @@ from demo_node.pull import Puller
 from demo_node.quiet_hours import watch_quiet_hours
 from demo_node.quietness import Quietness
 from demo_node.reachability import DiallableMesh, Reachable
+from demo_node.reserving import RelayedMesh
 from demo_node.signposts import FindingMesh, Signposts
 from demo_node.stopping import Stopping
 from demo_node.store.addresses import AddressBook
@@ -33,6 +34,7 @@ from demo_node.store.manifest_file import load_manifest, save_manifest
 from demo_node.store.room import FreeRoom
 from demo_node.store.snapshots import SnapshotStore
 from demo_node.store.swarm_key import load_swarm_key
+from demo_node.swarm_peers import is_in_run
 from demo_node.sync import fetch_manifest
 from demo_node.system_clock import SystemClock
 from demo_node.trainer.client import TrainerClient
@@ -205,6 +207,9 @@ async def _join_run(node: Node, group: asyncio.TaskGroup, files: ExitStack) -> N
     trainer = await supervisor.wait_ready()
     if trainer.info is not None and not trainer.info.can_contribute:
         driver.machine.contributes = False
+    if isinstance(node.mesh, RelayedMesh):
+        node.mesh.carries = functools.partial(is_in_run, driver.view)
+        node.operations.sources.append(node.mesh.relay_figures)
     evaluating = Evaluating(driver, learner, node.observer, node.config.evaluate_every)
     group.create_task(evaluating.run())
     node.operations.begin(driver, learner, snapshotting, evaluating, supervisor)

@@ -15,10 +15,13 @@ from demo_node.views import Figure
 from demo_protocol.answers import decode_peers
 from demo_protocol.errors import ConfigError, Reject
 from demo_protocol.limits import PEERS_REPLY_BYTES_MAX
-from demo_protocol.networks import is_for
+from demo_protocol.networks import is_for, is_relayed
 
 CONNECTIONS_WANTED = 12
 """Dial until so many peers are connected: gossipsub's upper degree."""
+
+ENOUGH_DIRECT = 4
+"""With so many peers nobody is dialled by way of a relay: gossipsub's lower degree."""
 
 PACE_FIRST_S, PACE_S = 0.25, 2.0
 """How often to look around: often at first and when a peer was lost, then now and then."""
@@ -206,16 +209,23 @@ class Peering:
         """Whom to dial now, each peer at one of its addresses."""
         views = self._mesh.peers()
         connected = {view.peer for view in views}
-        wanted = CONNECTIONS_WANTED - sum(not view.elsewhere for view in views)
+        direct = {view.peer for view in views if not is_relayed(view.address)}
+        here = sum(not view.elsewhere for view in views)
+        wanted = CONNECTIONS_WANTED - here
         room = DIALS_MAX - len(self._dialling)
         if wanted <= 0 or room <= 0:
             return []
         now_s = asyncio.get_running_loop().time()
-        taken = {*connected, *self._dialling, self._mesh.peer}
+        taken = {*self._dialling, self._mesh.peer}
         chosen: dict[bytes, _Candidate] = {}
-        # Those that failed least first; among equals the order in which they became known.
-        for candidate in sorted(self._candidates.values(), key=lambda c: c.failures):
-            if candidate.not_before_s <= now_s and candidate.peer not in taken:
+        # Those that failed least first; among equals those without a relay, then the order in
+        # which they became known.
+        for candidate in sorted(self._candidates.values(), key=_order):
+            by_relay = is_relayed(candidate.address)
+            there = connected if by_relay else direct  # who came by a relay is dialled without
+            if candidate.not_before_s > now_s or candidate.peer in taken | there:
+                continue
+            if not by_relay or here < ENOUGH_DIRECT:
                 chosen.setdefault(candidate.peer, candidate)
         return list(chosen.values())[: min(wanted, room)]
 
@@ -299,6 +309,10 @@ class Peering:
         self._saved_s = now_s
         with contextlib.suppress(ConfigError):  # others say it when the disk is full
             await asyncio.to_thread(self._book.save)
+
+
+def _order(candidate: _Candidate) -> tuple[int, bool]:
+    return candidate.failures, is_relayed(candidate.address)
 
 
 def find_address(mesh: Mesh, peer: bytes) -> str:

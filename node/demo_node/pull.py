@@ -18,7 +18,7 @@ from demo_protocol.limits import (
     PROPOSAL_BYTES_MAX,
     RECORDS_REPLY_BYTES_MAX,
 )
-from demo_protocol.networks import compute_network
+from demo_protocol.networks import compute_network, is_relayed
 from demo_protocol.sets import encode_header_names
 
 Given = TypeVar("Given")
@@ -99,9 +99,9 @@ class Puller:
         A few are asked at once, in an order of our own: else the same one would be asked first by
         everybody. What `attempt` raises is raised.
         """
-        asked = iter(
-            sorted(holders, key=lambda peer: hashlib.sha256(self._mesh.peer + peer).digest())
-        )
+        relayed = self._relayed()
+        own = sorted(holders, key=lambda peer: hashlib.sha256(self._mesh.peer + peer).digest())
+        asked = iter(sorted(own, key=relayed.__contains__))
 
         async def ask_in_turn() -> Given | None:
             for holder in asked:  # the next that nobody has asked yet
@@ -163,7 +163,9 @@ class Puller:
                 await turn.enter_async_context(self._payloads)
                 connected = [view.peer for view in self._mesh.peers()]
                 order = order_holders(effect.round, effect.holders, self._mesh.peer, connected)
-                order.sort(key=lambda peer: peer in silent)  # they had their time
+                relayed = self._relayed()
+                # The silent had their time. A relay carries what nobody else gives.
+                order.sort(key=lambda peer: (peer in silent, peer in relayed))
                 race = Race(
                     self._mesh,
                     BlobRequest(Blob.PAYLOAD, effect.payload_hash, wait_ms=int(1000 * wait_s)),
@@ -243,8 +245,16 @@ class Puller:
         """Connected peers, each with the network that it counts for (rule 22)."""
         return {view.peer: compute_network(view.address, view.peer) for view in self._mesh.peers()}
 
+    def _relayed(self) -> set[bytes]:
+        """Connected peers whose bytes cost a third one's line twice."""
+        return {view.peer for view in self._mesh.peers() if is_relayed(view.address)}
+
     def holders(self, first: Iterable[bytes] = (), *, only: bool = False) -> list[bytes]:
-        """Those named, then whoever else is connected: by hash, anybody's copy will do."""
+        """Those named, then whoever else is connected: by hash, anybody's copy will do.
+
+        Those by way of a relay at last, named or not.
+        """
         connected = [view.peer for view in self._mesh.peers() if not view.elsewhere]
         others = () if only else connected
-        return [peer for peer in dict.fromkeys((*first, *others)) if peer in connected]
+        found = [peer for peer in dict.fromkeys((*first, *others)) if peer in connected]
+        return sorted(found, key=self._relayed().__contains__)

@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, Protocol, runtime_checkable
 
 from demo_node.ports import Blob, BlobRequest, NotHeld, PeerView, Unreachable
+from demo_node.reserving import RelayedMesh, Reserving
 from demo_node.views import Figure, ReachView
 from demo_protocol.answers import decode_dial_back, encode_port
 from demo_protocol.errors import Reject
 from demo_protocol.limits import REACH_REPLY_BYTES_MAX
-from demo_protocol.networks import NETWORKS_WANTED, compute_network
+from demo_protocol.networks import NETWORKS_WANTED, compute_network, is_relayed
 from demo_protocol.reach import DialBack, Judgement, Opinion, Reachability, judge
 
 LOOK_S: Final = 3.0
@@ -77,6 +78,8 @@ class Reachable:
         """By network: when it may be asked next."""
         self._local: tuple[Sequence[str], int] = ((), 0)
         self._judged = Judgement(Reachability.UNKNOWN)
+        self._reserving = Reserving(mesh, now_s) if isinstance(mesh, RelayedMesh) else None
+        self._told: tuple[Reachability, tuple[str, ...]] = self._known()
 
     async def run(self) -> None:
         """Look and ask, for ever."""
@@ -87,23 +90,25 @@ class Reachable:
     def view(self) -> ReachView:
         """What is known now."""
         judged = self._judged
+        state, addresses = self._known()
         return ReachView(
-            state=judged.reach,
-            addresses=judged.addresses,
+            state=state,
+            addresses=addresses,
             reached=judged.reached,
             asked=judged.asked,
             port=self._mesh.port(),
-            holders=sum(view.outbound for view in self._mesh.peers()),
+            holders=sum(v.outbound and not is_relayed(v.address) for v in self._mesh.peers()),
         )
 
     def figures(self) -> Iterator[Figure]:
         """One for what is known, none for the rest."""
         for state in Reachability:
-            yield Figure("demo_reachability", state is self._judged.reach, (state,))
+            yield Figure("demo_reachability", state is self._known()[0], (state,))
 
     async def look(self) -> None:
         """Ask as many as are wanting, each of another network, and judge."""
-        peers = {compute_network(v.address, v.peer): v for v in self._mesh.peers()}
+        direct = [v for v in self._mesh.peers() if not is_relayed(v.address)]  # who sees our host
+        peers = {compute_network(v.address, v.peer): v for v in direct}
         local = (self._mesh.local_addresses(), self._mesh.port())
         now_s = self._now_s()
         if local != self._local or not peers:
@@ -118,6 +123,16 @@ class Reachable:
         chosen = random.sample(ripe, min(wanting, len(ripe)))
         await asyncio.gather(*(self._ask(network, peers[network]) for network in chosen))
         self._judge()
+        if self._reserving:
+            await self._reserving.look(self._judged.reach)
+        self._tell()
+
+    def _known(self) -> tuple[Reachability, tuple[str, ...]]:
+        """What others can do, and the addresses of where: our own, or our relays'."""
+        relays = self._reserving.addresses if self._reserving else ()
+        if relays and self._judged.reach is Reachability.PRIVATE:
+            return Reachability.RELAYED, relays
+        return self._judged.reach, self._judged.addresses
 
     async def _ask(self, network: str, view: PeerView) -> None:
         port = self._mesh.port()
@@ -140,14 +155,17 @@ class Reachable:
             for network, (given_s, opinion) in self._opinions.items()
             if now_s - given_s < 2 * EVERY_S
         }
-        before, self._judged = self._judged, judge(one for _, one in self._opinions.values())
-        judged = self._judged
-        self._mesh.reached_at = judged.addresses
-        if (before.reach, before.addresses) != (judged.reach, judged.addresses):
+        self._judged = judge(one for _, one in self._opinions.values())
+        self._mesh.reached_at = self._judged.addresses
+
+    def _tell(self) -> None:
+        before, self._told = self._told, self._known()
+        if before != self._told:
+            state, addresses = self._told
             self._on_event(
                 "reach.changed",
-                state=judged.reach.value,
-                addresses=list(judged.addresses),
-                reached=judged.reached,
-                asked=judged.asked,
+                state=state.value,
+                addresses=list(addresses),
+                reached=self._judged.reached,
+                asked=self._judged.asked,
             )

@@ -25,6 +25,13 @@ Arrivals = Mapping[tuple[int, bytes], int]
 """When the header of (round, peer) came, Unix ms."""
 
 
+def is_in_run(view: View, peer: bytes) -> bool:
+    """Is it a member at our head?"""
+    state = view.head_state
+    member = state.known.get(peer)
+    return member is not None and is_member(member, state, view.manifest.agreement)
+
+
 def show_contributors(state: ChainState, agreement: Agreement) -> list[ContributorView]:
     """What every peer has contributed up to the record of `state`, most samples first."""
     samples = _sum_samples(state)

@@ -151,7 +151,8 @@ class ClockView:
 class ReachView:
     """Whether others can dial this node, by `reached` of the `asked` networks that tried.
 
-    `addresses`: where they do, without key; `port`: the one they try. `holders`: connected peers
+    `addresses`: where they do, without key, or those of the relays that bring them; `port`: the one
+    they try. `holders`: connected peers
     that this node dialled, so that it takes part through them where nobody dials it.
     """
 

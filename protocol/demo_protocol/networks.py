@@ -22,7 +22,8 @@ def compute_network(address: str, peer: bytes) -> str:
 
     `address` is the multiaddr of a connection that stands, so its host answers there. What is no
     public address (loopback, private, a name) is told apart by the peer's key, names excepted:
-    one person may own as many as there are.
+    one person may own as many as there are. Who is reached by way of a relay counts for the
+    relay's network: keys behind one cost no more than others, and it may be their owner's.
     """
     if address.startswith("/dns"):
         return "dns"
@@ -38,8 +39,15 @@ def is_for(address: str, seen_at: str) -> bool:
     Loopback addresses are for this machine, private ones for private networks. Somebody on the
     internet who was told them would know who lives here, and who tells them would have us dial our
     neighbours. A host's name is for everybody; so is what is no address of the internet at all.
+    Who is seen by way of a relay may be anywhere, however near the relay is.
     """
-    return compute_scope(address) >= compute_scope(seen_at)
+    seen = _EVERYWHERE if is_relayed(seen_at) else compute_scope(seen_at)
+    return compute_scope(address) >= seen
+
+
+def is_relayed(address: str) -> bool:
+    """Does it lead by way of a relay? Its host is the relay's, and says nothing of the peer's."""
+    return "/p2p-circuit" in address
 
 
 def compute_scope(address: str) -> int:

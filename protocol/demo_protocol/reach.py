@@ -23,6 +23,7 @@ class Reachability(StrEnum):
     UNKNOWN = "unknown"  # nobody has tried yet
     PUBLIC = "public"  # they can
     PRIVATE = "private"  # it has only connections that it began itself
+    RELAYED = "relayed"  # as private, but relays bring others to it
 
 
 @dataclass(frozen=True, slots=True)

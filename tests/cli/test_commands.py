@@ -197,6 +197,12 @@ def test_a_status_says_whether_others_can_dial_and_what_to_do(fake_node: Path) -
     lonely = ReachView(state=Reachability.PRIVATE, asked=1, port=4001)
     assert "name a peer with --peers that it can dial" in format_status(status_view(reach=lonely))
     place = "/ip4/192.0.2.7/tcp/4001"
+    relays = (f"{place}/p2p/one", f"{place}/p2p/other")
+    relayed = ReachView(state=Reachability.RELAYED, addresses=relays, asked=2, port=4001)
+    assert (
+        f"relayed: others cannot dial this node (0 of 2 networks that tried), but {relays[0]} and"
+        f" {relays[1]} bring members to it; to need no relay, forward TCP port 4001 of your router"
+    ) in format_status(status_view(reach=relayed))
     public = ReachView(state=Reachability.PUBLIC, addresses=(place,), reached=2, asked=3)
     shown_text = format_status(status_view(reach=public))
     assert f"public: 2 of 3 networks that tried came through, at {place}\n" in shown_text

@@ -137,12 +137,6 @@ def test_a_k_beyond_the_runs_is_refused(run_folder: Path) -> None:
     )
 
 
-def test_a_relay_on_a_mesh_that_has_none_is_refused(run_folder: Path) -> None:
-    refusal = start(run_folder, *LOCAL, "--relay")
-    assert refusal.exit_code == 78
-    assert "--relay needs --mesh hivemind" in refusal.line
-
-
 def test_a_dht_on_a_mesh_that_has_its_own_is_refused(run_folder: Path) -> None:
     refusal = start(run_folder, *LOCAL, "--kad", "--mesh", "hivemind")
     assert refusal.exit_code == 78

@@ -85,10 +85,20 @@ async def guests() -> AsyncIterator[Guest]:
 
 
 @contextlib.asynccontextmanager
-async def hosts(count: int, *, join: bool = True) -> AsyncIterator[list[Host]]:
-    """`count` meshes on free ports, joined to RUN, connected to nobody."""
+async def hosts(
+    count: int, *, join: bool = True, relays: int = 0, swarm_key: bytes = b""
+) -> AsyncIterator[list[Host]]:
+    """`count` meshes on free ports, joined to RUN, connected to nobody.
+
+    The first `relays` of them carry everybody.
+    """
     async with guests() as guest:
-        made = [Host(Libp2pMesh(seed(i + 1), guest=guest)) for i in range(count)]
+        made = [
+            Host(Libp2pMesh(seed(i + 1), guest=guest, is_relay=i < relays, swarm_key=swarm_key))
+            for i in range(count)
+        ]
+        for host in made[:relays]:
+            host.mesh.carries = lambda peer: True
         await asyncio.gather(*(h.mesh.start() for h in made))
         try:
             if join:

@@ -2,7 +2,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demo_node.mesh.addresses import decode_address, expand_address, split_address
+from demo_node.mesh.addresses import (
+    decode_address,
+    expand_address,
+    split_address,
+    split_circuit,
+)
 from demo_node.mesh.libp2p import Libp2pMesh
 from demo_node.mesh.peer_id import encode_peer_id
 from demo_protocol.errors import ConfigError
@@ -10,11 +15,21 @@ from tests.mesh.hosts import hosts, on_uvloop, seed
 from tests.waiting import wait_until
 
 NAME = encode_peer_id(bytes(32))
+OTHER = encode_peer_id(bytes([1]) * 32)
 
 
 @pytest.mark.parametrize("host", ["ip4/10.0.0.1", "ip6/::1", "dns/example.org", "dns4/a.b"])
 def test_a_full_address_is_taken_apart(host: str) -> None:
     assert decode_address(f"/{host}/tcp/4001/p2p/{NAME}") == (f"/{host}/tcp/4001", bytes(32))
+
+
+@pytest.mark.parametrize("host", ["ip4/10.0.0.1", "ip6/::1", "dns4/a.b"])
+def test_an_address_by_way_of_a_relay_names_both_keys(host: str) -> None:
+    relay = f"/{host}/tcp/4001/p2p/{OTHER}"
+    where, peer = decode_address(f"{relay}/p2p-circuit/p2p/{NAME}")
+    assert (where, peer) == (f"{relay}/p2p-circuit", bytes(32))
+    assert split_circuit(where) == (f"/{host}/tcp/4001", bytes([1]) * 32)
+    assert split_circuit(decode_address(relay)[0]) is None
 
 
 @pytest.mark.parametrize(
@@ -31,6 +46,12 @@ def test_a_full_address_is_taken_apart(host: str) -> None:
         f"/ip4/10.0.0.1/tcp/4001/p2p/{NAME}/p2p-circuit",
         "/ip4/10.0.0.1/tcp/4001/p2p/12D3KooW",
         f"/dns/{'a' * 300}/tcp/4001/p2p/{NAME}",
+        f"/ip4/10.0.0.1/tcp/4001/p2p-circuit/p2p/{NAME}",
+        f"/p2p/{OTHER}/p2p-circuit/p2p/{NAME}",
+        f"/ip4/10.0.0.1/tcp/4001/p2p/{NAME}/p2p-circuit/p2p/{NAME}",
+        f"/ip4/10.0.0.1/tcp/4001/p2p/{OTHER}/p2p-circuit/p2p/{NAME}/p2p-circuit",
+        f"/ip4/10.0.0.1/tcp/4001/p2p/{OTHER}/p2p-circuit/p2p/{OTHER}/p2p-circuit/p2p/{NAME}",
+        f"/ip4/10.0.0.1/tcp/4001/p2p/{OTHER}/p2p-circuit/tcp/1/p2p/{NAME}",
     ],
 )
 def test_anything_else_is_refused(address: str) -> None:

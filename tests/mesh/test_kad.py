@@ -69,7 +69,9 @@ def answer(node: Host, *peers: Message.Peer, raw: bytes | None = None) -> None:
 
 def see_at(node: Host, address: str) -> None:
     """All that are connected to it are seen there."""
-    node.mesh._address_of = lambda peer_id, connection: address  # type: ignore[method-assign]
+    node.mesh._places.address_of = (  # type: ignore[method-assign]
+        lambda peer_id, connection: address
+    )
 
 
 def note_dials(node: Host) -> list[str]:

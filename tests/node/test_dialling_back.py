@@ -67,7 +67,9 @@ def test_a_question_that_is_none_has_nobody_dialled(key: bytes) -> None:
     run(play())
 
 
-@pytest.mark.parametrize("host", ["/dns4/victim.example", "/memory/1", ""])
+@pytest.mark.parametrize(
+    "host", ["/dns4/victim.example", "/memory/1", "", "/ip4/9.9.1.1/tcp/4001/p2p/relay/p2p-circuit"]
+)
 def test_who_is_not_seen_at_a_number_is_not_dialled(host: str) -> None:
     async def play() -> None:
         stage = Stage()

@@ -12,7 +12,14 @@ from typing import Any, ParamSpec
 from demo_node.bootstrap import READ_AGAIN_S
 from demo_node.mesh.names import Names, NameUnknown
 from demo_node.mesh.peer_id import encode_peer_id
-from demo_node.peering import FAILURES_MAX, HEAD_START_S, SAVE_S, SAVE_TIMES_S, Peering
+from demo_node.peering import (
+    ENOUGH_DIRECT,
+    FAILURES_MAX,
+    HEAD_START_S,
+    SAVE_S,
+    SAVE_TIMES_S,
+    Peering,
+)
 from demo_node.ports import (
     BanView,
     BlobRequest,
@@ -44,6 +51,11 @@ def peer(number: int) -> bytes:
 
 def address(number: int, port: int = 4001) -> str:
     return f"/ip4/192.0.2.{number}/tcp/{port}/p2p/{encode_peer_id(peer(number))}"
+
+
+def by_relay(number: int) -> str:
+    relay = f"/ip4/192.0.2.{number}/tcp/4001/p2p/{encode_peer_id(peer(99))}"
+    return f"{relay}/p2p-circuit/p2p/{encode_peer_id(peer(number))}"
 
 
 class Internet:
@@ -293,6 +305,46 @@ async def test_each_peer_is_dialled_at_one_address_at_a_time_and_at_all_in_turn(
         assert [a for _, a in scene.net.dials] == [ports[0]]
         await asyncio.sleep(2 * BLACK_HOLE_S)
         assert scene.net.connected == {peer(1): ports[2]}
+
+
+@on_virtual_time
+async def test_nobody_is_dialled_by_a_relay_before_it_was_without(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, [by_relay(1)], [address(1)])
+    scene.net.up = {by_relay(1)}
+
+    async with at_work(scene):
+        await asyncio.sleep(0.1)
+        assert [a for _, a in scene.net.dials] == [address(1)]
+        await asyncio.sleep(2)
+        assert scene.net.connected == {peer(1): by_relay(1)}
+        dials = scene.net.tried(by_relay(1))
+        scene.net.up.add(address(1))  # the router forwards the port now
+        await asyncio.sleep(70)
+        assert scene.net.connected == {peer(1): address(1)}
+        assert scene.net.tried(by_relay(1)) == dials == 1
+
+
+@on_virtual_time
+async def test_with_peers_enough_nobody_is_dialled_by_a_relay(tmp_path: Path) -> None:
+    direct = [address(n) for n in range(1, 1 + ENOUGH_DIRECT)]
+    hidden = [by_relay(n) for n in range(20, 24)]
+    scene = Scene(tmp_path, hidden, direct)
+    scene.net.up = {*direct, *hidden}
+
+    async with at_work(scene):
+        await asyncio.sleep(5)
+        dialled = len(scene.net.connected)
+        for number in range(20, 24):
+            scene.net.connected.pop(peer(number), None)
+        before = [scene.net.tried(a) for a in hidden]
+        assert dialled > ENOUGH_DIRECT - 1
+        await asyncio.sleep(60)
+        assert [scene.net.tried(a) for a in hidden] == before
+        for number in range(1, 1 + ENOUGH_DIRECT):
+            scene.net.drop(number)
+        scene.net.up = set(hidden)
+        await asyncio.sleep(10)
+        assert set(scene.net.connected) == {peer(n) for n in range(20, 24)}
 
 
 @on_virtual_time

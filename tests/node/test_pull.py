@@ -1,10 +1,12 @@
 """Pulling from whoever holds it: what is under way is counted, and who is asked is bounded."""
 
 import asyncio
+import functools
 import hashlib
+from dataclasses import replace
 
 from demo_node.mesh.memory import MemoryNetwork
-from demo_node.ports import BlobRequest, Offence, OnBlob
+from demo_node.ports import BlobRequest, Offence, OnBlob, PeerView
 from demo_node.pull import ASKED_AT_ONCE, BEHIND_MAX, BEHIND_PATIENCE, PULLS_MAX, Puller
 from demo_node.sim.keys import peer_name
 from demo_node.sim.whole.virtual_loop import run_virtual
@@ -156,6 +158,51 @@ def test_rule_23_what_a_peer_named_is_asked_of_it_alone_and_in_pieces() -> None:
         }
         record = PullRecords(bytes(32), (liar.peer,), 1, only=True)
         assert puller.holders(record.holders, only=record.only) == [liar.peer]
+
+    run_virtual(scenario())
+
+
+def test_whom_a_relay_brings_is_asked_last() -> None:
+    """Its bytes cost the relay's line twice; whoever else has them gives them for less."""
+
+    async def scenario() -> None:
+        network = MemoryNetwork()
+        mesh, *holders = (network.add(peer_name(n)) for n in range(4))
+        network.connect_all()
+        asked: list[bytes] = []
+
+        async def hold(holder: bytes, asking: bytes, request: BlobRequest) -> bytes | None:
+            asked.append(holder)
+            return CONTENT
+
+        for holder in holders:
+            answer = functools.partial(hold, holder.peer)
+            await holder.join(bytes(32), lambda topic, sender, message: True, answer)
+        before = mesh.peers
+
+        def peers() -> list[PeerView]:
+            relay = "/ip4/9.9.9.9/tcp/4001/p2p/relay/p2p-circuit/p2p/"
+            last = holders[-1].peer
+            return [v if v.peer == last else replace(v, address=relay) for v in before()]
+
+        mesh.peers = peers  # type: ignore[method-assign]
+        names = [holder.peer for holder in holders]
+        puller = Puller(mesh)
+        assert puller.holders(names) == [names[-1], *names[:-1]]
+        name = hashlib.sha256(CONTENT).digest()
+        for round_ in range(8):
+            effect = PullPayload(name, len(CONTENT), k=1, round=round_, holders=tuple(names))
+            assert await puller.pull_payload(effect, lambda: True, 10.0) == CONTENT
+        assert asked == [names[-1]] * 8
+        asked.clear()
+        timed: list[bytes] = []
+
+        async def attempt(holder: bytes) -> bytes | None:
+            timed.append(holder)
+            return None
+
+        assert await puller.first_given(names, attempt, 1.0) is None
+        assert timed[0] == names[-1]
 
     run_virtual(scenario())
 

@@ -1,12 +1,13 @@
 """A node asks peers of different networks to dial it back, and draws its conclusion."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 
 from demo_node.ports import Blob, BlobRequest, NotHeld, PeerView, Unreachable
 from demo_node.reachability import EVERY_S, RETRY_S, Reachable
+from demo_node.views import Figure
 from demo_protocol.answers import decode_port, encode_dial_back
 from demo_protocol.networks import NETWORKS_WANTED
 from demo_protocol.reach import DialBack, Reachability
@@ -60,12 +61,36 @@ class FakeMesh:
                 raise error
 
 
+class RelayingMesh(FakeMesh):
+    """Some of its peers are relays."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.relayed_at: tuple[str, ...] = ()
+        self.offers: dict[bytes, str] = {}
+
+    def carries(self, peer: bytes) -> bool:
+        return False
+
+    def relays(self) -> dict[bytes, str]:
+        return self.offers
+
+    async def reserve(self, relay: bytes) -> float:
+        return 1800.0
+
+    def release(self, relay: bytes) -> None:
+        pass
+
+    def relay_figures(self) -> Iterator[Figure]:
+        return iter(())
+
+
 YES, NO = DialBack(SEEN, reached=True), DialBack(SEEN, reached=False)
 
 
 class Stage:
-    def __init__(self) -> None:
-        self.mesh = FakeMesh()
+    def __init__(self, make: type[FakeMesh] = FakeMesh) -> None:
+        self.mesh = make()
         self.now_s = 0.0
         self.told: list[tuple[str, dict[str, object]]] = []
         self.reachable = Reachable(
@@ -171,4 +196,29 @@ def test_one_figure_is_one() -> None:
     stage.mesh.add(1, NO)
     stage.look()
     shown = {figure.labels: figure.value for figure in stage.reachable.figures()}
-    assert shown == {("unknown",): 0, ("public",): 0, ("private",): 1}
+    assert shown == {("unknown",): 0, ("public",): 0, ("private",): 1, ("relayed",): 0}
+
+
+def test_who_cannot_be_dialled_and_has_a_relay_is_relayed_until_it_has_none() -> None:
+    stage = Stage(RelayingMesh)
+    relay = "/ip4/9.1.0.1/tcp/4001/p2p/relay"
+    assert isinstance(stage.mesh, RelayingMesh)
+    stage.mesh.add(1, NO)
+    stage.mesh.offers[bytes([1]) * 32] = relay
+    assert stage.look() is Reachability.RELAYED
+    assert stage.mesh.relayed_at == (f"{relay}/p2p-circuit",)
+    view = stage.reachable.view()
+    assert (view.addresses, view.reached, view.asked) == ((relay,), 0, 1)
+    shown = {figure.labels[0]: figure.value for figure in stage.reachable.figures()}
+    assert shown == {"unknown": 0, "public": 0, "private": 0, "relayed": 1}
+    stage.mesh.offers.clear()
+    assert stage.look() is Reachability.PRIVATE
+    assert not stage.mesh.relayed_at
+    assert [fields["state"] for _, fields in stage.told] == ["relayed", "private"]
+
+
+def test_who_sees_us_by_way_of_a_relay_is_not_asked() -> None:
+    stage = Stage()
+    stage.mesh.add(1, YES, host="/ip4/9.1.0.1/tcp/4001/p2p/relay/p2p-circuit")
+    assert stage.look() is Reachability.UNKNOWN
+    assert not stage.mesh.asked

@@ -50,6 +50,9 @@ HERE, HOME, WORLD = "/ip4/127.0.0.1/tcp/1", "/ip4/192.168.1.2/tcp/1", "/ip4/8.8.
         ("/ip6/2a00:1450::1/tcp/1", True, True, True),
         ("/dns4/node.example.org/tcp/1", True, True, True),
         ("/memory/x", True, True, True),
+        (f"{HERE}/p2p/relay/p2p-circuit", True, False, False),
+        (f"{HOME}/p2p/relay/p2p-circuit", True, True, False),
+        (f"{WORLD}/p2p/relay/p2p-circuit", True, True, True),
     ],
 )
 def test_whom_an_address_is_for(address: str, to_here: bool, to_home: bool, to_world: bool) -> None:
@@ -58,6 +61,18 @@ def test_whom_an_address_is_for(address: str, to_here: bool, to_home: bool, to_w
         to_home,
         to_world,
     ]
+
+
+def test_who_comes_by_a_relay_next_door_may_be_far_away() -> None:
+    seen_at = f"{HOME}/p2p/relay/p2p-circuit/p2p/peer"
+    assert not is_for(HOME, seen_at)
+    assert is_for(WORLD, seen_at)
+
+
+def test_keys_behind_one_relay_are_one_network_with_it() -> None:
+    behind = f"{WORLD}/p2p/relay/p2p-circuit/p2p/"
+    networks = {compute_network(behind + name, name.encode()) for name in ("alice", "bob")}
+    assert networks == {compute_network(WORLD, ALICE)}
 
 
 def test_who_is_seen_nowhere_is_told_what_everybody_may_know() -> None:

@@ -59,13 +59,14 @@ def routed(folder: Path) -> Iterator[Network]:
 
 @contextmanager
 def members(network: Network, folder: Path, round_s: int = ROUND_S) -> Iterator[list[RunningNode]]:
-    """Four nodes with nothing configured, as soon as all of them are members."""
+    """Four nodes with nothing configured, but for a relay, as soon as all of them are members."""
     make_run(folder / "0", "--preset", "tiny", "--round-seconds", str(round_s), "--genesis", "+20")
     with ExitStack() as stack:
         nodes = [stack.enter_context(started_on(network, FIRST, folder / "0"))]
         line = nodes[FIRST].invitation()
         for index in (PUBLIC, CONE, SYMMETRIC):
-            started = started_on(network, index, folder / str(index), *line, anywhere=True)
+            relay = ("--relay",) if index == PUBLIC else ()
+            started = started_on(network, index, folder / str(index), *line, *relay, anywhere=True)
             nodes.append(stack.enter_context(started))
         nodes[FIRST].wait_for_status(lambda status: status.members == len(nodes), MEMBERS_S)
         yield nodes

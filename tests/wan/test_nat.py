@@ -1,4 +1,6 @@
-"""Nodes behind routers of both kinds take part like everybody else, with nothing configured."""
+"""Nodes behind routers of both kinds take part like everybody else, with nothing configured: by way
+of a relay, and without it when it is killed.
+"""
 
 import signal
 from collections.abc import Iterator, Sequence
@@ -46,19 +48,22 @@ def test_who_is_behind_a_router_contributes_in_nearly_every_round(
         assert [status.reach.state for status in statuses] == [
             Reachability.PUBLIC,
             Reachability.PUBLIC,
-            Reachability.PRIVATE,
-            Reachability.PRIVATE,
+            Reachability.RELAYED,
+            Reachability.RELAYED,
         ]
         # It was told its own address by those whom it dialled, and told it to the hidden ones.
         assert (
             statuses[PUBLIC].addresses[0].startswith(f"/ip4/{network.address(PUBLIC)}/tcp/{PORT}/")
         )
-        assert [status.peers for status in statuses] == [3, 3, 2, 2]
+        # It brings the hidden ones to each other.
+        assert [status.peers for status in statuses] == [3, 3, 3, 3]
         assert [statuses[hidden].reach.holders for hidden in (CONE, SYMMETRIC)] == [2, 2]
 
-        # Neither reaches the other: what they learn of each other comes by one public node.
+        # Without, neither reaches the other: what they learn comes by the public node that is left.
         nodes[PUBLIC].signal(signal.SIGKILL)
         left = [nodes[index] for index in (FIRST, CONE, SYMMETRIC)]
         first, *hidden_parts = measure(left, FEWER_ROUNDS)
         assert_full([first], hidden_parts)
         assert [nodes[hidden].status().peers for hidden in (CONE, SYMMETRIC)] == [1, 1]
+        states = [nodes[hidden].status().reach.state for hidden in (CONE, SYMMETRIC)]
+        assert states == [Reachability.PRIVATE, Reachability.PRIVATE]

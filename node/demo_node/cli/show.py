@@ -179,6 +179,12 @@ def format_reach(view: ReachView) -> str:
             return "nobody has tried yet"
         case Reachability.PUBLIC:
             return f"public: {tried} came through, at {', '.join(view.addresses)}"
+        case Reachability.RELAYED:
+            return (
+                f"relayed: others cannot dial this node ({tried}), but"
+                f" {' and '.join(view.addresses)} bring members to it; to need no relay, forward"
+                f" TCP port {view.port} of your router to it"
+            )
         case Reachability.PRIVATE:
             part = (
                 f"it still takes part through the {count(view.holders, 'peer')} that it dialled"

@@ -88,8 +88,10 @@ from demo_protocol.limits import K_MAX
 @click.option(
     "--relay/--no-relay",
     default=None,
-    help="Carry bytes between peers that nobody can dial, if others can dial this node; with --mesh"
-    " hivemind. Those who name it with --peers are carried. [default: no-relay]",
+    help="Carry bytes between members that nobody can dial, if others can dial this node. Each"
+    " circuit may carry 1 GiB in an hour, all of it once down and once up your line; 32 at once."
+    " --upload-kbit-s caps them, too. With --mesh hivemind: those who name it with --peers, up to 4"
+    " GB a connection, without that cap. [default: no-relay]",
 )
 @click.option(
     "--manifest",

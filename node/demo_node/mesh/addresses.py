@@ -1,5 +1,6 @@
 """Multiaddrs as text, without libp2p: /ip4/<host>/tcp/<port>/p2p/<peer id>, ip6 and dns too;
-/dnsaddr/<host>, whose TXT records list others."""
+the same with /p2p-circuit/p2p/<peer id> behind it, by way of a relay; /dnsaddr/<host>, whose TXT
+records list others."""
 
 import ipaddress
 import re
@@ -12,6 +13,7 @@ from demo_protocol.limits import ADDRESS_BYTES_MAX
 
 _HOSTS: Final = ("ip4", "ip6", "dns", "dns4", "dns6")
 LIST_PREFIX: Final = "/dnsaddr/"
+CIRCUIT: Final = "/p2p-circuit"
 
 _FAR: Final = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
 """Addresses for documentation: routed, never answered."""
@@ -33,9 +35,28 @@ def split_address(address: str) -> tuple[str, int]:
 
 
 def decode_address(address: str) -> tuple[str, bytes]:
-    """Where to dial and whose key to expect there. Raises ValueError."""
+    """Where to dial and whose key to expect there. Raises ValueError.
+
+    By way of a relay that is the relay's full address with `CIRCUIT`: see `split_circuit`.
+    """
     if len(address) > ADDRESS_BYTES_MAX:
         raise ValueError("too long for an address")
+    relay, circuit, name = address.rpartition(f"{CIRCUIT}/p2p/")
+    if circuit:
+        _, carrier = _decode_direct(relay)
+        peer = _decode_name(name)
+        if peer == carrier:
+            raise ValueError(f"{address!r} leads to the relay itself")
+        return f"{relay}{CIRCUIT}", peer
+    return _decode_direct(address)
+
+
+def split_circuit(where: str) -> tuple[str, bytes] | None:
+    """Where to dial the relay of `decode_address`'s place, and its key; None: there is none."""
+    return _decode_direct(where.removesuffix(CIRCUIT)) if where.endswith(CIRCUIT) else None
+
+
+def _decode_direct(address: str) -> tuple[str, bytes]:
     parts = address.split("/")
     if len(parts) != 7 or parts[0] or parts[3] != "tcp" or parts[5] != "p2p":
         raise ValueError(f"{address!r} is not like /ip4/<host>/tcp/<port>/p2p/<peer id>")
@@ -45,10 +66,14 @@ def decode_address(address: str) -> tuple[str, bytes]:
         raise ValueError(f"{address!r} has no valid port")
     if parts[1] in ("ip4", "ip6") and not _is_number(parts[2]):
         raise ValueError(f"{parts[2]!r} is no IP address; a name goes after /dns4/")
+    return "/".join(parts[:5]), _decode_name(parts[6])
+
+
+def _decode_name(name: str) -> bytes:
     try:
-        return "/".join(parts[:5]), decode_peer_id(parts[6])
+        return decode_peer_id(name)
     except ValueError:
-        raise ValueError(f"{parts[6]!r} is no peer id; copy the whole line") from None
+        raise ValueError(f"{name!r} is no peer id; copy the whole line") from None
 
 
 def decode_list(address: str) -> tuple[str, str]:

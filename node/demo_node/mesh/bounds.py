@@ -232,3 +232,38 @@ KAD_KEYS_PER_PEER_MAX: Final = 4
 
 KAD_RECORD_S: Final = 3600
 """How long such a record lasts. Nodes repeat theirs every ten minutes."""
+
+RESERVATIONS_MAX: Final = 32
+"""Peers that a relay is there for at once."""
+
+RESERVATION_S: Final = 1800
+"""How long one lasts; it is renewed when half of that is left."""
+
+RESERVES_BURST: Final = 64
+RESERVES_PER_S: Final = 0.5
+"""Requests for one that a relay hears, of all peers; of one an eighth of that."""
+
+CONNECTS_PER_S: Final = 1.0
+CONNECTS_BURST: Final = 64
+"""Circuits that are asked for, of all peers; of one an eighth."""
+
+ASKING_PEERS_PART: Final = 8
+"""Nobody uses up what is there for all."""
+
+CIRCUITS_MAX: Final = 32
+"""Carried at once by a relay; and held at once by whoever is carried, of those others opened."""
+
+CIRCUITS_PER_PEER_MAX: Final = 8
+"""Of these, at either end of which is one peer."""
+
+CIRCUIT_BYTES_MAX: Final = 1 << 30
+"""Both ways together; then its ends make another one."""
+
+CIRCUIT_S: Final = 3600.0
+"""The longest that one lasts; as above."""
+
+CIRCUIT_IDLE_S: Final = 30.0
+"""One on which nothing comes from either side: its ends ping every second."""
+
+HOP_S: Final = 15.0
+"""To ask for a reservation or a circuit, and for the peer at its other end to take it."""

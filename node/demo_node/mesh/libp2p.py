@@ -1,23 +1,21 @@
 """The mesh of a real node: `ports.Mesh` over py-libp2p, a trio guest of the asyncio loop."""
 
 import asyncio
-import functools
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
-from weakref import WeakKeyDictionary
 
 import trio
 from libp2p.exceptions import BaseLibp2pError
 from libp2p.network.connection.swarm_connection import SwarmConn
 from libp2p.peer.id import ID
-from libp2p.peer.peerstore import PeerStoreError
 from libp2p.rcmgr import Direction
 from libp2p.tools.anyio_service import background_trio_service
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from demo_node.mesh import bounds
-from demo_node.mesh.addresses import decode_address, expand_address
+from demo_node.mesh.addresses import CIRCUIT, decode_address, expand_address, split_circuit
 from demo_node.mesh.blob import BlobProtocol
+from demo_node.mesh.circuits import Circuits
 from demo_node.mesh.contacts import Contacts
 from demo_node.mesh.dial import classify, explain
 from demo_node.mesh.dial_back import dial_back
@@ -31,8 +29,10 @@ from demo_node.mesh.kad_host import Links
 from demo_node.mesh.mending import Mender
 from demo_node.mesh.pacing import Pacer
 from demo_node.mesh.peer_id import decode_peer_id_bytes, encode_peer_id, encode_peer_id_bytes
+from demo_node.mesh.places import Places, find_circuit, spell
 from demo_node.mesh.private import OnStranger
 from demo_node.mesh.receiving import Told
+from demo_node.mesh.relaying import HOP, Relay
 from demo_node.mesh.tally import Tally
 from demo_node.mesh.transport import MeteredTCP
 from demo_node.mesh.uplink_meter import UplinkMeter
@@ -57,6 +57,7 @@ from demo_node.ports import (
     ignore_piece,
     ignore_wait,
 )
+from demo_node.views import Figure
 from demo_protocol.errors import LocalFault
 from demo_protocol.reach import DialBack
 
@@ -73,7 +74,8 @@ class Libp2pMesh:
     those that peers are told instead (none: the former), `upload_bytes_per_s` and
     `download_bytes_per_s` caps on what is sent and received; 0 is none. `guest` is for several
     meshes in one process: a thread can host only one trio run, so they share it, and who made it
-    stops it. `on_event` is told who is banned. With `kad` it is a node of the DHT.
+    stops it. `on_event` is told who is banned. With `kad` it is a node of the DHT. `is_relay`: it
+    carries bytes of peers that nobody can dial, as far as `carries` says that it is there for them.
     Order of death: end what calls in here, then servers, then `stop`, then the asyncio loop.
     """
 
@@ -90,6 +92,7 @@ class Libp2pMesh:
         on_stranger: OnStranger | None = None,
         on_event: OnEvent = lambda name, **fields: None,
         kad: bool = False,
+        is_relay: bool = False,
     ) -> None:
         self._upload, self._download = Pacer(upload_bytes_per_s), Pacer(download_bytes_per_s)
         self._guard = Guard(close=self._close, on_event=on_event)
@@ -105,9 +108,12 @@ class Libp2pMesh:
         self._listen = tuple(listen)
         self._announce = tuple(announce)
         self.reached_at: tuple[str, ...] = ()
+        self.relayed_at: tuple[str, ...] = ()
+        self.carries: Callable[[bytes], bool] = lambda peer: False
         self._host = build_host(seed, self._tcp, self._announce)
         self._swarm = get_swarm(self._host)
         self._contacts = Contacts(self._swarm)
+        self._places = Places(self._host, self._swarm)
         self._peer = decode_peer_id_bytes(self._host.get_id().to_bytes())
         self._guard.me = self._peer
         self._gossip = Gossip(self._host, self._fail)
@@ -120,13 +126,13 @@ class Libp2pMesh:
             self._download,
             self._meter,
         )
+        self._circuits = Circuits(self._host, self._swarm, tcp, self._places.find)
+        self._relay = Relay(self._host, self._upload, self._may_carry) if is_relay else None
         self._on_blob: OnBlob | None = None
         self._on_answered: OnAnswered = ignore_answered
         self._dials: dict[bytes, trio.Lock] = {}
         self._dial_slots = trio.CapacityLimiter(bounds.DIALS_MAX)
         self._kad = self._make_kad() if kad else None
-        # Whence a connection comes never changes, and takes 0.2 ms to tell.
-        self._seen: WeakKeyDictionary[SwarmConn, str] = WeakKeyDictionary()
         self._shared_guest = guest
         self._guest: Guest
         self._nursery: trio.Nursery
@@ -170,7 +176,7 @@ class Libp2pMesh:
     def addresses(self) -> list[str]:
         """Full multiaddrs that others can dial, best first, each ending in /p2p/<peer id>."""
         name = encode_peer_id(self._peer)
-        found = self._announce or (*self.reached_at, *self.local_addresses())
+        found = self._announce or (*self.reached_at, *self.local_addresses(), *self.relayed_at)
         return [f"{address}/p2p/{name}" for address in dict.fromkeys(found)]
 
     def local_addresses(self) -> tuple[str, ...]:
@@ -185,7 +191,7 @@ class Libp2pMesh:
     def listening(self) -> list[str]:
         """The multiaddrs that connections are accepted on, without peer id."""
         found = [a for listener in self._swarm.listeners.values() for a in listener.get_addrs()]
-        return [_spell(a.to_bytes()) for a in found]
+        return [spell(a.to_bytes()) for a in found]
 
     def peers(self) -> list[PeerView]:
         """Who is connected now, each once."""
@@ -198,9 +204,10 @@ class Libp2pMesh:
                 peer = decode_peer_id_bytes(peer_id.to_bytes())
             except ValueError:  # no key of ours: it can connect, but not take part
                 continue
-            outbound = [c for c in live if c.direction == Direction.OUTBOUND]
-            connection = (outbound or live)[0]
-            address = f"{self._address_of(peer_id, connection)}/p2p/{encode_peer_id(peer)}"
+            direct = [c for c in live if not find_circuit(c)] or live
+            outbound = [c for c in direct if c.direction == Direction.OUTBOUND]
+            connection = (outbound or direct)[0]
+            address = f"{self._places.address_of(peer_id, connection)}/p2p/{encode_peer_id(peer)}"
             lasted_s = int(self._contacts.lasted_s(peer))
             score = self._guard.score(peer)
             elsewhere = self._gossip.is_elsewhere(peer_id)
@@ -275,6 +282,8 @@ class Libp2pMesh:
         The host is a number: names are looked up by `Peering` (trap 46).
         """
         where, peer = self._check_dial(address)
+        if (relay := split_circuit(where)) is not None:
+            await self._call(self._dial, *relay)
         await self._call(self._dial, where, peer)
         return peer
 
@@ -284,12 +293,14 @@ class Libp2pMesh:
             where, peer = decode_address(address)
         except ValueError as error:
             raise Unreachable(str(error)) from None
-        if peer == self._peer:
+        relay = split_circuit(where)
+        if peer == self._peer or (relay and relay[1] == self._peer):
             raise Unreachable(f"{address} is this node itself")
         if where.startswith("/dns"):
             raise Unreachable(f"{address} names a host that was not looked up")
-        if self._guard.is_banned(peer):
-            raise Unreachable(f"{encode_peer_id(peer)} is banned here")
+        for key in [peer, *(relay or ())[1:]]:
+            if self._guard.is_banned(key):
+                raise Unreachable(f"{encode_peer_id(key)} is banned here")
         return where, peer
 
     async def publish(self, topic: Topic, message: bytes) -> None:
@@ -329,6 +340,32 @@ class Libp2pMesh:
         """What the DHT was used for, and what it holds here."""
         return self._kad.count() if self._kad else KadCounters()
 
+    def relays(self) -> dict[bytes, str]:
+        """Connected peers that carry others, each with the address at which we dialled it."""
+        found = {}
+        for view in self.peers():
+            peer_id = ID(encode_peer_id_bytes(view.peer))
+            is_dialled = view.outbound and CIRCUIT not in view.address
+            if is_dialled and self._host.get_peerstore().supports_protocols(peer_id, [HOP]):
+                found[view.peer] = view.address
+        return found
+
+    async def reserve(self, relay: bytes) -> float:
+        """Have a connected relay bring circuits to us: for how many seconds. Raises Unreachable."""
+        peer_id = ID(encode_peer_id_bytes(relay))
+        try:
+            return await self._call(self._circuits.reserve, peer_id)
+        except BaseLibp2pError as error:
+            raise Unreachable(str(error)) from None
+
+    def relay_figures(self) -> Iterator[Figure]:
+        """What this node does as a relay; nothing where it is none."""
+        return self._relay.figures() if self._relay else iter(())
+
+    def release(self, relay: bytes) -> None:
+        """Take no more circuits from a relay."""
+        self._circuits.release(ID(encode_peer_id_bytes(relay)))
+
     async def _call(self, fn: Callable[..., Awaitable[T]], *args: Any) -> T:
         try:
             return await self._guest.call(fn, *args)
@@ -358,6 +395,7 @@ class Libp2pMesh:
             background_trio_service(self._gossip.router),
             trio.open_nursery() as self._nursery,
         ):
+            self._circuits.nursery = self._nursery
             self._nursery.start_soon(self._meter.run)
             await self._gossip.pubsub.wait_until_ready()
             self._nursery.start_soon(Mender(self._gossip).run)
@@ -369,7 +407,14 @@ class Libp2pMesh:
                 assert self._fault is not None
                 raise self._fault
             finally:
+                self._circuits.nursery = None
+                if self._tcp.circuits or (self._relay and self._relay.circuits):
+                    self._tcp.abort()  # a frame of theirs that is on its way cannot be cancelled
                 await close_listeners(self._host)
+
+    def _may_carry(self, peer: bytes, *, reserves: bool) -> bool:
+        """Whom nobody can dial cannot bring circuits to others."""
+        return self.carries(peer) and not (reserves and self._circuits.reserved_until_s)
 
     def _fail(self, error: Exception) -> None:
         if self._fault is None:
@@ -393,8 +438,13 @@ class Libp2pMesh:
         try:
             async with lock, self._dial_slots:
                 with trio.fail_after(bounds.CONNECT_S):
-                    if not self._is_connected(peer_id):
-                        await self._swarm.dial_addr(Multiaddr(where), peer_id)
+                    relay = split_circuit(where)
+                    if not self._is_connected(peer_id, or_relayed=relay is not None):
+                        if relay is None:
+                            await self._swarm.dial_addr(Multiaddr(where), peer_id)
+                        else:
+                            relay_id = ID(encode_peer_id_bytes(relay[1]))
+                            await self._circuits.dial(relay_id, peer_id)
                         self._tally.dials[DialResult.CONNECTED] += 1
         except trio.TooSlowError:
             self._tally.dials[DialResult.TIMED_OUT] += 1
@@ -407,19 +457,25 @@ class Libp2pMesh:
                 self._dials.pop(peer, None)
 
     async def _dial_heard(self, address: str) -> None:
-        """Dial whom the DHT names, by the same rules as anybody."""
-        await self._dial(*self._check_dial(address))
+        """Dial whom the DHT names, by the same rules as anybody, but by no relay."""
+        where, peer = self._check_dial(address)
+        if split_circuit(where) is not None:
+            raise Unreachable(f"{address} leads by way of a relay, and those are for members")
+        await self._dial(where, peer)
 
     def _make_kad(self) -> Kad:
         def find_address(peer_id: ID) -> str:
             found = self._swarm.get_connections(peer_id)
             live = [c for c in found if isinstance(c, SwarmConn) and not c.is_closed]
-            return self._address_of(peer_id, live[0]) if live else ""
+            direct = [c for c in live if find_circuit(c) is None]
+            return self._places.address_of(peer_id, direct[0]) if direct else ""
 
         links = Links(
             swarm=self._swarm,
             find_address=find_address,
-            own_addresses=lambda: [a.rpartition("/p2p/")[0] for a in self.addresses()],
+            own_addresses=lambda: [
+                a.rpartition("/p2p/")[0] for a in self.addresses() if CIRCUIT not in a
+            ],
             dial=self._dial_heard,
         )
         return Kad(self._host, links, self._gossip.is_ours)
@@ -433,36 +489,9 @@ class Libp2pMesh:
             socket.abort()
         return hosts
 
-    def _is_connected(self, peer_id: ID) -> bool:
-        return any(not c.is_closed for c in self._swarm.get_connections(peer_id))
-
-    def _address_of(self, peer_id: ID, connection: SwarmConn) -> str:
-        """Where the peer can be dialled, as far as is known; without its id.
-
-        For one that dialled us that is the host we see, with a port it says it listens on: what it
-        says of its host is of little use behind a NAT.
-        """
-        seen = self._seen.get(connection, "")
-        if not seen:
-            seen = str(next(iter(connection.get_transport_addresses()), ""))
-            self._seen[connection] = seen
-        if connection.direction != Direction.OUTBOUND:
-            try:
-                addresses = self._host.get_peerstore().addrs(peer_id)
-                told = [_spell(a.to_bytes()).split("/") for a in addresses]
-            except PeerStoreError:  # it has not told us yet
-                told = []
-            host = seen.split("/")[:3]
-            ports = [t[4] for t in sorted(told, key=lambda t: t[:3] != host) if t[3:4] == ["tcp"]]
-            if ports:
-                seen = "/".join([*host, "tcp", ports[0]])
-        return seen
-
-
-@functools.lru_cache(1024)
-def _spell(address: bytes) -> str:
-    """A multiaddr as text. It takes 0.1 ms, and the peers' are asked for some times a second."""
-    return str(Multiaddr(address))
+    def _is_connected(self, peer_id: ID, *, or_relayed: bool = True) -> bool:
+        found = self._swarm.get_connections(peer_id)
+        return any(not c.is_closed and (or_relayed or find_circuit(c) is None) for c in found)
 
 
 async def _as_coroutine(on_blob: OnBlob, peer: bytes, request: BlobRequest) -> bytes | None:

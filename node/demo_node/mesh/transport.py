@@ -57,6 +57,8 @@ class MeteredTCP(TCP):
         """Written, and not acknowledged when the socket was closed."""
         self.totals = Totals()
         self.open: set[MeteredStream] = set()
+        self.circuits: set[MeteredStream] = set()
+        """Connections by way of a relay: their bytes go through a socket of `open`."""
 
     async def dial(self, maddr: Multiaddr) -> IRawConnection:
         """Open a connection."""
@@ -97,7 +99,7 @@ class MeteredTCP(TCP):
 
     def abort(self) -> None:
         """Close every socket: those of a host that was cancelled would stay open."""
-        for stream in list(self.open):
+        for stream in [*self.circuits, *self.open]:
             stream.abort()
 
     def _refuse(self, host: str, why: str) -> None:
@@ -171,15 +173,19 @@ class MeteredStream(ReadWriteCloser):
         Read ahead: Noise asks for two bytes, then for the rest, and multistream for one at a time.
         """
         if self._at == len(self._ahead) and n != 0:
-            self._ahead = await self._inner.read(bounds.READ_AHEAD_BYTES)
+            self._ahead = await self._receive()
             self._at = 0
             self.incoming.add(len(self._ahead))
-            self._tcp.bytes_in += len(self._ahead)
-            self._tcp.download.passed(len(self._ahead))
         end = len(self._ahead) if n is None else self._at + n
         piece = self._ahead[self._at : end]
         self._at += len(piece)
         return piece
+
+    async def _receive(self) -> bytes:
+        data = await self._inner.read(bounds.READ_AHEAD_BYTES)
+        self._tcp.bytes_in += len(data)
+        self._tcp.download.passed(len(data))
+        return data
 
     async def read_exactly(self, n: int) -> bytes:
         """`n` bytes. Raises IncompleteReadError at the end."""
@@ -214,7 +220,7 @@ class MeteredStream(ReadWriteCloser):
     @property
     def has_most_waiting(self) -> bool:
         """Do all connections together hold too much that nobody has read, and this one the most?"""
-        waiting = [stream.waiting for stream in self._tcp.open]
+        waiting = [stream.waiting for stream in self._tcp.open | self._tcp.circuits]
         return sum(waiting) > bounds.UNREAD_BYTES_TOTAL_MAX and self.waiting >= max(waiting)
 
     def blame_host(self, offence: Offence) -> None:
@@ -225,11 +231,13 @@ class MeteredStream(ReadWriteCloser):
     def welcome(self, peer: bytes) -> None:
         """The handshake is over. Of more connections than a key may have the oldest ends.
 
-        The library would let those of the last half minute stand.
+        The library would let those of the last half minute stand. One by way of a relay is there
+        until there is one without.
         """
         self.peer = peer
         same = sorted((s for s in self._tcp.open if s.peer == peer), key=lambda s: s._number)
-        for stream in same[: -bounds.CONNECTIONS_PER_PEER_MAX]:
+        relayed = [s for s in self._tcp.circuits if s.peer == peer]
+        for stream in [*same[: -bounds.CONNECTIONS_PER_PEER_MAX], *relayed]:
             stream.abort()
         if self._entry is not None:
             self._entry.welcome()

@@ -30,7 +30,7 @@ from libp2p.stream_muxer.yamux.yamux import (
 
 from demo_node.mesh import bounds
 from demo_node.mesh.peer_id import decode_peer_id_bytes
-from demo_node.mesh.streams import FrugalStream
+from demo_node.mesh.streams import PIECE_BYTES_MAX, FrugalStream
 from demo_node.mesh.transport import MeteredStream
 from demo_node.ports import Offence, Use
 
@@ -38,6 +38,9 @@ YAMUX: Final = TProtocol(PROTOCOL_ID)
 
 VERSION: Final = 0
 """Of yamux; there is no other."""
+
+WINDOW_PAUSE_S: Final = 0.01
+"""Between two looks at whether a peer takes more, as the library has it."""
 
 PROBE_PAUSE_S: Final = 0.05
 """Between two looks for an answer."""
@@ -67,6 +70,25 @@ def mark(stream: INetStream, use: Use) -> None:
 def pace(stream: INetStream) -> None:
     """Let the peer send as much more as is read, and nothing ahead of that."""
     _find_muxed(stream).is_paced = True
+
+
+async def write_whole(stream: INetStream, data: bytes) -> None:
+    """All of `data`, in frames that go out whole whoever is cancelled meanwhile.
+
+    For streams that end in the middle of something: half a frame would end their connection, and
+    with it all else that is on it. A frame waits for the socket alone, which gives up in time.
+    """
+    muxed = _find_muxed(stream)
+    sent = 0
+    while sent < len(data):
+        while muxed.send_window <= 0 and not (  # noqa: ASYNC110  the library has no event
+            muxed.send_closed or muxed.closed
+        ):
+            await trio.sleep(WINDOW_PAUSE_S)
+        size = min(max(muxed.send_window, 1), PIECE_BYTES_MAX)  # where it is closed the next raises
+        with trio.CancelScope(shield=True):
+            await stream.write(data[sent : sent + size])
+        sent += size
 
 
 def count_unread(stream: INetStream) -> int:

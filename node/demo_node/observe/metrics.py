@@ -371,6 +371,22 @@ NETWORK: Final = (
         "1 for what is known of whether others can dial this node, 0 for the rest.",
         {"state": tuple(Reachability)},
     ),
+    Declared(
+        Gauge,
+        "demo_relay_reservations",
+        "Peers that nobody can dial and that this relay is there for.",
+    ),
+    Declared(Gauge, "demo_relay_circuits", "Connections of others that this relay carries."),
+    Declared(
+        Counter,
+        "demo_relay_bytes_total",
+        "Bytes that this relay took from one peer and gave to another.",
+    ),
+    Declared(
+        Counter,
+        "demo_relay_refusals_total",
+        "Requests for a reservation or a circuit that this relay answered with no.",
+    ),
     Declared(Gauge, "demo_peers_known", "Addresses this node might dial."),
     Declared(Counter, "demo_kad_queries_total", "Questions of this node to the DHT (--kad)."),
     Declared(Counter, "demo_kad_found_total", "Addresses that the DHT named for the run."),

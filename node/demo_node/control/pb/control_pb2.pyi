@@ -111,6 +111,8 @@ class _ReachabilityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reachabi
     """Nobody has tried yet."""
     REACHABILITY_PUBLIC: _Reachability.ValueType  # 1
     REACHABILITY_PRIVATE: _Reachability.ValueType  # 2
+    REACHABILITY_RELAYED: _Reachability.ValueType  # 3
+    """Private, but relays bring others to it."""
 
 class Reachability(_Reachability, metaclass=_ReachabilityEnumTypeWrapper): ...
 
@@ -118,6 +120,8 @@ REACHABILITY_UNSPECIFIED: Reachability.ValueType  # 0
 """Nobody has tried yet."""
 REACHABILITY_PUBLIC: Reachability.ValueType  # 1
 REACHABILITY_PRIVATE: Reachability.ValueType  # 2
+REACHABILITY_RELAYED: Reachability.ValueType  # 3
+"""Private, but relays bring others to it."""
 Global___Reachability: _TypeAlias = Reachability  # noqa: Y015
 
 class _Standing:
@@ -453,7 +457,7 @@ class Reach(_message.Message):
     """Connected peers that this node dialled."""
     @_builtins.property
     def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Where they do, without a key."""
+        """Where they do, without a key; relayed: of the relays that bring them."""
 
     def __init__(
         self,

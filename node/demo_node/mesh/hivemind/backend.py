@@ -9,7 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from demo_node.mesh import bounds
-from demo_node.mesh.addresses import decode_address, expand_address, split_address
+from demo_node.mesh.addresses import (
+    decode_address,
+    expand_address,
+    split_address,
+    split_circuit,
+)
 from demo_node.mesh.guard import Guard
 from demo_node.mesh.hivemind.blobs import Blobs
 from demo_node.mesh.hivemind.limits import (
@@ -418,12 +423,12 @@ def _find_address(link: Link) -> str:
 
 
 def _is_relay_address(text: str) -> bool:
-    """A full multiaddr; /dnsaddr is none."""
+    """A full multiaddr of a peer itself: /dnsaddr is none, nor what leads there by a relay."""
     try:
-        decode_address(text)
+        where, _ = decode_address(text)
     except ValueError:
         return False
-    return True
+    return split_circuit(where) is None
 
 
 def _choose_places(told: Sequence[str], met: Sequence[str]) -> list[str]:
