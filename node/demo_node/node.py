@@ -281,7 +281,12 @@ async def _begin_neighbours(node: Node, run_id: bytes, group: asyncio.TaskGroup)
 def _begin_signposts(node: Node, run_id: bytes, group: asyncio.TaskGroup) -> None:
     """Ask the DHT who is in the run, and say there that this node is."""
     if isinstance(node.mesh, FindingMesh):
-        signposts = Signposts(node.mesh, node.peering.hear, node.observer.on_event)
+        signposts = Signposts(
+            node.mesh,
+            node.peering.hear,
+            node.observer.on_event,
+            lambda: node.operations.manifest is not None,
+        )
         node.operations.sources.append(signposts.figures)
         group.create_task(signposts.run(run_id))
 

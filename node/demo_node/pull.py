@@ -161,8 +161,7 @@ class Puller:
                     await turn.enter_async_context(self._behind)
                     limit_s, wait_s = max(limit_s, min(BEHIND_PATIENCE * patience_s, TIMEOUT_S)), 0
                 await turn.enter_async_context(self._payloads)
-                connected = [view.peer for view in self._mesh.peers()]
-                order = order_holders(effect.round, effect.holders, self._mesh.peer, connected)
+                order = order_holders(effect.round, effect.holders, self._mesh.peer, self.holders())
                 relayed = self._relayed()
                 # The silent had their time. A relay carries what nobody else gives.
                 order.sort(key=lambda peer: (peer in silent, peer in relayed))

@@ -47,10 +47,17 @@ class Signposts:
     """Asks the DHT, and tells it."""
 
     def __init__(
-        self, mesh: FindingMesh, hear: Callable[[str], None], on_event: Callable[..., Any]
+        self,
+        mesh: FindingMesh,
+        hear: Callable[[str], None],
+        on_event: Callable[..., Any],
+        is_joined: Callable[[], bool],
     ) -> None:
-        """`hear` is told addresses of others."""
+        """`hear` is told addresses of others. `is_joined`: before, nobody can tell whose peers
+        those are that are connected, and there are never enough.
+        """
         self._mesh = mesh
+        self._is_joined = is_joined
         self._hear = hear
         self._on_event = on_event
         self._found: dict[str, None] = {}
@@ -71,7 +78,7 @@ class Signposts:
         while True:
             connected = [view for view in self._mesh.peers() if not view.elsewhere]
             is_asked = bool(self._mesh.peers())
-            if len(connected) >= ENOUGH:
+            if len(connected) >= ENOUGH and self._is_joined():
                 pause_s = LOOK_FIRST_S
             elif is_asked and now_s() >= look_s:
                 await self._look(run_id)

@@ -19,7 +19,13 @@ from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from demo_node.mesh import bounds, kad_host
 from demo_node.mesh.kad import Providers
-from demo_node.mesh.kad_frames import FRAME_BYTES_MAX, make_key
+from demo_node.mesh.kad_frames import (
+    ADDRESSES_MAX,
+    FRAME_BYTES_MAX,
+    PEERS_MAX,
+    make_key,
+    take_reply,
+)
 from demo_node.mesh.kad_host import PROTOCOL
 from demo_node.mesh.libp2p import Libp2pMesh
 from demo_node.mesh.peer_id import encode_peer_id, encode_peer_id_bytes
@@ -114,9 +120,11 @@ async def test_members_are_found_over_a_node_that_only_others_know() -> None:
         await bootstrap.mesh.connect(keeper.address)
         await bootstrap.mesh.tell_member(OTHER_RUN)
         told = {first.address, second.address}
+        assert await first.mesh.find_members(RUN) == [second.address], "itself it knows"
         await asyncio.gather(first.mesh.stop(), second.mesh.stop())
         await joiner.mesh.connect(bootstrap.address)
         assert set(await joiner.mesh.find_members(RUN)) == told
+        assert joiner.mesh.kad_counters().records == 0, "hearsay is not told on"
         await wait_until(lambda: [v.peer for v in joiner.mesh.peers()] == [bootstrap.mesh.peer])
 
 
@@ -186,10 +194,10 @@ async def test_who_is_banned_is_not_dialled() -> None:
         await victim.mesh.connect(evil.address)
         answer(evil, say(banned.mesh.peer, banned.address.rpartition("/p2p/")[0]))
         victim.mesh.ban(banned.mesh.peer, 60)
-        await victim.mesh.find_members(RUN)
-        assert not victim.mesh._is_connected(banned.mesh._host.get_id())
-        victim.mesh.forgive(banned.mesh.peer)
         opened = dict(victim.mesh.counters().dials)
+        await victim.mesh.find_members(RUN)
+        assert victim.mesh.counters().dials == opened
+        victim.mesh.forgive(banned.mesh.peer)
         await victim.mesh.find_members(RUN)
         assert victim.mesh.counters().dials != opened, "else it is"
 
@@ -307,6 +315,17 @@ async def test_who_asks_without_end_waits() -> None:
             patch.setattr(bounds, "KAD_SERVE_S", 3.0)
             answers = await ask(evil, node, *[asking] * 9)
         assert len(answers) == 5  # the last one overdraws
+
+
+def test_of_a_long_answer_the_first_are_taken() -> None:
+    places = [f"/ip4/8.8.8.8/tcp/{port}" for port in range(1, 2 + ADDRESSES_MAX)]
+    peers = [say(name(n), *places) for n in range(2 + PEERS_MAX)]
+    said = Message(type=Message.FIND_NODE, closerPeers=peers).SerializeToString()
+    heard: dict[bytes, list[str]] = {}
+    shown = Message.FromString(take_reply(said, Message.FIND_NODE, WORLD, heard.__setitem__))
+    assert [len(peer.addrs) for peer in shown.closerPeers] == [ADDRESSES_MAX] * PEERS_MAX
+    assert list(heard) == [name(n) for n in range(PEERS_MAX)]
+    assert {len(addresses) for addresses in heard.values()} == {ADDRESSES_MAX}
 
 
 def test_a_question_asks_and_dials_so_many() -> None:

@@ -5,6 +5,8 @@ import functools
 import hashlib
 from dataclasses import replace
 
+import pytest
+
 from demo_node.mesh.memory import MemoryNetwork
 from demo_node.ports import BlobRequest, Offence, OnBlob, PeerView
 from demo_node.pull import ASKED_AT_ONCE, BEHIND_MAX, BEHIND_PATIENCE, PULLS_MAX, Puller
@@ -50,6 +52,22 @@ def test_payloads_that_are_pulled_or_wait_for_their_turn_are_counted() -> None:
         assert await asyncio.gather(*pulls) == [CONTENT] * (PULLS_MAX + 2)
         assert pulling() == [("demo_queue_depth", 0, ("pulls",))]
         assert holder.serving() == 0
+
+    run_virtual(scenario())
+
+
+def test_who_takes_part_in_another_run_is_asked_for_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario() -> None:
+        network = MemoryNetwork()
+        mesh, ours, other = (network.add(peer_name(n)) for n in range(3))
+        network.connect_all()
+        views = [replace(view, elsewhere=view.peer == other.peer) for view in mesh.peers()]
+        monkeypatch.setattr(mesh, "peers", lambda: views)
+        puller = Puller(mesh)
+        assert puller.holders() == [ours.peer]
+        assert puller.holders((other.peer,)) == [ours.peer]
 
     run_virtual(scenario())
 

@@ -22,6 +22,7 @@ class Mesh:
     looked: list[float] = field(default_factory=list)
     told: list[float] = field(default_factory=list)
     is_gone: bool = False
+    is_joined: bool = True
 
     def peers(self) -> list[PeerView]:
         return [
@@ -52,7 +53,12 @@ def live(mesh: Mesh, seconds: float) -> tuple[list[str], list[dict[str, object]]
     events: list[dict[str, object]] = []
 
     async def scenario() -> None:
-        signposts = Signposts(mesh, heard.append, lambda name, **fields: events.append(fields))
+        signposts = Signposts(
+            mesh,
+            heard.append,
+            lambda name, **fields: events.append(fields),
+            lambda: mesh.is_joined,
+        )
         work = asyncio.create_task(signposts.run(RUN))
         await asyncio.sleep(seconds)
         if not mesh.is_gone:
@@ -94,13 +100,18 @@ def test_with_enough_of_the_run_it_is_told_and_not_asked() -> None:
     assert 8 <= len(mesh.told) <= 13
 
 
+def test_before_a_run_is_joined_there_are_never_enough() -> None:
+    live(mesh := Mesh(ours=ENOUGH, is_joined=False), 10)
+    assert len(mesh.looked) >= 2
+
+
 def test_where_the_mesh_has_ended_nobody_is_asked_any_more() -> None:
     mesh = Mesh(ours=1, is_gone=True)
     assert live(mesh, 10) == ([], [])
 
 
 def test_what_was_asked_and_is_kept_is_shown() -> None:
-    shown = {f.name: f.value for f in Signposts(Mesh(), print, print).figures()}
+    shown = {f.name: f.value for f in Signposts(Mesh(), print, print, bool).figures()}
     assert shown == {
         "demo_kad_queries_total": 3,
         "demo_kad_found_total": 2,

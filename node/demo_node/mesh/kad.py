@@ -96,15 +96,14 @@ class Providers(ProviderStore):
 
 
 class Asking(ProviderStore):
-    """Asks others who is in a run. The library would keep what they say as if it had been told."""
+    """Asks others who is in a run, and keeps nothing.
+
+    The library would take what they say for its own, and where it knows somebody ask nobody.
+    """
 
     def __init__(self, host: KadHost, routing: PeerRouting) -> None:
         super().__init__(cast(IHost, host), routing)
         self.heard: dict[str, ID] = {}
-
-    def get_providers(self, key: bytes) -> list[PeerInfo]:
-        """None: where some are known here, the library would ask nobody."""
-        return []
 
     def add_provider(self, key: bytes, provider: PeerInfo) -> None:
         """Somebody says that this peer is in the run."""
