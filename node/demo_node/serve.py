@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from demo_node.arrivals import Arrivals
 from demo_node.copies import Copies
-from demo_node.ports import Archive, Blob, BlobRequest, Busy, RoundStore
+from demo_node.giving import Giving, OnGiven
+from demo_node.ports import Archive, Blob, BlobRequest, RoundStore
 from demo_node.sparing import Sparing
 from demo_node.tensors import TensorDigests
 from demo_protocol.answers import (
@@ -41,9 +42,6 @@ from demo_protocol.view import View
 DialBackAnswer = Callable[[bytes, bytes], Awaitable[bytes | None]]
 """(asking peer, key of its request) -> the reply to REACH."""
 
-OnGiven = Callable[[bytes, int], None]
-"""A payload was given, of so many bytes."""
-
 
 class Server:
     """Gives what this node holds. It hardly computes: an answer costs a look-up and a read.
@@ -76,9 +74,7 @@ class Server:
         self._tensors: TensorDigests | None = None
         self._oldest: tuple[bytes, asyncio.Future[bytes]] | None = None
         self._unwritten: Set[bytes] = frozenset()
-        self._on_given: OnGiven = lambda payload_hash, size: None
-        self._arrivals = Arrivals()
-        self._copies = Copies()
+        self._giving: Giving | None = None
 
     def open(
         self,
@@ -97,12 +93,11 @@ class Server:
         """
         self._machine, self._store, self._tensors = machine, store, tensors
         self._unwritten = unwritten
-        self._arrivals, self._copies = arrivals, copies
-        self._on_given = on_given
+        self._giving = Giving(store.read_payload, arrivals, copies, on_given)
 
     def close(self) -> None:
         """The chain is not ours to answer from any more."""
-        self._machine = self._store = self._tensors = self._oldest = None
+        self._machine = self._store = self._tensors = self._oldest = self._giving = None
 
     async def answer(self, asking: bytes, request: BlobRequest) -> bytes | None:
         """The bytes asked for, or None where they are not held here, or left to others.
@@ -115,7 +110,7 @@ class Server:
             case Blob.MANIFEST:
                 return encode_manifest(self._manifest)
             case Blob.PAYLOAD:
-                return await self._payload(asking, request)
+                return await self._giving.answer(asking, request) if self._giving else None
             case Blob.HEADERS:
                 return self._headers(request.key)
             case Blob.PROPOSAL:
@@ -148,25 +143,8 @@ class Server:
 
     def on_answered(self, asking: bytes, request: BlobRequest, size: int) -> None:
         """So many bytes of an answer begin to leave; 0: whoever asked has called it off."""
-        if request.kind is not Blob.PAYLOAD:
-            return
-        if request.wait_ms:
-            self._copies.answered(request.key, is_given=bool(size))
-        if size:
-            self._on_given(request.key, size)
-
-    async def _payload(self, asking: bytes, request: BlobRequest) -> bytes | None:
-        """A payload, also one that is on its way here and comes soon enough."""
-        if self._store is None:
-            return None
-        raw = await self._store.read_payload(request.key)
-        if raw is None:
-            raw = await self._arrivals.wait(request.key, request.wait_ms / 1000)
-        # Who catches up asks for what is here now, and knows nobody else to ask in time.
-        is_of_now = bool(request.wait_ms)
-        if raw is not None and is_of_now and not self._copies.may_give(request.key, asking):
-            raise Busy("this node has given its payload often enough")
-        return raw
+        if request.kind is Blob.PAYLOAD and self._giving is not None:
+            self._giving.on_answered(request, size)
 
     def _headers(self, key: bytes) -> bytes | None:
         """Those held of the headers that are asked for."""

@@ -24,6 +24,7 @@ from demo_protocol.manifest import decode_manifest
 from demo_protocol.roster import ChainState
 from demo_protocol.round import Round
 from tests.builders import MANIFEST, RUN_ID, Tree, view
+from tests.node.spread import Shelf
 
 OTHER = "/ip4/192.0.2.7/tcp/4001/p2p/12D3KooWOther"
 HOME, WORLD = "/ip4/192.168.0.9/tcp/4001", "/ip4/8.8.8.8/tcp/4001"
@@ -95,7 +96,7 @@ def test_what_the_chain_says_is_encoded_once_for_all_who_ask_and_off_the_loop(
     server, machine = make_server(), Round(view(root=tree.state(first)))
     server.open(
         machine,
-        cast(RoundStore, None),
+        cast(RoundStore, Shelf()),
         cast(TensorDigests, None),
         frozenset(),
         Arrivals(),

@@ -85,7 +85,7 @@ def test_frozen_lying_and_slow_holders_hold_up_nobody() -> None:
             # In the first ones nobody knows yet what is slow.
             assert loop.time() - begin_s < (ROUND_S if round_ < MEASURED_MIN else ROUND_S / 4)
             assert peers[0].sent() - sent <= COPIES_MAX * len(raw) * 1.01
-            assert not any(peer.server._arrivals.waiting for peer in peers)
+            assert not any(peer.arrivals.waiting for peer in peers)
 
     run_virtual(scenario())
 

@@ -13,6 +13,9 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from demo_node.arrivals import Arrivals
+from demo_node.copies import Copies
+from demo_node.giving import Giving
 from demo_node.ports import Blob, BlobRequest, Topic
 from demo_node.pull import Puller
 from demo_protocol.effects import PullPayload
@@ -58,13 +61,15 @@ class Daemon:
         self._mesh = mesh
         self._puller = Puller(self._mesh)
         self._held: dict[bytes, bytes] = {}
+        self._arrivals, self._copies = Arrivals(), Copies()
+        self._giving = Giving(self._read, self._arrivals, self._copies, lambda name, size: None)
         self.heard: list[tuple[str, float]] = []
         """Messages of others, with the time of each, in seconds of the machine."""
 
     async def start(self) -> str:
         """Listen, and take part."""
         await self._mesh.start()
-        await self._mesh.join(RUN_ID, self._on_gossip, self._on_blob)
+        await self._mesh.join(RUN_ID, self._on_gossip, self._on_blob, self._on_answered)
         return self._mesh.addresses()[0]
 
     async def connect(self, address: str) -> None:
@@ -75,6 +80,7 @@ class Daemon:
         """Serve this, and nothing of earlier turns."""
         name = hashlib.sha256(content).digest()
         self._held = {name: content}
+        self._copies.add_own(name)
         return f"{name.hex()}/{self._mesh.peer.hex()}"
 
     async def pull(self, names: Sequence[str], size: int) -> None:
@@ -96,12 +102,24 @@ class Daemon:
     async def _pull(self, name: str, size: int) -> None:
         payload_hash, author = map(bytes.fromhex, name.split("/"))
         effect = PullPayload(payload_hash, size, 0, 0, (author,))
-        raw = await self._puller.pull_payload(effect, lambda: True, PATIENCE_S)
-        assert raw is not None  # wanted for ever
-        self._held[payload_hash] = raw
+        self._arrivals.begin(payload_hash)
+        try:
+            raw = await self._puller.pull_payload(effect, lambda: True, PATIENCE_S)
+            assert raw is not None  # wanted for ever
+            self._held[payload_hash] = raw
+            self._arrivals.come(payload_hash, raw)
+        finally:
+            self._arrivals.end(payload_hash)
 
-    async def _on_blob(self, _: bytes, request: BlobRequest) -> bytes | None:
-        return self._held.get(request.key) if request.kind == Blob.PAYLOAD else None
+    async def _read(self, name: bytes) -> bytes | None:
+        return self._held.get(name)
+
+    async def _on_blob(self, asking: bytes, request: BlobRequest) -> bytes | None:
+        is_payload = request.kind is Blob.PAYLOAD
+        return await self._giving.answer(asking, request) if is_payload else None
+
+    def _on_answered(self, _: bytes, request: BlobRequest, size: int) -> None:
+        self._giving.on_answered(request, size)
 
     def _on_gossip(self, _: Topic, __: bytes, message: bytes) -> bool:
         self.heard.append((message.decode().split()[0], time.monotonic()))
