@@ -229,6 +229,34 @@ async def test_who_reserves_too_often_is_refused_and_others_are_not(
         await reserve(b, relay)
 
 
+@on_uvloop
+async def test_who_asks_for_circuits_too_often_is_refused_and_others_are_not() -> None:
+    async with around(3) as (relay, carried, (a, b, c)):
+        carried._connects = Rates(bounds.ASKING_PEERS_PART, 1e-6)  # of each one, and one overdrawn
+        for _ in range(2):
+            await expect_refused(a, relay, b)  # b has reserved nothing
+        await reserve(b, relay)
+        await expect_refused(a, relay, b)
+        await c.mesh.connect(by_way_of(relay, b))
+
+
+@on_uvloop
+async def test_a_node_takes_no_more_circuits_than_it_may_hold(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bounds, "CIRCUITS_MAX", 1)  # each relay carries one
+    async with hosts(5, relays=2) as (relay, other, a, b, c):
+        await link((a, relay), (b, relay), (b, other), (c, other))
+        await reserve(b, relay)
+        await reserve(b, other)
+        await a.mesh.connect(by_way_of(relay, b))
+        await wait_until(lambda: is_linked(b, a))
+        await expect_refused(c, other, b)
+        circuits(a)[0].abort()
+        await wait_until(lambda: not is_linked(b, a))
+        await c.mesh.connect(by_way_of(other, b))
+
+
 def test_one_peer_has_a_part_of_what_all_may_ask() -> None:
     rates = Rates(burst=16, rate=8)  # of each peer 2, and 1 a second
     first, *others = [ID(bytes([n])) for n in range(100)]
