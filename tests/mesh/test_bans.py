@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -10,11 +11,14 @@ from typing import cast
 import pytest
 import trio
 from libp2p.abc import INetStream
+from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.custom_types import TProtocol
 from libp2p.exceptions import BaseLibp2pError
 from libp2p.io.trio import TrioTCPStream
+from libp2p.peer.id import ID
 from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11
 from libp2p.pubsub.pb import rpc_pb2
+from libp2p.pubsub.validators import PUBSUB_SIGNING_PREFIX
 from libp2p.utils import encode_delim
 from libp2p.utils.varint import encode_varint_prefixed
 
@@ -299,6 +303,59 @@ async def test_more_than_a_node_can_have_to_say_is_a_flood(beyond: int, is_flood
             await wait_until(lambda: Offence.MESSAGE in offences(a))  # it has read all of it
             assert offences(a).get(Offence.FLOOD, 0) == is_flood
             talk.cancel()
+
+
+def has_more(node: Host, offences_before: int) -> bool:
+    return sum(offences(node).values()) > offences_before
+
+
+MEMBERSHIP = f"demo/{RUN.hex()}/{Topic.MEMBERSHIP}"
+
+
+def make_join(evil: Host, number: int, *, is_author: bool) -> rpc_pb2.Message:
+    """One as gossip has it, by whoever hands it over or by somebody else."""
+    key = evil.mesh._host.get_private_key() if is_author else create_new_key_pair().private_key
+    message = rpc_pb2.Message(
+        from_id=ID.from_pubkey(key.get_public_key()).to_bytes(),
+        seqno=number.to_bytes(8),
+        data=number.to_bytes(2),
+        topicIDs=[MEMBERSHIP],
+    )
+    told = PUBSUB_SIGNING_PREFIX.encode() + message.SerializeToString()
+    message.signature = key.sign(told)
+    return message
+
+
+@pytest.mark.parametrize("is_author", [True, False])
+@on_uvloop
+async def test_of_a_flood_of_joins_a_part_is_taken_and_passed_on_and_who_brings_it_is_banned(
+    is_author: bool,
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bounds, "JOINS_PER_S", 1e-3)
+        patch.setattr(bounds, "JOINS_BURST", 8)
+        patch.setattr(bounds, "JOINS_BEYOND", 4)
+        async with hosts(4) as (a, evil, second, good):
+            await link((a, evil), (a, second), (a, good))
+            joins = [make_join(evil, n, is_author=is_author) for n in range(18)]
+            talks = [asyncio.create_task(on_stream(evil, a, saying(gossip(*joins[:15]))))]
+            await wait_until(lambda: offences(a) == {Offence.FLOOD: 1})  # 9 are taken, 6 are beyond
+            taken = [n.to_bytes(2) for n in range(9)]
+            await wait_until(lambda: good.messages() == taken)
+            # All together have as much as one. What was taken already costs nothing, said again.
+            for who, said in ((second, [joins[15], FORGED]), (evil, [*joins[:9], FORGED])):
+                known = sum(offences(a).values())
+                talks.append(asyncio.create_task(on_stream(who, a, saying(gossip(*said)))))
+                await wait_until(functools.partial(has_more, a, known))
+            assert a.messages() == taken
+            assert offences(a)[Offence.FLOOD] == 1
+            talks.append(asyncio.create_task(on_stream(evil, a, saying(gossip(*joins[16:])))))
+            await wait_until(lambda: is_banned(a, evil))
+            assert not is_banned(a, second)
+            await good.mesh.publish(Topic.HEADERS, b"goes on")
+            await wait_until(lambda: b"goes on" in a.messages())
+            for talk in talks:
+                talk.cancel()
 
 
 @on_uvloop

@@ -25,13 +25,36 @@ class Allowance:
         self._at_s = now_s
 
 
+class Patience:
+    """Takes from an allowance, and counts what is beyond it until that is a flood."""
+
+    def __init__(self, allowance: Allowance, flood: int) -> None:
+        self._allowance = allowance
+        self._flood = flood
+        self._beyond = 0
+
+    def take(self, now_s: float) -> bool:
+        """One has come: is it within the allowance?"""
+        if self._allowance.debt_s(now_s):
+            self._beyond += 1
+            return False
+        self._allowance.take(1, now_s)
+        return True
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Asked after one that was not: is that one too many by far?"""
+        return self._beyond % self._flood == 0
+
+
 class GossipAllowance:
     """Of one peer, whatever connections it has."""
 
     def __init__(self, now_s: float) -> None:
         self._frames = Allowance(bounds.GOSSIP_FRAMES_BURST, bounds.GOSSIP_FRAMES_PER_S, now_s)
-        self._own = Allowance(bounds.OWN_MESSAGES_BURST, bounds.OWN_MESSAGES_PER_S, now_s)
-        self._beyond = 0
+        own = Allowance(bounds.OWN_MESSAGES_BURST, bounds.OWN_MESSAGES_PER_S, now_s)
+        self._own = Patience(own, bounds.OWN_MESSAGES_BEYOND)
+        self.joins = make_join_patience(now_s)
 
     def take(self, count: int, now_s: float) -> float:
         """So many messages and frames have come. Seconds to wait before the next is read."""
@@ -40,9 +63,9 @@ class GossipAllowance:
 
     def take_own(self, now_s: float) -> bool:
         """It has published one itself: is that one too many by far?"""
-        if not self._own.debt_s(now_s):
-            self._own.take(1, now_s)
-            self._beyond = max(0, self._beyond - 1)  # not forgotten at once: a flood is steady
-            return False
-        self._beyond += 1
-        return self._beyond % bounds.OWN_MESSAGES_BEYOND == 0
+        return not self._own.take(now_s) and self._own.is_exhausted
+
+
+def make_join_patience(now_s: float) -> Patience:
+    """With joins and leaves: those that one peer hands over, or those of all."""
+    return Patience(Allowance(bounds.JOINS_BURST, bounds.JOINS_PER_S, now_s), bounds.JOINS_BEYOND)

@@ -3,7 +3,12 @@
 from typing import Final
 
 from demo_node.ports import Blob, Topic
-from demo_protocol.limits import GOSSIP_BYTES_MAX, HEADER_BYTES_MAX, MEMBERSHIP_BYTES_MAX
+from demo_protocol.limits import (
+    GOSSIP_BYTES_MAX,
+    HEADER_BYTES_MAX,
+    JOINS_MAX,
+    MEMBERSHIP_BYTES_MAX,
+)
 
 TOPIC_BYTES_MAX: Final = {
     Topic.HEADERS: HEADER_BYTES_MAX,
@@ -179,6 +184,15 @@ OWN_MESSAGES_BURST: Final = 1024
 
 OWN_MESSAGES_BEYOND: Final = 256
 """So many more than that are a flood."""
+
+JOINS_PER_S: Final = 16
+JOINS_BURST: Final = 4 * JOINS_MAX
+"""Joins and leaves taken and passed on: so many at once, then so many a second, of one peer and of
+all together; what is more is dropped unread. Each costs a node and its links 2 ms, anybody can make
+them by the thousand, and a record has room for 64. Whose is dropped asks again later."""
+
+JOINS_BEYOND: Final = 128
+"""So many more from one peer are a flood: who passes on what it takes has hardly any."""
 
 GOSSIP_QUEUE_MAX: Final = 256
 """Messages waiting for one link; what does not fit is dropped in silence (trap 30).

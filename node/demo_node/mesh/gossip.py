@@ -146,6 +146,7 @@ class Gossip:
         self._topics = {topic: f"demo/{run_id.hex()}/{topic}" for topic in Topic}
         # From here on; what a peer told us of other runs before is bounded by its number.
         self.pubsub.allowed_topics = frozenset(self._topics.values())
+        self.pubsub.join_topic = self._topics[Topic.MEMBERSHIP]
         for topic, name in self._topics.items():
             self.pubsub.set_topic_validator(name, self._validator(topic, on_gossip), False)
             nursery.start_soon(_drain, await self.pubsub.subscribe(name))

@@ -29,7 +29,7 @@ from libp2p.rcmgr import Direction
 from libp2p.utils.varint import encode_varint_prefixed, read_varint_prefixed_bytes_limited
 
 from demo_node.mesh import bounds
-from demo_node.mesh.allowance import GossipAllowance
+from demo_node.mesh.allowance import GossipAllowance, make_join_patience
 from demo_node.mesh.streams import read_ahead
 from demo_node.mesh.yamux import PatientYamux, blame, mark
 from demo_node.ports import Offence, Use
@@ -82,6 +82,9 @@ class LinkedPubsub(Pubsub):
         self._paces: dict[ID, GossipAllowance] = {}
         self.told: set[ID] = set()
         """Peers that said of any topic that they take part in it."""
+        self._joins = make_join_patience(0.0)
+        self.join_topic = ""
+        """Where peers ask to be let in; empty before a run was joined."""
 
     def has_several(self, peer_id: ID) -> bool:
         """Does gossip go to this key by more than one connection?"""
@@ -134,10 +137,8 @@ class LinkedPubsub(Pubsub):
 
         What is honest is not lost by it, only late: whoever is flooded passes on what is left.
         """
-        if len(self._paces) > 2 * bounds.CONNECTIONS_MAX:
-            self._paces = {p: kept for p, kept in self._paces.items() if p in self.peers}
         now_s = trio.current_time()
-        pace = self._paces.setdefault(peer_id, GossipAllowance(now_s))
+        pace = self._find_pace(peer_id, now_s)
         own = sum(message.from_id == peer_id.to_bytes() for message in rpc.publish)
         for _ in range(own):
             if pace.take_own(now_s):
@@ -148,9 +149,29 @@ class LinkedPubsub(Pubsub):
         if wait_s:
             await trio.sleep(wait_s)
 
+    def _find_pace(self, peer_id: ID, now_s: float) -> GossipAllowance:
+        if len(self._paces) > 2 * bounds.CONNECTIONS_MAX:
+            self._paces = {p: kept for p, kept in self._paces.items() if p in self.peers}
+        return self._paces.setdefault(peer_id, GossipAllowance(now_s))
+
+    def _has_room(self, peer_id: ID, message: rpc_pb2.Message) -> bool:
+        """Is it no join, or not one too many? Before anything is done for it that costs.
+
+        Joins are rightly signed by whomever they name, so nothing else tells a flood of them.
+        """
+        if self.join_topic not in message.topicIDs or self._is_msg_seen(message):
+            return True
+        now_s = trio.current_time()
+        theirs = self._find_pace(peer_id, now_s).joins
+        if not theirs.take(now_s):
+            if theirs.is_exhausted:
+                blame_forwarder(Offence.FLOOD)
+            return False
+        return self._joins.take(now_s)
+
     async def _on_rpc(self, peer_id: ID, rpc: rpc_pb2.RPC) -> None:
         for message in rpc.publish:
-            if self._is_subscribed_to_msg(message):
+            if self._is_subscribed_to_msg(message) and self._has_room(peer_id, message):
                 await self.push_msg(peer_id, message)
             await trio.lowlevel.checkpoint()  # one frame may hold a thousand
         if not rpc.publish:
