@@ -5,7 +5,7 @@ it. Who comes back once more after that has found nobody else.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from demo_node.views import Figure
 
@@ -22,7 +22,9 @@ REMEMBERED_MAX = 8
 class Copies:
     """Whom this node gives payloads."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_member: Callable[[bytes], bool] = lambda peer: True) -> None:
+        """`is_member`: others are sent on at once, and take no copy from those who are."""
+        self._is_member = is_member
         self._own: dict[bytes, int] = {}
         """Copies given of each."""
         self._sent_on: dict[bytes, Counter[bytes]] = {}
@@ -50,16 +52,17 @@ class Copies:
         if given is None:
             return True
         sent_on = self._sent_on.setdefault(name, Counter())
-        if given >= COPIES_MAX and sent_on[asking] < SENT_ON_MAX:
+        is_member = self._is_member(asking)
+        if (given >= COPIES_MAX or not is_member) and sent_on[asking] < SENT_ON_MAX:
             sent_on[asking] += 1
             return False
-        self._own[name] += 1
+        self._own[name] += is_member
         return True
 
-    def answered(self, name: bytes, *, is_given: bool) -> None:
+    def answered(self, name: bytes, asking: bytes, *, is_given: bool) -> None:
         """A copy that might be given begins to leave, or was called off before."""
         whose = "own" if name in self._own else "other"
         if is_given:
             self._totals[whose] += 1
-        elif whose == "own":
+        elif whose == "own" and self._is_member(asking):
             self._own[name] = max(self._own[name] - 1, 0)

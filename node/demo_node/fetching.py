@@ -51,7 +51,7 @@ class Fetcher:
         self._post = post
         self._verifier = verifier
         self.arrivals = Arrivals()
-        self.copies = Copies()
+        self.copies = Copies(view.is_member)
         self._pulling: dict[tuple[bytes, int], set[int]] = {}
         """What is under way, and the rounds whose headers name it."""
         self._is_window_short = False

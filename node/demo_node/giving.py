@@ -40,9 +40,9 @@ class Giving:
             raise Busy("this node has given its payload often enough")
         return raw
 
-    def on_answered(self, request: BlobRequest, size: int) -> None:
+    def on_answered(self, asking: bytes, request: BlobRequest, size: int) -> None:
         """So many bytes of an answer begin to leave; 0: whoever asked has called it off."""
         if request.wait_ms:
-            self._copies.answered(request.key, is_given=bool(size))
+            self._copies.answered(request.key, asking, is_given=bool(size))
         if size:
             self._on_given(request.key, size)

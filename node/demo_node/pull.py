@@ -54,8 +54,10 @@ longer: what it gave goes on meanwhile, and those who know nobody else do not co
 class Puller:
     """Asks those who should hold something, then everybody else."""
 
-    def __init__(self, mesh: Mesh) -> None:
+    def __init__(self, mesh: Mesh, is_member: Callable[[bytes], bool] = lambda peer: True) -> None:
+        """`is_member`: who is asked for payloads before others are."""
         self._mesh = mesh
+        self._is_member = is_member
         self._payloads = asyncio.Semaphore(PULLS_MAX)
         self._behind = asyncio.Semaphore(BEHIND_MAX)
         self._pulling = 0
@@ -161,7 +163,7 @@ class Puller:
                     await turn.enter_async_context(self._behind)
                     limit_s, wait_s = max(limit_s, min(BEHIND_PATIENCE * patience_s, TIMEOUT_S)), 0
                 await turn.enter_async_context(self._payloads)
-                order = order_holders(effect.round, effect.holders, self._mesh.peer, self.holders())
+                order = self._order_holders(effect)
                 relayed = self._relayed()
                 # The silent had their time. A relay carries what nobody else gives.
                 order.sort(key=lambda peer: (peer in silent, peer in relayed))
@@ -202,6 +204,13 @@ class Puller:
         jitter = 0.5 + int.from_bytes(hashlib.sha256(name).digest()[:4]) / 2**32
         longest_s = RETRY_BUSY_S * 2.0 ** min(turns - 1, 8)
         return min(longest_s * jitter, RETRY_MAX_S)
+
+    def _order_holders(self, effect: PullPayload) -> list[bytes]:
+        """Members first: keys cost nothing, and who only connects must not stand between others."""
+        connected = self.holders()
+        near = [p for p in connected if p in effect.holders or self._is_member(p)]
+        order = order_holders(effect.round, effect.holders, self._mesh.peer, near)
+        return list(dict.fromkeys([*order, *connected]))
 
     async def pull_headers(self, effect: PullHeaders) -> AsyncIterator[tuple[bytes, bytes]]:
         """(answer to HEADERS, holder) of every holder in turn, until it has none of them."""

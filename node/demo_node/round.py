@@ -114,7 +114,7 @@ class RoundDriver:
         self.group = group
         self.discard_wrong = discard_wrong
         self.history = History(self.view.manifest, observer)
-        self.puller = Puller(mesh)
+        self.puller = Puller(mesh, self.view.is_member)
         self.fetcher = Fetcher(self.view, self.puller, store, clock, observer, self.post, verifier)
         self.tensors = TensorDigests(learner, sorted(self.view.schema.shapes))
         self.recovering = Recovering(

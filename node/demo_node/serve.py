@@ -144,7 +144,7 @@ class Server:
     def on_answered(self, asking: bytes, request: BlobRequest, size: int) -> None:
         """So many bytes of an answer begin to leave; 0: whoever asked has called it off."""
         if request.kind is Blob.PAYLOAD and self._giving is not None:
-            self._giving.on_answered(request, size)
+            self._giving.on_answered(asking, request, size)
 
     def _headers(self, key: bytes) -> bytes | None:
         """Those held of the headers that are asked for."""

@@ -167,6 +167,11 @@ class View:
         known = self.head_state.known.get(peer)
         return (known is not None and not known.left) or not self.chain[self.head].members
 
+    def is_member(self, peer: bytes) -> bool:
+        """Is it one at our head, or is nobody yet? Strangers make candidates by the hundred."""
+        members = self.chain[self.head].members
+        return peer in members or not members
+
     def is_followed(self, peer: bytes) -> bool:
         """May its header make this node ask others for what it names?
 

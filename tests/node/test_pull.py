@@ -265,3 +265,38 @@ def test_of_what_one_need_give_a_few_are_asked_at_once_and_the_first_answer_coun
         assert at_once == 0
 
     run_virtual(scenario())
+
+
+def test_who_only_connects_is_asked_after_members_and_holds_up_nobody() -> None:
+    async def scenario() -> None:
+        network = MemoryNetwork()
+        meshes = [network.add(peer_name(n)) for n in range(16)]
+        network.connect_all()
+        members = {mesh.peer for mesh in meshes[:4]}
+        asked: list[bytes] = []
+
+        async def hold(asking: bytes, request: BlobRequest) -> bytes | None:
+            await asyncio.sleep(3600)
+            return None
+
+        for mesh in meshes[4:]:
+            await mesh.join(bytes(32), lambda topic, sender, message: True, hold)
+        for mesh in meshes[1:4]:
+
+            async def answer(
+                asking: bytes, request: BlobRequest, own: bytes = mesh.peer
+            ) -> bytes | None:
+                asked.append(own)
+                return CONTENT
+
+            await mesh.join(bytes(32), lambda topic, sender, message: True, answer)
+        puller = Puller(meshes[0], lambda peer: peer in members)
+        name, loop = hashlib.sha256(CONTENT).digest(), asyncio.get_running_loop()
+        begin_s = loop.time()
+        for round_ in range(20):  # in each they stand in another order
+            effect = PullPayload(name, len(CONTENT), k=1, round=round_, holders=(meshes[1].peer,))
+            assert await puller.pull_payload(effect, lambda: True, 10.0) == CONTENT
+        assert loop.time() == begin_s
+        assert len(asked) == 20
+
+    run_virtual(scenario())

@@ -118,8 +118,8 @@ class Daemon:
         is_payload = request.kind is Blob.PAYLOAD
         return await self._giving.answer(asking, request) if is_payload else None
 
-    def _on_answered(self, _: bytes, request: BlobRequest, size: int) -> None:
-        self._giving.on_answered(request, size)
+    def _on_answered(self, asking: bytes, request: BlobRequest, size: int) -> None:
+        self._giving.on_answered(asking, request, size)
 
     def _on_gossip(self, _: Topic, __: bytes, message: bytes) -> bool:
         self.heard.append((message.decode().split()[0], time.monotonic()))
