@@ -33,7 +33,9 @@ def order_holders(
         (at_hand | {me}) - {author},
         key=lambda peer: (_find_place(round_, peer) - start) % CIRCLE,
     )
-    above = _find_ancestors(receivers, me) if len(receivers) > DIRECT_MAX else []
+    # Its own payload a node asks for where it has lost it, and any peer may have it.
+    is_on_tree = author != me and len(receivers) > DIRECT_MAX
+    above = _find_ancestors(receivers, me) if is_on_tree else []
     if author in at_hand:
         # After those who have it from the author, but by the first two before each other.
         above.insert(len(above) if len(above) > 1 else 0, author)

@@ -66,6 +66,12 @@ def test_everybody_who_is_connected_is_asked_once_and_nobody_else() -> None:
         assert sorted(order) == sorted(others(PEERS, me))
 
 
+def test_an_author_that_lost_its_payload_asks_who_is_said_to_have_it_then_all_others() -> None:
+    order = order_holders(2, (AUTHOR, PEERS[5]), AUTHOR, others(PEERS, AUTHOR))
+    assert order[0] == PEERS[5]
+    assert sorted(order) == sorted(others(PEERS, AUTHOR))
+
+
 def test_who_does_not_reach_the_author_asks_who_told_of_it() -> None:
     """Where nobody it knows comes before it: the header's way leads to the author."""
     for round_ in range(20):
