@@ -4,9 +4,9 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 
+from demo_node.observer import Figure, RoundObserver
 from demo_node.ports import Blob, BlobRequest, Clock, Offence
 from demo_node.pull import Puller
-from demo_node.views import Figure, RoundObserver
 from demo_protocol.errors import Reject
 from demo_protocol.events import Event, SetsCompared
 from demo_protocol.limits import SETS_REPLY_BYTES_MAX

@@ -7,7 +7,7 @@ it. Who comes back once more after that has found nobody else.
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from demo_node.views import Figure
+from demo_node.observer import Figure
 
 COPIES_MAX = 3
 """Copies of a payload that its author gives without being asked twice: two children and a hedge."""

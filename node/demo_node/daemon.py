@@ -28,6 +28,7 @@ from demo_node.observe.meter import Meter
 from demo_node.observe.observers import LogObserver, Observers
 from demo_node.observe.recent import Recent
 from demo_node.observe.sampling import Sampling
+from demo_node.observer import RoundObserver
 from demo_node.operations import NodeOperations
 from demo_node.peering import Peering
 from demo_node.ports import OpenMesh
@@ -41,7 +42,7 @@ from demo_node.store.key import NodeKey, create_key, generate_key, load_key
 from demo_node.store.swarm_key import load_swarm_key
 from demo_node.system_clock import SystemClock
 from demo_node.trainer.forkserver import start_server
-from demo_node.views import NodeState, RoundObserver
+from demo_node.views import NodeState
 from demo_protocol.errors import ConfigError
 
 STATUS_S = 1.0

@@ -3,9 +3,9 @@
 import math
 import time
 
+from demo_node.observer import RoundObserver
 from demo_node.ports import Learner, LearnerLost
 from demo_node.round import RoundDriver
-from demo_node.views import RoundObserver
 from demo_protocol.errors import ConfigError
 
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from demo_node.arrivals import Arrivals
 from demo_node.copies import Copies
 from demo_node.native import decode_payload
+from demo_node.observer import Figure, RoundObserver
 from demo_node.ports import Clock, Offence, RoundStore
 from demo_node.pull import Puller
 from demo_node.verifying import Verifier
-from demo_node.views import Figure, RoundObserver
 from demo_protocol.answers import decode_links, decode_records
 from demo_protocol.effects import PullHeaders, PullPayload, PullProposal, PullRecords
 from demo_protocol.errors import ConfigError, Ignore, Reject

@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
+from demo_node.observer import Figure, RoundObserver
 from demo_node.store.disk import Disk
 from demo_node.store.final_file import KeptFinal, write_final
-from demo_node.views import Figure, RoundObserver
 from demo_protocol.errors import ConfigError
 from demo_protocol.view import View
 

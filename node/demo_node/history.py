@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from demo_node.observer import Figure, RoundObserver
 from demo_node.ports import MeshCounters, Norms, Topic, Trained
-from demo_node.views import Figure, Outcome, Phase, PhaseView, RoundObserver, RoundView
+from demo_node.views import Outcome, Phase, PhaseView, RoundView
 from demo_protocol.chain import Record
 from demo_protocol.effects import HeadChanged
 from demo_protocol.manifest import Manifest, has_ended

@@ -10,11 +10,11 @@ from collections.abc import Callable, Coroutine, Sequence
 from demo_node.fetching import Fetcher
 from demo_node.history import History
 from demo_node.momentum_keeping import MomentumKeeping
+from demo_node.observer import RoundObserver
 from demo_node.ports import ApplyOrder, Clock, Learner, LearnerLost, RoundStore, TrainOrder
 from demo_node.racing import sha256
 from demo_node.recovering import Recovering
 from demo_node.sending import Sending
-from demo_node.views import RoundObserver
 from demo_protocol.effects import Apply, Train
 from demo_protocol.events import Event, PayloadsLost, RootComputed, StateApplied, TrainingDone
 from demo_protocol.round import Round

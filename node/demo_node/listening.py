@@ -9,9 +9,10 @@ from prometheus_client import CollectorRegistry
 from demo_node.config import Config, split_host_port
 from demo_node.mesh.addresses import split_address
 from demo_node.observe.http import http_server
+from demo_node.observer import RoundObserver
 from demo_node.ports import OpenMesh
 from demo_node.store.addresses import AddressBook
-from demo_node.views import RoundObserver, StatusView
+from demo_node.views import StatusView
 from demo_protocol.errors import ConfigError
 
 KBIT_BYTES: Final = 125

@@ -8,9 +8,9 @@ take goes back, and what is open the round machine decides later.
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
 
+from demo_node.observer import Figure, RoundObserver
 from demo_node.ports import AdoptOrder, Fate, Learner, LearnerLost, RoundStore, SentPayload
 from demo_node.store.momentum import MomentumFile
-from demo_node.views import Figure, RoundObserver
 from demo_protocol.errors import ConfigError
 from demo_protocol.identity import Kind
 from demo_protocol.messages import Header, Sealed, decode_header

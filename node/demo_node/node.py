@@ -13,6 +13,7 @@ from demo_node.dialling_back import DialsBack
 from demo_node.evaluating import Evaluating
 from demo_node.materials import ensure_corpus, ensure_initial
 from demo_node.mesh.peer_id import encode_peer_id
+from demo_node.observer import RoundObserver
 from demo_node.operations import NodeOperations
 from demo_node.participant import Participant, Surroundings
 from demo_node.peering import Peering, find_address
@@ -41,7 +42,7 @@ from demo_node.trainer.client import TrainerClient
 from demo_node.trainer.forkserver import check_device, wait_for_server
 from demo_node.trainer.settings import TrainerSettings
 from demo_node.trainer.supervisor import Supervisor
-from demo_node.views import NodeState, RoundObserver
+from demo_node.views import NodeState
 from demo_protocol.admission import is_listed
 from demo_protocol.errors import ConfigError
 from demo_protocol.manifest import Manifest, compute_run_id, encode_manifest

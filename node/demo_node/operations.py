@@ -13,6 +13,7 @@ from demo_node.evaluating import Evaluating
 from demo_node.mesh.figures import show_mesh
 from demo_node.mesh.peer_id import decode_peer_id, encode_peer_id
 from demo_node.observe.recent import Recent
+from demo_node.observer import Figure
 from demo_node.ports import BanView, Clock, Learner, Mesh, PeerView, Topic
 from demo_node.reachability import Reachable
 from demo_node.round import RoundDriver
@@ -24,7 +25,6 @@ from demo_node.views import (
     UNKNOWN_REACH,
     ClockView,
     ContributorView,
-    Figure,
     HealthView,
     NodeState,
     Phase,

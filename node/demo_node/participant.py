@@ -18,6 +18,7 @@ from demo_node.believing import Say
 from demo_node.deepening import Deepening
 from demo_node.final_keeping import FinalKeeping
 from demo_node.momentum_keeping import read_contributions
+from demo_node.observer import RoundObserver
 from demo_node.peering import find_address
 from demo_node.ports import Learner, Mesh, TakeUplink, Topic
 from demo_node.pull import Puller
@@ -42,7 +43,6 @@ from demo_node.sync import catch_up
 from demo_node.system_clock import SystemClock
 from demo_node.timekeeper import Timekeeper
 from demo_node.verifying import Verifier
-from demo_node.views import RoundObserver
 from demo_protocol.answers import decode_bundle
 from demo_protocol.errors import Ignore, Reject
 from demo_protocol.events import Bundle, RecordsFetched

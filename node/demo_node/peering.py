@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from demo_node.bootstrap import Bootstrap
 from demo_node.mesh.addresses import decode_address
 from demo_node.mesh.names import Names, NameUnknown
+from demo_node.observer import Figure
 from demo_node.ports import Blob, BlobRequest, Clock, Mesh, NotHeld, Unreachable
 from demo_node.store.addresses import AddressBook
-from demo_node.views import Figure
 from demo_protocol.answers import decode_peers
 from demo_protocol.errors import ConfigError, Reject
 from demo_protocol.limits import PEERS_REPLY_BYTES_MAX

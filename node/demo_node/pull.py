@@ -7,10 +7,10 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
+from demo_node.observer import Figure
 from demo_node.ports import Blob, BlobRequest, Mesh, NotHeld, Offence, Unreachable
 from demo_node.racing import Pace, Race, Verdict
 from demo_node.spreading import order_holders
-from demo_node.views import Figure
 from demo_protocol.effects import PullHeaders, PullPayload, PullProposal, PullRecords
 from demo_protocol.limits import (
     HEADERS_PER_REQUEST_MAX,

@@ -3,10 +3,10 @@
 from typing import Final
 
 from demo_node.config import Config
+from demo_node.observer import RoundObserver
 from demo_node.operations import NodeOperations
 from demo_node.ports import OpenMesh
 from demo_node.quiet_hours import QuietHours, parse_quiet_hours
-from demo_node.views import RoundObserver
 
 KBIT_BYTES: Final = 125
 

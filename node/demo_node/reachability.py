@@ -10,9 +10,10 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, Protocol, runtime_checkable
 
+from demo_node.observer import Figure
 from demo_node.ports import Blob, BlobRequest, NotHeld, PeerView, Unreachable
 from demo_node.reserving import RelayedMesh, Reserving
-from demo_node.views import Figure, ReachView
+from demo_node.views import ReachView
 from demo_protocol.answers import decode_dial_back, encode_port
 from demo_protocol.errors import Reject
 from demo_protocol.limits import REACH_REPLY_BYTES_MAX

@@ -7,9 +7,9 @@ time; what else was under way meanwhile is decided anew by the machine.
 import functools
 from collections.abc import Callable, Coroutine
 
+from demo_node.observer import RoundObserver
 from demo_node.ports import LearnerLost
 from demo_node.tensors import TensorDigests
-from demo_node.views import RoundObserver
 from demo_protocol.conflict import adopt
 from demo_protocol.effects import BeginAgain, Leap, Replay
 from demo_protocol.events import Event, StartMoved, StatesLost

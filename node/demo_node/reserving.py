@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
+from demo_node.observer import Figure
 from demo_node.ports import Unreachable
-from demo_node.views import Figure
 from demo_protocol.reach import Reachability
 
 RELAYS_WANTED: Final = 2

@@ -16,6 +16,7 @@ from demo_node.final_keeping import FinalKeeping
 from demo_node.history import History
 from demo_node.learner_orders import LearnerOrders
 from demo_node.momentum_keeping import MomentumKeeping
+from demo_node.observer import Figure, RoundObserver
 from demo_node.outbox import Outbox
 from demo_node.ports import Clock, Learner, Mesh, Offence, RoundStore, Topic
 from demo_node.pull import Puller
@@ -25,7 +26,6 @@ from demo_node.stamping import make_stamp
 from demo_node.store.momentum import MomentumFile
 from demo_node.tensors import TensorDigests
 from demo_node.verifying import Verifier
-from demo_node.views import Figure, RoundObserver
 from demo_protocol.answers import encode_bundle
 from demo_protocol.chain import make_bundle
 from demo_protocol.effects import (

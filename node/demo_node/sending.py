@@ -6,9 +6,10 @@ Only the sender's own business (rule T8): payloads of all k add up alike.
 from collections import Counter
 from collections.abc import Callable, Iterator
 
+from demo_node.observer import Figure
 from demo_node.ports import Mesh, Slice, TakeUplink
 from demo_node.uplink import Demand, Given, KControl, UplinkEstimate, list_points
-from demo_node.views import Figure, SendingView
+from demo_node.views import SendingView
 from demo_protocol.manifest import Manifest
 from demo_protocol.payload import typical_payload_bytes
 from demo_protocol.schedule import coverage_cut_ms, train_end_ms

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, Protocol, runtime_checkable
 
 from demo_node.mesh.kad_counters import KadCounters
+from demo_node.observer import Figure
 from demo_node.ports import PeerView, Unreachable
-from demo_node.views import Figure
 
 TELL_FIRST_S, TELL_MAX_S = 15.0, 600.0
 """How often this node says that it is there: at first often, for it knows few to tell. Records last

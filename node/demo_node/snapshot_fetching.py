@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from demo_node.chunks import ChunkFetcher
+from demo_node.observer import Figure
 from demo_node.ports import Blob
 from demo_node.pull import Puller
 from demo_node.store.snapshot_part import SnapshotPart
 from demo_node.store.snapshots import SnapshotStore
-from demo_node.views import Figure
 from demo_protocol.answers import decode_chain_state
 from demo_protocol.errors import Reject
 from demo_protocol.roster import ChainState

@@ -4,11 +4,11 @@ import asyncio
 import contextlib
 from collections.abc import Iterator
 
+from demo_node.observer import Figure, RoundObserver
 from demo_node.ports import Clock, Learner, LearnerLost
 from demo_node.round import RoundDriver
 from demo_node.store.snapshot_info import SnapshotInfo
 from demo_node.store.snapshots import Snapshot, SnapshotStore
-from demo_node.views import Figure, RoundObserver
 from demo_protocol.answers import encode_chain_state
 from demo_protocol.errors import ConfigError
 from demo_protocol.manifest import carries_root

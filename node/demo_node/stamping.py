@@ -4,8 +4,8 @@ import asyncio
 import time
 from typing import Final
 
+from demo_node.observer import RoundObserver
 from demo_node.ports import Clock
-from demo_node.views import RoundObserver
 from demo_protocol.admission import compute_hour, search_stamp
 from demo_protocol.effects import MakeStamp
 from demo_protocol.events import StampMade

@@ -10,13 +10,13 @@ import functools
 
 from demo_node.believing import Say
 from demo_node.final_keeping import FinalKeeping
+from demo_node.observer import RoundObserver
 from demo_node.ports import Learner, LearnerLost
 from demo_node.recovering import Load
 from demo_node.starting import Start, StartFinder
 from demo_node.store.final_file import KeptFinal
 from demo_node.store.snapshots import SnapshotStore
 from demo_node.system_clock import SystemClock
-from demo_node.views import RoundObserver
 from demo_protocol.astray import find_wanted
 from demo_protocol.effects import BeginAgain, Leap, Replay
 from demo_protocol.errors import ConfigError

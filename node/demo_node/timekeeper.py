@@ -3,9 +3,10 @@
 import asyncio
 import random
 
+from demo_node.observer import RoundObserver
 from demo_node.ports import Blob, BlobRequest, Mesh, NotHeld, Offence, Unreachable
 from demo_node.system_clock import SLEW_BPS, SystemClock
-from demo_node.views import ClockView, RoundObserver
+from demo_node.views import ClockView
 from demo_protocol.answers import decode_time
 from demo_protocol.common_time import (
     READINGS_KEPT,

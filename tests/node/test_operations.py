@@ -8,10 +8,11 @@ import pytest
 
 from demo_node.mesh.memory import MemoryNetwork
 from demo_node.observe.recent import Recent
+from demo_node.observer import Figure
 from demo_node.operations import NodeOperations
 from demo_node.sim.whole.virtual_loop import VirtualClock, run_virtual
 from demo_node.stopping import Stopping
-from demo_node.views import EventCount, Figure
+from demo_node.views import EventCount
 from demo_protocol.fp32 import compute_step
 from tests.builders import MANIFEST
 

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
+from demo_node.observer import Figure
 from demo_node.ports import Blob, BlobRequest, NotHeld, PeerView, Unreachable
 from demo_node.reachability import EVERY_S, RETRY_S, Reachable
-from demo_node.views import Figure
 from demo_protocol.answers import decode_port, encode_dial_back
 from demo_protocol.networks import NETWORKS_WANTED
 from demo_protocol.reach import DialBack, Reachability

@@ -3,9 +3,9 @@
 import asyncio
 from collections.abc import Iterator
 
+from demo_node.observer import Figure
 from demo_node.ports import Unreachable
 from demo_node.reserving import RELAYS_WANTED, RETRY_FIRST_S, RETRY_MAX_S, RelayedMesh, Reserving
-from demo_node.views import Figure
 from demo_protocol.reach import Reachability
 
 LASTS_S = 1800.0

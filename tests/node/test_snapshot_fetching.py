@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from demo_node.mesh.memory import MemoryNetwork
+from demo_node.observer import Figure
 from demo_node.ports import Blob, BlobRequest
 from demo_node.pull import Puller
 from demo_node.sim.keys import peer_name
@@ -14,7 +15,6 @@ from demo_node.sim.whole.virtual_loop import run_virtual
 from demo_node.snapshot_fetching import FetchedState, SnapshotFetcher
 from demo_node.store.memory import MemoryDisk
 from demo_node.store.snapshots import SnapshotStore
-from demo_node.views import Figure
 from demo_protocol.answers import encode_chain_state
 from demo_protocol.limits import STATE_CHUNK_BYTES
 from demo_protocol.manifest import Model

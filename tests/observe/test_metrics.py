@@ -7,7 +7,8 @@ from prometheus_client import generate_latest
 
 from demo_node.observe.meter import Meter
 from demo_node.observe.metrics import METRICS, format_metrics_table
-from demo_node.views import Figure, NodeState, Outcome, Phase, PhaseView
+from demo_node.observer import Figure
+from demo_node.views import NodeState, Outcome, Phase, PhaseView
 from tests.control.fake_node import round_view, status_view
 
 OPERATING = Path(__file__).parents[2] / "docs" / "operating.md"

@@ -17,9 +17,10 @@ from demo_node.mesh.peer_id import encode_peer_id
 from demo_node.observe.events import EVENTS
 from demo_node.observe.meter import Meter
 from demo_node.observe.metrics import METRICS, OPS, VERDICTS
+from demo_node.observer import Figure
 from demo_node.ports import Topic
 from demo_node.sim.keys import peer_name
-from demo_node.views import Figure, NodeState, Outcome, Phase, PhaseView, RoundView
+from demo_node.views import NodeState, Outcome, Phase, PhaseView, RoundView
 from tests.control.fake_node import round_view, status_view
 from tests.observe.exposition import OWN, SERIES_MAX, get_labels, read_samples, read_series
 

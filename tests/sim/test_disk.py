@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from demo_node.observer import Figure
 from demo_node.participant import Surroundings
 from demo_node.ports import Blob, Topic
 from demo_node.sim.keys import peer_name
@@ -17,7 +18,6 @@ from demo_node.sim.whole.swarm import SimNode, SimSwarm
 from demo_node.store.datadir import DataDir
 from demo_node.store.disk import PRIVATE, Appender
 from demo_node.store.memory import MemoryDisk
-from demo_node.views import Figure
 from demo_protocol.errors import ConfigError
 from demo_protocol.manifest import Agreement, compute_run_id
 from demo_protocol.messages import decode_header

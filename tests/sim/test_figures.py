@@ -4,12 +4,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from demo_node.observe.meter import Meter
+from demo_node.observer import Figure
 from demo_node.sim.keys import peer_name
 from demo_node.sim.whole.faults import Asked
 from demo_node.sim.whole.swarm import SimNode, SimSwarm
 from demo_node.snapshotting import Snapshotting
 from demo_node.store.snapshots import SnapshotStore
-from demo_node.views import Figure
 from tests.observe.test_metrics import exposition
 from tests.sim.rogue import TRAIN_END, Rogue
 from tests.sim.scenes import height, is_payload_of, leave, play, rank_0_comes_late, rolled_back

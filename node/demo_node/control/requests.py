@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 
-from demo_node.views import Figure
+from demo_node.observer import Figure
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

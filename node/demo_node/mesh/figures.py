@@ -3,8 +3,8 @@
 from collections import Counter
 from collections.abc import Iterator
 
+from demo_node.observer import Figure
 from demo_node.ports import Direction, Mesh, Topic
-from demo_node.views import Figure
 
 
 def show_mesh(mesh: Mesh) -> Iterator[Figure]:

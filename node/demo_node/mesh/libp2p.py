@@ -37,6 +37,7 @@ from demo_node.mesh.tally import Tally
 from demo_node.mesh.transport import MeteredTCP
 from demo_node.mesh.uplink_meter import UplinkMeter
 from demo_node.mesh.yamux import PatientYamux
+from demo_node.observer import Figure
 from demo_node.ports import (
     BanView,
     BlobRequest,
@@ -57,7 +58,6 @@ from demo_node.ports import (
     ignore_piece,
     ignore_wait,
 )
-from demo_node.views import Figure
 from demo_protocol.errors import LocalFault
 from demo_protocol.reach import DialBack
 

@@ -27,7 +27,7 @@ from demo_node.mesh.circuit import CircuitStream
 from demo_node.mesh.pacing import Pacer
 from demo_node.mesh.peer_id import decode_peer_id_bytes
 from demo_node.mesh.yamux import PatientYamux, pace, write_whole
-from demo_node.views import Figure
+from demo_node.observer import Figure
 
 HOP: Final = PROTOCOL_ID
 """Whoever speaks it is a relay."""

@@ -25,7 +25,8 @@ from demo_node.observe.events import EVENTS
 from demo_node.observe.metrics import METRICS, PHASES
 from demo_node.observe.recent import Recent
 from demo_node.observe.sampling import NO_ROUNDS, Sampling, compute_trace_id
-from demo_node.views import READY, Figure, NodeState, Outcome, RoundView, StatusView
+from demo_node.observer import Figure
+from demo_node.views import READY, NodeState, Outcome, RoundView, StatusView
 from demo_protocol.manifest import PROTOCOL_VERSION
 
 # Else each child of a counter or histogram brings a `_created` series.
@@ -36,7 +37,7 @@ RESULTS: Final = (Outcome.RECORDED, Outcome.LATE)
 
 
 class Meter:
-    """Implements views.RoundObserver. Every node has a registry of its own.
+    """Implements observer.RoundObserver. Every node has a registry of its own.
 
     All series are made at once; whatever is fed finds its own, or raises KeyError: nothing that
     comes from outside can make one more.

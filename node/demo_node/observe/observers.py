@@ -5,13 +5,14 @@ from collections.abc import Iterable, Sequence
 
 from demo_node.observe.events import DETAILS, EVENTS, WARNING
 from demo_node.observe.log import NodeLog
-from demo_node.views import Figure, NodeState, Outcome, RoundObserver, RoundView, StatusView
+from demo_node.observer import Figure, RoundObserver
+from demo_node.views import NodeState, Outcome, RoundView, StatusView
 
 KNOWN = {**EVENTS, **DETAILS}
 
 
 class LogObserver:
-    """Implements views.RoundObserver: one line per round, per change of state, per event."""
+    """Implements observer.RoundObserver: one line per round, per change of state, per event."""
 
     def __init__(self, log: NodeLog) -> None:
         self._log = log

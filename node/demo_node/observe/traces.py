@@ -21,7 +21,8 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import Span, Status, StatusCode, set_span_in_context
 
 from demo_node.observe.sampling import Sampling, compute_trace_id
-from demo_node.views import Figure, Outcome, RoundView, StatusView
+from demo_node.observer import Figure
+from demo_node.views import Outcome, RoundView, StatusView
 
 MS: Final = 1_000_000
 """Nanoseconds: the unit of spans."""
@@ -118,7 +119,7 @@ def _listen_to_opentelemetry() -> Reason:
 
 
 class RoundTraces:
-    """Implements views.RoundObserver: makes spans of sampled rounds."""
+    """Implements observer.RoundObserver: makes spans of sampled rounds."""
 
     def __init__(
         self,

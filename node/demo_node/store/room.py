@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from demo_node.views import Figure
+from demo_node.observer import Figure
 
 LOOK_S: Final = 5.0
 """Between two looks: a disk does not fill in less."""

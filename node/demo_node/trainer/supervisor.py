@@ -14,6 +14,7 @@ from typing import Final
 
 import grpc
 
+from demo_node.observer import Figure
 from demo_node.ports import LearnerLost
 from demo_node.trainer.child import run_child
 from demo_node.trainer.faults import to_error
@@ -28,7 +29,6 @@ from demo_node.trainer.settings import (
     compute_threads,
 )
 from demo_node.trainer.usage import CpuTotal, read_usage
-from demo_node.views import Figure
 
 START_S: Final = 120.0
 """From fork to the first answer; well under a second when nothing is wrong."""

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable
 
-from demo_node.views import Figure, RoundView, StatusView
+from demo_node.observer import Figure
+from demo_node.views import RoundView, StatusView
 
 
 class SilentObserver:
-    """Implements views.RoundObserver."""
+    """Implements observer.RoundObserver."""
 
     def __init__(self) -> None:
         self.rounds: list[RoundView] = []
