@@ -31,7 +31,7 @@ from demo_node.mesh.peer_id import encode_peer_id
 from demo_node.ports import BanView
 from demo_node.views import RoundView
 from tests.cli.command import COMMAND, ROOT
-from tests.e2e.attacker import SORTS
+from tests.e2e.harms import SORTS
 from tests.e2e.nodes import RunningNode, make_run, started
 from tests.e2e.processes import measure_cpu_seconds
 from tests.needs import needs, needs_root
