@@ -1,20 +1,16 @@
-"""A mesh inside one process, for tests and the simulator. asyncio only: works on a virtual clock.
-
-What comes when is decided by plain functions of the link; nothing here reads a clock or rolls dice.
-"""
+"""A mesh inside one process, for tests and the simulator; asyncio only, as for a virtual clock."""
 
 import asyncio
 import contextlib
 import functools
-import heapq
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from demo_node.mesh.account import USES, Totals
 from demo_node.mesh.bounds import COPIES_AT_ONCE, TOPIC_BYTES_MAX
 from demo_node.mesh.guard import Guard
+from demo_node.mesh.memory_links import Cut, DelayS, Lost, MemoryLinks
 from demo_node.mesh.peer_id import encode_peer_id
 from demo_node.mesh.tally import Tally
 from demo_node.ports import (
@@ -45,23 +41,6 @@ from demo_protocol.errors import LocalFault
 SEEN_MAX: Final = 4096
 """Messages a node remembers to know duplicates; the oldest are forgotten first."""
 
-DelayS = Callable[[bytes, bytes, int], float]
-"""(sender, receiver, bytes) -> seconds on the way. Called once per transmission."""
-
-Lost = Callable[[bytes, bytes, int], bool]
-"""(sender, receiver, bytes) -> does this transmission get lost?"""
-
-Cut = Callable[[bytes, bytes], bool]
-"""(sender, receiver) -> is this link down now? Asked at sending and at arrival."""
-
-
-class Carrier(Protocol):
-    """Links that carry only so much."""
-
-    async def carry(self, sender: bytes, receiver: bytes, size: int, on_piece: OnPiece) -> None:
-        """Return when so many bytes of a reply are through; `on_piece` hears of every part sent."""
-        ...
-
 
 @dataclass(frozen=True, slots=True)
 class _Message:
@@ -73,11 +52,8 @@ class _Message:
     content: bytes
 
 
-class MemoryNetwork:
-    """What connects memory meshes: links with delay, loss and cuts.
-
-    Deliveries happen in order of time, and those of one moment in the order of their sending.
-    """
+class MemoryNetwork(MemoryLinks):
+    """Who is there, and the links between them."""
 
     def __init__(
         self,
@@ -86,15 +62,9 @@ class MemoryNetwork:
         is_lost: Lost = lambda sender, receiver, size: False,
         is_cut: Cut = lambda sender, receiver: False,
     ) -> None:
-        self.delay_s = delay_s
-        self.is_lost = is_lost
-        self.is_cut = is_cut
-        self.carrier: Carrier | None = None
-        """What limits replies in both directions; None: nothing does."""
+        super().__init__(delay_s=delay_s, is_lost=is_lost, is_cut=is_cut)
         self._meshes: dict[bytes, MemoryMesh] = {}
         self._at: dict[str, MemoryMesh] = {}
-        self._transit: list[tuple[float, int, Callable[[], None]]] = []
-        self._sent = 0
         self._published = 0
 
     def add(self, peer: bytes) -> "MemoryMesh":
@@ -133,26 +103,6 @@ class MemoryNetwork:
         """A number no message had before, not of an earlier mesh of the same key either."""
         self._published += 1
         return self._published
-
-    def send(self, sender: bytes, receiver: bytes, size: int, arrive: Callable[[], None]) -> None:
-        """Call `arrive` when `size` bytes have travelled the link, or never."""
-        if self.is_cut(sender, receiver) or self.is_lost(sender, receiver, size):
-            return
-        loop = asyncio.get_running_loop()
-        due = loop.time() + self.delay_s(sender, receiver, size)
-        self._sent += 1
-
-        def unless_cut() -> None:
-            if not self.is_cut(sender, receiver):
-                arrive()
-
-        # The loop does not keep the order of equal times, so a heap of our own does.
-        heapq.heappush(self._transit, (due, self._sent, unless_cut))
-        loop.call_at(due, self._deliver_next)
-
-    def _deliver_next(self) -> None:
-        _, _, arrive = heapq.heappop(self._transit)
-        arrive()
 
 
 class MemoryMesh:

@@ -52,7 +52,7 @@ class _Uplink:
 
 
 class LinkRates:
-    """Implements `mesh.memory.Carrier`. `rates`: (up, down) of a node, in bits a second."""
+    """Implements `mesh.memory_links.Carrier`. `rates`: (up, down) of a node, in bits a second."""
 
     def __init__(self, rates: Callable[[bytes], tuple[float, float]]) -> None:
         self._rates = rates
