@@ -3,30 +3,23 @@
 import asyncio
 import contextlib
 import os
-import re
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from demo_node.mesh import bounds
-from demo_node.mesh.addresses import (
-    decode_address,
-    expand_address,
-    split_address,
-    split_circuit,
-)
+from demo_node.mesh.addresses import decode_address, expand_address
 from demo_node.mesh.guard import Guard
 from demo_node.mesh.hivemind.blobs import Blobs
-from demo_node.mesh.hivemind.limits import (
-    ADDRESSES_MAX,
-    ANNOUNCE_S,
-    BLOB,
-    FOUND_MAX,
-    LINK,
-    PLACE_BYTES_MAX,
-)
-from demo_node.mesh.hivemind.links import Link, Links
+from demo_node.mesh.hivemind.dial import classify
+from demo_node.mesh.hivemind.limits import ANNOUNCE_S, BLOB, FOUND_MAX, LINK
+from demo_node.mesh.hivemind.links import Links
 from demo_node.mesh.hivemind.pacing import Pacer
+from demo_node.mesh.hivemind.places import (
+    choose_places,
+    find_address,
+    is_relay_address,
+    reserve,
+)
 from demo_node.mesh.hivemind.sidecar import Sidecar
 from demo_node.mesh.hivemind.streams import Meter
 from demo_node.mesh.peer_id import encode_peer_id
@@ -49,9 +42,8 @@ from demo_node.ports import (
     ignore_answered,
     ignore_piece,
 )
-from demo_protocol.errors import ConfigError, LocalFault
+from demo_protocol.errors import LocalFault
 from demo_protocol.limits import PEER_BYTES
-from demo_protocol.networks import is_for
 
 OPEN_S: Final = 10.0
 """For a stream to a peer that is connected."""
@@ -95,7 +87,7 @@ class HivemindMesh:
         self._seed = seed
         self._listen = tuple(listen)
         self._announce = tuple(announce)
-        self._relays = [relay for relay in relays if _is_relay_address(relay)]
+        self._relays = [relay for relay in relays if is_relay_address(relay)]
         self._is_relay = is_relay
         self._discovers = discovers
         self._on_event = on_event
@@ -125,7 +117,7 @@ class HivemindMesh:
     async def start(self) -> None:
         """Begin to listen. Raises ConfigError where the operator must change something."""
         self._ended = asyncio.get_running_loop().create_future()
-        self._listen = tuple(_reserve(address) for address in self._listen)
+        self._listen = tuple(reserve(address) for address in self._listen)
         settings: Mapping[str, object] = {
             "seed": self._seed.hex(),
             "listen": self._listen,
@@ -172,7 +164,7 @@ class HivemindMesh:
         return [
             PeerView(
                 link.peer,
-                _find_address(link),
+                find_address(link),
                 link.outbound,
                 int(lasted_s),
                 score=self._guard.score(link.peer),
@@ -286,7 +278,7 @@ class HivemindMesh:
             text = f"{places[0]} did not answer in {bounds.CONNECT_S:.0f} s"
             raise Unreachable(text) from None
         except Unreachable as error:
-            result, reason = _classify(str(error))
+            result, reason = classify(str(error))
             self._tally.dials[result] += 1
             raise Unreachable(f"{places[0]}: {reason}") from None
         finally:
@@ -359,7 +351,7 @@ class HivemindMesh:
         room = CONNECTIONS_WANTED - len(views)
         for name, told in list(found.items())[:FOUND_MAX]:
             peer = bytes.fromhex(name)
-            places = _choose_places(told, [view.address for view in views])
+            places = choose_places(told, [view.address for view in views])
             recent = now_s - self._tried_s.get(peer, -ANNOUNCE_S) < ANNOUNCE_S
             skip = recent or len(peer) != PEER_BYTES or self._links.is_connected(peer)
             skip = skip or self._guard.is_banned(peer)
@@ -386,80 +378,3 @@ class HivemindMesh:
     def _fail(self, error: Exception) -> None:
         if not self._ended.done():
             self._ended.set_exception(error)
-
-
-def _reserve(address: str) -> str:
-    """The address, its port chosen where it is 0. Raises ConfigError where it is in use.
-
-    p2pd sets SO_REUSEPORT: two on one port would share its connections at random.
-    """
-    host, port = split_address(address)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-            probe.listen(1)
-        except OSError as error:
-            raise ConfigError(
-                f"mesh: cannot listen on port {port} of {host}: {error.strerror}; name another"
-            ) from None
-        return f"{address.rpartition('/')[0]}/{probe.getsockname()[1]}"
-
-
-def _find_address(link: Link) -> str:
-    """Where the peer can be dialled, as far as is known.
-
-    For one that dialled us that is the host we see, with a port that it says it listens on.
-    """
-    seen = link.address.removesuffix(f"/p2p/{encode_peer_id(link.peer)}")
-    if not link.outbound and "/p2p-circuit" not in seen:
-        host = seen.split("/")[:3]
-        told = sorted((p.split("/") for p in link.places), key=lambda place: place[:3] != host)
-        ports = [t[4] for t in told if t[3:4] == ["tcp"] and t[4:5] and t[4].isdecimal()]
-        if ports:
-            seen = "/".join([*host, "tcp", ports[0]])
-    return f"{seen}/p2p/{encode_peer_id(link.peer)}"
-
-
-def _is_relay_address(text: str) -> bool:
-    """A full multiaddr of a peer itself: /dnsaddr is none, nor what leads there by a relay."""
-    try:
-        where, _ = decode_address(text)
-    except ValueError:
-        return False
-    return split_circuit(where) is None
-
-
-def _choose_places(told: Sequence[str], met: Sequence[str]) -> list[str]:
-    """Of a member's addresses those that are its to tell: none of our own network's by strangers.
-
-    Whoever we are connected to shows how far our network reaches.
-    """
-    good = [t for t in told[:ADDRESSES_MAX] if len(t) <= PLACE_BYTES_MAX and _is_place(t)]
-    return [place for place in good if all(is_for(place, other) for other in met)]
-
-
-def _is_place(text: str) -> bool:
-    """An address that p2pd may be told to dial, by way of a relay or not."""
-    direct = r"/(ip4|ip6|dns|dns4|dns6)/[\w.:-]+/tcp/\d{1,5}"
-    return bool(re.fullmatch(rf"{direct}(/p2p/\w{{40,64}}/p2p-circuit)?", text))
-
-
-def _classify(error: str) -> tuple[DialResult, str]:
-    """What kind of failure a failed dial was, and a few words for the operator."""
-    if "connection refused" in error:
-        return DialResult.REFUSED, "Connection refused"
-    found = re.search(r"remote key matches (\w+)", error)
-    if found:
-        return DialResult.FAILED, f"another node answers there, {found[1]}"
-    if "protocols not supported" in error:
-        text = "a node answers there whose mesh is another one: see --mesh"
-        return DialResult.FAILED, text
-    if "no such host" in error or "failed to resolve" in error:
-        return DialResult.FAILED, "no such host"
-    if "dial backoff" in error:
-        return DialResult.FAILED, "dialled in vain a moment ago; in some seconds again"
-    if "deadline exceeded" in error or "i/o timeout" in error or "does not answer" in error:
-        return DialResult.TIMED_OUT, "it does not answer"
-    return DialResult.FAILED, error.splitlines()[0].removeprefix("Connect failed. msg=")[:200]
