@@ -1,24 +1,20 @@
 """The mesh of a real node: `ports.Mesh` over py-libp2p, a trio guest of the asyncio loop."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import trio
 from libp2p.exceptions import BaseLibp2pError
-from libp2p.network.connection.swarm_connection import SwarmConn
 from libp2p.peer.id import ID
-from libp2p.rcmgr import Direction
 from libp2p.tools.anyio_service import background_trio_service
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
-from demo_node.mesh import bounds
-from demo_node.mesh.addresses import CIRCUIT, decode_address, expand_address, split_circuit
+from demo_node.mesh.addresses import CIRCUIT, expand_address, split_circuit
 from demo_node.mesh.blob import BlobProtocol
 from demo_node.mesh.circuits import Circuits
 from demo_node.mesh.contacts import Contacts
-from demo_node.mesh.dial import classify, explain
 from demo_node.mesh.dial_back import dial_back
+from demo_node.mesh.dialling import Dials, check_dial
 from demo_node.mesh.gossip import Gossip
 from demo_node.mesh.guard import Guard, OnEvent
 from demo_node.mesh.guest import Guest, GuestClosed
@@ -26,17 +22,18 @@ from demo_node.mesh.host import build_host, close_listeners, get_swarm, listen
 from demo_node.mesh.kad import Kad
 from demo_node.mesh.kad_counters import KadCounters
 from demo_node.mesh.kad_host import Links
+from demo_node.mesh.life import Life
 from demo_node.mesh.mending import Mender
 from demo_node.mesh.pacing import Pacer
 from demo_node.mesh.peer_id import decode_peer_id_bytes, encode_peer_id, encode_peer_id_bytes
+from demo_node.mesh.peers import Peers
 from demo_node.mesh.places import Places, find_circuit, spell
 from demo_node.mesh.private import OnStranger
 from demo_node.mesh.receiving import Told
-from demo_node.mesh.relaying import HOP, Relay
+from demo_node.mesh.relaying import Relay
 from demo_node.mesh.tally import Tally
 from demo_node.mesh.transport import MeteredTCP
 from demo_node.mesh.uplink_meter import UplinkMeter
-from demo_node.mesh.yamux import PatientYamux
 from demo_node.observer import Figure
 from demo_node.ports import (
     BanView,
@@ -60,9 +57,6 @@ from demo_node.ports import (
 )
 from demo_protocol.errors import LocalFault
 from demo_protocol.reach import DialBack
-
-if TYPE_CHECKING:
-    from trio_typing import TaskStatus  # a dependency of libp2p; its stubs shadow trio's types
 
 T = TypeVar("T")
 
@@ -95,7 +89,7 @@ class Libp2pMesh:
         is_relay: bool = False,
     ) -> None:
         self._upload, self._download = Pacer(upload_bytes_per_s), Pacer(download_bytes_per_s)
-        self._guard = Guard(close=self._close, on_event=on_event)
+        self._guard = Guard(close=lambda peer: self._peers.close(peer), on_event=on_event)
         self._tcp = tcp = MeteredTCP(
             self._upload,
             self._download,
@@ -116,12 +110,16 @@ class Libp2pMesh:
         self._places = Places(self._host, self._swarm)
         self._peer = decode_peer_id_bytes(self._host.get_id().to_bytes())
         self._guard.me = self._peer
-        self._gossip = Gossip(self._host, self._fail)
+        self._life = Life(self._live, self._tcp.abort)
+        self._gossip = Gossip(self._host, self._life.fail)
+        self._peers = Peers(
+            self._host, self._swarm, self._places, self._contacts, self._guard, self._gossip
+        )
         self._blobs = BlobProtocol(
             self._host,
             self._answer,
             lambda *what: self._on_answered(*what),
-            self._fail,
+            self._life.fail,
             self._upload,
             self._download,
             self._meter,
@@ -130,17 +128,11 @@ class Libp2pMesh:
         self._relay = Relay(self._host, self._upload, self._may_carry) if is_relay else None
         self._on_blob: OnBlob | None = None
         self._on_answered: OnAnswered = ignore_answered
-        self._dials: dict[bytes, trio.Lock] = {}
-        self._dial_slots = trio.CapacityLimiter(bounds.DIALS_MAX)
+        self._dials = Dials(self._tally)
         self._kad = self._make_kad() if kad else None
         self._shared_guest = guest
         self._guest: Guest
         self._nursery: trio.Nursery
-        self._scope = trio.CancelScope()
-        self._fault: Exception | None = None
-        self._faulted = trio.Event()
-        self._started = False
-        self._ended: asyncio.Future[None]
 
     @property
     def peer(self) -> bytes:
@@ -149,27 +141,24 @@ class Libp2pMesh:
 
     async def start(self) -> None:
         """Begin to listen. Raises ConfigError where the operator must choose another address."""
-        self._ended = asyncio.get_running_loop().create_future()
         if self._shared_guest is None:
             self._guest = Guest()
             await self._guest.start()
         else:
             self._guest = self._shared_guest
         try:
-            await self._guest.spawn(self._run)
+            await self._life.begin(self._guest)
         except BaseException:
             await self.stop()
             raise
 
     async def wait(self) -> None:
         """Return when the mesh has ended; raise what ended it. Some task has to watch this."""
-        await asyncio.shield(self._ended)
+        await self._life.wait()
 
     async def stop(self) -> None:
         """Close every connection and end. Raises nothing; twice is fine."""
-        self._scope.cancel()
-        await asyncio.wait([self._ended])
-        self._ended.exception()  # marked as seen: nobody may have been waiting
+        await self._life.end()
         if self._shared_guest is None:
             await self._guest.stop()
 
@@ -195,26 +184,7 @@ class Libp2pMesh:
 
     def peers(self) -> list[PeerView]:
         """Who is connected now, each once."""
-        views = []
-        for peer_id, connections in self._swarm.connections.items():
-            live = [c for c in connections if isinstance(c, SwarmConn) and not c.is_closed]
-            if not live:
-                continue
-            try:
-                peer = decode_peer_id_bytes(peer_id.to_bytes())
-            except ValueError:  # no key of ours: it can connect, but not take part
-                continue
-            direct = [c for c in live if not find_circuit(c)] or live
-            outbound = [c for c in direct if c.direction == Direction.OUTBOUND]
-            connection = (outbound or direct)[0]
-            address = f"{self._places.address_of(peer_id, connection)}/p2p/{encode_peer_id(peer)}"
-            lasted_s = int(self._contacts.lasted_s(peer))
-            score = self._guard.score(peer)
-            elsewhere = self._gossip.is_elsewhere(peer_id)
-            views.append(
-                PeerView(peer, address, bool(outbound), lasted_s, score=score, elsewhere=elsewhere)
-            )
-        return views
+        return self._peers.views()
 
     def counters(self) -> MeshCounters:
         """What was done since start; bytes are those of all TCP streams."""
@@ -281,27 +251,11 @@ class Libp2pMesh:
 
         The host is a number: names are looked up by `Peering` (trap 46).
         """
-        where, peer = self._check_dial(address)
+        where, peer = check_dial(address, self._guard)
         if (relay := split_circuit(where)) is not None:
             await self._call(self._dial, *relay)
         await self._call(self._dial, where, peer)
         return peer
-
-    def _check_dial(self, address: str) -> tuple[str, bytes]:
-        """Where to dial whom. Raises Unreachable for whom nobody here dials."""
-        try:
-            where, peer = decode_address(address)
-        except ValueError as error:
-            raise Unreachable(str(error)) from None
-        relay = split_circuit(where)
-        if peer == self._peer or (relay and relay[1] == self._peer):
-            raise Unreachable(f"{address} is this node itself")
-        if where.startswith("/dns"):
-            raise Unreachable(f"{address} names a host that was not looked up")
-        for key in [peer, *(relay or ())[1:]]:
-            if self._guard.is_banned(key):
-                raise Unreachable(f"{encode_peer_id(key)} is banned here")
-        return where, peer
 
     async def publish(self, topic: Topic, message: bytes) -> None:
         """Hand `message` to the gossip mesh. Raises LocalFault over the size limit."""
@@ -342,13 +296,7 @@ class Libp2pMesh:
 
     def relays(self) -> dict[bytes, str]:
         """Connected peers that carry others, each with the address at which we dialled it."""
-        found = {}
-        for view in self.peers():
-            peer_id = ID(encode_peer_id_bytes(view.peer))
-            is_dialled = view.outbound and CIRCUIT not in view.address
-            if is_dialled and self._host.get_peerstore().supports_protocols(peer_id, [HOP]):
-                found[view.peer] = view.address
-        return found
+        return self._peers.relays()
 
     async def reserve(self, relay: bytes) -> float:
         """Have a connected relay bring circuits to us: for how many seconds. Raises Unreachable."""
@@ -374,21 +322,7 @@ class Libp2pMesh:
 
     # From here on, trio code.
 
-    async def _run(self, *, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
-        """Live until the scope is cancelled, or something fails."""
-        try:
-            with self._scope:
-                await self._live(task_status)
-        except Exception as error:
-            if not self._started:
-                raise _single(error) from None  # to `start`
-            self._ended.set_exception(_single(error))  # to `wait`
-        finally:
-            self._tcp.abort()
-            if not self._ended.done():
-                self._ended.set_result(None)
-
-    async def _live(self, task_status: "TaskStatus[None]") -> None:
+    async def _live(self) -> None:
         async with (
             self._host.run(listen_addrs=[]),
             background_trio_service(self._gossip.pubsub),  # before any connection (trap 14)
@@ -401,11 +335,7 @@ class Libp2pMesh:
             self._nursery.start_soon(Mender(self._gossip).run)
             try:
                 await listen(self._host, self._listen)
-                self._started = True
-                task_status.started()
-                await self._faulted.wait()
-                assert self._fault is not None
-                raise self._fault
+                await self._life.last()
             finally:
                 self._circuits.nursery = None
                 if self._tcp.circuits or (self._relay and self._relay.circuits):
@@ -415,11 +345,6 @@ class Libp2pMesh:
     def _may_carry(self, peer: bytes, *, reserves: bool) -> bool:
         """Whom nobody can dial cannot bring circuits to others."""
         return self.carries(peer) and not (reserves and self._circuits.reserved_until_s)
-
-    def _fail(self, error: Exception) -> None:
-        if self._fault is None:
-            self._fault = error
-            self._faulted.set()
 
     async def _answer(self, peer: bytes, request: BlobRequest) -> bytes | None:
         if self._on_blob is None:
@@ -434,60 +359,33 @@ class Libp2pMesh:
         where it remembers several (trap 28).
         """
         peer_id = ID(encode_peer_id_bytes(peer))
-        lock = self._dials.setdefault(peer, trio.Lock())
-        try:
-            async with lock, self._dial_slots:
-                with trio.fail_after(bounds.CONNECT_S):
-                    relay = split_circuit(where)
-                    if not self._is_connected(peer_id, or_relayed=relay is not None):
-                        if relay is None:
-                            await self._swarm.dial_addr(Multiaddr(where), peer_id)
-                        else:
-                            relay_id = ID(encode_peer_id_bytes(relay[1]))
-                            await self._circuits.dial(relay_id, peer_id)
-                        self._tally.dials[DialResult.CONNECTED] += 1
-        except trio.TooSlowError:
-            self._tally.dials[DialResult.TIMED_OUT] += 1
-            raise Unreachable(f"{where} did not answer in {bounds.CONNECT_S:.0f} s") from None
-        except (BaseLibp2pError, OSError, ValueError) as error:
-            self._tally.dials[classify(error)] += 1
-            raise Unreachable(f"{where}: {explain(error)}") from None
-        finally:
-            if not lock.statistics().tasks_waiting and not lock.locked():
-                self._dials.pop(peer, None)
+        async with self._dials.turn(peer, where):
+            relay = split_circuit(where)
+            if self._is_connected(peer_id, or_relayed=relay is not None):
+                return
+            if relay is None:
+                await self._swarm.dial_addr(Multiaddr(where), peer_id)
+            else:
+                await self._circuits.dial(ID(encode_peer_id_bytes(relay[1])), peer_id)
+            self._tally.dials[DialResult.CONNECTED] += 1
 
     async def _dial_heard(self, address: str) -> None:
         """Dial whom the DHT names, by the same rules as anybody, but by no relay."""
-        where, peer = self._check_dial(address)
+        where, peer = check_dial(address, self._guard)
         if split_circuit(where) is not None:
             raise Unreachable(f"{address} leads by way of a relay, and those are for members")
         await self._dial(where, peer)
 
     def _make_kad(self) -> Kad:
-        def find_address(peer_id: ID) -> str:
-            found = self._swarm.get_connections(peer_id)
-            live = [c for c in found if isinstance(c, SwarmConn) and not c.is_closed]
-            direct = [c for c in live if find_circuit(c) is None]
-            return self._places.address_of(peer_id, direct[0]) if direct else ""
-
         links = Links(
             swarm=self._swarm,
-            find_address=find_address,
+            find_address=self._peers.find_direct,
             own_addresses=lambda: [
                 a.rpartition("/p2p/")[0] for a in self.addresses() if CIRCUIT not in a
             ],
             dial=self._dial_heard,
         )
         return Kad(self._host, links, self._gossip.is_ours)
-
-    def _close(self, peer: bytes) -> list[str]:
-        """End all connections of a peer; the hosts from which it had dialled."""
-        found = self._swarm.get_connections(ID(encode_peer_id_bytes(peer)))
-        sockets = [c.muxed_conn.socket for c in found if isinstance(c.muxed_conn, PatientYamux)]
-        hosts = [socket.inbound_host for socket in sockets if socket.inbound_host]
-        for socket in sockets:
-            socket.abort()
-        return hosts
 
     def _is_connected(self, peer_id: ID, *, or_relayed: bool = True) -> bool:
         found = self._swarm.get_connections(peer_id)
@@ -496,10 +394,3 @@ class Libp2pMesh:
 
 async def _as_coroutine(on_blob: OnBlob, peer: bytes, request: BlobRequest) -> bytes | None:
     return await on_blob(peer, request)
-
-
-def _single(error: Exception) -> Exception:
-    """What the nurseries on its way have wrapped, where that is one error."""
-    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
