@@ -42,11 +42,12 @@ def test_strangers_are_sent_on_and_take_nothing_from_members() -> None:
     strangers = [number(n) for n in range(10, 30)]
     assert not any(copies.may_give(NAME, who) for _ in range(SENT_ON_MAX) for who in strangers)
     assert all(copies.may_give(NAME, who) for who in strangers)  # they have found nobody else
-    for who in strangers:
-        copies.answered(NAME, who, is_given=False)  # calls it off: no copy comes back by that
     assert [copies.may_give(NAME, number(n)) for n in range(COPIES_MAX + 1)] == (
         [True] * COPIES_MAX + [False]
     )
+    for who in strangers:
+        copies.answered(NAME, who, is_given=False)  # calls it off: no copy comes back by that
+    assert not copies.may_give(NAME, number(COPIES_MAX + 1))
 
 
 def test_what_is_old_is_given_to_whoever_asks_and_forgotten() -> None:
