@@ -218,6 +218,6 @@ def _at(port: int, host: Host) -> str:
 async def _dial_anyway(host: Host, peer: Host) -> None:
     """Dial as if the other's dial had not come yet: what one look earlier would have done."""
     with pytest.MonkeyPatch.context() as patch:
-        never: Callable[..., bool] = lambda peer_id: False  # noqa: E731
+        never: Callable[..., bool] = lambda peer_id, *, or_relayed=True: False  # noqa: E731
         patch.setattr(host.mesh, "_is_connected", never)
         await host.mesh.connect(peer.address)

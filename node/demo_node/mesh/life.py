@@ -26,7 +26,7 @@ class Life:
         self._faulted = trio.Event()
         self._task_status: TaskStatus[None]
         self._started = False
-        self._ended: asyncio.Future[None]
+        self._ended: asyncio.Future[None] | None = None  # it has not begun
 
     async def begin(self, guest: Guest) -> None:
         """Return when `live` has come to `last`. Raises what ended it before."""
@@ -35,10 +35,13 @@ class Life:
 
     async def wait(self) -> None:
         """Return when it has ended; raise what ended it."""
+        assert self._ended is not None
         await asyncio.shield(self._ended)
 
     async def end(self) -> None:
         """Cancel it and wait until it has ended. Raises nothing; twice is fine."""
+        if self._ended is None:
+            return
         self._scope.cancel()
         await asyncio.wait([self._ended])
         self._ended.exception()  # marked as seen: nobody may have been waiting
@@ -61,6 +64,7 @@ class Life:
 
     async def _run(self, *, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
         """Live until the scope is cancelled, or something fails."""
+        assert self._ended is not None
         self._task_status = task_status
         try:
             with self._scope:
