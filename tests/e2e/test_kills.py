@@ -102,7 +102,8 @@ def test_the_swarm_survives_and_says_so(killed_swarm: KilledSwarm) -> None:
 def test_every_fault_of_the_plan_was_inflicted(killed_swarm: KilledSwarm) -> None:
     document = killed_swarm.document
     told = [(fault["node"], Do(fault["kind"])) for fault in document["faults"]]
-    assert told == [(*fault.nodes, fault.do) for fault in PLAN]
+    # Not in its order: a trainer dies once there is one, and its node may be on its way back.
+    assert sorted(told) == sorted((*fault.nodes, fault.do) for fault in PLAN)
     assert document["kills"] == sum(fault.do is not Do.STOP for fault in PLAN)
     assert document["stalls"] == sum(fault.do is Do.STOP for fault in PLAN)
     assert document["joins"] == sum(fault.do is Do.KILL for fault in PLAN)
