@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from demo_node.mesh import bounds
+from demo_node.mesh.blob import PROTOCOL
 from demo_node.mesh.guest import Guest
 from demo_node.mesh.libp2p import Libp2pMesh
 from demo_node.mesh.peer_id import encode_peer_id
-from demo_node.ports import Topic, Unreachable
+from demo_node.ports import Blob, BlobRequest, Topic, Unreachable
 from tests.mesh.hosts import Host, free_port, hosts, link, on_uvloop, seed
 from tests.waiting import wait_until
 
@@ -151,6 +152,38 @@ async def test_two_that_dial_each_other_at_once_end_with_one_connection() -> Non
 
 
 @on_uvloop
+async def test_a_request_outlives_its_connection_where_the_peer_has_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of two that cross one is closed, when somebody may just have asked by it."""
+    monkeypatch.setattr(bounds, "CROSSING_S", 0.0)  # both stay until the first is asked by
+    times = 0
+
+    async def answer(peer: bytes, request: BlobRequest) -> bytes:
+        nonlocal times
+        times += 1
+        if request.key == b"gone" or times == 1:
+            await a.mesh._guest.call(_close_asked, a, b)
+        return request.key
+
+    async def pull(key: bytes) -> bytes:
+        request = BlobRequest(Blob.PAYLOAD, key)
+        return await b.mesh.request(a.mesh.peer, request, bytes_max=9, timeout_s=20)
+
+    async with hosts(2, join=False) as (a, b):
+        a.on_blob = answer
+        for each in (a, b):
+            await each.join()
+        await asyncio.gather(_dial_anyway(a, b), _dial_anyway(b, a))
+        await wait_until(lambda: _connections(a, b) == _connections(b, a) == 2)
+        assert await pull(b"here") == b"here"
+        assert times == 2
+        with pytest.raises(Unreachable, match="broke off"):  # and not with its last one
+            await pull(b"gone")
+        assert times == 3
+
+
+@on_uvloop
 async def test_two_with_one_key_hear_each_other_and_everybody_else() -> None:
     """Trap 41: the library sends gossip to one of them only, and none to an author."""
     async with hosts(2) as (a, b):
@@ -213,6 +246,13 @@ def _port(host: Host) -> int:
 
 def _at(port: int, host: Host) -> str:
     return f"/ip4/127.0.0.1/tcp/{port}/p2p/{encode_peer_id(host.mesh.peer)}"
+
+
+async def _close_asked(host: Host, peer: Host) -> None:
+    """End the connection by which a request of the peer has come."""
+    for connection in host.mesh._swarm.get_connections(peer.mesh._host.get_id()):
+        if any(s.get_protocol() == PROTOCOL for s in connection.get_streams()):
+            await connection.close()
 
 
 async def _dial_anyway(host: Host, peer: Host) -> None:

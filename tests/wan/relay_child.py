@@ -87,15 +87,15 @@ class Finder:
             case _:
                 raise AssertionError(what)
 
-    async def _pull(self, peer: str, size: str) -> int:
-        """How many bytes come, 0 where nobody is there."""
+    async def _pull(self, peer: str, size: str) -> int | str:
+        """How many bytes come, or why none do."""
         request = BlobRequest(Blob.PAYLOAD, size.encode())
         try:
             raw = await self.mesh.request(
                 bytes.fromhex(peer), request, bytes_max=1 << 22, timeout_s=PULL_S
             )
-        except Unreachable:
-            return 0
+        except Unreachable as error:
+            return str(error)
         return len(raw)
 
 

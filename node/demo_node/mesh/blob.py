@@ -37,7 +37,7 @@ from demo_node.mesh.peer_id import decode_peer_id_bytes, encode_peer_id, encode_
 from demo_node.mesh.receiving import Receiving, Told
 from demo_node.mesh.turns import Found, Lines, Pulls, Served
 from demo_node.mesh.uplink_meter import UplinkMeter
-from demo_node.mesh.yamux import blame, count_unread, mark, pace, watch_stall
+from demo_node.mesh.yamux import blame, count_unread, has_ended, mark, pace, watch_stall
 from demo_node.ports import (
     Blob,
     BlobRequest,
@@ -53,6 +53,11 @@ CHOICE: Final = encode_delim(MULTISELECT_PROTOCOL_ID.encode()) + encode_delim(PR
 
 _STREAM_ERRORS: Final = (BaseLibp2pError, trio.TooSlowError, OSError, EOFError)
 """What a stream's operations raise for reasons that lie outside; anything else is a bug."""
+
+
+class _Ended(EOFError):
+    """The connection ended that a request was made by."""
+
 
 Answer = Callable[[bytes, BlobRequest], Awaitable[bytes | None]]
 """`OnBlob`, callable from trio."""
@@ -99,9 +104,7 @@ class BlobProtocol:
         try:
             with trio.fail_after(timeout_s) as scope:
                 async with self._slot(peer, request.kind):
-                    receiving = Receiving(self._download, request.kind, bytes_max, scope, told)
-                    await receiving.wait_to_ask()
-                    return await self._ask(peer_id, request, bytes_max, receiving)
+                    return await self._ask_again(peer_id, request, bytes_max, scope, told)
         except trio.TooSlowError:
             raise Unreachable(f"{name} was too slow with {request.kind.name}") from None
         except Garbage as error:
@@ -109,6 +112,28 @@ class BlobProtocol:
         except _STREAM_ERRORS as error:
             reason = str(error) or type(error).__name__
             raise Unreachable(f"{name} broke off: {reason.splitlines()[0]}") from None
+
+    async def _ask_again(
+        self,
+        peer_id: ID,
+        request: BlobRequest,
+        bytes_max: int,
+        scope: trio.CancelScope,
+        told: Told,
+    ) -> bytes:
+        """Ask until the reply has come whole, as long as only a connection ends, and not the last.
+
+        Of two that dialled each other at once one closes a connection (`_drop_crossing`), when the
+        other may just have asked by it.
+        """
+        while True:
+            receiving = Receiving(self._download, request.kind, bytes_max, scope, told)
+            await receiving.wait_to_ask()
+            try:
+                return await self._ask(peer_id, request, bytes_max, receiving)
+            except _Ended:
+                if not self._host.get_network().get_connections(peer_id):
+                    raise
 
     async def _ask(
         self, peer_id: ID, request: BlobRequest, bytes_max: int, receiving: Receiving
@@ -123,6 +148,10 @@ class BlobProtocol:
             async with _finishing(stream):
                 try:
                     return await _telling(stream, _ask(stream, request, bytes_max, receiving))
+                except (BaseLibp2pError, EOFError) as error:
+                    if has_ended(stream):
+                        raise _Ended(str(error) or type(error).__name__) from error
+                    raise
                 finally:
                     unread = count_unread(stream)
         finally:

@@ -97,6 +97,11 @@ def count_unread(stream: INetStream) -> int:
     return len(muxed.conn.stream_buffers.get(muxed.stream_id, b""))
 
 
+def has_ended(stream: INetStream) -> bool:
+    """Whether its connection has, or is about to."""
+    return _find_muxed(stream).conn.event_shutting_down.is_set()
+
+
 def watch_stall(stream: INetStream) -> Callable[[], Offence | None]:
     """What is to be called when nothing came on the stream for long: is it its peer's doing?
 
