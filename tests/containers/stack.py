@@ -70,34 +70,34 @@ class Stack:
 
     def status(self, node: str) -> dict[str, Any]:
         """`demo-node status --json` inside of a container; empty where nothing answers."""
-        with contextlib.suppress(AssertionError):
-            said = self.engine.docker("exec", node, "demo-node", "status", "--json")
-            status: dict[str, Any] = json.loads(said)
-            return status
-        return {}
+        return self._demo(node, "status")
 
-    def wait_agreed(self, nodes: Sequence[str], beyond: int = 0) -> dict[str, Any]:
-        """Wait until these have stood at one record, later than number `beyond`; a status then.
+    def rounds(self, node: str) -> set[tuple[int, str, str]]:
+        """Number, record and digest of its newest rounds that have a record."""
+        return {
+            (shown["round"], shown["record"], shown["digest"])
+            for shown in self._demo(node, "rounds").get("rounds", [])
+            if shown["record"]
+        }
 
-        To ask seven takes longer than a round on a busy machine: where each stood is remembered.
+    def wait_agreed(self, nodes: Sequence[str], rounds: int = 1) -> dict[str, Any]:
+        """Wait until these have one record and one digest of a round to come; a status then.
+
+        That is one at least so many after the newest of now. They are asked what they stood at, and
+        not where they stand: to ask seven takes longer than a round.
         """
-        found: list[dict[str, Any]] = []
-        stood: list[set[tuple[str, str]]] = [set() for _ in nodes]
+        first = next(filter(None, map(self.status, nodes)), {"round": 0})["round"] + rounds
+        found: list[set[tuple[int, str, str]]] = []
 
         def is_agreed() -> bool:
-            found[:] = [self.status(node) for node in nodes]
-            for heads, one in zip(stood, found, strict=True):
-                if one.get("height", 0) > beyond:
-                    heads.add((one["head"], one["digest"]))
-            return bool(found[0]) and bool(set.intersection(*stood))
+            found[:] = [{one for one in self.rounds(node) if one[0] >= first} for node in nodes]
+            return bool(set.intersection(*found))
 
         try:
             wait_until_sync(is_agreed, STEP_S)
         except AssertionError:
-            keys = ("state", "height", "head", "digest", "peers")
-            told = [{key: one.get(key) for key in keys} for one in found]
-            raise AssertionError(f"{dict(zip(nodes, told, strict=True))}") from None
-        return found[0]
+            raise AssertionError(f"{dict(zip(nodes, found, strict=True))}") from None
+        return self.status(nodes[0])
 
     def ask(self, query: str) -> list[dict[str, Any]]:
         """Prometheus' answer, now."""
@@ -107,6 +107,14 @@ class Stack:
         """As a dashboard asks."""
         span = {"start": str(begin_s), "end": str(end_s), "step": "5"}
         return self._fetch("query_range", {"query": query, **span})
+
+    def _demo(self, node: str, command: str) -> dict[str, Any]:
+        with contextlib.suppress(AssertionError):
+            document: dict[str, Any] = json.loads(
+                self.engine.docker("exec", node, "demo-node", command, "--json")
+            )
+            return document
+        return {}
 
     def _fetch(self, path: str, fields: dict[str, str]) -> list[dict[str, Any]]:
         url = f"http://127.0.0.1:{self.prometheus_port}/api/v1/{path}"
