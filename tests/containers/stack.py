@@ -6,6 +6,7 @@ import socket
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from tests.containers.engine import Engine
@@ -90,7 +91,9 @@ class Stack:
         found: list[set[tuple[int, str, str]]] = []
 
         def is_agreed() -> bool:
-            found[:] = [{one for one in self.rounds(node) if one[0] >= first} for node in nodes]
+            with ThreadPoolExecutor() as threads:
+                told = list(threads.map(self.rounds, nodes))
+            found[:] = [{one for one in of_node if one[0] >= first} for of_node in told]
             return bool(set.intersection(*found))
 
         try:
