@@ -34,6 +34,26 @@ def split_address(address: str) -> tuple[str, int]:
     return host, number
 
 
+def choose_port(address: str) -> str:
+    """An address to listen on, its port chosen where it is 0. Raises ConfigError where it is taken.
+
+    Both libp2ps set SO_REUSEPORT: two nodes on one port would share its connections at random
+    (trap 27).
+    """
+    host, port = split_address(address)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            probe.listen(1)
+        except OSError as error:
+            raise ConfigError(
+                f"mesh: cannot listen on port {port} of {host}: {error.strerror}; name another"
+            ) from None
+        return f"{address.rpartition('/')[0]}/{probe.getsockname()[1]}"
+
+
 def decode_address(address: str) -> tuple[str, bytes]:
     """Where to dial and whose key to expect there. Raises ValueError.
 

@@ -1,7 +1,6 @@
 """The libp2p host of a node: one key, TCP + Noise + yamux and nothing else."""
 
 import logging
-import socket
 from collections.abc import Sequence
 
 import trio
@@ -20,7 +19,7 @@ from libp2p.security.noise.transport import Transport as Noise
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from demo_node.mesh import bounds
-from demo_node.mesh.addresses import expand_address, split_address
+from demo_node.mesh.addresses import choose_port, expand_address
 from demo_node.mesh.negotiation import replace_reading
 from demo_node.mesh.transport import MeteredStream, MeteredTCP
 from demo_node.mesh.yamux import YamuxOnly, blame, watch_stall
@@ -104,7 +103,7 @@ def get_swarm(host: IHost) -> Swarm:
 async def listen(host: IHost, addresses: Sequence[str]) -> None:
     """Begin to accept connections. Raises ConfigError where the operator must choose another."""
     for address in addresses:
-        _probe(address)
+        choose_port(address)  # to see that it is free: the library swallows errors
     if addresses and not await host.get_network().listen(*map(Multiaddr, addresses)):
         raise ConfigError(f"mesh: cannot listen on {', '.join(addresses)}")
 
@@ -142,25 +141,6 @@ def _silence() -> None:
     for name in ("libp2p", *logging.root.manager.loggerDict):
         if name.partition(".")[0] == "libp2p":  # some set a level of their own
             logging.getLogger(name).setLevel(logging.CRITICAL)
-
-
-def _probe(address: str) -> None:
-    """Raise ConfigError unless `address` is free.
-
-    The library sets SO_REUSEPORT and swallows errors: two nodes on one port would share its
-    connections at random, and a failed listen would go unnoticed (trap 27).
-    """
-    host, port = split_address(address)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-            probe.listen(1)
-        except OSError as error:
-            raise ConfigError(
-                f"mesh: cannot listen on port {port} of {host}: {error.strerror}; name another"
-            ) from None
 
 
 def _expand(addresses: list[Multiaddr]) -> list[Multiaddr]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from demo_node.mesh import bounds
-from demo_node.mesh.addresses import decode_address, expand_address
+from demo_node.mesh.addresses import choose_port, decode_address, expand_address
 from demo_node.mesh.guard import Guard
 from demo_node.mesh.hivemind.blobs import Blobs
 from demo_node.mesh.hivemind.dial import classify
@@ -18,7 +18,6 @@ from demo_node.mesh.hivemind.places import (
     choose_places,
     find_address,
     is_relay_address,
-    reserve,
 )
 from demo_node.mesh.hivemind.sidecar import Sidecar
 from demo_node.mesh.hivemind.streams import Meter
@@ -117,7 +116,7 @@ class HivemindMesh:
     async def start(self) -> None:
         """Begin to listen. Raises ConfigError where the operator must change something."""
         self._ended = asyncio.get_running_loop().create_future()
-        self._listen = tuple(reserve(address) for address in self._listen)
+        self._listen = tuple(choose_port(address) for address in self._listen)
         settings: Mapping[str, object] = {
             "seed": self._seed.hex(),
             "listen": self._listen,

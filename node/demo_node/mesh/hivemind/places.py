@@ -1,34 +1,13 @@
 """Addresses: those of this node that p2pd listens on, of connected peers, and of whom to dial."""
 
 import re
-import socket
 from collections.abc import Sequence
 
-from demo_node.mesh.addresses import decode_address, split_address, split_circuit
+from demo_node.mesh.addresses import decode_address, split_circuit
 from demo_node.mesh.hivemind.limits import ADDRESSES_MAX, PLACE_BYTES_MAX
 from demo_node.mesh.hivemind.links import Link
 from demo_node.mesh.peer_id import encode_peer_id
-from demo_protocol.errors import ConfigError
 from demo_protocol.networks import is_for
-
-
-def reserve(address: str) -> str:
-    """The address, its port chosen where it is 0. Raises ConfigError where it is in use.
-
-    p2pd sets SO_REUSEPORT: two on one port would share its connections at random.
-    """
-    host, port = split_address(address)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-            probe.listen(1)
-        except OSError as error:
-            raise ConfigError(
-                f"mesh: cannot listen on port {port} of {host}: {error.strerror}; name another"
-            ) from None
-        return f"{address.rpartition('/')[0]}/{probe.getsockname()[1]}"
 
 
 def find_address(link: Link) -> str:
