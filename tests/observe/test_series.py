@@ -16,7 +16,8 @@ import demo_node
 from demo_node.mesh.peer_id import encode_peer_id
 from demo_node.observe.events import EVENTS
 from demo_node.observe.meter import Meter
-from demo_node.observe.metrics import METRICS, OPS, VERDICTS
+from demo_node.observe.metrics import METRICS, OPS
+from demo_node.observe.network_metrics import VERDICTS
 from demo_node.observer import Figure
 from demo_node.ports import Topic
 from demo_node.sim.keys import peer_name
