@@ -9,7 +9,7 @@ PROTOC = PATH=.venv/bin:$$PATH $(PYTHON) -m grpc_tools.protoc
 ARGS ?=
 TESTS ?= tests
 SEEDS ?= 1..200
-SLICE ?= 1..2
+SLICE ?= 1..1
 JOBS ?= 2
 RUNS ?= 1000000
 VECTORS ?= ../shared/vectors/demo

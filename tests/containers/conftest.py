@@ -1,6 +1,7 @@
 """What all tests with an engine share: the engine, a bare Debian in it, wheels and a clean tree."""
 
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def engine(folder: Path) -> Iterator[Engine]:
+def wheels_to_come(folder: Path) -> Iterator[Future[Path]]:
+    """They are made while Debian is: the one waits for the network, the other for the disk."""
+    with ThreadPoolExecutor() as threads:
+        yield threads.submit(make_wheels, folder / "wheels")
+
+
+@pytest.fixture(scope="session")
+def engine(folder: Path, wheels_to_come: Future[Path]) -> Iterator[Engine]:
     needs("dockerd", "docker", "docker-compose", "debootstrap", "nft")
     needs_root()
     before = find_traces(folder)
@@ -36,7 +44,5 @@ def tree(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def wheels(folder: Path) -> Path:
-    made = folder / "wheels"
-    make_wheels(made)
-    return made
+def wheels(wheels_to_come: Future[Path]) -> Path:
+    return wheels_to_come.result()

@@ -30,14 +30,15 @@ def make_base(engine: Engine, folder: Path) -> None:
     archive.unlink()
 
 
-def make_wheels(folder: Path) -> None:
-    """Of all that an installation needs, and of what builds our own."""
+def make_wheels(folder: Path) -> Path:
+    """Of all that an installation needs, and of what builds our own; the folder they are in."""
     constraints = ROOT / "deploy" / "constraints.txt"
     wheel = [sys.executable, "-m", "pip", "wheel", "-q", "--constraint", constraints]
     wheel += ["--wheel-dir", folder, "torch==2.13.0", "hatchling", "setuptools", ROOT]
     subprocess.run(list(map(str, wheel)), check=True, capture_output=True, timeout=BUILD_S)
     for own in folder.glob("demo_node-*"):
         own.unlink()
+    return folder
 
 
 def build_node(engine: Engine, tree: Path, wheels: Path) -> None:

@@ -21,7 +21,7 @@ STEPS = (
     "/opt/demo-node/bin/demo-node swarm --nodes 2 --rounds 3 --round-seconds 2",
     # The same machine, an environment that is new: what is uploaded, and what pip makes of it.
     "python3 -m venv /root/new",
-    "/root/new/bin/pip install -q torch==2.13.0",
+    "/root/new/bin/pip install -q --no-compile torch==2.13.0",
     "/root/new/bin/pip install -q /dist/*.whl",
     "/root/new/bin/demo-node simulate --nodes 4 --rounds 3 --seed 1",
     "/root/new/bin/pip uninstall -q -y demo-node",

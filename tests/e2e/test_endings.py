@@ -42,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def ending(folder: Path) -> Ending:
-    make_run(folder / "old", "--rounds", str(ROUNDS), "--genesis", "+8")
+    make_run(folder / "old", "--rounds", str(ROUNDS), "--genesis", GENESIS)
     with started(folder / "old") as first:
         ended = first.wait_for_status(
             lambda status: (

@@ -11,6 +11,7 @@ from tests.e2e.join_run import HOLDERS
 from tests.e2e.nodes import make_run, started
 from tests.e2e.swarm_run import read_metrics
 from tests.pages import take_line
+from tests.waiting import wait_until_sync
 
 pytestmark = [pytest.mark.swarm, pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -40,7 +41,8 @@ def test_an_archive_is_no_member_and_an_anchor_is_asked_for(tmp_path: Path) -> N
                 lambda status: status.state is NodeState.PAUSED and status.height >= 4
             )
             assert "an archive" in seen.detail
-            assert read_metrics(archive.metrics_url())["demo_node_archive"] == 1
+            url = archive.metrics_url()
+            wait_until_sync(lambda: read_metrics(url)["demo_node_archive"] == 1)
             assert first.status().members == 1
             assert first.status().candidates == 0
 
