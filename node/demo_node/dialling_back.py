@@ -8,7 +8,7 @@ import ipaddress
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from demo_node.ports import Unreachable
+from demo_node.ports import Busy, Unreachable
 from demo_protocol.answers import decode_port, encode_dial_back
 from demo_protocol.errors import Reject
 from demo_protocol.networks import is_relayed
@@ -43,14 +43,19 @@ class DialsBack:
         self._dialling = 0
 
     async def answer(self, peer: bytes, key: bytes) -> bytes | None:
-        """The reply to a request for REACH; None where it is not one, or not now."""
+        """The reply to a request for REACH; None where it is not one, or comes too soon again.
+
+        Raises Busy where other hosts have their turn.
+        """
         try:
             port = decode_port(key)
         except Reject:
             return None
         host = _find_host(self._find_address(peer))
-        if not host or not self._may_dial(host):
+        if not host or self._was_dialled(host):
             return None
+        if not self._has_room():
+            raise Busy("other hosts are dialled back")
         self._dialled_s[host] = self._now_s()
         self._dialling += 1
         try:
@@ -61,16 +66,19 @@ class DialsBack:
             self._dialling -= 1
         return None if found is None else encode_dial_back(found)
 
-    def _may_dial(self, host: str) -> bool:
+    def _was_dialled(self, host: str) -> bool:
         now_s = self._now_s()
         while self._dialled_s:
             oldest = next(iter(self._dialled_s))
             if now_s - self._dialled_s[oldest] < HOST_PAUSE_S:
                 break
             del self._dialled_s[oldest]
+        return host in self._dialled_s
+
+    def _has_room(self) -> bool:
+        now_s = self._now_s()
         newest_s = next(reversed(self._dialled_s.values()), now_s - PAUSE_S)
-        is_free = self._dialling < AT_ONCE_MAX and now_s - newest_s >= PAUSE_S
-        return is_free and host not in self._dialled_s
+        return self._dialling < AT_ONCE_MAX and now_s - newest_s >= PAUSE_S
 
 
 def _find_host(address: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, Protocol, runtime_checkable
 
 from demo_node.observer import Figure
-from demo_node.ports import Blob, BlobRequest, NotHeld, PeerView, Unreachable
+from demo_node.ports import Blob, BlobRequest, Busy, NotHeld, PeerView, Unreachable
 from demo_node.reserving import RelayedMesh, Reserving
 from demo_node.views import ReachView
 from demo_protocol.answers import decode_dial_back, encode_port
@@ -27,7 +27,7 @@ EVERY_S: Final = 600.0
 """Until a peer's answer is asked for again; it counts twice as long."""
 
 RETRY_S: Final = 40.0
-"""After no answer: longer than peers let a host wait."""
+"""After no answer: longer than peers let one host wait."""
 
 TIMEOUT_S: Final = 15.0
 """A dial that nobody answers, and the way there and back."""
@@ -144,8 +144,11 @@ class Reachable:
                 view.peer, request, bytes_max=REACH_REPLY_BYTES_MAX, timeout_s=TIMEOUT_S
             )
             found = decode_dial_back(raw, port)
+        except Busy:
+            del self._not_before_s[network]  # others have their turn: at the next look we may
+            return
         except (Unreachable, NotHeld, Reject):
-            return  # busy, of an older release, or no help
+            return  # of an older release, or no help
         self._opinions[network] = self._now_s(), Opinion(view.peer, view.address, found)
         self._not_before_s[network] = self._now_s() + EVERY_S
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from demo_node.observer import Figure
-from demo_node.ports import Blob, BlobRequest, NotHeld, PeerView, Unreachable
-from demo_node.reachability import EVERY_S, RETRY_S, Reachable
+from demo_node.ports import Blob, BlobRequest, Busy, NotHeld, PeerView, Unreachable
+from demo_node.reachability import EVERY_S, LOOK_S, RETRY_S, Reachable
 from demo_protocol.answers import decode_port, encode_dial_back
 from demo_protocol.networks import NETWORKS_WANTED
 from demo_protocol.reach import DialBack, Reachability
@@ -137,7 +137,7 @@ def test_each_network_is_asked_once_and_no_more_than_are_needed() -> None:
     assert len(stage.mesh.asked) == 2 * NETWORKS_WANTED
 
 
-@pytest.mark.parametrize("fault", [NotHeld("busy"), Unreachable("slow"), b"\xff"])
+@pytest.mark.parametrize("fault", [NotHeld("too soon"), Unreachable("slow"), b"\xff"])
 def test_no_answer_is_no_evidence_and_asked_for_later(fault: Exception | bytes) -> None:
     stage = Stage()
     stage.mesh.add(1, fault)
@@ -146,6 +146,14 @@ def test_no_answer_is_no_evidence_and_asked_for_later(fault: Exception | bytes) 
     assert len(stage.mesh.asked) == 1
     stage.mesh.answers[bytes([1]) * 32] = YES
     assert stage.look(1) is Reachability.PUBLIC
+
+
+def test_who_has_others_to_dial_first_is_asked_again_at_the_next_look() -> None:
+    stage = Stage()
+    stage.mesh.add(1, Busy("others"))
+    assert stage.look() is Reachability.UNKNOWN
+    stage.mesh.answers[bytes([1]) * 32] = NO
+    assert stage.look(LOOK_S) is Reachability.PRIVATE
 
 
 def test_another_address_of_this_machine_is_asked_for_at_once() -> None:
