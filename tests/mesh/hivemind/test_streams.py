@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from demo_node.mesh import bounds
 from demo_node.mesh.blob_frames import encode_request
 from demo_node.mesh.bounds import (
     BLOB_STREAMS_PER_PEER_MAX,
@@ -20,7 +21,7 @@ from demo_node.mesh.hivemind.blobs import Blobs
 from demo_node.mesh.hivemind.links import FRAME_BYTES_MAX, JOIN, PING, PLACES, TOPICS, Links
 from demo_node.mesh.hivemind.pacing import Pacer
 from demo_node.mesh.hivemind.streams import Meter
-from demo_node.ports import Blob, BlobRequest, PeerChange, Topic
+from demo_node.ports import Blob, BlobRequest, Offence, PeerChange, Topic
 from tests.mesh.hosts import RUN, on_uvloop
 from tests.waiting import wait_until
 
@@ -34,13 +35,20 @@ class Node:
 
     heard: list[tuple[Topic, bytes, bytes]] = field(default_factory=list)
     dropped: list[bytes] = field(default_factory=list)
+    offences: list[tuple[bytes, Offence]] = field(default_factory=list)
     failures: list[Exception] = field(default_factory=list)
     socks: list[socket.socket] = field(default_factory=list)
     """The peers' ends."""
 
     def __post_init__(self) -> None:
         self.meter = Meter(Pacer())
-        self.links = Links(self.meter, list, self.dropped.append, self.failures.append)
+        self.links = Links(
+            self.meter,
+            list,
+            self.dropped.append,
+            lambda *offence: self.offences.append(offence),
+            self.failures.append,
+        )
         self.blobs = Blobs(_open_nothing, self.meter, self.failures.append)
 
     def on_gossip(self, topic: Topic, peer: bytes, message: bytes) -> bool:
@@ -125,6 +133,31 @@ async def test_only_messages_of_the_run_that_are_short_enough_and_new_are_heard(
         topics = tuple(Topic)
         assert node.heard == [(topics[0], PEER, b"good"), (topics[1], PEER, b"last")]
         assert node.links.count_joined() == 1
+
+
+@on_uvloop
+async def test_of_a_flood_of_joins_a_part_is_taken_and_who_brings_it_is_blamed() -> None:
+    membership = TOPICS + list(Topic).index(Topic.MEMBERSHIP)
+
+    def join(number: int) -> bytes:
+        return frame(membership, number.to_bytes(8) + number.to_bytes(2))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bounds, "JOINS_PER_S", 1e-3)
+        patch.setattr(bounds, "JOINS_BURST", 8)
+        patch.setattr(bounds, "JOINS_BEYOND", 4)
+        async with joined() as node:
+            evil, other = node.link(PEER), node.link(OTHER)
+            await send(evil, HELLO + b"".join(map(join, range(13))))
+            await wait_until(lambda: node.offences == [(PEER, Offence.FLOOD)])
+            taken = [(Topic.MEMBERSHIP, PEER, n.to_bytes(2)) for n in range(9)]
+            assert node.heard == taken
+            # All together have as much as one, known ones cost nothing, and other topics go on.
+            known = b"".join(map(join, range(9)))
+            await send(other, HELLO + known + join(99) + frame(TOPICS, b"12345678goes on"))
+            await wait_until(lambda: len(node.heard) > len(taken))
+            assert node.heard == [*taken, (Topic.HEADERS, OTHER, b"goes on")]
+            assert len(node.offences) == 1
 
 
 @pytest.mark.parametrize("head", [bytes(4), (FRAME_BYTES_MAX + 1).to_bytes(4), b"\xff" * 4])

@@ -93,7 +93,7 @@ class HivemindMesh:
         self._meter = Meter(Pacer(upload_bytes_per_s))
         self._tally = Tally()
         self._guard = Guard(self._peer, close=self._shut, on_event=on_event)
-        self._links = Links(self._meter, self.addresses, self._drop, self._fail)
+        self._links = Links(self._meter, self.addresses, self._drop, self._guard.blame, self._fail)
         self._blobs = Blobs(self._open, self._meter, self._fail)
         self._dials: dict[bytes, asyncio.Lock] = {}
         self._tried_s: dict[bytes, float] = {}

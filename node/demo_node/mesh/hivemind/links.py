@@ -20,9 +20,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from demo_node.mesh import bounds
+from demo_node.mesh.allowance import Patience, make_join_patience
 from demo_node.mesh.hivemind.limits import ADDRESSES_MAX, PLACE_BYTES_MAX
 from demo_node.mesh.hivemind.streams import Meter, Stream
-from demo_node.ports import OnGossip, PeerChange, Topic, Use
+from demo_node.ports import Offence, OnGossip, PeerChange, Topic, Use
 from demo_protocol.errors import LocalFault
 
 PLACES: Final = 1
@@ -99,17 +100,21 @@ class Links:
         meter: Meter,
         places: Callable[[], Sequence[str]],
         drop: Callable[[bytes], None],
+        blame: Callable[[bytes, Offence], None],
         fail: Callable[[Exception], None],
     ) -> None:
         """`places`: our own addresses. `drop`: end a peer's connection; it is silent."""
         self._meter = meter
         self._places = places
         self._drop = drop
+        self._blame = blame
         self._fail = fail
         self._links: dict[bytes, list[Link]] = {}
         self._since_s: dict[bytes, float] = {}
         self._tasks: dict[Link, asyncio.Task[None]] = {}
         self._seen: OrderedDict[bytes, None] = OrderedDict()
+        self._joins = make_join_patience(0.0)
+        self._joins_of: dict[bytes, Patience] = {}
         self._run_id = b""
         self._on_gossip: OnGossip | None = None
         self.changes = dict.fromkeys(PeerChange, 0)
@@ -159,7 +164,7 @@ class Links:
             raise LocalFault(f"{topic}: {len(message)} bytes, at most {bytes_max} are gossiped")
         kind = TOPICS + _TOPICS.index(topic)
         content = os.urandom(NAME_BYTES) + message
-        self._is_new(kind, content)
+        self._remember(_name(kind, content))
         self._forward(kind, content, b"")
 
     async def watch(self) -> None:
@@ -218,8 +223,10 @@ class Links:
         topic = _TOPICS[kind - TOPICS] if kind - TOPICS < len(_TOPICS) else None
         if topic is None or len(message) > bounds.TOPIC_BYTES_MAX[topic]:
             return
-        if not self._is_new(kind, content):
+        name = _name(kind, content)
+        if name in self._seen or (topic is Topic.MEMBERSHIP and not self._has_room(link.peer)):
             return
+        self._remember(name)
         try:
             is_good = self._on_gossip(topic, link.peer, message)
         except Exception as error:  # our bug: it ends the mesh, and `wait` tells
@@ -240,14 +247,22 @@ class Links:
             found += of_run[:1] if self._run_id else []
         return found
 
-    def _is_new(self, kind: int, content: bytes) -> bool:
-        name = hashlib.blake2b(bytes([kind]) + content, digest_size=16).digest()
-        if name in self._seen:
+    def _has_room(self, peer: bytes) -> bool:
+        """Is a join not one too many, of this peer or of all? Before its signature is looked at."""
+        now_s = asyncio.get_running_loop().time()
+        if len(self._joins_of) > 2 * bounds.CONNECTIONS_MAX:
+            self._joins_of = {p: kept for p, kept in self._joins_of.items() if p in self._links}
+        theirs = self._joins_of.setdefault(peer, make_join_patience(now_s))
+        if not theirs.take(now_s):
+            if theirs.is_exhausted:
+                self._blame(peer, Offence.FLOOD)
             return False
+        return self._joins.take(now_s)
+
+    def _remember(self, name: bytes) -> None:
         self._seen[name] = None
         if len(self._seen) > SEEN_MAX:
             self._seen.popitem(last=False)
-        return True
 
     def _arrive(self, peer: bytes) -> None:
         if peer not in self._since_s:
@@ -277,6 +292,11 @@ async def _ending(half: "asyncio.Future[None] | object") -> None:
         await half  # type: ignore[misc]
     except (OSError, EOFError, ValueError):
         raise _Ended from None
+
+
+def _name(kind: int, content: bytes) -> bytes:
+    """Of a message, to know it again."""
+    return hashlib.blake2b(bytes([kind]) + content, digest_size=16).digest()
 
 
 def _encode_frame(kind: int, content: bytes = b"") -> bytes:
