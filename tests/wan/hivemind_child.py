@@ -4,7 +4,6 @@ python -m tests.wan.hivemind_child <number> [<peer that may carry us>...]
 """
 
 import asyncio
-import contextlib
 import json
 import sys
 from typing import Any
@@ -12,8 +11,7 @@ from typing import Any
 import uvloop
 
 from demo_node.mesh.hivemind.backend import HivemindMesh
-from demo_node.mesh.peer_id import encode_peer_id
-from demo_node.ports import Blob, BlobRequest, Unreachable
+from demo_node.ports import Blob, BlobRequest
 from tests.mesh.hosts import RUN, seed
 from tests.waiting import wait_until
 
@@ -26,13 +24,13 @@ async def main(number: int, relays: list[str]) -> None:
     await mesh.start()
     await mesh.join(RUN, lambda topic, peer, message: True, hold)
     while line := await asyncio.to_thread(sys.stdin.readline):
-        answer = await obey(mesh, relays, *json.loads(line))
+        answer = await obey(mesh, *json.loads(line))
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
     await mesh.stop()
 
 
-async def obey(mesh: HivemindMesh, relays: list[str], what: str, *words: str) -> Any:
+async def obey(mesh: HivemindMesh, what: str, *words: str) -> Any:
     """Do one thing."""
     match what:
         case "addresses":
@@ -48,27 +46,10 @@ async def obey(mesh: HivemindMesh, relays: list[str], what: str, *words: str) ->
         case "pull":
             request = BlobRequest(Blob.PAYLOAD, words[1].encode())
             peer = bytes.fromhex(words[0])
-            return len(await pull(mesh, relays, peer, request))
+            raw = await mesh.request(peer, request, bytes_max=1 << 22, timeout_s=MEET_S)
+            return len(raw)
         case _:
             raise AssertionError(what)
-
-
-async def pull(mesh: HivemindMesh, relays: list[str], peer: bytes, request: BlobRequest) -> bytes:
-    """As nodes do: what breaks off is asked for again (`Puller`), whoever is gone dialled again
-    (`Peering`).
-
-    Seen once each: 98,295 of 300,000 bytes came, 96 KiB with their head; the connection by way of
-    the relay was gone when something was asked for (docs/decisions/hivemind.md).
-    """
-    async with asyncio.timeout(MEET_S):
-        while True:
-            try:
-                return await mesh.request(peer, request, bytes_max=1 << 22, timeout_s=MEET_S)
-            except Unreachable:
-                await asyncio.sleep(0.5)
-            if peer not in {view.peer for view in mesh.peers()}:
-                with contextlib.suppress(Unreachable):
-                    await mesh.connect(f"{relays[0]}/p2p-circuit/p2p/{encode_peer_id(peer)}")
 
 
 async def hold(peer: bytes, request: BlobRequest) -> bytes | None:

@@ -35,6 +35,27 @@ def test_only_a_members_own_short_and_short_lived_record_is_taken() -> None:
     assert len(verdicts) == 21
 
 
+def test_who_is_a_relay_carries_much_and_nobody_else_is_taken_for_one() -> None:
+    needs_hivemind()
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.mesh.hivemind.relays"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    found = json.loads(done.stdout)
+    assert all(found["relays"])
+    assert not found["other"]
+    assert found["answers"] == {
+        "next to nothing": [100, 1 << 17],
+        "4 GiB": [100, 1 << 32],
+        "without a limit": [100, 0],
+        "refused": [200, 0],
+    }
+    assert not found["no answers"]
+
+
 @on_uvloop
 async def test_nodes_that_know_one_peer_find_each_other() -> None:
     needs_hivemind()

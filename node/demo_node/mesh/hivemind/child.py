@@ -51,6 +51,7 @@ from demo_node.mesh.hivemind.p2pd import (  # noqa: E402
     die_with_parent,
     start_p2pd,
 )
+from demo_node.mesh.hivemind.relay import start_relay  # noqa: E402
 from demo_node.mesh.peer_id import (  # noqa: E402
     decode_peer_id,
     decode_peer_id_bytes,
@@ -171,7 +172,8 @@ class Child:
 
     async def _begin(self) -> P2pd:
         assert self._settings is not None
-        p2pd = await start_p2pd(self._settings, self._folder)
+        start = start_relay if self._settings.is_relay else start_p2pd
+        p2pd = await start(self._settings, self._folder)
         try:
             await p2pd.serve(self._on_stream)
             self._announced = await p2pd.identify()

@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -45,8 +45,14 @@ HOP: Final = "/libp2p/circuit/relay/0.2.0/hop"
 RESERVE: Final = b"\x02\x08\x00"
 """HopMessage{type: RESERVE} with its length before it (libp2p specs, relay/circuit-v2.md)."""
 
-GRANTED: Final = b"\x28\x64"
-"""In the answer: its field 5, the status, is 100."""
+LIMIT, STATUS, DATA = 4, 5, 2
+"""Fields of the answer, and of its limit: bytes that a circuit carries each way."""
+
+OK: Final = 100
+"""The status of one that grants it."""
+
+CARRIED_BYTES_MIN: Final = 1 << 30
+"""Relays that carry less end a circuit within one payload (`relay.py`)."""
 
 OnStream = Callable[[bytes, str, str, socket.socket], None]
 """(binary id of the peer, its address, protocol, the stream)"""
@@ -148,16 +154,17 @@ class P2pd:
 
         For an hour, or until it is disconnected. p2pd would ask only after three minutes, unless
         it knows four peers to choose from, and only if it believes that nobody can dial it, which
-        on a private network it never does.
+        on a private network it never does. False where it is refused, or is for next to nothing.
         """
         sock = await self.open(peer_id, HOP, ASK_S)
         with sock:
             try:
                 async with asyncio.timeout(ASK_S):
                     await asyncio.get_running_loop().sock_sendall(sock, RESERVE)
-                    return GRANTED in await _read_message(sock)
+                    status, carried = decode_reservation(await _read_message(sock))
             except (OSError, EOFError, ValueError) as error:
                 raise P2pdError(f"no answer about a reservation: {error}") from None
+        return status == OK and not 0 < carried < CARRIED_BYTES_MIN
 
     async def serve(self, on_stream: OnStream) -> None:
         """From now on streams of peers come to `on_stream`. Raises P2pdError."""
@@ -301,6 +308,51 @@ def _encode_key(seed: bytes) -> bytes:
     public = Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()
     key = crypto_pb2.PrivateKey(key_type=crypto_pb2.Ed25519, data=seed + public)
     return bytes(key.SerializeToString())
+
+
+def decode_reservation(raw: bytes) -> tuple[int, int]:
+    """Status, and bytes that a circuit carries each way, 0 for any number. Raises ValueError.
+
+    By hand, for hivemind has no such message, and py-libp2p cannot be imported beside it.
+    """
+    answer = dict(_iterate_fields(raw))
+    status, limit = answer.get(STATUS, 0), answer.get(LIMIT, b"")
+    if not isinstance(status, int) or not isinstance(limit, bytes):
+        raise ValueError("no answer of a relay")
+    carried = dict(_iterate_fields(limit)).get(DATA, 0)
+    if not isinstance(carried, int):
+        raise ValueError("no limit of a relay")
+    return status, carried
+
+
+def _iterate_fields(raw: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """Number and content of each field of a protobuf message. Raises ValueError."""
+    at = 0
+
+    def take_varint() -> int:
+        nonlocal at
+        found = 0
+        for shift in range(0, 64, 7):
+            if at >= len(raw):
+                break
+            byte, at = raw[at], at + 1
+            found |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return found
+        raise ValueError("no number")
+
+    while at < len(raw):
+        tag = take_varint()
+        if tag & 7 == 0:
+            yield tag >> 3, take_varint()
+        elif tag & 7 == 2:
+            size = take_varint()
+            if size > len(raw) - at:
+                raise ValueError("a field that ends too early")
+            yield tag >> 3, raw[at : at + size]
+            at += size
+        else:
+            raise ValueError("a field that relays do not send")
 
 
 async def _read_message(sock: socket.socket) -> bytes:
