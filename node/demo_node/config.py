@@ -68,6 +68,7 @@ class Config:
     device: str = "auto"
     threads: int = 0
     nice: int = 10
+    train_percent: int = 100
     gpu_memory_mb: int = 0
     disk_budget_mb: int = 0
     upload_kbit_s: int = 0
@@ -340,6 +341,7 @@ _READERS: Final[dict[str, Callable[[object], object]]] = {
     "device": _device,
     "threads": _number(0),
     "nice": _number(0, 19),
+    "train_percent": _number(1, 100),
     "gpu_memory_mb": _number(0),
     "disk_budget_mb": _number(0),
     "upload_kbit_s": _number(0),

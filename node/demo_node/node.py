@@ -142,7 +142,9 @@ async def _join_run(node: Node, group: asyncio.TaskGroup, files: ExitStack) -> N
         ),
         node.observer.on_event,
     )
-    learner = TrainerClient(supervisor, node.clock.now_ms, manifest.schedule.round_ms)
+    learner = TrainerClient(
+        supervisor, node.clock.now_ms, manifest.schedule.round_ms, node.config.train_percent
+    )
     budget_bytes = node.config.disk_budget_mb << 20
     snapshots = SnapshotStore(
         node.disk,

@@ -15,6 +15,7 @@ import pytest
 
 from demo_node.control.address import socket_path
 from tests.cli.command import COMMAND, demo_node, environment
+from tests.e2e.nodes import CALMLY
 from tests.e2e.processes import is_stopped
 from tests.waiting import wait_until_sync
 
@@ -47,7 +48,7 @@ def processes_of(folder: Path, needle: bytes = b"") -> list[int]:
 @contextlib.contextmanager
 def started_swarm(folder: Path, *options: object) -> Iterator[subprocess.Popen[bytes]]:
     """A swarm whose two nodes are up, fork servers included. It prints into folder/stderr."""
-    command = [*COMMAND, "swarm", "--nodes", "2", "--keep", str(folder / "s")]
+    command = [*COMMAND, "swarm", "--nodes", "2", "--keep", str(folder / "s"), *CALMLY]
     command += map(str, options)
     marked = {**environment(), MARK: str(folder)}
     sockets = [socket_path(folder / "s" / f"node{index}") for index in range(2)]

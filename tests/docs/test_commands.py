@@ -48,7 +48,7 @@ SIMULATION: Final = There("tests/simulate/test_readme.py")
 STACK: Final = There("tests/containers/test_stack.py")
 WATCHING: Final = There("tests/monitoring/test_watching.py")
 
-TWO: Final = "--nodes 2 --rounds 3 --round-seconds 2"
+TWO: Final = "--nodes 2 --rounds 3 --round-seconds 2 --train-percent 25"
 AGREED: Final = "nodes hold the same"
 FILE: Final = "tests/scenarios/quiet.toml"
 
@@ -80,7 +80,7 @@ RUN: Final[dict[str, Here | There]] = {
     "python -m tests.wan.nat_run --rounds 60": There("tests/wan/nat_run.py"),
     'make swarm ARGS="--kill-every 15 --seed 5 --json"': There("tests/e2e/test_kills.py"),
     "demo-node swarm --scenario tests/scenarios/kills-and-joins.toml --json": Here(
-        '"digests_equal": true', "--nodes 3 --rounds 9 --round-seconds 2"
+        '"digests_equal": true', "--nodes 3 --rounds 9 --round-seconds 2 --train-percent 25"
     ),
     "python -m tests.e2e.loop_run": Here("| came late |", "--rounds 3"),
     "python -m tests.node.spread": Here("| 1 | 100,000 | 2 |", "--quick"),

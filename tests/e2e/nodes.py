@@ -25,6 +25,9 @@ LOCAL = ("--listen", "/ip4/127.0.0.1/tcp/0", "--metrics-address", "127.0.0.1:0")
 ROUND_S = 2
 """Rounds of runs made by hand. Most of what is waited for is told in rounds."""
 
+CALMLY = ("--train-percent", "25")
+"""Trainers of a test share a machine with those of others; a quarter of their time is enough."""
+
 UP_S, LONG_S = 90.0, 90.0
 """Deadlines that only a bug misses: starting is importing, and others use the cores too."""
 
@@ -157,7 +160,7 @@ def started(
     """`demo-node start` in the background; gone, with all its processes, when the block ends."""
     datadir.parent.mkdir(parents=True, exist_ok=True)
     line = [*command, *(arguments or ("start",)), "--datadir", str(datadir), *places]
-    line += ["--log-format", "json", "--threads", "1"]
+    line += ["--log-format", "json", "--threads", "1", *CALMLY]
     with (
         nothing_left(datadir),
         _output_path(datadir, "stdout").open("wb") as stdout,

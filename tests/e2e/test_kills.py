@@ -21,6 +21,7 @@ from demo_protocol.digest import compute_digest
 from demo_protocol.identity import Kind
 from demo_protocol.messages import Sealed, decode_header, decode_membership, decode_proposal
 from tests.e2e.audit import Books, read_books, read_chain, read_signed, replay
+from tests.e2e.nodes import CALMLY
 from tests.e2e.processes import find_processes, marked_environment, nothing_left
 from tests.pages import ROOT, take_line
 
@@ -68,7 +69,7 @@ def killed_swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KilledSwa
     folder = tmp_path_factory.mktemp("kills")
     shown = take_line("docs/benchmarks.md", 'make swarm ARGS="--kill-every')
     less = f"--nodes {NODES} --rounds {ROUNDS} --round-seconds {ROUND_S} --seed {SEED}"
-    less += f" --kill-every {KILL_EVERY_S} --keep {folder / 'nodes'}"
+    less += f" --kill-every {KILL_EVERY_S} --keep {folder / 'nodes'} {' '.join(CALMLY)}"
     with nothing_left(folder):
         done = subprocess.run(
             shlex.split(shown.replace("--kill-every 15 --seed 5", less)),

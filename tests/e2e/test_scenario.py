@@ -16,6 +16,7 @@ from demo_node.cli.swarm.wires import relay_host
 from demo_node.sim.scenario import Do, read_scenario
 from demo_protocol.messages import Proposal, decode_header, decode_proposal
 from tests.e2e.audit import read_books, read_signed
+from tests.e2e.nodes import CALMLY
 from tests.e2e.processes import find_processes, nothing_left
 from tests.e2e.swarm_run import watch_swarm
 
@@ -45,7 +46,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
         run.talked |= set().union(*map(find_hosts, find_processes(run.folder)))
 
     with nothing_left(run.folder):
-        run.exit_code = watch_swarm(run.folder, ("--scenario", str(FILE)), look)
+        run.exit_code = watch_swarm(run.folder, ("--scenario", str(FILE), *CALMLY), look)
         run.stderr = (run.folder / "stderr").read_text()
         printed = (run.folder / "stdout").read_text()
         assert printed, run.stderr

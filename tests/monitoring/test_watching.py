@@ -11,6 +11,7 @@ from typing import Final
 import pytest
 
 from tests.docs.shell import opened_shell
+from tests.e2e.nodes import CALMLY
 from tests.monitoring.stack import ask
 from tests.needs import needs
 from tests.pages import ROOT, take_line
@@ -39,6 +40,7 @@ def is_ready(url: str) -> bool:
 def test_a_swarm_of_this_machine(tmp_path: Path) -> None:
     needs("prometheus")
     swarm = take_line("README.md", 'make swarm ARGS="--rounds 200 --keep /tmp/swarm')
+    calm = swarm.replace("--rounds 200", f"--rounds 200 {' '.join(CALMLY)}")
     prometheus = take_line("README.md", "prometheus --config.file=deploy/prometheus/swarm.yml")
     top = take_line("README.md", ".venv/bin/demo-node top --datadir /tmp/swarm/node0")
     port = find_port()
@@ -46,7 +48,7 @@ def test_a_swarm_of_this_machine(tmp_path: Path) -> None:
         opened_shell(tmp_path / "first") as first,
         opened_shell(tmp_path / "second") as second,
         opened_shell(tmp_path / "third") as third,
-        first.started(swarm.replace("/tmp/swarm", str(tmp_path / "swarm"))) as nodes,
+        first.started(calm.replace("/tmp/swarm", str(tmp_path / "swarm"))) as nodes,
         second.started(
             prometheus.replace("/tmp/demo-prometheus", str(tmp_path / "data")).replace("9090", port)
         ),

@@ -19,6 +19,7 @@ from demo_node.history import History
 from demo_node.native import find_codec
 from demo_node.observe.meter import Meter
 from demo_node.ports import Trained
+from demo_node.trainer.client import TrainerClient
 from demo_node.trainer.forkserver import check_device
 from demo_node.trainer.pieces import PIECE_BYTES
 from demo_node.trainer.settings import (
@@ -157,6 +158,16 @@ def test_deadlines_are_by_the_nodes_clock(tmp_path: Path) -> None:
         soon = replace(ahead, deadline_ms=node.now_ms() + 300, sample_count=ENDLESS)
         assert (await node.client.train(soon)).samples > 0
         assert time.monotonic() - begin_s < 30
+
+    with_node(tmp_path, test)
+
+
+def test_it_trains_for_that_part_of_the_time_and_is_idle_for_the_rest(tmp_path: Path) -> None:
+    async def test(node: Node) -> None:
+        calm = TrainerClient(node.supervisor, node.now_ms, train_percent=1)
+        order = replace(train_order(seconds=60), sample_count=ENDLESS)
+        assert (await calm.train(order)).samples > 0
+        assert node.now_ms() < order.deadline_ms - 30_000
 
     with_node(tmp_path, test)
 

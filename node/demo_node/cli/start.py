@@ -120,6 +120,12 @@ from demo_protocol.limits import K_MAX
     help="How readily training gives way to other programs, 19 the most. [default: 10]",
 )
 @click.option(
+    "--train-percent",
+    type=IntegerRange(1, 100),
+    help="How much of the time that a round has for training to train; the rest it is idle."
+    " [default: 100]",
+)
+@click.option(
     "--gpu-memory-mb",
     type=IntegerRange(min=0),
     help="MiB of a graphics card's memory to use at most. [default: 0, all]",

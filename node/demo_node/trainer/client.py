@@ -48,11 +48,16 @@ class TrainerClient:
         supervisor: Supervisor,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         round_ms: int = 0,
+        train_percent: int = 100,
     ) -> None:
-        """`now_ms`: the clock of the orders' deadlines, ports.Clock's. `round_ms`: of the run."""
+        """`now_ms`: the clock of the orders' deadlines, ports.Clock's. `round_ms`: of the run.
+
+        `train_percent`: how much of the time until a deadline is trained.
+        """
         self._supervisor = supervisor
         self._now_ms = now_ms
         self._round_s = round_ms / 1000
+        self._train_percent = train_percent
 
     async def load(self, record: bytes, snapshot: bytes | None) -> bytes:
         """Hold state `record`. Raises Reject on a bad snapshot.
@@ -74,8 +79,10 @@ class TrainerClient:
                 return reply.digest
 
     async def train(self, order: TrainOrder) -> Trained:
-        """Local work until the order's deadline, then encoding. Cancelling stops the work."""
-        left_ms = max(order.deadline_ms - self._now_ms(), 0)
+        """Local work until the order's deadline, or for a part of the time until then, then
+        encoding. Cancelling stops the work.
+        """
+        left_ms = max(order.deadline_ms - self._now_ms(), 0) * self._train_percent // 100
         request = pb.TrainRequest(
             round=order.round,
             base=order.base,

@@ -84,6 +84,13 @@ TERMINATED: Final = 128 + signal.SIGTERM
     "--device", default="cpu", show_default=True, help="What nodes train on; see demo-node start."
 )
 @click.option(
+    "--train-percent",
+    type=IntegerRange(1, 100),
+    default=100,
+    show_default=True,
+    help="How much of the time for training they train; see demo-node start.",
+)
+@click.option(
     "--json", "as_json", is_flag=True, help="Last line of standard output: one JSON document."
 )
 @click.option(
@@ -108,6 +115,7 @@ def swarm(
     scenario: Path | None,
     overlap: int,
     device: str,
+    train_percent: int,
     as_json: bool,
     keep: Path | None,
     targets: Path | None,
@@ -145,6 +153,7 @@ def swarm(
         is_wired=scenario is not None,
         preset=preset,
         device=device,
+        train_percent=train_percent,
         targets=targets,
     )
     if scenario is not None:

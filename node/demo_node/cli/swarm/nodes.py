@@ -47,6 +47,7 @@ class SwarmOptions:
     is_wired: bool
     preset: str
     device: str
+    train_percent: int = 100
     targets: Path | None = None
 
     @property
@@ -161,7 +162,8 @@ class Swarm:
             command = [*BEHIND_US, *command]
         command += ["--datadir", str(datadir.path)]
         command += ["--rounds", str(options.rounds), "--threads", str(threads)]
-        return [*command, "--device", options.device, "--log-format", "json"]
+        command += ["--device", options.device, "--train-percent", str(options.train_percent)]
+        return [*command, "--log-format", "json"]
 
 
 @contextlib.asynccontextmanager
