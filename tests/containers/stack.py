@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from tests.containers.engine import Engine
 from tests.containers.images import NODE
+from tests.e2e.nodes import CALMLY
 from tests.pages import take_line
 from tests.waiting import wait_until_sync
 
@@ -46,6 +47,7 @@ class Stack:
             "MESH": f"{host}:{mesh_port}",
             "ANNOUNCE": self.address,
             "ROUND_SECONDS": "3",
+            "TRAIN_PERCENT": CALMLY[1],
         }
 
     def up(self, replicas: int) -> None:
