@@ -44,7 +44,7 @@ test: $(READY)  ## the whole suite: what needs no other node first, then real sw
 	$(PYTHON) -m pytest $(TESTS) -n 2 $(BY_FILE) -m "slow and $(ALONE)" || [ $$? -eq 5 ]
 	$(if $(filter tests,$(TESTS)),$(MAKE) --no-print-directory nightly SEEDS=$(SLICE),@echo "left out: TESTS names some")
 	@echo "tier 3 of 5: real nodes over loopback sockets"
-	$(PYTHON) -m pytest $(TESTS) -n 3 $(BY_FILE) -m "swarm and not monitoring" || [ $$? -eq 5 ]
+	$(PYTHON) -m pytest $(TESTS) -n 2 $(BY_FILE) -m "swarm and not monitoring" || [ $$? -eq 5 ]
 	@echo "tier 4 of 5: real nodes over long, lossy links and behind routers"
 	$(PYTHON) -m pytest $(TESTS) -n 2 --dist worksteal -m wan -rs || [ $$? -eq 5 ]
 	@echo "tier 5 of 5: Prometheus and Alertmanager, and a compose swarm on a Docker engine of its own"
