@@ -38,20 +38,18 @@ swarm: $(READY)  ## four real nodes on this machine train one model
 	@.venv/bin/demo-node swarm $(ARGS)
 
 test: $(READY)  ## the whole suite: what needs no other node first, then real swarms
-	@echo "tier 1 of 5: what takes seconds"
+	@echo "tier 1 of 4: what takes seconds"
 	$(PYTHON) -m pytest $(TESTS) -n 2 $(BY_FILE) -m "not slow and $(ALONE)" || [ $$? -eq 5 ]  # 5: none
-	@echo "tier 2 of 5: what takes longer, and a slice of the night's simulations"
+	@echo "tier 2 of 4: what takes longer, and a slice of the night's simulations"
 	$(PYTHON) -m pytest $(TESTS) -n 2 $(BY_FILE) -m "slow and $(ALONE)" || [ $$? -eq 5 ]
 	$(if $(filter tests,$(TESTS)),$(MAKE) --no-print-directory nightly SEEDS=$(SLICE),@echo "left out: TESTS names some")
-	@echo "tier 3 of 5: real nodes over loopback sockets"
+	@echo "tier 3 of 4: real nodes over loopback sockets"
 	$(PYTHON) -m pytest $(TESTS) -n 2 $(BY_FILE) -m "swarm and not monitoring" || [ $$? -eq 5 ]
-	@echo "tier 4 of 5: real nodes over long, lossy links and behind routers"
-	$(PYTHON) -m pytest $(TESTS) -n 2 --dist worksteal -m wan -rs || [ $$? -eq 5 ]
-	@echo "tier 5 of 5: Prometheus and Alertmanager, and a compose swarm on a Docker engine of its own"
-	$(PYTHON) -m pytest $(TESTS) -n 2 $(BY_FILE) -m "monitoring or containers" -rs \
-	    || [ $$? -eq 5 ]
+	@echo "tier 4 of 4: networks of our own, Prometheus and Alertmanager, a compose swarm on an engine"
+	$(PYTHON) -m pytest $(TESTS) -n 3 $(BY_FILE) -m "wan or monitoring or containers" -rs \
+	    || [ $$? -eq 5 ]  # three: most of it is waiting
 	@bash deploy/install-tools.sh --check || \
-	    echo "tiers 4 and 5 skipped the tests that need them: sudo bash deploy/install-tools.sh"
+	    echo "tier 4 skipped the tests that need them: sudo bash deploy/install-tools.sh"
 
 check: $(READY)  ## style, types, import contracts, stubs
 	.venv/bin/ruff check .
