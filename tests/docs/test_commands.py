@@ -78,6 +78,7 @@ RUN: Final[dict[str, Here | There]] = {
     ),
     "python -m tests.e2e.join_run": JOINING,
     "python -m tests.wan.nat_run --rounds 60": There("tests/wan/nat_run.py"),
+    "python -m tests.wan.story": There("tests/wan/story.py"),
     'make swarm ARGS="--kill-every 15 --seed 5 --json"': There("tests/e2e/test_kills.py"),
     "demo-node swarm --scenario tests/scenarios/kills-and-joins.toml --json": Here(
         '"digests_equal": true', "--nodes 3 --rounds 9 --round-seconds 2 --train-percent 25"

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from demo_node.learn.adamw import MOMENTS, AdamW
 from demo_node.learn.local import LocalTrainer, LocalWork
 from demo_node.learn.model import Decoder
 from demo_protocol.manifest import Learning
@@ -19,7 +20,7 @@ NAMES = [name for name, _parameter in Decoder(MODEL).named_parameters()]
 
 def make_trainer(learning: Learning = LEARNING, *, is_fused: bool = True) -> LocalTrainer:
     trainer = LocalTrainer(MODEL, learning, CPU, Clock())
-    trainer._is_fused = is_fused  # else as on devices whose optimizer knows no `found_inf`
+    trainer._optimizer = AdamW(trainer.decoder.parameters(), learning, fused=is_fused)
     return trainer
 
 
@@ -42,7 +43,7 @@ def poison(trainer: LocalTrainer, parts: Sequence[int], name: str, value: float 
 def get_moments(trainer: LocalTrainer) -> list[Tensor]:
     """What AdamW keeps, of every parameter."""
     kept = (trainer._optimizer.state[p] for p in trainer.decoder.parameters())
-    return [state[key].clone() for state in kept for key in ("step", "exp_avg", "exp_avg_sq")]
+    return [state[key].clone() for state in kept for key in MOMENTS]
 
 
 def assert_same(work: LocalWork, expected: LocalWork) -> None:
@@ -64,7 +65,7 @@ def test_a_step_with_such_a_gradient_has_never_been(value: float, bad: int, is_f
     """The last batch is the short one; of 1e30 the square is infinite."""
     batches = make_batches(4)
     batches[3] = batches[3][:1]
-    one, other = make_trainer(is_fused=is_fused), make_trainer()
+    one, other = make_trainer(is_fused=is_fused), make_trainer(is_fused=is_fused)
     poison(one, [bad], "embedding.weight", value)
     work = train(one, batches)
     expected = train(other, [*batches[:bad], *batches[bad + 1 :]])

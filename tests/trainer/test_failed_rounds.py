@@ -124,12 +124,12 @@ def test_a_delta_that_is_not_finite_never_reaches_the_residual(card: bool, k: in
     if card:
         for each in (one, other):
             each._encoder._looks_at_once, each._encoder._codec = False, None
-    matrices = one._trainer._optimizer.param_groups[0]
-    decay = matrices["weight_decay"]
+    matrices = one._trainer._optimizer.groups[0]
+    decay = matrices.decay
     for each in (one, other):
         each.train(train_order(round=4))
     before = one._encoder.residual.clone()
-    matrices["weight_decay"] = 1e42  # gradients and moments are finite, their step is not
+    matrices.decay = 1e42  # gradients and moments are finite, their step is not
     trained = one.train(train_order(round=5, sample_count=4, k=k))
     assert (trained.k, trained.payload, trained.samples, trained.norms) == (0, b"", 0, None)
     assert (trained.nonfinite_gradients, trained.nonfinite_deltas) == (0, 1)
@@ -138,7 +138,7 @@ def test_a_delta_that_is_not_finite_never_reaches_the_residual(card: bool, k: in
     # Its gradient was sound: it stays in the moments.
     other.train(train_order(round=5, sample_count=4))
     other._encoder.residual.copy_(before)
-    matrices["weight_decay"] = decay
+    matrices.decay = decay
     assert_same_round(one, other, 6)
 
 

@@ -19,6 +19,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from demo_node.learn.adamw import AdamW
 from demo_node.learn.faults import OutOfMemory, is_out_of_memory
 from demo_node.learn.flat import Flat
 from demo_node.learn.model import Decoder, load_state
@@ -27,9 +28,6 @@ from demo_protocol.manifest import PPM, Learning, Model
 
 STEP_TIMES: Final = 4
 """The next step is expected to last as long as the slowest of this many."""
-
-MOMENTS: Final = ("exp_avg", "exp_avg_sq", "step")
-"""What AdamW keeps of a parameter: two tensors of its shape, and how many steps they saw."""
 
 REHEARSED: Final = 0.02
 """Every parameter in a rehearsal: memory does not depend on values, but time may (subnormals)."""
@@ -77,20 +75,9 @@ class LocalTrainer:
         self._parameters = list(self.decoder.parameters())
         self._gradient: Flat | None = None
         """With "accumulate": the round's, added up; the parameters' gradients are its tensors."""
-        decay = learning.inner_weight_decay_ppm / PPM
-        matrices = [p for p in self._parameters if p.ndim >= 2]
-        vectors = [p for p in self._parameters if p.ndim < 2]
-        self._is_fused = device.type in ("cpu", "cuda")
+        self._optimizer = AdamW(self._parameters, learning, fused=device.type in ("cpu", "cuda"))
         self.between_steps = threading.Lock()
         """Whoever holds it finds AdamW's state as it is between two steps."""
-        self._optimizer = torch.optim.AdamW(
-            [
-                {"params": matrices, "weight_decay": decay},
-                {"params": vectors, "weight_decay": 0.0},
-            ],
-            betas=(learning.inner_beta1_ppm / PPM, learning.inner_beta2_ppm / PPM),
-            fused=self._is_fused,
-        )
 
     def train(
         self,
@@ -110,8 +97,7 @@ class LocalTrainer:
         start = Flat.of(state, self.decoder.flat.layout.schema)
         load_state(self.decoder, start)
         steps = self.learning.local == "steps"
-        for group in self._optimizer.param_groups:
-            group["lr"] = compute_inner_lr(self.learning, round_)
+        lr = compute_inner_lr(self.learning, round_)
         if not steps:
             self._begin_gradient()
         gradients: list[_Gradient] = []
@@ -124,7 +110,7 @@ class LocalTrainer:
                 break
             start_ns = self._now_ns()
             if steps:
-                gradients.append(_Gradient([len(batch)], self._take_step(batch)))
+                gradients.append(_Gradient([len(batch)], self._take_step(batch, lr)))
             else:
                 loss += self._add_gradient(batch)
                 worked.append(len(batch))
@@ -163,15 +149,13 @@ class LocalTrainer:
             while self.micro_batch * sample_bytes > bytes_left:
                 self._halve(self.micro_batch)
         if self.learning.local == "steps":
-            self._take_step(batch)
+            self._take_step(batch, compute_inner_lr(self.learning, 0))
         else:
             self._begin_gradient()
             self._add_gradient(batch)
         self._finish()
         self._forget_gradient()
-        for state in self._optimizer.state.values():
-            for tensor in state.values():
-                tensor.zero_()  # as AdamW makes them
+        self._optimizer.forget_steps()
 
     def get_moments(self) -> dict[str, dict[str, Tensor]]:
         """AdamW's own tensors, which steps change, by MOMENTS and by parameter; empty: none yet."""
@@ -179,16 +163,12 @@ class LocalTrainer:
         named = list(self.decoder.named_parameters())
         if any(parameter not in states for _, parameter in named):
             return {}
-        return {name: {key: states[p][key] for key in MOMENTS} for name, p in named}
+        return {name: states[parameter] for name, parameter in named}
 
     def adopt_moments(self, moments: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Go on with what `get_moments` gave, of any device, for a model of these shapes."""
-        names = {parameter: name for name, parameter in self.decoder.named_parameters()}
-        groups = self._optimizer.param_groups
-        ordered = [parameter for group in groups for parameter in group["params"]]
-        kept = self._optimizer.state_dict()
-        kept["state"] = {i: dict(moments[names[p]]) for i, p in enumerate(ordered)}
-        self._optimizer.load_state_dict(kept)
+        for name, parameter in self.decoder.named_parameters():
+            self._optimizer.adopt(parameter, moments[name])
 
     def _make_blank(self, samples: int) -> Tensor:
         """A batch of zeros: memory does not depend on what is read."""
@@ -211,18 +191,13 @@ class LocalTrainer:
             kept.pop(parameter.untyped_storage().data_ptr(), None)
         return sum(kept.values())
 
-    def _take_step(self, batch: Tensor) -> Tensor:
+    def _take_step(self, batch: Tensor, lr: float) -> Tensor:
         """One optimizer step, unless its gradient is not finite; `_judge` of that."""
         loss = self._add_gradients(batch, len(batch))
         told = _judge(loss, self._clip())
         with self.between_steps:
-            if self._is_fused:
-                # As torch's GradScaler tells it: the card leaves the step out, nobody waits.
-                self._optimizer.found_inf = told[2]  # type: ignore[attr-defined]  # not declared
-                self._optimizer.step()
-            elif not told[2].item():
-                self._optimizer.step()
-        self._optimizer.zero_grad()
+            self._optimizer.step(lr, told[2])
+        self._optimizer.forget_gradients()
         return told
 
     def _add_gradient(self, batch: Tensor) -> Tensor:
@@ -303,7 +278,7 @@ class LocalTrainer:
 
     def _forget_gradient(self) -> None:
         self._gradient = None
-        self._optimizer.zero_grad()
+        self._optimizer.forget_gradients()
 
     def _moved(self, start: Flat) -> Flat:
         """start - end."""

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from demo_node.learn.adamw import MOMENTS
 from demo_node.learn.demo import Encoder, Momentum
 from demo_node.learn.faults import is_out_of_memory
-from demo_node.learn.local import MOMENTS, LocalTrainer
+from demo_node.learn.local import LocalTrainer
 from demo_node.native import decode_payload, encode_payload
 from demo_node.ports import AdoptOrder, Fate, SentPayload
 from demo_node.trainer.momentum_file import (

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from demo_node.learn.adamw import MOMENTS
 from demo_node.learn.demo import DELTA_MAX, Momentum
-from demo_node.learn.local import MOMENTS
 from demo_node.native import decode_payload
 from demo_protocol.errors import Reject
 from demo_protocol.limits import K_MAX, PAYLOAD_BYTES_MAX

@@ -10,7 +10,4 @@ from demo_node.trainer.leash import tie_to_parent
 tie_to_parent()
 ask_for_huge_pages()
 
-import torch  # noqa: E402
-
-# torch imports it with the first optimizer: 0.9 s that every child would spend again.
-import torch._dynamo  # noqa: E402, F401
+import torch  # noqa: E402, F401

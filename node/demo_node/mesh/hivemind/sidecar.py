@@ -14,7 +14,7 @@ from demo_node.ports import Unreachable
 from demo_protocol.errors import ConfigError
 
 START_S: Final = 120.0
-"""To the first answer: it imports torch, because hivemind does. 3 s on a quiet machine."""
+"""To the first answer. 1 s on a quiet machine; others may use its cores."""
 
 ASK_S: Final = 10.0
 """What an answer may take longer than what was asked of p2pd."""
