@@ -83,7 +83,7 @@ RUN: Final[dict[str, Here | There]] = {
     "demo-node swarm --scenario tests/scenarios/kills-and-joins.toml --json": Here(
         '"digests_equal": true', "--nodes 3 --rounds 9 --round-seconds 2 --train-percent 25"
     ),
-    "python -m tests.e2e.loop_run": Here("| came late |", "--rounds 3"),
+    "python -m tests.e2e.loop_run": Here("| came late |", "--rounds 1"),
     "python -m tests.node.spread": Here("| 1 | 100,000 | 2 |", "--quick"),
     "pytest tests/node/test_scale.py": Here(" passed", "-q"),
     # docs/containers.md

@@ -1,7 +1,7 @@
 """A swarm whose nodes' event loops are watched, and asked for everything once a second meanwhile.
 
     python -m tests.e2e.loop_run     # a minute and a half: 4 nodes, one that returns, one late
-    python -m tests.e2e.loop_run --rounds 3     # less of it
+    python -m tests.e2e.loop_run --rounds 1     # less of it
 
 prints what took longest. docs/benchmarks.md says what is to be read from it.
 """
