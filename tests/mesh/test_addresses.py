@@ -1,3 +1,5 @@
+import socket
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -5,6 +7,7 @@ from hypothesis import strategies as st
 from demo_node.mesh.addresses import (
     decode_address,
     expand_address,
+    hold_port,
     split_address,
     split_circuit,
 )
@@ -91,6 +94,22 @@ def test_addresses_to_listen_on() -> None:
 def test_an_address_to_listen_on_that_is_none_names_a_good_one(address: str) -> None:
     with pytest.raises(ConfigError, match=r"write /ip4/0\.0\.0\.0/tcp/4001"):
         split_address(address)
+
+
+def test_a_port_that_is_held_is_for_libp2p_alone() -> None:
+    address, held = hold_port("/ip4/127.0.0.1/tcp/0")
+    where = split_address(address)
+    with held, socket.socket() as library, socket.socket() as another:
+        with pytest.raises(OSError, match="in use"):
+            another.bind(where)
+        library.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        library.bind(where)
+        library.listen()
+        for _ in range(20):  # none of them goes to who only holds it
+            socket.create_connection(where, 5).close()
+            library.accept()[0].close()
+        with pytest.raises(ConfigError, match=f"cannot listen on port {where[1]}"):
+            hold_port(address)
 
 
 def test_a_wildcard_becomes_hosts_others_can_dial() -> None:

@@ -34,24 +34,26 @@ def split_address(address: str) -> tuple[str, int]:
     return host, number
 
 
-def choose_port(address: str) -> str:
-    """An address to listen on, its port chosen where it is 0. Raises ConfigError where it is taken.
+def hold_port(address: str) -> tuple[str, socket.socket]:
+    """An address to listen on, its port chosen where it is 0, and a socket that keeps it for us.
 
-    Both libp2ps set SO_REUSEPORT: two nodes on one port would share its connections at random
-    (trap 27).
+    Until that is closed the system gives the port to no one who asks for any. Both libp2ps set
+    SO_REUSEPORT: they may listen there meanwhile, and for the same reason it is looked at before:
+    two nodes on one port would share its connections at random (trap 27). Raises ConfigError
+    where it is taken.
     """
     host, port = split_address(address)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-            probe.listen(1)
-        except OSError as error:
-            raise ConfigError(
-                f"mesh: cannot listen on port {port} of {host}: {error.strerror}; name another"
-            ) from None
-        return f"{address.rpartition('/')[0]}/{probe.getsockname()[1]}"
+    held = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind((host, port))
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    except OSError as error:
+        held.close()
+        raise ConfigError(
+            f"mesh: cannot listen on port {port} of {host}: {error.strerror}; name another"
+        ) from None
+    return f"{address.rpartition('/')[0]}/{held.getsockname()[1]}", held
 
 
 def decode_address(address: str) -> tuple[str, bytes]:

@@ -19,7 +19,7 @@ from libp2p.security.noise.transport import Transport as Noise
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from demo_node.mesh import bounds
-from demo_node.mesh.addresses import choose_port, expand_address
+from demo_node.mesh.addresses import expand_address, hold_port
 from demo_node.mesh.negotiation import replace_reading
 from demo_node.mesh.transport import MeteredStream, MeteredTCP
 from demo_node.mesh.yamux import YamuxOnly, blame, watch_stall
@@ -103,7 +103,7 @@ def get_swarm(host: IHost) -> Swarm:
 async def listen(host: IHost, addresses: Sequence[str]) -> None:
     """Begin to accept connections. Raises ConfigError where the operator must choose another."""
     for address in addresses:
-        choose_port(address)  # to see that it is free: the library swallows errors
+        hold_port(address)[1].close()  # to see that it is free: the library swallows errors
     if addresses and not await host.get_network().listen(*map(Multiaddr, addresses)):
         raise ConfigError(f"mesh: cannot listen on {', '.join(addresses)}")
 

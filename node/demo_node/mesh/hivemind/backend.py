@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 import os
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from demo_node.mesh import bounds
-from demo_node.mesh.addresses import choose_port, decode_address, expand_address
+from demo_node.mesh.addresses import decode_address, expand_address, hold_port
 from demo_node.mesh.guard import Guard
 from demo_node.mesh.hivemind.blobs import Blobs
 from demo_node.mesh.hivemind.dial import classify
@@ -95,6 +96,8 @@ class HivemindMesh:
         self._guard = Guard(self._peer, close=self._shut, on_event=on_event)
         self._links = Links(self._meter, self.addresses, self._drop, self._guard.blame, self._fail)
         self._blobs = Blobs(self._open, self._meter, self._fail)
+        self._held: list[tuple[str, socket.socket]] = []
+        """Where p2pd listens, and what keeps it for the next one when it has died."""
         self._dials: dict[bytes, asyncio.Lock] = {}
         self._tried_s: dict[bytes, float] = {}
         self._run_id = b""
@@ -116,7 +119,9 @@ class HivemindMesh:
     async def start(self) -> None:
         """Begin to listen. Raises ConfigError where the operator must change something."""
         self._ended = asyncio.get_running_loop().create_future()
-        self._listen = tuple(choose_port(address) for address in self._listen)
+        for address in self._listen:
+            self._held.append(hold_port(address))
+        self._listen = tuple(chosen for chosen, _ in self._held)
         settings: Mapping[str, object] = {
             "seed": self._seed.hex(),
             "listen": self._listen,
@@ -140,6 +145,8 @@ class HivemindMesh:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for _, held in self._held:
+            held.close()
         if not self._ended.done():
             self._ended.set_result(None)
         self._ended.exception()  # marked as seen: nobody may have been waiting
