@@ -14,7 +14,7 @@ from rich.text import Text
 from tests.cli.command import ROOT
 from tests.cli.top_picture import FONTS
 from tests.containers.engine import Engine, running_engine
-from tests.containers.images import build_node, build_watcher, make_base, make_wheels
+from tests.containers.images import build_images, make_base, make_wheels
 from tests.containers.stack import PAGE, Stack
 from tests.distribution import copy_tree
 from tests.pages import take_line
@@ -55,9 +55,7 @@ def run(engine: Engine, folder: Path) -> str:
     make_base(engine, folder)
     copy_tree(folder / "tree")
     make_wheels(folder / "wheels")
-    build_node(engine, folder / "tree", folder / "wheels")
-    watchers = [build_watcher(engine, name) for name in ("prometheus", "prometheus-alertmanager")]
-    stack = Stack(engine, *watchers)
+    stack = Stack(engine, build_images(engine, folder / "tree", folder / "wheels"))
     stack.up(3)
     try:
         first = next(name for name in stack.nodes() if "bootstrap" in name)

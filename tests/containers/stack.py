@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from tests.containers.engine import Engine
-from tests.containers.images import NODE
+from tests.containers.images import Images
 from tests.e2e.nodes import CALMLY
 from tests.pages import take_line
 from tests.waiting import wait_until_sync
@@ -36,16 +36,17 @@ ASK_S: Final = 1.0
 class Stack:
     """The project on an engine."""
 
-    def __init__(self, engine: Engine, prometheus: str, alertmanager: str) -> None:
+    def __init__(self, engine: Engine, images: Images) -> None:
         self.engine = engine
+        self.images = images
         self.prometheus_port, alertmanager_port, mesh_port = find_ports(3)
         host = engine.find_host_address()
         self.address = f"/ip4/{host}/tcp/{mesh_port}"
         self.settings = {
             "COMPOSE_PROJECT_NAME": PROJECT,
-            "IMAGE": NODE,
-            "PROMETHEUS_IMAGE": prometheus,
-            "ALERTMANAGER_IMAGE": alertmanager,
+            "IMAGE": images.node,
+            "PROMETHEUS_IMAGE": images.prometheus,
+            "ALERTMANAGER_IMAGE": images.alertmanager,
             "PROMETHEUS_PORT": str(self.prometheus_port),
             "ALERTMANAGER_PORT": str(alertmanager_port),
             "MESH": f"{host}:{mesh_port}",

@@ -3,13 +3,14 @@
 import math
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.containers.engine import Engine
-from tests.containers.images import NODE, build_node, build_watcher
+from tests.containers.images import Images
 from tests.containers.stack import PAGE, PRE_STOP, PROJECT, STEP_S, Stack, find_ports
 from tests.monitoring.boards import fill_in, targets
 from tests.pages import take_line
@@ -22,11 +23,9 @@ QUIET = {"Warnings in the log"}
 
 
 @pytest.fixture(scope="module")
-def stack(engine: Engine, tree: Path, wheels: Path) -> Iterator[Stack]:
+def stack(engine: Engine, images_to_come: Future[Images]) -> Iterator[Stack]:
     """Its nodes, four of which train, have records, and all of them the same."""
-    build_node(engine, tree, wheels)
-    watchers = [build_watcher(engine, name) for name in ("prometheus", "prometheus-alertmanager")]
-    made = Stack(engine, *watchers)
+    made = Stack(engine, images_to_come.result())
     made.up(3)
     try:
         made.wait_agreed(made.nodes(), 3)
@@ -135,7 +134,7 @@ def test_somebody_joins_from_another_network(engine: Engine, stack: Stack) -> No
     opened = stack.status(stack.nodes()[1])
     settings = {
         "COMPOSE_PROJECT_NAME": "demojoin",
-        "IMAGE": NODE,
+        "IMAGE": stack.images.node,
         "PEERS": f"{stack.address}/p2p/{opened['peer_id']}",
         "RUN_ID": opened["run_id"],
         **dict(zip(("PORT", "METRICS_PORT"), map(str, find_ports(2)), strict=True)),

@@ -22,7 +22,7 @@ from demo_node.listening import KBIT_BYTES
 from demo_node.views import NodeState, RoundView
 from tests.e2e.nodes import RunningNode, make_run, started
 
-ROUND_S = 5
+ROUND_S = 3
 UPLOAD_KBIT_S = 1_000
 HOLDERS = 3
 RECORDS = 16
@@ -76,7 +76,7 @@ def find_state_s(node: RunningNode, state: NodeState) -> float:
 def measure(folder: Path) -> Joining:
     """Begin a run of HOLDERS nodes, let it grow, join it; what the joiner took."""
     upload = ("--upload-kbit-s", str(UPLOAD_KBIT_S))
-    make_run(folder / "0", "--preset", "small", "--round-seconds", str(ROUND_S), "--genesis", "+25")
+    make_run(folder / "0", "--preset", "small", "--round-seconds", str(ROUND_S), "--genesis", "+20")
     with ExitStack() as nodes:
         first = nodes.enter_context(started(folder / "0", "start", *upload))
         for number in range(1, HOLDERS):

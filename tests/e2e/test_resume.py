@@ -33,7 +33,7 @@ def count_here(datadir: Path) -> int:
 
 def make_run_of_many_snapshots(datadir: Path) -> None:
     """A run in which every fourth record carries a root."""
-    make_run(datadir, "--preset", "small", "--round-seconds", "5", "--genesis", "+20")
+    make_run(datadir, "--preset", "small", "--round-seconds", "3", "--genesis", "+15")
     path = DataDir(datadir).manifest
     usual = decode_manifest(path.read_bytes())
     agreement = replace(usual.agreement, snapshot_every=EVERY)

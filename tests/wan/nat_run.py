@@ -1,6 +1,7 @@
 """In how many rounds nodes behind routers contribute, beside nodes that everybody reaches.
 
     python -m tests.wan.nat_run --rounds 60     # five minutes; needs root
+    python -m tests.wan.nat_run --rounds 60 --mesh hivemind
 
 prints the figures as JSON. docs/benchmarks.md says what is to be read from them.
 """
@@ -25,6 +26,9 @@ MEMBERS_S = 180.0
 """Four that import torch at once, beside whatever else the machine does."""
 
 FIRST, PUBLIC, CONE, SYMMETRIC = range(4)
+RELAYS = {"libp2p": PUBLIC, "hivemind": FIRST}
+"""Who carries the hidden ones. p2pd asks nobody but those who were named with `--peers`."""
+
 NAMES = ("public, named by all", "public, does not know its address", "cone NAT", "symmetric NAT")
 
 
@@ -58,15 +62,22 @@ def routed(folder: Path) -> Iterator[Network]:
 
 
 @contextmanager
-def members(network: Network, folder: Path, round_s: int = ROUND_S) -> Iterator[list[RunningNode]]:
+def members(
+    network: Network, folder: Path, round_s: int = ROUND_S, mesh: str = "libp2p"
+) -> Iterator[list[RunningNode]]:
     """Four nodes with nothing configured, but for a relay, as soon as all of them are members."""
+
+    def relay(index: int) -> Sequence[str]:
+        return ("--relay",) if index == RELAYS[mesh] else ()
+
     make_run(folder / "0", "--preset", "tiny", "--round-seconds", str(round_s), "--genesis", "+20")
     with ExitStack() as stack:
-        nodes = [stack.enter_context(started_on(network, FIRST, folder / "0"))]
+        own = ("start", "--mesh", mesh, *relay(FIRST))
+        nodes = [stack.enter_context(started_on(network, FIRST, folder / "0", *own))]
         line = nodes[FIRST].invitation()
         for index in (PUBLIC, CONE, SYMMETRIC):
-            relay = ("--relay",) if index == PUBLIC else ()
-            started = started_on(network, index, folder / str(index), *line, *relay, anywhere=True)
+            given = (*line, *relay(index))
+            started = started_on(network, index, folder / str(index), *given, anywhere=True)
             nodes.append(stack.enter_context(started))
         nodes[FIRST].wait_for_status(lambda status: status.members == len(nodes), MEMBERS_S)
         yield nodes
@@ -99,18 +110,24 @@ def _find_part(node: RunningNode, begin: int, rounds: int) -> Part:
 @click.command(help=__doc__)
 @click.option("--rounds", default=60)
 @click.option("--round-seconds", default=ROUND_S)
-def main(rounds: int, round_seconds: int) -> None:
+@click.option("--mesh", type=click.Choice(list(RELAYS)), default="libp2p")
+def main(rounds: int, round_seconds: int, mesh: str) -> None:
     """See above."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
-        with routed(path / "network") as network, members(network, path, round_seconds) as nodes:
+        with (
+            routed(path / "network") as network,
+            members(network, path, round_seconds, mesh) as nodes,
+        ):
             parts = measure(nodes, rounds, round_seconds)
             states = [node.status().reach.state.value for node in nodes]
     rows = [
         {**asdict(part), "node": name, "share": round(part.share, 3), "reachable": state}
         for name, state, part in zip(NAMES, states, parts, strict=True)
     ]
-    click.echo(json.dumps({"nodes": rows, "load": round(os.getloadavg()[0], 1)}, indent=1))
+    click.echo(
+        json.dumps({"mesh": mesh, "nodes": rows, "load": round(os.getloadavg()[0], 1)}, indent=1)
+    )
 
 
 if __name__ == "__main__":
