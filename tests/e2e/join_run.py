@@ -1,6 +1,6 @@
 """How long a joiner takes until its first contribution counts, where every uplink is thin.
 
-    python -m tests.e2e.join_run     # three minutes: a run of three nodes, a fourth joins it late
+    python -m tests.e2e.join_run     # a minute and a half: three nodes, a fourth joins late
 
 prints the figures as JSON. docs/benchmarks.md says what is to be read from them.
 """

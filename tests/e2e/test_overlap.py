@@ -9,7 +9,7 @@ from tests.e2e.swarm_run import run_swarm
 
 pytestmark = [pytest.mark.swarm, pytest.mark.slow, pytest.mark.timeout(300)]
 
-ROUNDS, ROUND_S = 10, 5
+ROUNDS, ROUND_S = 8, 5
 
 
 def test_nodes_train_in_every_phase_and_hold_the_same_parameters(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from demo_protocol.reach import Reachability
+from tests.needs import needs_hivemind
 from tests.wan.nat_run import CONE, FIRST, PUBLIC, SYMMETRIC, Part, measure, members, routed
 from tests.wan.network import Network
 from tests.wan.nodes import PORT
@@ -67,3 +68,12 @@ def test_who_is_behind_a_router_contributes_in_nearly_every_round(
         assert [nodes[hidden].status().peers for hidden in (CONE, SYMMETRIC)] == [1, 1]
         states = [nodes[hidden].status().reach.state for hidden in (CONE, SYMMETRIC)]
         assert states == [Reachability.PRIVATE, Reachability.PRIVATE]
+
+
+def test_so_it_does_over_go_libp2p(network: Network, tmp_path: Path) -> None:
+    needs_hivemind()
+    with members(network, tmp_path, mesh="hivemind") as nodes:
+        parts = measure(nodes, FEWER_ROUNDS)
+        assert_full(parts[:CONE], parts[CONE:])
+        first, public, *_ = (node.status().peers for node in nodes)
+        assert first == public == 3  # the hidden ones need not have each other
