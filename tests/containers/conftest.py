@@ -50,6 +50,6 @@ def wheels(wheels_to_come: Future[Path]) -> Path:
 
 @pytest.fixture(scope="session")
 def images_to_come(engine: Engine, tree: Path, wheels: Path) -> Iterator[Future[Images]]:
-    """They are built while something else is installed: each keeps one core busy at most."""
+    """They are built while something else is installed, which keeps one core busy."""
     with ThreadPoolExecutor() as threads:
         yield threads.submit(build_images, engine, tree, wheels)

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import torch
-import torch._dynamo  # as the fork server does
 
 from demo_node.trainer.pb import trainer_pb2 as pb
 from demo_node.trainer.server import TrainerService

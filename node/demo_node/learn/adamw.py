@@ -54,10 +54,12 @@ class AdamW:
             return
         beta1, beta2 = self._betas
         for group in self.groups:
+            gradients = [p.grad for p in group.parameters if p.grad is not None]
+            assert len(gradients) == len(group.parameters)
             kept = [self._state_of(parameter) for parameter in group.parameters]
             adamw(
                 group.parameters,
-                [p.grad for p in group.parameters if p.grad is not None],
+                gradients,
                 [moments["exp_avg"] for moments in kept],
                 [moments["exp_avg_sq"] for moments in kept],
                 [],
@@ -87,7 +89,9 @@ class AdamW:
     def adopt(self, parameter: Tensor, moments: Mapping[str, Tensor]) -> None:
         """Go on with MOMENTS of another AdamW's parameter of this shape, of any device."""
         self.state[parameter] = {
-            key: moments[key].to(like.device) for key, like in self._blank(parameter).items()
+            "exp_avg": moments["exp_avg"].to(parameter.device),
+            "exp_avg_sq": moments["exp_avg_sq"].to(parameter.device),
+            "step": moments["step"].to(self._counts_on(parameter)),
         }
 
     def _state_of(self, parameter: Tensor) -> dict[str, Tensor]:
@@ -96,10 +100,12 @@ class AdamW:
         return self.state[parameter]
 
     def _blank(self, parameter: Tensor) -> dict[str, Tensor]:
-        """Zeros. Without a fused kernel steps are counted on the processor: no card is asked."""
-        counted_on = parameter.device if self._fused else torch.device("cpu")
         return {
             "exp_avg": torch.zeros_like(parameter),
             "exp_avg_sq": torch.zeros_like(parameter),
-            "step": torch.zeros((), device=counted_on),
+            "step": torch.zeros((), device=self._counts_on(parameter)),
         }
+
+    def _counts_on(self, parameter: Tensor) -> torch.device:
+        """Without a fused kernel steps are counted on the processor: no card is asked."""
+        return parameter.device if self._fused else torch.device("cpu")

@@ -38,9 +38,9 @@ def hold_port(address: str) -> tuple[str, socket.socket]:
     """An address to listen on, its port chosen where it is 0, and a socket that keeps it for us.
 
     Until that is closed the system gives the port to no one who asks for any. Both libp2ps set
-    SO_REUSEPORT: they may listen there meanwhile, and for the same reason it is looked at before:
-    two nodes on one port would share its connections at random (trap 27). Raises ConfigError
-    where it is taken.
+    SO_REUSEPORT: they may listen there meanwhile. For the same reason it is looked at before: two
+    nodes on one port would share its connections at random (trap 27). Raises ConfigError where
+    somebody listens there by now.
     """
     host, port = split_address(address)
     held = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)

@@ -119,6 +119,13 @@ class HivemindMesh:
     async def start(self) -> None:
         """Begin to listen. Raises ConfigError where the operator must change something."""
         self._ended = asyncio.get_running_loop().create_future()
+        try:
+            await self._begin()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _begin(self) -> None:
         for address in self._listen:
             self._held.append(hold_port(address))
         self._listen = tuple(chosen for chosen, _ in self._held)
