@@ -15,6 +15,8 @@ RUNS ?= 1000000
 VECTORS ?= ../shared/vectors/demo
 BY_FILE = --dist loadfile --no-loadscope-reorder  # the longest not last
 ALONE = not swarm and not wan and not monitoring and not containers
+# Files in which such a mark is: to collect all tests takes 15 s.
+MARKED = $(or $(sort $(shell grep -rlE "mark\.($(1))\b" --include="test_*.py" $(TESTS) 2>&-)),$(TESTS))
 
 # Where it is set, each of a thousand processes compiles every module again.
 unexport PYTHONDONTWRITEBYTECODE
@@ -42,13 +44,14 @@ test: $(READY)  ## the whole suite: what needs no other node first, then real sw
 	$(PYTHON) -m pytest $(TESTS) -n 2 $(BY_FILE) -m "not slow and $(ALONE)" || [ $$? -eq 5 ]  # 5: none
 	@echo "tier 2 of 4: what takes longer, and a slice of the night's simulations"
 	$(if $(filter tests,$(TESTS)),.venv/bin/demo-node simulate --seeds $(SLICE) &) night=$$!; \
-	    $(PYTHON) -m pytest $(TESTS) -n 2 $(BY_FILE) -m "slow and $(ALONE)"; slow=$$?; \
+	    $(PYTHON) -m pytest $(call MARKED,slow) -n 2 $(BY_FILE) -m "slow and $(ALONE)"; slow=$$?; \
 	    wait $$night && { [ $$slow -eq 0 ] || [ $$slow -eq 5 ]; }
 	@echo "tier 3 of 4: real nodes over loopback sockets"
-	$(PYTHON) -m pytest $(TESTS) -n 2 $(BY_FILE) -m "swarm and not monitoring" || [ $$? -eq 5 ]
+	@$(PYTHON) -m pytest $(call MARKED,swarm) -n 2 $(BY_FILE) -m "swarm and not monitoring" \
+	    || [ $$? -eq 5 ]
 	@echo "tier 4 of 4: networks of our own, Prometheus and Alertmanager, a compose swarm on an engine"
-	$(PYTHON) -m pytest $(TESTS) -n 3 $(BY_FILE) -m "wan or monitoring or containers" -rs \
-	    || [ $$? -eq 5 ]  # three: most of it is waiting
+	@$(PYTHON) -m pytest $(call MARKED,wan|monitoring|containers) -n 3 $(BY_FILE) -rs \
+	    -m "wan or monitoring or containers" || [ $$? -eq 5 ]  # three: most of it is waiting
 	@bash deploy/install-tools.sh --check || \
 	    echo "tier 4 skipped the tests that need them: sudo bash deploy/install-tools.sh"
 

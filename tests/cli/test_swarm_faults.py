@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from demo_node.cli.plan import plan_schedule
-from demo_node.cli.swarm.drive import compute_poll_s
+from demo_node.cli.swarm.drive import compute_delay_ms, compute_poll_s
 from demo_node.cli.swarm.faults import (
     KINDS,
     LEAST_MS,
@@ -230,3 +230,13 @@ def test_a_cut_has_no_victim_but_may_cost_rounds() -> None:
     cut = Suffered(Do.CUT, None, 1, back_s=9.0)
     (outcome,) = compute_outcomes([cut], [[round_view(0)], [round_view(3)]], rounds=4)
     assert (outcome.node, outcome.rounds_lost, outcome.rounds_without_record) == (None, 0, 2)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "up_ms", "delay_ms"),
+    [(4, 3_000, 6_000), (8, 13_000, 13_000), (8, 170_000, 30_000), (20, 20_000, 44_000)],
+)
+def test_rounds_begin_later_where_nodes_took_long_to_start(
+    nodes: int, up_ms: int, delay_ms: int
+) -> None:
+    assert compute_delay_ms(nodes, up_ms) == delay_ms

@@ -33,8 +33,9 @@ costs a node some milliseconds."""
 UP_DEADLINE_S: Final = 180.0
 """Starting is mostly importing; on a busy machine with cold disks that takes long."""
 
-GENESIS_DELAY_MS: Final = 6_000
-"""From the manifest being there to round 0: the mesh forms and the trainers load."""
+GENESIS_DELAY_MS, GENESIS_DELAY_MAX_MS = 6_000, 30_000
+"""From the manifest being there to round 0: the mesh forms and the trainers load. Where nodes took
+longer until they were up, that takes longer, too."""
 
 GENESIS_NODES: Final = 8
 GENESIS_PER_NODE_MS: Final = 2_000
@@ -47,12 +48,13 @@ AGREE_MS: Final = 15_000
 
 async def run_swarm(folder: Path, options: SwarmOptions, view: SwarmView) -> SwarmReport:
     """Run it to its end; no process is left afterwards. Raises SwarmFailed."""
+    begin_ms = _now_ms()
     async with running_swarm(folder, options) as swarm:
         nodes, rounds = swarm.nodes, options.rounds
         view.start(len(nodes), folder)
         data = await asyncio.to_thread(swarm.share_corpus)
         await _until(nodes, _all_waiting(nodes), UP_DEADLINE_S, view)
-        delay_ms = GENESIS_DELAY_MS + GENESIS_PER_NODE_MS * max(0, len(nodes) - GENESIS_NODES)
+        delay_ms = compute_delay_ms(len(nodes), _now_ms() - begin_ms)
         manifest = plan_manifest(options, _now_ms() + delay_ms, data)
         schedule = manifest.schedule
         await asyncio.to_thread(swarm.give_manifest, manifest)
@@ -96,6 +98,12 @@ async def run_swarm(folder: Path, options: SwarmOptions, view: SwarmView) -> Swa
         unclean=unclean,
         left_behind=swarm.left_behind,
     )
+
+
+def compute_delay_ms(nodes: int, up_ms: int) -> int:
+    """From the manifest being there to round 0, where nodes were up after so long."""
+    load_ms = min(max(up_ms, GENESIS_DELAY_MS), GENESIS_DELAY_MAX_MS)
+    return load_ms + GENESIS_PER_NODE_MS * max(0, nodes - GENESIS_NODES)
 
 
 def plan_manifest(options: SwarmOptions, genesis_ms: int, data: Data) -> Manifest:
