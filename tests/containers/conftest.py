@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.containers.engine import Engine, find_traces, running_engine
-from tests.containers.images import Images, build_images, make_base, make_wheels
+from tests.containers.images import make_base, make_wheels
 from tests.distribution import copy_tree
 from tests.e2e.processes import find_processes
 from tests.needs import needs, needs_root
@@ -46,10 +46,3 @@ def tree(folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def wheels(wheels_to_come: Future[Path]) -> Path:
     return wheels_to_come.result()
-
-
-@pytest.fixture(scope="session")
-def images_to_come(engine: Engine, tree: Path, wheels: Path) -> Iterator[Future[Images]]:
-    """They are built while something else is installed, which keeps one core busy."""
-    with ThreadPoolExecutor() as threads:
-        yield threads.submit(build_images, engine, tree, wheels)

@@ -29,7 +29,6 @@ STEPS = (
 )
 
 
-@pytest.mark.usefixtures("images_to_come")  # which are built meanwhile
 def test_from_nothing_to_a_swarm(engine: Engine, tree: Path, wheels: Path, tmp_path: Path) -> None:
     shutil.copytree(tree, tmp_path / "tree")
     dist = build(tmp_path / "tree").wheel.parent

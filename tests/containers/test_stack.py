@@ -3,14 +3,13 @@
 import math
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.containers.engine import Engine
-from tests.containers.images import Images
+from tests.containers.images import build_images
 from tests.containers.stack import PAGE, PRE_STOP, PROJECT, STEP_S, Stack, find_ports
 from tests.monitoring.boards import fill_in, targets
 from tests.pages import take_line
@@ -23,9 +22,9 @@ QUIET = {"Warnings in the log"}
 
 
 @pytest.fixture(scope="module")
-def stack(engine: Engine, images_to_come: Future[Images]) -> Iterator[Stack]:
+def stack(engine: Engine, tree: Path, wheels: Path) -> Iterator[Stack]:
     """Its nodes, four of which train, have records, and all of them the same."""
-    made = Stack(engine, images_to_come.result())
+    made = Stack(engine, build_images(engine, tree, wheels))
     made.up(3)
     try:
         made.wait_agreed(made.nodes(), 3)
